@@ -1,0 +1,422 @@
+"""One life of a trainer under a run, for every framework alike: the rate of each epoch, whatever happens.
+
+    opened ──begin──▶ following ──report──▶ following … ──▶ finished
+                        ▲   └── the service is away: the local rules decide, reports are kept
+                        └── it is back: it hears what was kept, and its decisions count again
+                            (a newer attempt has taken over: lost, for good)
+
+Training never dies of us: after `open` nothing here raises, unless `on_unreachable` says so, and each
+cause is told once.
+"""
+
+import math
+import os
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
+
+from remotelr._breaker import Breaker
+from remotelr._budget import Budget
+from remotelr._journal import Journal
+from remotelr._link import Link
+from remotelr._live import listen
+from remotelr._scheduler import restart_id
+from remotelr._shadow import Asked, Shadow, same
+from remotelr.client import Client, FinalStatus
+from remotelr.errors import RanksMissing, RemoteLRWarning, ServiceRefused, ServiceUnreachable, StaleAttempt
+from remotelr.rules import AttemptRequest, Decision, Report, RulesError, RunSpec, policy_from_json
+
+OnUnreachable = Literal["local", "hold", "raise"]
+
+T = TypeVar("T")
+
+# What a state or a file that somebody has tampered with can lead to.
+_NONSENSE = (ArithmeticError, AttributeError, LookupError, RulesError, TypeError, ValueError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """Which process of the run this is, and which of its lives.
+
+    attempt_key: names this life of the job in all its ranks; the scheduler's restart id, or random, when not given.
+    number: 1 for the first attempt of this process, 2 for its second…
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    attempt_key: str | None = None
+    number: int = 1
+
+    def name(self) -> str:
+        """The key of its attempt."""
+        known = self.attempt_key or restart_id(os.environ)
+        if known is not None and (self.attempt_key or self.world_size > 1):
+            return known if self.number == 1 else f"{known}.{self.number}"
+        # Random for a lone process even under a scheduler: a script may start us twice in one of its lives.
+        return f"{known or 'attempt'}-{uuid.uuid4().hex[:12]}"
+
+
+class Session:
+    """Follows the run `key`: through the service while it answers, else through the same rules here.
+
+    client: None for a training that has no service, and decides alone.
+    members: of the run, as `Client.run` takes them.
+    journal: what is known of the run from earlier lives, and where this one writes.
+    on_unreachable: `local` decides here, `hold` keeps the last rate, `raise` raises ServiceUnreachable.
+    live: hear of commands while an epoch runs, where there is a service to hear from.
+    say: tells people of what is no warning.
+
+    decision: the newest decision held. per_step: its rate changes within the epoch.
+    lost: a newer attempt has taken over, this process must stop.
+
+    Ranks of one run never part: alone with the local rules, each decides what follows from the epoch
+    alone, which is the same in all of them. What depends on metrics is held until the service answers.
+    """
+
+    def __init__(
+        self,
+        client: Client | None,
+        key: str,
+        members: Mapping[str, Any],
+        *,
+        journal: Journal,
+        life: Life = Life(),
+        on_unreachable: OnUnreachable = "local",
+        live: bool = False,
+        say: Callable[[str], None],
+    ) -> None:
+        self.decision: Decision | None = None
+        self.lost = False
+        self.per_step = False
+        self._key = key
+        self._members = dict(members)
+        self._journal = journal
+        self._life = life
+        self._on_unreachable = on_unreachable
+        self._say = say
+        self._shadow: Shadow | None = None
+        self._breaker = Breaker()
+        self._away = False
+        self._begun = False
+        self._told: set[str] = set()
+        self._budget = Budget(client.timeout_s if client is not None else 0.0)
+        self._link: Link | None = None
+        if client is not None:
+            ranked = {**self._members, "world_size": life.world_size}
+            self._link = Link(client, key, ranked, journal=journal, budget=self._budget, warn=self._warn)
+        self._listener = listen(client.transport, key) if live and client is not None else None
+        self._obeyed = 0
+
+    def open(self, **lengths: Any) -> None:
+        """Create or find the run. lengths: initial_learning_rate, steps_per_epoch, total_epochs.
+
+        Raises ServiceRefused, or PolicyConflict and InvalidPolicy where there is no service to say so: what
+        is wrong before the first epoch is the user's to mend.
+        """
+        spec = RunSpec(policy=policy_from_json(self._members["policy"]), **lengths)
+        known = self._journal.spec
+        if known is not None and known.policy == spec.policy:
+            # The rate the run began with, which is seldom the one a later life finds in its optimizer.
+            spec = replace(spec, initial_learning_rate=known.initial_learning_rate)
+        self.renew_budget()
+        if self._link is not None:
+            self._link.describe({**lengths, "initial_learning_rate": spec.initial_learning_rate})
+            self._attempted(self._link.find, refusals=True)
+        self._shadow = self._remembered(spec)
+        if self._shadow is not None:
+            self._journal.describe(self._shadow.spec)
+
+    def renew_budget(self) -> None:
+        """Let the calls from now on take the client's `timeout_s` in all: once per boundary between epochs."""
+        self._budget.renew(short=self._breaker.is_open)
+
+    def begin(self, epoch: int, step: int) -> None:
+        """Start, or start again, at `epoch`, unless that is done.
+
+        step: optimizer steps made before it by our own count, where nobody knows better.
+        """
+        if self._begun:
+            return
+        self._begun = True
+        name, ranks = self._life.name(), self._life.world_size
+        self._decide(AttemptRequest(key=name, epoch=epoch, step=step, world_size=ranks))
+
+    def report(
+        self, epoch: int, metrics: Mapping[str, float | None], *, step: int | None, learning_rate: float | None
+    ) -> None:
+        """Report the epoch; `decision` is the next one's afterwards, if there is one.
+
+        step: optimizer steps of the run by its end. learning_rate: what was really used.
+        """
+        if self.lost or not self._begun:
+            return
+        held = self.decision
+        report = Report(
+            epoch=epoch,
+            metrics={name: float(value) for name, value in metrics.items() if value is not None},
+            rank=self._life.rank,
+            step=step,
+            learning_rate=learning_rate if learning_rate is not None and math.isfinite(learning_rate) else None,
+            local=held is not None and held.epoch == epoch and held.local and self._link is not None,
+        )
+        self._decide(report)
+
+    def learning_rate(self, epoch: int, step: int) -> float | None:
+        """The rate of `epoch` at `step` optimizer steps after its beginning; None where nothing was decided for it."""
+        decision = self.decision
+        if self.lost or decision is None or decision.epoch != epoch:
+            return None
+        if not self.per_step or self._shadow is None:
+            return decision.learning_rate
+        return self._shadow.learning_rate_at(step)
+
+    def momentum(self, epoch: int, step: int) -> float | None:
+        """The momentum that goes with the rate, where the policy has one; None where nothing was decided."""
+        decision = self.decision
+        if self.lost or decision is None or decision.epoch != epoch:
+            return None
+        if not self.per_step or self._shadow is None:
+            return decision.momentum
+        return self._shadow.momentum_at(step)
+
+    def hear(self) -> bool:
+        """Carry out what has been ordered since it was asked last; whether that was anything. It never waits."""
+        orders = [] if self._listener is None else self._listener.heard()
+        shadow, decision = self._shadow, self.decision
+        if not orders or shadow is None or decision is None or not shadow.agrees:
+            return False
+        news = [order for order in orders if order.seq > max(decision.seq, self._obeyed)]
+        for order in news:
+            shadow.obey(order.command)
+            self._obeyed = order.seq
+        self._hold(shadow.decision)
+        return bool(news)
+
+    @property
+    def stopped(self) -> bool:
+        """Somebody ordered the run to stop."""
+        return self.decision is not None and self.decision.action == "stop"
+
+    def step_of(self, epoch: int) -> int | None:
+        """Optimizer steps of the run before `epoch`, where somebody said so."""
+        return self.decision.step if self.decision is not None and self.decision.epoch == epoch else None
+
+    @property
+    def counts_steps(self) -> bool:
+        """The decisions in force count optimizer steps."""
+        return self.decision is not None and self.decision.step is not None
+
+    def monitors(self) -> tuple[str, ...]:
+        """The metrics the run's policy looks at; none while it is not known."""
+        return () if self._shadow is None else self._shadow.policy.monitors()
+
+    def finish(self, status: FinalStatus) -> None:
+        """Say how the run ended, and let go of the connection and the journal."""
+        self._stop_listening()
+        if self._link is None:
+            self._journal.close()
+            return
+        # Nobody trains any more who could be held up, and there is no later to ask in.
+        self._breaker = self._breaker.rested()
+        self.renew_budget()
+        heard = not self.lost and self._begun and self._tell_end(self._link, status)
+        self._link.close()
+        self._journal.close(done=heard)
+
+    def abandon(self) -> None:
+        """Let go of everything without a word: training ended nobody knows how."""
+        self._stop_listening()
+        if self._link is not None:
+            self._link.close()
+        self._journal.close()
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+
+    def _decide(self, asked: Asked) -> None:
+        self._journal.ask(asked)
+        ours = self._ours(asked)
+        theirs = None if self._link is None or self.lost else self._attempted(self._link.deliver)
+        if theirs is not None:
+            self._follow(theirs, ours, asked)
+            return
+        self._journal.keep()
+        if ours is not None and (self._link is None or self._on_unreachable == "local"):
+            self._hold(ours)
+            self._journal.save(ours)
+
+    def _ours(self, asked: Asked) -> Decision | None:
+        """What the rules say here; None where that is not to be relied on."""
+        if self._shadow is None or not self._decides_alone:
+            return None
+        try:
+            return self._shadow.decide(asked)
+        except _NONSENSE as error:
+            self._warn("rules", f"the rules give no rate here: {error}. Training goes on with the last learning rate.")
+            return None
+
+    @property
+    def _decides_alone(self) -> bool:
+        """Every rank, left alone with the rules, would say the same."""
+        return self._life.world_size == 1 or not self.monitors()
+
+    def _hold(self, decision: Decision) -> None:
+        shadow = self._shadow
+        self.decision = decision
+        self.per_step = shadow is not None and shadow.policy.unit == "step" and shadow.agrees
+
+    def _follow(self, theirs: Decision, ours: Decision | None, asked: Asked) -> None:
+        """The service has decided, and knows best: of commands, of other ranks, of another policy."""
+        self._journal.hear(theirs)
+        self._tell_back(theirs, ours)
+        shadow = self._shadow
+        if shadow is not None:
+            shadow.follow(theirs, None if ours is None else asked)
+        as_expected = shadow is not None and (shadow.agrees if ours is None else same(ours, theirs))
+        if not as_expected and self._link is not None:
+            self._learn_anew(self._link, theirs)
+        self._tell_drift(theirs)
+        self._hold(theirs)
+        if self._listener is not None:
+            self._obeyed = 0
+            self._listener.follow(theirs.seq)
+        if theirs.step is not None and not self._knows_steps:
+            self._warn(
+                "rules",
+                f"the rules of this version of remotelr do not give the rate the service decided for epoch "
+                f"{theirs.epoch}, which keeps its first rate: install the service's version",
+            )
+
+    @property
+    def _knows_steps(self) -> bool:
+        shadow = self._shadow
+        return shadow is not None and (shadow.policy.unit == "epoch" or shadow.agrees)
+
+    def _learn_anew(self, link: Link, decision: Decision) -> None:
+        """Somebody may have given the run another policy since we read it."""
+        self._attempted(link.refresh)
+        try:
+            fresh = Shadow(self._key, link.spec)
+        except _NONSENSE:
+            # A policy of a newer release.
+            self._shadow = None
+            return
+        if self._shadow is None or fresh.spec != self._shadow.spec:
+            fresh.follow(decision)
+            self._shadow = fresh
+            self._journal.describe(fresh.spec)
+
+    def _remembered(self, spec: RunSpec) -> Shadow | None:
+        """The run as far as it is known here: by the service, by earlier lives, or by what its owner says."""
+        run = None if self._link is None else self._link.run
+        try:
+            known = spec if run is None or self._link is None else self._link.spec
+        except RulesError:
+            # A policy of a newer release.
+            return None
+        if run is not None:
+            shadow = self._folded(known)
+            if not self._journal.unheard:
+                shadow.follow(run.view.decision)
+            return shadow
+        shadow = self._folded(self._journal.spec or known)
+        shadow.put(known, self._members.get("on_conflict") or "error")
+        return shadow
+
+    def _folded(self, spec: RunSpec) -> Shadow:
+        shadow = Shadow(self._key, spec)
+        if self._journal.spec is None or self._journal.spec.policy != spec.policy:
+            return shadow
+        try:
+            self._journal.fold(shadow)
+        except _NONSENSE:
+            return Shadow(self._key, spec)
+        return shadow
+
+    def _tell_end(self, link: Link, status: FinalStatus) -> bool:
+        """Whether the service has heard everything, the end included."""
+        if self._journal.unheard:
+            self._attempted(link.deliver)
+        left = sum(isinstance(asked, Report) for asked in self._journal.unheard)
+        if left:
+            kept = self._journal.path
+            where = f"lie in {kept}, and are sent when a trainer of it begins again" if kept else "are lost"
+            self._warn("left", f"{left} reports of run {self._key!r} never reached the service: they {where}")
+            return False
+        return self._life.rank != 0 or self._attempted(lambda: link.finish(status)) is not None
+
+    def _attempted(self, call: Callable[[], T], *, refusals: bool = False) -> T | None:
+        """What `call` gives, or None when it failed; people are told once. refusals: those are raised."""
+        link, began_s = self._link, time.monotonic()
+        if link is None or not self._breaker.allows(began_s):
+            return None
+        with self._budget:
+            try:
+                if self._breaker.is_open and not link.is_there():
+                    self._breaker = self._breaker.failed(began_s, time.monotonic())
+                    return None
+                answer = call()
+            except StaleAttempt as error:
+                self.lost = True
+                self._say(f"RemoteLR: {error.detail}")
+                return None
+            except ServiceRefused as error:
+                self._breaker = self._breaker.answered()
+                if refusals:
+                    raise
+                self._warn(error.code, f"{error}. {self._goes_on}")
+                return None
+            except RanksMissing as error:
+                self._breaker = self._breaker.answered()
+                self._warn("ranks", f"{error}. {self._goes_on}")
+                return None
+            except ServiceUnreachable as error:
+                self._breaker = self._breaker.failed(began_s, time.monotonic())
+                self._tell_away(error)
+                return None
+        self._breaker = self._breaker.answered()
+        return answer
+
+    def _tell_away(self, error: ServiceUnreachable) -> None:
+        if self._on_unreachable == "raise":
+            raise error
+        if not self._away:
+            self._away = True
+            warnings.warn(f"RemoteLR: {error}. {self._goes_on}", RemoteLRWarning, stacklevel=2)
+
+    def _tell_back(self, theirs: Decision, ours: Decision | None) -> None:
+        if not self._away or self._link is None:
+            return
+        self._away = False
+        self._say(f"RemoteLR: {self._link.url} answers again.")
+        if ours is not None and self._on_unreachable == "local" and ours.learning_rate != theirs.learning_rate:
+            self._say(
+                f"RemoteLR: the run was changed while it could not be reached: epoch {theirs.epoch + 1} has "
+                f"learning rate {theirs.learning_rate}, the local rules had {ours.learning_rate}."
+            )
+
+    def _tell_drift(self, theirs: Decision) -> None:
+        held = self.decision
+        if theirs.drift is None or held is None or not math.isclose(theirs.drift, held.learning_rate, rel_tol=1e-6):
+            # What was used was not what we had been told either: the service was away, or has changed the run.
+            return
+        self._warn(
+            "drift",
+            f"epoch {theirs.epoch} was to run with learning rate {theirs.drift}, and ran with another one: something "
+            f"else sets the optimizer's rate. Take it away, or give it to RemoteLR as its policy.",
+        )
+
+    @property
+    def _goes_on(self) -> str:
+        if self._on_unreachable == "local" and self._decides_alone:
+            return "Training goes on by the same rules here."
+        return "Training goes on with the last learning rate."
+
+    def _warn(self, cause: str, message: str) -> None:
+        if cause not in self._told:
+            self._told.add(cause)
+            warnings.warn(f"RemoteLR: {message}", RemoteLRWarning, stacklevel=2)

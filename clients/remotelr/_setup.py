@@ -1,0 +1,144 @@
+"""Who decides a training: a service, the rules alone, or not we. Arguments say so first, then the environment.
+
+| variable | |
+|---|---|
+| `REMOTELR_URL` | address of the service |
+| `REMOTELR_RUN` | the run's key |
+| `REMOTELR_MODE` | `online`; `local`: no service, the same rules here; `disabled`: the optimizer's own rate stays |
+| `REMOTELR_SPOOL_DIR` | where reports are kept while the service is away |
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from remotelr._journal import Journal
+from remotelr._scheduler import restart_id
+from remotelr._session import Life, OnUnreachable, Session
+from remotelr._spool import Spool, SpoolUnusable, default_directory, spool_path
+from remotelr._wire import run_key
+from remotelr.client import Client
+from remotelr.errors import RemoteLRWarning
+
+Mode = Literal["online", "local", "disabled"]
+
+# The run of a training that names none and has no service to tell it to.
+_UNNAMED = "local"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What all sessions of one callback have in common.
+
+    client: None where no service is asked.
+    file: what carries the run from life to life; None for nothing. lasting: it stays when the run has ended.
+    implied: nobody said that there is no service, or where it is.
+    """
+
+    mode: Mode
+    run: str
+    url: str | None
+    implied: bool
+    client: Client | None
+    file: Path | None
+    lasting: bool
+    on_unreachable: OnUnreachable
+    live: bool
+
+    def session(self, members: Mapping[str, Any], life: Life, say: Callable[[str], None]) -> Session:
+        """A life of the training. A file that cannot be used is a warning."""
+        return Session(
+            self.client,
+            self.run,
+            members,
+            journal=Journal(self._spool(life), lasting=self.lasting),
+            life=life,
+            on_unreachable=self.on_unreachable,
+            live=self.live,
+            say=say,
+        )
+
+    def _spool(self, life: Life) -> Spool | None:
+        if self.file is None:
+            return None
+        path = self.file if life.rank == 0 else self.file.with_name(f"{self.file.name}.rank{life.rank}")
+        try:
+            return Spool(path)
+        except SpoolUnusable as error:
+            warnings.warn(
+                f"RemoteLR: {error}. Should this process die, what the service has not heard by then is lost.",
+                RemoteLRWarning,
+                stacklevel=2,
+            )
+            return None
+
+
+def set_up(
+    url: str | None,
+    run: str | None,
+    *,
+    on_unreachable: OnUnreachable,
+    live: bool,
+    state_file: str | os.PathLike[str] | None,
+    spool_dir: str | os.PathLike[str] | None,
+    **client: Any,
+) -> Setup:
+    """The setup these arguments and the environment make. client: as `Client` takes it. Raises ValueError."""
+    url, run = url or os.environ.get("REMOTELR_URL"), run or os.environ.get("REMOTELR_RUN")
+    mode = _mode(url)
+    if on_unreachable not in get_args(OnUnreachable):
+        raise ValueError(f"on_unreachable is one of {', '.join(get_args(OnUnreachable))}, not {on_unreachable!r}")
+    if mode != "online" or url is None:
+        return Setup(
+            mode=mode,
+            run=run or _UNNAMED,
+            url=None,
+            implied="REMOTELR_MODE" not in os.environ,
+            client=None,
+            file=None if state_file is None else Path(state_file),
+            lasting=True,
+            on_unreachable=on_unreachable,
+            live=False,
+        )
+    if not run:
+        raise ValueError(
+            "RemoteLR needs the key of the training job, as in run='mnist-7', or the environment variable REMOTELR_RUN"
+        )
+    directory = Path(spool_dir) if spool_dir is not None else default_directory(os.environ)
+    return Setup(
+        mode=mode,
+        run=run_key(run),
+        url=url,
+        implied=False,
+        client=Client(url, **client),
+        file=spool_path(directory, url, run) if state_file is None else Path(state_file),
+        lasting=state_file is not None,
+        on_unreachable=on_unreachable,
+        live=live,
+    )
+
+
+def refuse_nameless_ranks(life: Life) -> None:
+    """Raises ValueError for ranks that could not begin one attempt together."""
+    if life.world_size > 1 and life.attempt_key is None and restart_id(os.environ) is None:
+        raise ValueError(
+            f"the {life.world_size} ranks of a run begin one attempt together: give all of them the same "
+            f"attempt_key, another one after every restart"
+        )
+
+
+def _mode(url: str | None) -> Mode:
+    named = os.environ.get("REMOTELR_MODE")
+    if not named:
+        return "local" if url is None else "online"
+    if named not in get_args(Mode):
+        raise ValueError(f"REMOTELR_MODE is one of {', '.join(get_args(Mode))}, not {named!r}")
+    if named == "online" and url is None:
+        raise ValueError(
+            "REMOTELR_MODE is online, but there is no address of a service: give url='http://127.0.0.1:8000', or "
+            "the environment variable REMOTELR_URL"
+        )
+    return cast(Mode, named)

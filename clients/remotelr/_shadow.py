@@ -1,0 +1,192 @@
+"""A run as the rules make it here, in the trainer: what the service decides, decided a second time.
+
+While the service answers, its decisions are followed and a difference shows that somebody has changed
+the run. While it does not, these are the decisions there are. The same code from the same state: the
+curve does not depend on the network.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from remotelr.rules import (
+    AttemptRequest,
+    Command,
+    Decision,
+    Event,
+    InvalidReport,
+    MemoryLog,
+    Outcome,
+    Policy,
+    Report,
+    Run,
+    RunSpec,
+    RunState,
+    begin_attempt,
+    create,
+    put_policy,
+    rate_at,
+    report,
+)
+from remotelr.rules.commands import ordered
+from remotelr.rules.run import OnConflict
+
+Asked = AttemptRequest | Report
+
+# How far a training can go back without the service; one event takes about a kilobyte.
+_KEPT = 2_000
+
+# Two rates closer than this are the same rate, computed on two machines.
+_SAME = 1e-9
+
+
+class Shadow:
+    """The run `key`, followed or decided.
+
+    spec: what its owner says of it. A shadow decides for its own process alone: it knows one rank.
+
+    decision: the newest, the service's or (`local`) its own.
+
+    Raises InvalidPolicy where the spec lacks what the policy needs.
+    """
+
+    def __init__(self, key: str, spec: RunSpec) -> None:
+        self.log = MemoryLog()
+        self.run: Run
+        self.decision: Decision
+        self._take(create(key, replace(spec, world_size=1)))
+
+    @property
+    def spec(self) -> RunSpec:
+        return self.run.spec
+
+    @property
+    def policy(self) -> Policy:
+        """With every rate and length filled in."""
+        return self.run.policy
+
+    def decide(self, asked: Asked) -> Decision:
+        """What the rules say to an attempt or a report. Raises RulesError; then nothing has changed."""
+        return self.report(asked) if isinstance(asked, Report) else self.begin(asked)
+
+    def begin(self, request: AttemptRequest) -> Decision:
+        """The decision for the first epoch of an attempt, as it was when that epoch came for the first time.
+
+        `request.step` counts where the run itself does not know it.
+        """
+        known_here = replace(request, step=None, world_size=None, last_seq=None, gap=True)
+        try:
+            outcome = begin_attempt(self.run, known_here, self.log)
+        except InvalidReport:
+            outcome = begin_attempt(self.run, replace(known_here, step=request.step), self.log)
+        return self._take(outcome)
+
+    def report(self, told: Report) -> Decision:
+        """The decision for the epoch after the reported one."""
+        return self._take(report(self.run, replace(told, attempt=None, rank=0, last_seq=None), self.log))
+
+    def put(self, spec: RunSpec, on_conflict: OnConflict) -> None:
+        """The run asked for again, as `rules.put_policy` has it. Raises PolicyConflict."""
+        outcome = put_policy(self.run, replace(spec, world_size=1), on_conflict)
+        self.run = outcome.run
+        if outcome.event is not None:
+            self.log.append(outcome.event)
+
+    def follow(self, decision: Decision, asked: Asked | None = None) -> None:
+        """Stand where the service stands since it took `decision`.
+
+        asked: what it answered with it, where that is known.
+        """
+        if asked is not None and self.log.events[-1].seq == self.decision.seq > 1 and self.decision.local:
+            # Our own answer to the same question makes way.
+            self.log.events.pop()
+        begun = isinstance(asked, AttemptRequest)
+        event = Event(
+            seq=decision.seq,
+            kind="attempt" if begun else "report",
+            attempt=decision.attempt,
+            epoch=decision.epoch if begun else decision.epoch - 1,
+            rank=None if begun else 0,
+            key=asked.key if isinstance(asked, AttemptRequest) else None,
+            holds_from=decision.epoch,
+            payload={},
+            state=decision.state,
+            decision=decision,
+        )
+        self._append(event)
+        self.decision = decision
+        self.run = replace(
+            self.run,
+            seq=decision.seq,
+            attempt=decision.attempt,
+            epoch=decision.epoch,
+            step=decision.step,
+            learning_rate=decision.learning_rate,
+            state=RunState.from_json(decision.state),
+            decided_seq=decision.seq,
+            status="running",
+        )
+
+    def obey(self, order: Command) -> None:
+        """Carry out in this epoch what for everybody else holds from the next one on; that one comes out alike."""
+        run, epoch = self.run, self.decision.epoch
+        state = ordered(run.state, order, epoch).at(epoch)
+        rate = rate_at(run.policy, state, epoch, self._position)
+        self.run = replace(run, state=state, learning_rate=rate.learning_rate)
+        self.decision = replace(
+            self.decision,
+            learning_rate=rate.learning_rate,
+            reason=rate.reason,
+            action="stop" if state.stop else "continue",
+            state=state.to_json(),
+        )
+
+    def learning_rate_at(self, step: int) -> float:
+        """The rate at `step` optimizer steps after the beginning of the epoch decided last."""
+        if self.policy.unit == "epoch":
+            return self.decision.learning_rate
+        position = float((self.decision.step or 0) + step)
+        return rate_at(self.policy, self.run.state, self.decision.epoch, position).learning_rate
+
+    def momentum_at(self, step: int) -> float | None:
+        """The momentum that goes with that rate, where the policy has one."""
+        position = self._position + (step if self.policy.unit == "step" else 0)
+        return self.policy.momentum(self.run.state.schedule, position)
+
+    @property
+    def agrees(self) -> bool:
+        """The rules give here the rate that was decided, so what they give for its steps can be used."""
+        decided = self.decision.learning_rate
+        try:
+            ours = rate_at(self.policy, self.run.state, self.decision.epoch, self._position).learning_rate
+        except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError):
+            # A state of another policy's shape.
+            return False
+        return abs(ours - decided) <= _SAME * decided
+
+    @property
+    def _position(self) -> float:
+        """Where the epoch decided last begins, in the policy's unit."""
+        return float(self.decision.epoch if self.policy.unit == "epoch" else self.decision.step or 0)
+
+    def _take(self, outcome: Outcome) -> Decision:
+        assert isinstance(outcome.answer, Decision), "one rank is never waited for"
+        self.run = outcome.run
+        if outcome.event is not None:
+            self._append(outcome.event)
+        self.decision = replace(outcome.answer, local=True)
+        return self.decision
+
+    def _append(self, event: Event) -> None:
+        self.log.append(event)
+        if len(self.log.events) > 2 * _KEPT:
+            # The first event stays: it says what to begin from when nothing else reaches so far back.
+            self.log.events = [self.log.events[0], *self.log.events[-_KEPT:]]
+
+
+def same(one: Decision, other: Decision) -> bool:
+    """The two say the same of the same epoch, and remember the same; who said it, and when, apart."""
+    return _said(one) == _said(other)
+
+
+def _said(decision: Decision) -> Sequence[object]:
+    return decision.epoch, decision.step, decision.learning_rate, decision.action, decision.state

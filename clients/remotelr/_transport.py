@@ -1,0 +1,266 @@
+"""The only module that touches httpx, or httpx2: one request out, one whole answer back, by a deadline that holds.
+
+httpx bounds each operation on a socket, never the call: a body that drips one byte per 0.3 s took
+11.8 s with `timeout=0.5`, and a name that does not resolve is not bounded at all. So the call runs in
+a thread of its own. At the deadline the caller goes on, the connection is shut down under the
+thread, and the thread ends.
+"""
+
+import contextlib
+import os
+import socket
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+try:
+    import httpx
+except ImportError:
+    # Its continuation under another name, with the same interface: an environment may have that one alone.
+    import httpx2 as httpx  # type: ignore[no-redef]
+
+from remotelr._wire import Request, Response
+
+# Far above the largest page the service sends; what is longer does not come from it.
+MAX_RESPONSE_BYTES = 1024 * 1024
+
+# A connection at rest for longer is not used again: uvicorn closes it after 5 s, and a router that
+# forgot it would swallow the next epoch's whole budget.
+KEEP_ALIVE_S = 4.0
+
+# Connecting is quick or it fails; what is left of the budget belongs to another try.
+MAX_CONNECT_S = 2.0
+
+# How long the caller waits for a thread whose connection it has just shut down.
+_FAREWELL_S = 0.2
+
+
+class NoAnswer(Exception):
+    """One request had no whole answer. reused: it went over a connection that had been used before."""
+
+    def __init__(self, reason: str, *, reused: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.reused = reused
+
+
+class Transport(Protocol):
+    """What a client sends with."""
+
+    url: str
+
+    def send(self, request: Request, timeout_s: float) -> Response:
+        """The whole answer to `request`, within `timeout_s`. Raises NoAnswer."""
+
+    def close(self) -> None:
+        """Let go of every connection. A later `send` opens a new one."""
+
+
+class HttpTransport:
+    """Sends over HTTP/1.1.
+
+    url: the service's address; a path in it is kept. headers: sent with every request.
+    proxy, verify, trust_env: as httpx has them (`HTTPS_PROXY`, `SSL_CERT_FILE`… count while trust_env).
+    handler: what carries requests instead of the network (an httpx transport), for tests.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        proxy: str | None = None,
+        verify: Any = True,
+        trust_env: bool = True,
+        handler: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._settings: dict[str, Any] = {
+            "headers": headers,
+            "proxy": proxy,
+            "verify": verify,
+            "trust_env": trust_env,
+            "handler": handler,
+        }
+
+        def connect() -> httpx.Client:
+            return httpx.Client(
+                # identity: a compressed body could unfold to any size, whatever its length on the wire.
+                headers={"accept": "application/json", "accept-encoding": "identity", **(headers or {})},
+                follow_redirects=False,
+                limits=httpx.Limits(max_keepalive_connections=1, keepalive_expiry=KEEP_ALIVE_S),
+                proxy=proxy,
+                verify=verify,
+                trust_env=trust_env,
+                transport=handler,
+            )
+
+        self._switchboard = _Switchboard(connect)
+        # A `fit` that raises never tells its callbacks: the last one to drop us closes the connection.
+        self._finalizer = weakref.finalize(self, self._switchboard.close)
+
+    def send(self, request: Request, timeout_s: float) -> Response:
+        """The whole answer to `request`, within `timeout_s`. Raises NoAnswer."""
+        line = self._switchboard.line()
+        call = _Call(line, self.url, request, timeout_s)
+        answer = call.run()
+        if call.abandoned:
+            self._switchboard.drop(line)
+        if isinstance(answer, NoAnswer):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        """Let go of every connection. A later `send` opens a new one."""
+        self._switchboard.close()
+
+    def another(self) -> "HttpTransport":
+        """One to the same service that shares no connection with this one."""
+        return HttpTransport(self.url, **self._settings)
+
+    def hang_up(self) -> None:
+        """End the call in flight, from another thread: it raises NoAnswer there."""
+        self._switchboard.hang_up()
+
+
+class _Line:
+    """An httpx client, and the newest connection it opened."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self.client = client
+        self.socket: socket.socket | None = None
+
+    def hang_up(self) -> None:
+        if self.socket is not None:
+            # Shutting down wakes a thread that reads from the socket; closing it would not.
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
+
+
+class _Switchboard:
+    """The line in use, made when it is first needed: building its TLS context takes 20 ms and more."""
+
+    def __init__(self, connect: Callable[[], httpx.Client]) -> None:
+        self._connect = connect
+        self._begin()
+
+    def _begin(self) -> None:
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._line: _Line | None = None
+
+    def line(self) -> _Line:
+        if self._owner != os.getpid():
+            # Forked: on our parent's connection each of us would read the other's answers, and who knows
+            # whether a thread that was not forked with us held the lock.
+            self._begin()
+        with self._lock:
+            if self._line is None:
+                self._line = _Line(self._connect())
+            return self._line
+
+    def hang_up(self) -> None:
+        with self._lock:
+            line = self._line
+        if line is not None:
+            line.hang_up()
+
+    def drop(self, line: _Line) -> None:
+        """Use `line` no more; the thread that still runs in it closes it."""
+        with self._lock:
+            if self._line is line:
+                self._line = None
+
+    def close(self) -> None:
+        with self._lock:
+            line, self._line = self._line, None
+        if line is not None:
+            line.client.close()
+
+
+class _Call:
+    """One request in a thread of its own, and the deadline over it."""
+
+    def __init__(self, line: _Line, url: str, request: Request, timeout_s: float) -> None:
+        self.abandoned = False
+        self._line = line
+        self._url = url
+        self._request = request
+        self._timeout_s = timeout_s
+        self._answer: Response | NoAnswer | None = None
+        self._connected = False
+        self._lock = threading.Lock()
+
+    def run(self) -> Response | NoAnswer:
+        # A daemon, because the look-up of a name cannot be ended from outside and must not hold up the exit.
+        thread = threading.Thread(target=self._work, name="remotelr-call", daemon=True)
+        thread.start()
+        thread.join(self._timeout_s)
+        with self._lock:
+            if self._answer is not None:
+                return self._answer
+            self.abandoned = True
+            self._line.hang_up()
+        thread.join(_FAREWELL_S)
+        return self._late()
+
+    def _work(self) -> None:
+        answer = self._exchange()
+        with self._lock:
+            self._answer = answer
+            abandoned = self.abandoned
+        if abandoned:
+            self._line.client.close()
+
+    def _exchange(self) -> Response | NoAnswer:
+        try:
+            return self._send()
+        except (httpx.ReadTimeout, httpx.WriteTimeout):
+            return self._late()
+        except Exception as error:  # noqa: BLE001 - whatever it is, there is no answer, and a thread has nobody to raise to
+            broken = isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
+            return NoAnswer(_words(error), reused=broken and not self._connected)
+
+    def _late(self) -> NoAnswer:
+        return NoAnswer(f"no whole answer within {self._timeout_s:.1f} s")
+
+    def _send(self) -> Response:
+        with self._line.client.stream(
+            self._request.method,
+            self._url + self._request.path,
+            params=self._request.params,
+            content=self._request.body,
+            headers={} if self._request.body is None else {"content-type": "application/json"},
+            timeout=httpx.Timeout(self._timeout_s, connect=min(self._timeout_s, MAX_CONNECT_S)),
+            extensions={"trace": self._trace},
+        ) as response:
+            body = bytearray()
+            # Raw: what claims to be compressed is not ours, and is not unpacked.
+            for chunk in response.iter_raw():
+                body += chunk
+                if len(body) > MAX_RESPONSE_BYTES:
+                    raise _TooLong(f"the answer is longer than {MAX_RESPONSE_BYTES} bytes")
+            return Response(status=response.status_code, headers=dict(response.headers), body=bytes(body))
+
+    def _trace(self, event: str, info: dict[str, Any]) -> None:
+        """Called by httpx at each stage of the call: keeps a new connection where the deadline can reach it."""
+        if not event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            return
+        self._connected = True
+        with self._lock:
+            self._line.socket = info["return_value"].get_extra_info("socket")
+            if self.abandoned:
+                self._line.hang_up()
+
+
+class _TooLong(Exception):
+    pass
+
+
+def _words(error: Exception) -> str:
+    """What happened, for people: some errors of httpx say nothing but their name."""
+    if isinstance(error, _TooLong):
+        return str(error)
+    said = str(error)
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -1,0 +1,439 @@
+"""The wire, v1, as pure functions: what to send for each call, and what an answer says.
+
+Nothing here sends or waits. An answer is believed only if it is what the service would write: JSON
+of the right content type, the right names and types, rates that can be rates. Anything else (a login
+page of a hotel, half a body, a proxy's own error) raises Unreadable and counts as no answer.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, Literal, TypeVar, cast, get_args
+from urllib.parse import quote
+
+from remotelr.errors import ServiceRefused, StaleAttempt
+from remotelr.rules.decision import Action, Decision, Reason, Waiting
+from remotelr.rules.metrics import metrics_from_json, metrics_to_json
+from remotelr.rules.run import Command, Report
+
+# The bound the service puts on every rate.
+MAX_LEARNING_RATE: Final = 1e3
+
+# Which keys it takes.
+_KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
+
+Json = Mapping[str, Any]
+Order = Literal["set_learning_rate", "scale", "release", "stop"]
+T = TypeVar("T")
+A = TypeVar("A")
+
+
+class Unreadable(Exception):
+    """An answer that cannot have come from the service."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What goes out. path: below the service's address, quoted. body: JSON, or None for none."""
+
+    method: str
+    path: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """What came back. headers: their names in lower case."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """A run as the service last described it.
+
+    spec: its policy, initial_learning_rate, world_size and lengths, as written.
+    epoch: the next epoch to be reported; `learning_rate` is its rate, `step` the optimizer steps before it.
+    decision: the decision in force.
+    """
+
+    key: str
+    experiment: str | None
+    tags: Mapping[str, str]
+    spec: Json
+    policy_version: int
+    attempt: int
+    epoch: int
+    step: int | None
+    learning_rate: float
+    status: str
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commanded:
+    """A command as the service noted it. holds_from: the first epoch whose rate it bears on."""
+
+    run: str
+    seq: int
+    holds_from: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """A command in the run's log, and the number it has there."""
+
+    seq: int
+    command: Command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reported:
+    """One report of one rank, as the log has it.
+
+    learning_rate: decided for it. used_learning_rate: what the trainer says it used.
+    next_learning_rate, reason: what the report was answered; None while other ranks were awaited.
+    superseded_by: the attempt that went back to before it; such a report counts no more.
+    """
+
+    epoch: int
+    attempt: int
+    seq: int
+    rank: int
+    metrics: Mapping[str, float]
+    learning_rate: float | None
+    used_learning_rate: float | None
+    next_learning_rate: float | None
+    reason: str | None
+    superseded_by: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T, A]):
+    """Some of a list. next: what to ask for the rest with; None when there is none."""
+
+    items: Sequence[T]
+    next: A | None
+
+
+# Asking.
+
+
+def put_run(key: str, members: Json) -> Request:
+    return _request("PUT", _path(key), body=members)
+
+
+def get_run(key: str) -> Request:
+    return _request("GET", _path(key))
+
+
+def list_runs(*, experiment: str | None, status: str | None, tag: str | None, after: str | None, limit: int) -> Request:
+    members = {"experiment": experiment, "status": status, "tag": tag, "after": after, "limit": str(limit)}
+    return _request("GET", "/v1/runs", params=_given(members))
+
+
+def begin_attempt(key: str, members: Json) -> Request:
+    return _request("POST", f"{_path(key)}/attempts", body=members)
+
+
+def report(key: str, metrics: Mapping[str, float | None], members: Json) -> Request:
+    """`metrics`: NaN and the infinities go by name, for JSON has none; None was not measured and is left out."""
+    measured = {name: float(value) for name, value in metrics.items() if value is not None}
+    return _request("POST", f"{_path(key)}/reports", body={"metrics": metrics_to_json(measured), **members})
+
+
+def report_batch(key: str, reports: Sequence[Report]) -> Request:
+    """Several reports at once, oldest first."""
+    return _request(
+        "POST", f"{_path(key)}/reports/batch", body={"reports": [_report_members(each) for each in reports]}
+    )
+
+
+def get_decision(key: str, *, after: int | None, wait_s: float | None) -> Request:
+    after_seq = None if after is None else str(after)
+    wait = None if wait_s is None else f"{wait_s:.3f}"
+    return _request("GET", f"{_path(key)}/decision", params=_given({"after": after_seq, "wait": wait}))
+
+
+def command(key: str, members: Json) -> Request:
+    return _request("POST", f"{_path(key)}/commands", body=members)
+
+
+def get_commands(key: str, *, after: int, wait_s: float) -> Request:
+    """The commands after `after`, as soon as there is one."""
+    params = {"kind": "command", "after": str(after), "wait": f"{wait_s:.3f}"}
+    return _request("GET", f"{_path(key)}/events", params=params)
+
+
+def finish(key: str, status: str) -> Request:
+    return _request("POST", f"{_path(key)}/finish", body={"status": status})
+
+
+def history(key: str, *, after: int | None, limit: int) -> Request:
+    after_seq = None if after is None else str(after)
+    return _request("GET", f"{_path(key)}/history", params=_given({"after": after_seq, "limit": str(limit)}))
+
+
+def _report_members(report: Report) -> Json:
+    """What differs from the report that says nothing but its epoch and metrics."""
+    members = {
+        "attempt": report.attempt,
+        "rank": report.rank or None,
+        "weight": None if report.weight == 1.0 else report.weight,
+        "step": report.step,
+        "learning_rate": report.learning_rate,
+        "last_seq": report.last_seq,
+        "local": report.local or None,
+    }
+    return {"epoch": report.epoch, "metrics": metrics_to_json(report.metrics), **_given(members)}
+
+
+def run_key(key: str) -> str:
+    """`key`, if the service takes it for one. Raises ValueError."""
+    if _KEY.fullmatch(key) is None:
+        form = "1 to 200 letters, digits, '.', '_', ':' or '-', beginning with a letter or digit"
+        raise ValueError(f"a run's key is {form}, not {key!r}")
+    return key
+
+
+def _path(key: str) -> str:
+    return f"/v1/runs/{quote(run_key(key), safe='')}"
+
+
+def _request(method: str, path: str, *, params: Mapping[str, str] | None = None, body: Json | None = None) -> Request:
+    content = None if body is None else json.dumps(_given(body), allow_nan=False).encode()
+    return Request(method=method, path=path, params=params or {}, body=content)
+
+
+def _given(members: Mapping[str, T | None]) -> dict[str, T]:
+    return {name: value for name, value in members.items() if value is not None}
+
+
+# Reading.
+
+
+def read(response: Response) -> Json:
+    """The object in an answer that grants the request. Raises ServiceRefused and Unreadable."""
+    document = _document(response)
+    if 200 <= response.status < 300:
+        return document
+    raise _refusal(response.status, document)
+
+
+def read_decision(document: Json) -> Decision:
+    """A decision. Raises Unreadable."""
+    return Decision(
+        run=_text(document, "run"),
+        attempt=_integer(document, "attempt"),
+        seq=_integer(document, "seq"),
+        epoch=_integer(document, "epoch"),
+        step=_optional(_integer, document, "step"),
+        learning_rate=_rate(document, "learning_rate"),
+        momentum=_optional(_number, document, "momentum"),
+        # A newer service may know more reasons and actions; they are no sign of a stranger.
+        reason=cast(Reason, _text(document, "reason")),
+        changed=_boolean(document, "changed"),
+        action=cast(Action, _text(document, "action")),
+        plateau=_optional(_object, document, "plateau"),
+        state=_object(document, "state"),
+        drift=_optional(_number, document, "drift"),
+        replayed=_boolean(document, "replayed"),
+    )
+
+
+def read_answer(document: Json) -> Decision | Waiting:
+    """The answer to a report. Raises Unreadable."""
+    if document.get("status") != "waiting":
+        return read_decision(document)
+    return Waiting(
+        run=_text(document, "run"),
+        attempt=_integer(document, "attempt"),
+        epoch=_integer(document, "epoch"),
+        have=_integer(document, "have"),
+        need=_integer(document, "need"),
+    )
+
+
+def read_batch(document: Json) -> list[Decision | Waiting | ServiceRefused]:
+    """The answers to several reports, up to the first that was refused. Raises Unreadable."""
+    return [_batch_answer(answer) for answer in _objects(document, "answers")]
+
+
+def _batch_answer(document: Json) -> Decision | Waiting | ServiceRefused:
+    if document.get("status") != "refused":
+        return read_answer(document)
+    members = {**_object(document, "problem"), "code": _text(document, "code"), "detail": _text(document, "detail")}
+    return _refusal(409, members)
+
+
+def read_run(document: Json) -> RunView:
+    """A run. Raises Unreadable."""
+    spec = {name: document.get(name) for name in ("initial_learning_rate", "steps_per_epoch", "total_epochs")}
+    return RunView(
+        key=_text(document, "run"),
+        experiment=_optional(_text, document, "experiment"),
+        tags=_object(document, "tags"),
+        spec={**spec, "policy": _object(document, "policy"), "world_size": _integer(document, "world_size")},
+        policy_version=_integer(document, "policy_version"),
+        attempt=_integer(document, "attempt"),
+        epoch=_integer(document, "epoch"),
+        step=_optional(_integer, document, "step"),
+        learning_rate=_rate(document, "learning_rate"),
+        status=_text(document, "status"),
+        decision=read_decision(_object(document, "decision")),
+    )
+
+
+def read_runs(document: Json) -> Page[RunView, str]:
+    """Runs in order of their keys. Raises Unreadable."""
+    return Page([read_run(run) for run in _objects(document, "runs")], _optional(_text, document, "next"))
+
+
+def read_attempt(document: Json) -> Decision:
+    """The decision for an attempt's first epoch. Raises Unreadable."""
+    return read_decision(_object(document, "decision"))
+
+
+def read_history(document: Json) -> Page[Reported, int]:
+    """Reports in the order they came. Raises Unreadable."""
+    return Page([_reported(row) for row in _objects(document, "reports")], _optional(_integer, document, "next"))
+
+
+def _reported(document: Json) -> Reported:
+    return Reported(
+        epoch=_integer(document, "epoch"),
+        attempt=_integer(document, "attempt"),
+        seq=_integer(document, "seq"),
+        rank=_integer(document, "rank"),
+        metrics=_metrics(document, "metrics"),
+        learning_rate=_optional(_rate, document, "learning_rate"),
+        used_learning_rate=_optional(_number, document, "used_learning_rate"),
+        next_learning_rate=_optional(_rate, document, "next_learning_rate"),
+        reason=_optional(_text, document, "reason"),
+        superseded_by=_optional(_integer, document, "superseded_by"),
+    )
+
+
+def read_commanded(document: Json) -> Commanded:
+    """A command's answer. Raises Unreadable."""
+    return Commanded(
+        run=_text(document, "run"), seq=_integer(document, "seq"), holds_from=_integer(document, "holds_from")
+    )
+
+
+def read_commands(document: Json) -> list[Ordered]:
+    """The commands of a page of events. Raises Unreadable; a command that is newer than this package is left out."""
+    events = [event for event in _objects(document, "events") if event.get("kind") == "command"]
+    return [_ordered(event) for event in events if _object(event, "payload").get("type") in get_args(Order)]
+
+
+def _ordered(document: Json) -> Ordered:
+    payload = _object(document, "payload")
+    command = Command(type=cast(Order, payload["type"]), value=_optional(_number, payload, "value"))
+    return Ordered(_integer(document, "seq"), command)
+
+
+def trouble(response: Response) -> str:
+    """What an answer that is worth asking again for says of itself."""
+    try:
+        document = _document(response)
+    except Unreadable as error:
+        return str(error)
+    return f"HTTP {response.status}: {document.get('detail') or document.get('title') or document.get('code')}"
+
+
+def _document(response: Response) -> Json:
+    content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type not in ("application/json", "application/problem+json"):
+        raise Unreadable(
+            f"HTTP {response.status} with content type {content_type or 'none'}, where JSON was expected: "
+            f"is this the address of a RemoteLR service?"
+        )
+    try:
+        document = json.loads(response.body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"HTTP {response.status} with a body that is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise Unreadable(f"HTTP {response.status} with JSON that is not an object")
+    return document
+
+
+def _refusal(status: int, document: Json) -> ServiceRefused:
+    members = {name: value for name, value in document.items() if name not in ("type", "title", "status", "detail")}
+    code, detail = _text(document, "code"), document.get("detail") or document.get("title") or f"HTTP {status}"
+    kind = StaleAttempt if code == "stale_attempt" else ServiceRefused
+    return kind(code, str(detail), status, members)
+
+
+def _refuse_constant(token: str) -> float:
+    raise ValueError(f"{token} is not JSON")
+
+
+def _optional(read_member: Callable[[Json, str], T], document: Json, name: str) -> T | None:
+    return None if document.get(name) is None else read_member(document, name)
+
+
+def _text(document: Json, name: str) -> str:
+    value = document.get(name)
+    if isinstance(value, str):
+        return value
+    raise _unreadable(name, value)
+
+
+def _boolean(document: Json, name: str) -> bool:
+    value = document.get(name)
+    if isinstance(value, bool):
+        return value
+    raise _unreadable(name, value)
+
+
+def _integer(document: Json, name: str) -> int:
+    value = document.get(name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise _unreadable(name, value)
+
+
+def _number(document: Json, name: str) -> float:
+    value = document.get(name)
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise _unreadable(name, value)
+
+
+def _rate(document: Json, name: str) -> float:
+    value = _number(document, name)
+    if 0 <= value <= MAX_LEARNING_RATE:
+        return value
+    raise _unreadable(name, value)
+
+
+def _object(document: Json, name: str) -> Json:
+    value = document.get(name)
+    if isinstance(value, dict):
+        return value
+    raise _unreadable(name, value)
+
+
+def _objects(document: Json, name: str) -> list[Json]:
+    value = document.get(name)
+    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+        return value
+    raise _unreadable(name, value)
+
+
+def _metrics(document: Json, name: str) -> dict[str, float]:
+    value = _object(document, name)
+    try:
+        return metrics_from_json(value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unreadable(name, value) from error
+
+
+def _unreadable(name: str, value: object) -> Unreadable:
+    return Unreadable(f"the answer's {name} is {str(value)[:60]!r}")

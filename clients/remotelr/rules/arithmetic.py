@@ -1,0 +1,29 @@
+"""The few operations Python lets overflow or divide by zero, made total."""
+
+import math
+
+# Far above any rate and far below the end of the floats, so that products of a few stay finite.
+HUGE = 1e30
+
+
+def power(base: float, exponent: float) -> float:
+    """`base ** exponent` for base >= 0, at most `HUGE`."""
+    if base == 0:
+        return 1.0 if exponent == 0 else 0.0
+    if exponent * math.log(base) > math.log(HUGE):
+        return HUGE
+    return float(base**exponent)
+
+
+def clamp(value: float, least: float | None, most: float | None) -> float:
+    """`value` inside [least, most]; an end that is None is open. Where they cross, `least` wins."""
+    if most is not None and value > most:
+        value = most
+    if least is not None and value < least:
+        return least
+    return value
+
+
+def blend(start: float, end: float, share: float) -> float:
+    """`start` at share 0, exactly `end` at share 1, a straight line between and beyond."""
+    return end + (start - end) * (1 - share)

@@ -1,0 +1,99 @@
+"""A trainer group begins, or begins again."""
+
+from dataclasses import replace
+
+from remotelr.rules.commands import ordered
+from remotelr.rules.deciding import decide_rate, gap, refuse_if_behind, stale
+from remotelr.rules.errors import AttemptConflict, InvalidReport, ServerBehind
+from remotelr.rules.lifecycle import carried
+from remotelr.rules.log import Event, Log
+from remotelr.rules.run import AttemptRequest, Outcome, Run, command_from_payload, spec_from_payload
+from remotelr.rules.state import RunState
+
+
+def begin_attempt(run: Run, request: AttemptRequest, log: Log) -> Outcome:
+    """A new life of the trainer group, with the decision for its first epoch.
+
+    The state is as it was before that epoch was reported: reports from there on are superseded, the
+    commands of operators are kept and hold from the epochs they held from. An older attempt is fenced
+    off from now on. A finished run is running again.
+
+    Raises StaleAttempt for the key of an attempt a newer one has taken over, AttemptConflict for a
+    known key with another epoch, ServerBehind when epochs before it are missing here.
+    """
+    known = log.keyed("attempt", request.key)
+    if known is not None:
+        return _same_attempt(run, request, known)
+    refuse_if_behind(run, request.last_seq)
+    if request.epoch > run.epoch and not request.gap and log.has_reports():
+        raise ServerBehind(
+            f"the attempt begins at epoch {request.epoch}, but the newest report here is of epoch {run.epoch - 1}: "
+            f'send the missing reports first, or begin with "gap": true to leave them out',
+            epoch=run.epoch,
+            seq=run.seq,
+        )
+    snapshot = log.snapshot(request.epoch)
+    state = _restored(run, snapshot, log)
+    step = _step_at(run, request, snapshot)
+    spec = run.spec if request.world_size is None else replace(run.spec, world_size=request.world_size)
+    restarted = replace(run, spec=spec, attempt=run.attempt + 1, status="running")
+    return decide_rate(
+        restarted,
+        "attempt",
+        epoch=request.epoch,
+        step=step,
+        state=state,
+        reason="start",
+        key=request.key,
+        event_epoch=request.epoch,
+        payload={"step": request.step, "world_size": request.world_size, "gap": request.gap},
+        notes=gap(run.epoch, request.epoch) if log.has_reports() else {},
+    )
+
+
+def _same_attempt(run: Run, request: AttemptRequest, known: Event) -> Outcome:
+    if known.attempt != run.attempt:
+        raise stale(run, known.attempt)
+    if known.epoch != request.epoch or known.decision is None:
+        raise AttemptConflict(
+            f"the attempt {request.key!r} began at epoch {known.epoch}, not {request.epoch}: "
+            f"a new start needs a new key",
+            known=known.epoch,
+            given=request.epoch,
+        )
+    return Outcome(run=run, event=None, answer=replace(known.decision, replayed=True))
+
+
+def _restored(run: Run, snapshot: Event, log: Log) -> RunState:
+    """The state at `snapshot`, under the policy and the commands of today."""
+    assert snapshot.state is not None
+    state = RunState.from_json(snapshot.state)
+    for event in log.since("command", snapshot.seq):
+        state = ordered(state, command_from_payload(event), event.holds_from)
+    replaced = log.since("policy", snapshot.seq)
+    if replaced:
+        old = spec_from_payload(log.policy(snapshot.seq)).bound()
+        schedule = carried(old, run.policy, state.schedule, run.learning_rate)
+        if any(event.payload["mode"] == "restart" for event in replaced):
+            schedule = run.policy.start(run.spec.first_learning_rate())
+        state = replace(state, schedule=schedule)
+    return replace(state, stop=run.state.stop)
+
+
+def _step_at(run: Run, request: AttemptRequest, snapshot: Event) -> int | None:
+    """Optimizer steps made before the attempt's first epoch, where that can be known."""
+    if request.step is not None:
+        return request.step
+    if request.epoch == run.epoch:
+        return run.step
+    if snapshot.decision is not None and snapshot.decision.epoch == request.epoch:
+        return snapshot.decision.step
+    if run.spec.steps_per_epoch is not None:
+        return request.epoch * run.spec.steps_per_epoch
+    if run.policy.unit == "epoch":
+        return None
+    raise InvalidReport(
+        f"the policy counts steps: give the `step` at which epoch {request.epoch} begins, or steps_per_epoch "
+        f"with the run",
+        field="step",
+    )

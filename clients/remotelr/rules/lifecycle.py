@@ -1,0 +1,99 @@
+"""The beginning and the end of a run, and the exchange of its policy."""
+
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from remotelr.rules.codec import policy_to_json
+from remotelr.rules.deciding import decide_rate
+from remotelr.rules.errors import PolicyConflict, RunFinished
+from remotelr.rules.log import Event
+from remotelr.rules.policy import Policy
+from remotelr.rules.run import FinalStatus, OnConflict, Outcome, Run, RunSpec
+from remotelr.rules.state import RunState
+
+
+def create(key: str, spec: RunSpec) -> Outcome:
+    """A new run with the decision for epoch 0. Raises InvalidPolicy when the spec lacks what the policy needs."""
+    policy = spec.bound()
+    state = RunState(schedule=policy.start(spec.first_learning_rate()))
+    step = 0 if policy.unit == "step" else None
+    run = Run(key=key, spec=spec, policy=policy, seq=0, step=step, learning_rate=0.0, state=state, decided_seq=1)
+    return decide_rate(run, "created", epoch=0, step=step, state=state, reason="start", payload=spec.to_json())
+
+
+def put_policy(run: Run, spec: RunSpec, on_conflict: OnConflict = "error") -> Outcome:
+    """The existing run asked for again: untouched when the policy is the same, else as `on_conflict` says.
+
+    `keep` leaves the run's own policy, `replace` sets the new one and keeps what a schedule of the
+    same shape remembers, `restart` sets it with a fresh state. Another initial rate alone is no
+    conflict: a restarted trainer names the rate of its checkpoint. `error` raises PolicyConflict.
+    """
+    if on_conflict == "keep" or _same_policy(run, spec):
+        return Outcome(run=run, event=None)
+    kept, given = run.spec.initial_learning_rate, spec.initial_learning_rate
+    wanted = replace(spec, initial_learning_rate=given or kept if on_conflict == "restart" else kept or given)
+    if on_conflict == "error":
+        raise PolicyConflict(
+            "the run exists with another policy: ask with on_conflict = keep, replace or restart",
+            difference=_difference(run.spec.to_json(), wanted.to_json()),
+        )
+    policy = wanted.bound()
+    if on_conflict == "restart":
+        schedule = policy.start(wanted.first_learning_rate())
+    else:
+        schedule = carried(run.policy, policy, run.state.schedule, run.learning_rate)
+    state = replace(run.state, schedule=schedule)
+    event = Event(
+        seq=run.seq + 1,
+        kind="policy",
+        attempt=run.attempt,
+        holds_from=run.epoch,
+        payload={**wanted.to_json(), "mode": on_conflict},
+        state=state.to_json(),
+    )
+    changed = replace(
+        run, spec=wanted, policy=policy, policy_version=run.policy_version + 1, seq=event.seq, state=state
+    )
+    return Outcome(run=changed, event=event)
+
+
+def finish(run: Run, status: FinalStatus) -> Outcome:
+    """The run at its end. Saying the same again changes nothing; another end raises RunFinished."""
+    if run.status == status:
+        return Outcome(run=run, event=None)
+    if run.status != "running":
+        raise RunFinished(f"the run is already {run.status}, not {status}", status=run.status, epoch=run.epoch)
+    event = Event(
+        seq=run.seq + 1, kind="finished", attempt=run.attempt, holds_from=run.epoch, payload={"status": status}
+    )
+    return Outcome(run=replace(run, seq=event.seq, status=status), event=event)
+
+
+def carried(old: Policy, new: Policy, state: Any, learning_rate: float) -> Any:
+    """What the new policy's schedule remembers: the same, where the tree kept its shape, else a fresh start."""
+    return state if _shape(old.schedule) == _shape(new.schedule) else new.start(learning_rate)
+
+
+def _shape(node: Any) -> Any:
+    """The types of a tree without their parameters."""
+    if isinstance(node, tuple):
+        return tuple(_shape(part) for part in node)
+    if not is_dataclass(node):
+        return None
+    return type(node).__name__, tuple(_shape(getattr(node, field.name)) for field in fields(node))
+
+
+def _same_policy(run: Run, spec: RunSpec) -> bool:
+    if policy_to_json(spec.policy) != policy_to_json(run.spec.policy):
+        return False
+    return replace(spec, initial_learning_rate=run.spec.initial_learning_rate).bound() == run.policy
+
+
+def _difference(stored: Any, given: Any, path: str = "") -> dict[str, list[Any]]:
+    """Where two documents differ: path to [stored, given]."""
+    if isinstance(stored, dict) and isinstance(given, dict):
+        found: dict[str, list[Any]] = {}
+        for name in sorted(stored.keys() | given.keys()):
+            found |= _difference(stored.get(name), given.get(name), f"{path}.{name}" if path else name)
+        return found
+    return {} if stored == given else {path: [stored, given]}

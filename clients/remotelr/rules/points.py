@@ -1,0 +1,105 @@
+"""A point of a run: one epoch, what its ranks have said of it, and the decision that comes of that."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from remotelr.rules.deciding import decide_rate, gap, position_of
+from remotelr.rules.errors import InvalidReport
+from remotelr.rules.log import Log
+from remotelr.rules.ranks import Aggregate
+from remotelr.rules.run import Outcome, Report, Run, report_from_event
+from remotelr.rules.schedule import Point
+
+
+def aggregate_of(run: Run) -> Aggregate:
+    return run.policy.aggregate or Aggregate()
+
+
+def heard(run: Run, epoch: int, log: Log) -> int:
+    """How many of the ranks whose reports decide the point have reported it."""
+    if aggregate_of(run).ranks == "rank0":
+        return int(log.report(epoch, 0) is not None)
+    return log.count(epoch)
+
+
+def reports_of(epoch: int, log: Log) -> dict[int, Report]:
+    """What each rank has reported of the point."""
+    return {event.rank or 0: report_from_event(event) for event in log.reports(epoch)}
+
+
+def decide_point(
+    run: Run,
+    kind: Literal["report", "closing"],
+    epoch: int,
+    reports: Mapping[int, Report],
+    *,
+    payload: Mapping[str, Any],
+    notes: Mapping[str, Any],
+    rank: int | None = None,
+    hold: bool = False,
+) -> Outcome:
+    """The decision for the epoch after the point `epoch`, of these reports by rank.
+
+    hold: the schedule learns nothing of the point; what it remembers stays as it is.
+    Raises InvalidReport when the policy counts steps and nobody says how many were made.
+    """
+    policy = run.policy
+    began = _began(run, epoch)
+    step = step_after(run, epoch, _step_said(reports))
+    position = position_of(policy, epoch + 1, step)
+    schedule = run.state.schedule
+    if not hold:
+        # Orders due in the reported epoch have long been carried out; those of the next one are not yet.
+        schedule = policy.observe(schedule, Point(began, _metrics(run, reports)))
+    moved = policy.raw_learning_rate(schedule, position) != policy.raw_learning_rate(run.state.schedule, position)
+    return decide_rate(
+        run,
+        kind,
+        epoch=epoch + 1,
+        step=step,
+        state=replace(run.state, schedule=schedule),
+        reason="plateau" if moved else "schedule",
+        payload=payload,
+        notes={**gap(run.epoch, epoch), **notes},
+        event_epoch=epoch,
+        rank=rank,
+    )
+
+
+def step_after(run: Run, epoch: int, said: int | None) -> int | None:
+    """Optimizer steps made by the end of `epoch`; None where that is not known, and need not be.
+
+    said: by a report. Raises InvalidReport where it is needed and cannot be worked out.
+    """
+    if said is not None:
+        return max(said, run.step or 0)
+    if run.policy.unit == "epoch":
+        return None
+    if run.spec.steps_per_epoch is None:
+        raise InvalidReport(
+            "the policy counts steps: give `step` with each report, or steps_per_epoch with the run", field="step"
+        )
+    return int(_began(run, epoch)) + run.spec.steps_per_epoch
+
+
+def _metrics(run: Run, reports: Mapping[int, Report]) -> Mapping[str, float]:
+    if run.spec.world_size == 1:
+        (alone,) = reports.values()
+        return alone.metrics
+    return aggregate_of(run).reduce({rank: (report.metrics, report.weight) for rank, report in reports.items()})
+
+
+def _step_said(reports: Mapping[int, Report]) -> int | None:
+    """What the lowest rank says that says it: whoever came last shall make no difference."""
+    return next((reports[rank].step for rank in sorted(reports) if reports[rank].step is not None), None)
+
+
+def _began(run: Run, epoch: int) -> float:
+    """Where the epoch began. After a gap it is worked out, or, without a length, the last known place."""
+    if run.policy.unit == "epoch":
+        return float(epoch)
+    known = run.step or 0
+    if epoch == run.epoch or run.spec.steps_per_epoch is None:
+        return float(known)
+    return float(known + (epoch - run.epoch) * run.spec.steps_per_epoch)

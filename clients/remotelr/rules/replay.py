@@ -1,0 +1,63 @@
+"""Folding a stored history again, to prove that it is what the rules make of its inputs."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from remotelr.rules.attempts import begin_attempt
+from remotelr.rules.closing import close
+from remotelr.rules.commands import command
+from remotelr.rules.lifecycle import create, finish, put_policy
+from remotelr.rules.log import Event, Log, MemoryLog
+from remotelr.rules.reports import report
+from remotelr.rules.run import (
+    AttemptRequest,
+    Outcome,
+    Run,
+    command_from_payload,
+    report_from_event,
+    spec_from_payload,
+)
+
+
+class ReplayMismatch(AssertionError):
+    """A stored event is not what the rules decide from the same inputs."""
+
+
+def replay(key: str, events: Iterable[Event]) -> Run:
+    """The run `key` as folding `events`, oldest first and from the first on, makes it.
+
+    Raises ReplayMismatch at the first event that comes out otherwise than it is stored.
+    """
+    log = MemoryLog()
+    run: Run | None = None
+    for stored in events:
+        outcome = again(key, run, stored, log)
+        expected = replace(stored, superseded_by=None)
+        if outcome.event != expected:
+            raise ReplayMismatch(f"{key}: stored {expected}, folded {outcome.event}")
+        log.append(expected)
+        run = outcome.run
+    if run is None:
+        raise ReplayMismatch(f"{key}: no events")
+    return run
+
+
+def again(key: str, run: Run | None, event: Event, log: Log) -> Outcome:
+    """What comes of the input behind `event`, taken once more."""
+    if run is None or event.kind == "created":
+        return create(key, spec_from_payload(event))
+    match event.kind:
+        case "attempt":
+            assert event.key is not None and event.epoch is not None
+            return begin_attempt(run, AttemptRequest(key=event.key, epoch=event.epoch, **event.payload), log)
+        case "report":
+            return report(run, report_from_event(event), log)
+        case "closing":
+            assert event.epoch is not None
+            return close(run, event.epoch, log, event.payload["because"])
+        case "command":
+            return command(run, command_from_payload(event), log)
+        case "policy":
+            return put_policy(run, spec_from_payload(event), event.payload["mode"])
+        case "finished":
+            return finish(run, event.payload["status"])

@@ -1,0 +1,272 @@
+"""A RemoteLR service in memory, for the tests of people who use the client: no server, no database, no sockets.
+
+    >>> from remotelr import Client
+    >>> from remotelr.testing import InMemoryService
+    >>> service = InMemoryService()
+    >>> with Client(service.url, transport=service) as client:
+    ...     halving = {"type": "step", "step_size": 1, "gamma": 0.5}
+    ...     run = client.run("mnist-7", policy=halving, initial_learning_rate=0.8)
+    ...     first = run.begin(epoch=0)
+    ...     second = run.report(0, {"val_loss": 0.7})
+    >>> first.learning_rate, second.learning_rate
+    (0.8, 0.4)
+    >>> service.learning_rates("mnist-7")
+    [0.8, 0.4]
+
+It decides by the same rules and says the same words as the real one. What it has not: metrics of its
+own, tokens, experiments, previews, and waiting (a long poll is answered at once).
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+
+from remotelr._transport import NoAnswer
+from remotelr._wire import Request, Response
+from remotelr.rules import (
+    AttemptRequest,
+    Command,
+    Decision,
+    Event,
+    MemoryLog,
+    Outcome,
+    Report,
+    RulesError,
+    Run,
+    RunSpec,
+    Waiting,
+    begin_attempt,
+    command,
+    create,
+    finish,
+    metrics_from_json,
+    policy_from_json,
+    policy_to_json,
+    put_policy,
+    report,
+)
+
+__all__ = ["InMemoryService"]
+
+_PATH = re.compile(r"/v1/runs/(?P<key>[^/]+)(?P<call>(/[a-z]+)*)")
+_INVALID = ("invalid_policy", "invalid_report", "invalid_command")
+_SPEC = ("initial_learning_rate", "world_size", "steps_per_epoch", "total_epochs")
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A run as the service keeps it."""
+
+    run: Run
+    log: MemoryLog = field(default_factory=MemoryLog)
+    experiment: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def take(self, outcome: Outcome) -> Decision | Waiting | None:
+        self.run = outcome.run
+        if outcome.event is not None:
+            self.log.append(outcome.event)
+        return outcome.answer
+
+    @property
+    def decision(self) -> Decision:
+        """The one in force."""
+        decided = next(event for event in self.log.events if event.seq == self.run.decided_seq)
+        assert decided.decision is not None
+        return decided.decision
+
+
+class InMemoryService:
+    """Give it to a client or a callback as `transport=`, and its `url` as the address.
+
+    away: set it to True, and nobody gets an answer until it is False again.
+    asked: what has been asked so far, method and path.
+    """
+
+    url = "http://remotelr.test"
+
+    def __init__(self) -> None:
+        self.away = False
+        self.asked: list[str] = []
+        self._runs: dict[str, _Kept] = {}
+
+    def learning_rates(self, run: str) -> list[float]:
+        """The rate decided for each epoch so far, from epoch 0 on; what was gone back over counts no more."""
+        events = [event for event in self.events(run) if event.superseded_by is None and event.decision is not None]
+        rates = {event.decision.epoch: event.decision.learning_rate for event in events if event.decision is not None}
+        return [rates[epoch] for epoch in sorted(rates)]
+
+    def events(self, run: str) -> list[Event]:
+        """The log of the run, oldest first. Raises KeyError for a run nobody made."""
+        return list(self._runs[run].log.events)
+
+    def command(self, run: str, order: Command) -> None:
+        """Order what an operator would. Raises InvalidCommand, and KeyError for a run nobody made."""
+        kept = self._runs[run]
+        kept.take(command(kept.run, order, kept.log))
+
+    def send(self, request: Request, timeout_s: float) -> Response:
+        """The answer to `request`. Raises NoAnswer while the service is away."""
+        if self.away:
+            raise NoAnswer("the service is away, as the test wants it")
+        self.asked.append(f"{request.method} {request.path}")
+        try:
+            return self._answer(request)
+        except RulesError as refusal:
+            return _problem(422 if refusal.code in _INVALID else 409, refusal.code, refusal.message, refusal.details)
+        except (KeyError, TypeError, ValueError) as error:
+            return _problem(422, "invalid_request", f"{type(error).__name__}: {error}", {})
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+    def _answer(self, request: Request) -> Response:
+        found = _PATH.fullmatch(request.path)
+        body = json.loads(request.body or b"{}")
+        if request.path == "/v1/runs" and request.method == "GET":
+            return _response(200, {"runs": [_run(self._runs[key]) for key in sorted(self._runs)], "next": None})
+        if found is None:
+            return _problem(404, "not_found", f"there is nothing at {request.path}", {})
+        key, call = unquote(found["key"]), f"{request.method} {found['call']}".strip()
+        if call == "PUT":
+            return self._put(key, body)
+        if key not in self._runs:
+            return _problem(404, "run_not_found", f"there is no run {key!r}", {})
+        answer = _CALLS.get(call)
+        if answer is None:
+            return _problem(404, "not_found", f"there is nothing at {request.path}", {})
+        return answer(self._runs[key], body)
+
+    def _put(self, key: str, body: dict[str, Any]) -> Response:
+        members = {name: body[name] for name in _SPEC if body.get(name) is not None}
+        spec = RunSpec(policy=policy_from_json(body["policy"]), **members)
+        known = self._runs.get(key)
+        if known is not None:
+            known.take(put_policy(known.run, spec, body.get("on_conflict", "error")))
+            return _response(200, _run(known))
+        outcome = create(key, spec)
+        kept = _Kept(outcome.run, experiment=body.get("experiment"), tags=body.get("tags") or {})
+        kept.take(outcome)
+        self._runs[key] = kept
+        return _response(201, _run(kept))
+
+
+def _begin(kept: _Kept, body: dict[str, Any]) -> Response:
+    answer = kept.take(begin_attempt(kept.run, AttemptRequest(**body), kept.log))
+    assert isinstance(answer, Decision)
+    return _response(200, {"attempt": answer.attempt, "decision": _told(answer)})
+
+
+def _report(kept: _Kept, body: dict[str, Any]) -> Response:
+    answer = kept.take(report(kept.run, _said(body), kept.log))
+    assert answer is not None
+    return _response(202 if isinstance(answer, Waiting) else 200, _told(answer))
+
+
+def _report_batch(kept: _Kept, body: dict[str, Any]) -> Response:
+    answers: list[dict[str, Any]] = []
+    for said in [_said(each) for each in body["reports"]]:
+        try:
+            answer = kept.take(report(kept.run, said, kept.log))
+        except RulesError as refusal:
+            detail = {"detail": refusal.message, "problem": dict(refusal.details)}
+            answers.append({"status": "refused", "code": refusal.code, **detail})
+            break
+        assert answer is not None
+        answers.append(_told(answer))
+    return _response(200, {"answers": answers})
+
+
+def _command(kept: _Kept, body: dict[str, Any]) -> Response:
+    outcome = command(kept.run, Command(**body), kept.log)
+    kept.take(outcome)
+    noted = outcome.event or kept.log.keyed("command", body["key"])
+    assert noted is not None
+    value = {"type": body["type"], "value": body.get("value")}
+    return _response(200, {"run": kept.run.key, "seq": noted.seq, "holds_from": noted.holds_from, **value})
+
+
+def _finish(kept: _Kept, body: dict[str, Any]) -> Response:
+    kept.take(finish(kept.run, body["status"]))
+    return _response(200, _run(kept))
+
+
+def _history(kept: _Kept) -> Response:
+    rates = {event.decision.epoch: event.decision.learning_rate for event in kept.log.events if event.decision}
+    rows = [_row(event, rates) for event in kept.log.events if event.kind == "report"]
+    return _response(200, {"run": kept.run.key, "reports": rows, "next": None})
+
+
+def _row(event: Event, rates: Mapping[int, float]) -> dict[str, Any]:
+    decision = event.decision
+    return {
+        "seq": event.seq,
+        "epoch": event.epoch,
+        "attempt": event.attempt,
+        "rank": event.rank,
+        "metrics": event.payload["metrics"],
+        "learning_rate": rates.get(event.epoch or 0, 0.0),
+        "used_learning_rate": event.payload.get("learning_rate"),
+        "next_learning_rate": None if decision is None else decision.learning_rate,
+        "reason": None if decision is None else decision.reason,
+        "action": None if decision is None else decision.action,
+        "superseded_by": event.superseded_by,
+    }
+
+
+_CALLS: Mapping[str, Callable[[_Kept, dict[str, Any]], Response]] = {
+    "GET": lambda kept, _: _response(200, _run(kept)),
+    "GET /decision": lambda kept, _: _response(200, _told(kept.decision)),
+    "GET /history": lambda kept, _: _history(kept),
+    "POST /attempts": _begin,
+    "POST /reports": _report,
+    "POST /reports/batch": _report_batch,
+    "POST /commands": _command,
+    "POST /finish": _finish,
+}
+
+
+def _said(body: dict[str, Any]) -> Report:
+    if body["epoch"] < 0:
+        raise ValueError("epochs are counted from 0")
+    measured = {name: value for name, value in body["metrics"].items() if value is not None}
+    return Report(**{**body, "metrics": metrics_from_json(measured)})
+
+
+def _told(answer: Decision | Waiting) -> dict[str, Any]:
+    if isinstance(answer, Waiting):
+        members = {name: getattr(answer, name) for name in ("run", "attempt", "epoch", "have", "need")}
+        return {"status": "waiting", **members}
+    return {name: getattr(answer, name) for name in Decision.__slots__ if name != "local"}
+
+
+def _run(kept: _Kept) -> dict[str, Any]:
+    run, spec = kept.run, kept.run.spec
+    return {
+        "run": run.key,
+        "experiment": kept.experiment,
+        "tags": dict(kept.tags),
+        "policy": policy_to_json(spec.policy),
+        **{name: getattr(spec, name) for name in _SPEC},
+        "policy_version": run.policy_version,
+        "attempt": run.attempt,
+        "epoch": run.epoch,
+        "step": run.step,
+        "learning_rate": run.learning_rate,
+        "status": run.status,
+        "decision": _told(kept.decision),
+    }
+
+
+def _response(status: int, document: Mapping[str, Any]) -> Response:
+    body = json.dumps(document, allow_nan=False).encode()
+    return Response(status=status, headers={"content-type": "application/json"}, body=body)
+
+
+def _problem(status: int, code: str, detail: str, members: Mapping[str, Any]) -> Response:
+    problem = {"type": "about:blank", "title": code, "status": status, "code": code, "detail": detail, **members}
+    body = json.dumps(problem, default=str).encode()
+    return Response(status=status, headers={"content-type": "application/problem+json"}, body=body)

@@ -1,0 +1,121 @@
+"""The command line, `remotelr`. Each command imports what it needs, so that all of them begin at once."""
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from remotelr_service.db.errors import ServiceError
+from remotelr_service.mistakes import Mistake
+
+cli = typer.Typer(
+    help="RemoteLR: the learning rates of every training run, decided in one durable place.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+database = typer.Typer(help="The tables of the database.", no_args_is_help=True, rich_markup_mode=None)
+cli.add_typer(database, name="db")
+
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(help="sqlite:///file or postgresql://user:password@host/name; else REMOTELR_DATABASE_URL."),
+]
+
+
+def main() -> None:
+    """Run the command line. What a person can put right is said in one line, with exit code 1."""
+    try:
+        cli()
+    except (Mistake, ServiceError) as error:
+        print(f"remotelr: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"remotelr {version('remotelr-service')}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the release.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
+
+
+@cli.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one [8000].")] = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Serve until Ctrl-C. Without a database URL the runs are kept in remotelr.db, here.
+
+    Everything else is set by environment variables; `remotelr settings` lists them.
+    """
+    from remotelr_service.serving import serve as serve_with
+    from remotelr_service.settings import read_settings
+
+    serve_with(read_settings(host=host, port=port, database_url=database_url))
+
+
+@database.command()
+def upgrade(database_url: DatabaseUrl = None) -> None:
+    """Bring the tables to this release. Safe to run twice, and from several machines at once."""
+    from remotelr_service.db import migrate
+    from remotelr_service.db.engine import sole_use
+    from remotelr_service.settings import read_settings
+
+    url = read_settings(database_url=database_url).database_url
+    with sole_use(url):
+        before = migrate.current(url)
+        migrate.upgrade(url)
+    after = migrate.head()
+    print(f"the database is at {after} already" if before == after else f"the database is at {after} now")
+
+
+@database.command()
+def current(database_url: DatabaseUrl = None) -> None:
+    """Print the revision of the tables, and whether this release can work with them."""
+    from remotelr_service.db import migrate
+    from remotelr_service.settings import read_settings
+
+    at, needed = migrate.current(read_settings(database_url=database_url).database_url), migrate.head()
+    print(f"{at} (current)" if at == needed else f"{at or 'no tables'} (this release needs {needed})")
+
+
+@cli.command()
+def demo() -> None:
+    """Train small models through a service of their own, kill one, start it again: the curve goes on."""
+    from remotelr_service.demo import run_demo
+
+    sys.exit(run_demo())
+
+
+@cli.command()
+def openapi() -> None:
+    """Print the OpenAPI document."""
+    import json
+
+    from remotelr_service.app import create_app
+    from remotelr_service.settings import Settings
+
+    print(json.dumps(create_app(Settings()).openapi(), indent=1, ensure_ascii=False))
+
+
+@cli.command()
+def settings() -> None:
+    """Print all settings, as Markdown."""
+    from remotelr_service.settings import settings_page
+
+    print(settings_page(), end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""What the actions of one process work with: its database, its one writer, who waits for news, what is counted."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from sqlalchemy import Engine
+
+from remotelr_service.db.engine import Database, open_database
+from remotelr_service.db.notices import Notices
+from remotelr_service.db.writer import Writer
+from remotelr_service.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Opened once by the service when it starts, closed when it ends."""
+
+    database: Database
+    writer: Writer
+    notices: Notices
+    metrics: Metrics
+
+    @property
+    def reads(self) -> Engine:
+        return self.database.reads
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """The database at `url` with its writer at work. Raises what `open_database` does."""
+        database = open_database(url)
+        notices = Notices(database.reads)
+        metrics = Metrics()
+        writer = Writer(database.writes, committed=notices.publish, measured=metrics.group)
+        metrics.watch("remotelr_writer_queue_length", "Actions that wait to be written.", lambda: writer.waiting)
+        metrics.watch("remotelr_writer_failing", "1 while writing fails.", lambda: writer.failing is not None)
+        writer.start()
+        return cls(database, writer, notices, metrics)
+
+    def close(self) -> None:
+        """Commit and answer what is waiting, then let go of the database."""
+        self.writer.close()
+        self.database.close()

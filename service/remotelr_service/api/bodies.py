@@ -1,0 +1,174 @@
+"""What is asked, as bodies: strict, no unknown fields, and turned into the rules' own types. Pydantic ends here."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from remotelr.rules import AttemptRequest, Command, Policy, Report, RunSpec, policy_from_json
+from remotelr_service.api.fields import (
+    MAX_COUNT,
+    MAX_EPOCH,
+    MAX_INTEGER,
+    MAX_WORLD_SIZE,
+    Epoch,
+    Key,
+    LearningRate,
+    Metric,
+    MetricName,
+    Metrics,
+    PolicyDocument,
+    Sentence,
+    Sequence,
+    Steps,
+    TagChanges,
+    Tags,
+    WorldSize,
+)
+
+
+class RequestBody(BaseModel):
+    """The base of all bodies: `true` is no number, "0.5" is no number, and a misspelt field is an error."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class RunRequest(RequestBody):
+    """What the owner of a run says of it."""
+
+    policy: PolicyDocument
+    initial_learning_rate: LearningRate | None = Field(
+        None, description="The trainer's own rate; needed where the policy names none."
+    )
+    world_size: WorldSize = 1
+    steps_per_epoch: int | None = Field(None, ge=1, le=MAX_INTEGER, description="Optimizer steps of one epoch.")
+    total_epochs: int | None = Field(None, ge=1, le=MAX_EPOCH, description="Length of the run.")
+    experiment: Key | None = Field(None, description="A named group of runs.")
+    tags: Tags = Field(default_factory=dict)
+    on_conflict: Literal["error", "keep", "replace", "restart"] = Field(
+        "error",
+        description="When the run exists with another policy: `error` refuses, `keep` leaves the run's own, "
+        "`replace` sets this one and keeps the plateau's state, `restart` sets it with fresh state.",
+    )
+
+    def spec(self) -> RunSpec:
+        """Raises InvalidPolicy."""
+        return RunSpec(
+            policy=policy_from_json(self.policy),
+            initial_learning_rate=self.initial_learning_rate,
+            world_size=self.world_size,
+            steps_per_epoch=self.steps_per_epoch,
+            total_epochs=self.total_epochs,
+        )
+
+
+class TagsRequest(RequestBody):
+    """What shall be different about the tags of a run."""
+
+    tags: TagChanges
+
+
+class AttemptStart(RequestBody):
+    """A trainer group begins, or begins again."""
+
+    key: Key = Field(description="The same key is the same attempt: a scheduler's restart id, or random.")
+    epoch: Epoch
+    step: Steps | None = None
+    world_size: WorldSize | None = None
+    gap: bool = Field(False, description="Accept that epochs before `epoch` were never reported.")
+    last_seq: Sequence | None = Field(None, description="`seq` of the newest decision this trainer holds.")
+
+    def request(self) -> AttemptRequest:
+        return AttemptRequest(
+            key=self.key,
+            epoch=self.epoch,
+            step=self.step,
+            world_size=self.world_size,
+            gap=self.gap,
+            last_seq=self.last_seq,
+        )
+
+
+class ReportRequest(RequestBody):
+    """`epoch` ended with these metrics."""
+
+    epoch: Epoch
+    metrics: Metrics
+    attempt: int | None = Field(
+        None, ge=0, le=MAX_INTEGER, description="Whose report it is; absent is the attempt in force."
+    )
+    rank: int = Field(0, ge=0, lt=MAX_WORLD_SIZE)
+    weight: float = Field(1.0, gt=0, le=1e15, description="How many samples stand behind the metrics.")
+    step: Steps | None = Field(None, description="Optimizer steps made by the end of the epoch.")
+    learning_rate: float | None = Field(None, ge=0, description="The rate really used; a difference is logged.")
+    last_seq: Sequence | None = Field(None, description="`seq` of the newest decision this trainer holds.")
+    local: bool = Field(
+        False, description="The trainer decided the epoch's rate itself, by the same rules: the service was away."
+    )
+
+    def report(self) -> Report:
+        return Report(
+            epoch=self.epoch,
+            metrics=_measured(self.metrics),
+            attempt=self.attempt,
+            rank=self.rank,
+            weight=self.weight,
+            step=self.step,
+            learning_rate=self.learning_rate,
+            last_seq=self.last_seq,
+            local=self.local,
+        )
+
+
+class BatchRequest(RequestBody):
+    """Reports that could not be sent before, oldest first."""
+
+    reports: list[ReportRequest] = Field(min_length=1, max_length=1000)
+
+
+class CommandRequest(RequestBody):
+    """What an operator orders."""
+
+    type: Literal["set_learning_rate", "scale", "release", "stop"]
+    value: float | None = Field(None, description="Of set_learning_rate: the rate. Of scale: the factor. Both > 0.")
+    key: Key | None = Field(
+        None, description="The same key is the same command, so a repetition counts once. Or header Idempotency-Key."
+    )
+    actor: Sentence | None = Field(None, description="Who orders it.")
+    reason: Sentence | None = Field(None, description="Why.")
+
+    def command(self, key: str | None) -> Command:
+        return Command(type=self.type, value=self.value, key=self.key or key, actor=self.actor, reason=self.reason)
+
+
+class FinishRequest(RequestBody):
+    """How a run ended."""
+
+    status: Literal["completed", "failed", "stopped"]
+
+
+class PreviewRequest(RequestBody):
+    """A policy, and how much of its curve to give."""
+
+    policy: PolicyDocument
+    initial_learning_rate: LearningRate | None = None
+    count: int = Field(ge=1, le=MAX_COUNT, description="How many positions, in the policy's unit.")
+    start: int = Field(0, ge=0, le=MAX_INTEGER - MAX_COUNT, description="The first position.")
+    metrics: Annotated[list[dict[MetricName, Metric]], Field(max_length=1000)] = Field(
+        default_factory=list, description="What epoch 0, 1, 2… would measure, for plateaus."
+    )
+    steps_per_epoch: int = Field(1, ge=1, le=MAX_INTEGER, description="Positions of an epoch, in a unit of steps.")
+    total: int | None = Field(
+        None, ge=1, le=MAX_INTEGER, description="Length of the run in the policy's unit; absent, that of the curve."
+    )
+
+    def parsed(self) -> Policy:
+        """Raises InvalidPolicy."""
+        return policy_from_json(self.policy)
+
+    def measured(self) -> list[dict[str, float]]:
+        return [_measured(point) for point in self.metrics]
+
+
+def _measured(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if value is not None}

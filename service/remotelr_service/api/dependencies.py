@@ -1,0 +1,53 @@
+"""What routes are given beside the request: the means of the actions, and a way to wait."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Request
+
+from remotelr_service.actions.resources import Resources
+from remotelr_service.api.places import Places
+from remotelr_service.settings import Settings
+
+T = TypeVar("T")
+
+
+# `async`, though they wait for nothing: FastAPI sends plain functions to a thread.
+async def _resources(request: Request) -> Resources:
+    resources: Resources = request.app.state.resources
+    return resources
+
+
+async def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+Means = Annotated[Resources, Depends(_resources)]
+Configured = Annotated[Settings, Depends(_settings)]
+
+
+def draining(request: Request) -> asyncio.Event:
+    """Set when the service has been told to stop."""
+    event: asyncio.Event = request.app.state.draining
+    return event
+
+
+async def while_wanted(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """What `work` gives; None when before that the service begins to stop, or whoever asked has gone."""
+    places: Places = request.app.state.places
+    working = asyncio.ensure_future(work)
+    others = [asyncio.ensure_future(draining(request).wait()), asyncio.ensure_future(_gone(request))]
+    try:
+        with places.given_away():
+            await asyncio.wait([working, *others], return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None
+    finally:
+        for task in (working, *others):
+            task.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,84 @@
+"""What holds for every request: it has an id, and whatever happens inside, it gets an answer."""
+
+import asyncio
+import re
+
+import structlog
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from remotelr_service.api.problems import problem
+from remotelr_service.api.traces import Trace, read_traceparent
+from remotelr_service.logs import REQUEST_ID, TRACE, new_request_id
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
+_CLOSE = ((b"connection", b"close"),)
+
+log = structlog.get_logger("remotelr")
+
+
+class RequestIds:
+    """Give every request an id: its own `X-Request-Id` where that is plain, else a new one. A `traceparent` is kept.
+
+    A failure nobody foresaw is logged under that id and answered with a problem that says no more.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        given, trace = _given(scope)
+        request_id = given or new_request_id()
+        REQUEST_ID.set(request_id)
+        named = [(b"x-request-id", request_id.encode())]
+        if trace is not None:
+            TRACE.set((trace.trace_id, trace.parent_id))
+            named.append((b"traceparent", trace.traceparent))
+        draining: asyncio.Event = scope["app"].state.draining
+        has_begun = False
+
+        async def send_named(message: Message) -> None:
+            nonlocal has_begun
+            if message["type"] == "http.response.start":
+                has_begun = True
+                # Who is answered while we stop shall ask the next thing of somebody else.
+                closing = _CLOSE if draining.is_set() else ()
+                message["headers"] = [*message["headers"], *named, *closing]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_named)
+        except ClientDisconnect:
+            return None
+        except Exception:
+            log.exception("the service failed", path=scope["path"][:200], method=scope["method"])
+            if has_begun:
+                raise
+            detail = f"the service failed; its log tells more under request id {request_id}"
+            await problem("internal_error", detail, request_id=request_id)(scope, receive, send_named)
+
+
+class HeadAsGet:
+    """Answer HEAD wherever GET is answered. The server beneath leaves the body out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = {**scope, "method": "GET"} if scope.get("method") == "HEAD" else scope
+        await self._app(asked, receive, send)
+        if "route" in asked:
+            # Requests are counted by it.
+            scope["route"] = asked["route"]
+
+
+def _given(scope: Scope) -> tuple[str | None, Trace | None]:
+    request_id = trace = None
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            request_id = value.decode() if _REQUEST_ID.fullmatch(value) else None
+        elif name == b"traceparent":
+            trace = read_traceparent(value)
+    return request_id, trace

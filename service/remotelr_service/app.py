@@ -1,0 +1,84 @@
+"""The service as an ASGI application. Nothing is opened before it starts, nothing is made by importing it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from remotelr.rules import Decision
+from remotelr_service.actions.resources import Resources
+from remotelr_service.actions.timeouts import keeping_time
+from remotelr_service.api import docs, errors, openapi
+from remotelr_service.api.decided import log_decision
+from remotelr_service.api.middleware import HeadAsGet, RequestIds
+from remotelr_service.api.places import Places
+from remotelr_service.api.plain import PlainReports
+from remotelr_service.api.routes import attempts, commands, decisions, health, history, policies, reports, runs
+from remotelr_service.api.traffic import Traffic
+from remotelr_service.settings import Settings
+
+DESCRIPTION = """The learning-rate control plane: it holds the policy and the plateau state of every training run.
+
+Trainers report what they measured after each epoch and get the next learning rate back. A repeated report gets
+the same answer again; every refusal is `application/problem+json` with a stable `code`."""
+
+
+def create_app(settings: Settings, resources: Resources | None = None) -> FastAPI:
+    """The application over the database of `settings`, whose tables must be up to date.
+
+    resources: opened already; else they are opened when the application starts. It closes them at its end.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.resources = resources or Resources.open(settings.database_url)
+        means = app.state.resources
+        app.state.places = Places(settings.max_requests, settings.line_timeout_s)
+        _watch(app)
+
+        def tell(decision: Decision) -> None:
+            log_decision(decision)
+            means.metrics.decision(decision)
+
+        try:
+            async with keeping_time(means.writer, means.reads, tell):
+                yield
+        finally:
+            await run_in_threadpool(app.state.resources.close)
+
+    app = FastAPI(
+        title="RemoteLR",
+        version=version("remotelr-service"),
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    app.state.settings = settings
+    app.state.draining = asyncio.Event()
+    # The last one added is the first to see a request.
+    app.add_middleware(HeadAsGet)
+    app.add_middleware(RequestIds)
+    app.add_middleware(Traffic)
+    errors.install(app)
+    openapi.install(app)
+    docs.install(app)
+    # The hot call first: routes are tried in order.
+    app.router.routes.append(PlainReports())
+    for module in (reports, attempts, decisions, runs, history, commands, policies, health):
+        app.include_router(module.router)
+    app.include_router(reports.batches)
+    return app
+
+
+def _watch(app: FastAPI) -> None:
+    metrics, places, draining = app.state.resources.metrics, app.state.places, app.state.draining
+    metrics.tell_build(app.version)
+    metrics.watch("remotelr_http_requests_in_progress", "Requests worked on.", lambda: places.taken)
+    metrics.watch("remotelr_http_requests_in_line", "Requests that stand in line.", lambda: places.line_length)
+    metrics.watch("remotelr_http_requests_waiting", "Requests that wait for a decision.", lambda: places.waiting)
+    metrics.watch("remotelr_draining", "1 once the service has been told to end.", draining.is_set)

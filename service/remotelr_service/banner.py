@@ -1,0 +1,42 @@
+"""What `remotelr serve` says when it is ready: where it is, where the runs are kept, what to paste into a trainer."""
+
+_EVERYBODY = ("0.0.0.0", "::", "")
+
+
+def banner(address: str, database_url: str, release: str) -> str:
+    return "\n".join(
+        [
+            "",
+            f"  RemoteLR {release} is ready",
+            "",
+            f"    address    {address}   (documentation: {address}/docs)",
+            f"    database   {shown_url(database_url)}",
+            "    in Keras   from remotelr.keras import RemoteLR",
+            f'               model.fit(..., callbacks=[RemoteLR(url="{address}", run="my-run", patience=5)])',
+            "",
+            "  Ctrl-C ends it; nothing that was answered is lost.",
+            "",
+        ]
+    )
+
+
+def warning_of_exposure(host: str) -> str | None:
+    """What to say about a host that others reach, else None."""
+    if host in ("127.0.0.1", "::1", "localhost"):
+        return None
+    reach = "every network of this machine" if host in _EVERYBODY else host
+    return (
+        f"warning: listening on {reach}, and there are no tokens yet: whoever reaches this port can read and "
+        f"change every run. Keep it behind a firewall, or serve on 127.0.0.1."
+    )
+
+
+def shown_url(url: str) -> str:
+    """The database URL as it may be shown: without its password, and without options, which may hold one."""
+    scheme, _, rest = url.partition("?")[0].partition("://")
+    if scheme.startswith("sqlite") or "@" not in rest:
+        return f"{scheme}://{rest}"
+    # The last `@` of all: a password may hold others, and slashes, quoted or not.
+    user_info, _, place = rest.rpartition("@")
+    user, colon, _ = user_info.partition(":")
+    return f"{scheme}://{user}{':***' if colon else ''}@{place}"

@@ -1,0 +1,66 @@
+"""Many rows in one statement, as each database takes them fastest.
+
+Rows are plain JSON values here, moments as text. PostgreSQL gets them as one JSON document, whatever their number:
+a statement for each row costs it, and us, more than the row. SQLite, which is in our own process, gets them one by one.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Connection, Dialect, Table
+
+Rows = Sequence[Mapping[str, Any]]
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"))
+
+
+def insert_rows(connection: Connection, table: Table, rows: Rows) -> None:
+    """Add rows, all with the same columns. Raises IntegrityError where one contradicts what is there."""
+    _execute(connection, _insertion(connection.dialect, table, tuple(rows[0])), rows)
+
+
+def update_rows(connection: Connection, table: Table, rows: Rows) -> None:
+    """Set the other columns of the rows named by `id`. All have the same columns."""
+    _execute(connection, _change(connection.dialect, table, tuple(rows[0])), rows)
+
+
+@lru_cache(maxsize=64)
+def moment_to_text(moment: datetime) -> str:
+    """As `tables.Moment` stores it on SQLite, and as PostgreSQL reads it."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _execute(connection: Connection, statement: str, rows: Rows) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(statement, {"rows": _ENCODER.encode(rows)})
+    else:
+        connection.exec_driver_sql(statement, list(rows))
+
+
+@lru_cache(maxsize=64)
+def _insertion(dialect: Dialect, table: Table, names: tuple[str, ...]) -> str:
+    columns = ", ".join(names)
+    if dialect.name == "postgresql":
+        source = f"SELECT {columns} FROM {_recordset(dialect, table, names)}"  # noqa: S608  # names of our tables
+    else:
+        source = f"VALUES ({', '.join(f':{name}' for name in names)})"
+    return f"INSERT INTO {table.name} ({columns}) {source}"
+
+
+@lru_cache(maxsize=64)
+def _change(dialect: Dialect, table: Table, names: tuple[str, ...]) -> str:
+    changed = [name for name in names if name != "id"]
+    if dialect.name == "postgresql":
+        values = ", ".join(f"{name} = new.{name}" for name in changed)
+        values += f" FROM {_recordset(dialect, table, names)} WHERE {table.name}.id = new.id"
+    else:
+        values = ", ".join(f"{name} = :{name}" for name in changed) + " WHERE id = :id"
+    return f"UPDATE {table.name} SET {values}"  # noqa: S608  # the names are those of our tables
+
+
+def _recordset(dialect: Dialect, table: Table, names: tuple[str, ...]) -> str:
+    typed = ", ".join(f"{name} {table.c[name].type.compile(dialect)}" for name in names)
+    return f"json_to_recordset(%(rows)s) AS new({typed})"

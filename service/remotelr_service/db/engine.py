@@ -1,0 +1,357 @@
+"""Engines for both databases. This is the only place that knows SQLite from PostgreSQL.
+
+SQLite has no row locks and no server, so one process has the file, and one connection of it writes:
+every write transaction takes the write lock at BEGIN, which makes read-decide-write safe, and no other
+connection writes or checkpoints (releases before 3.51.3 can damage a file when two do at once:
+sqlite.org/wal.html#walresetbug). PostgreSQL keeps replicas apart by row locks on the heads of the runs.
+"""
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+from urllib.parse import quote
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool, QueuePool
+from sqlalchemy.sql import ColumnElement, TableValuedAlias
+
+from remotelr_service.db.errors import DatabaseAway, DatabaseDamaged, DatabaseInUse, InvalidDatabaseUrl
+
+SQLITE_BUSY_TIMEOUT_MS = 5_000
+SQLITE_JOURNAL_LIMIT_BYTES = 64 * 1024 * 1024
+# A quick_check reads the whole file. Serving shall begin within a second, so a file too big to be
+# read in this time is checked as far as the time goes: its header, its tables, its first pages.
+SQLITE_CHECK_LIMIT_S = 0.4
+
+POSTGRES_LOCK_TIMEOUT_MS = 300
+POSTGRES_STATEMENT_TIMEOUT_MS = 2_000
+POSTGRES_IDLE_TIMEOUT_MS = 5_000
+POSTGRES_MIGRATION_TIMEOUT_MS = 60_000
+POSTGRES_TABLE_LOCK_TIMEOUT_MS = 100
+
+_READERS: dict[str, Any] = {"pool_size": 5, "max_overflow": 10, "pool_timeout": 2, "pool_use_lifo": True}
+
+# serialization_failure, deadlock_detected, lock_not_available.
+_RACE_STATES = frozenset({"40001", "40P01", "55P03"})
+_CANCELLED_STATE = "57014"
+
+Fault = Literal["race", "lost", "slow", "away", "its own"]
+
+# What is raised when the database cannot be reached, cannot write, or has no connection left in time.
+AWAY = (OperationalError, InterfaceError, PoolTimeout)
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """The engines of one database: `reads` for any thread, `writes` for the writer alone."""
+
+    reads: Engine
+    writes: Engine
+    lock: IO[bytes] | None = None
+
+    def close(self) -> None:
+        """Close every connection, and let another process have the SQLite file."""
+        for engine in (self.reads, self.writes):
+            # A thread may still be reading. What it gives back later goes to a pool nobody looks into any more.
+            event.listen(engine.pool, "checkin", _close_returned)
+            engine.dispose()
+        if self.lock is not None:
+            self.lock.close()
+
+
+def open_database(url: str) -> Database:
+    """The database at `url`, for the one service process (SQLite) or one of several (PostgreSQL).
+
+    url: `sqlite:///file` or `postgresql://user:password@host/name`; `postgres://` is the same.
+
+    Raises InvalidDatabaseUrl; for SQLite also DatabaseInUse when another process has the file, and
+    DatabaseDamaged when a quick check finds it broken. PostgreSQL is not contacted yet.
+    """
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "postgresql":
+        engine = _postgres_engine(parsed)
+        return Database(reads=engine, writes=engine)
+    file = _sqlite_file(parsed)
+    lock = _lock_file(file)
+    try:
+        _check_file(file)
+    except BaseException:
+        lock.close()
+        raise
+    return Database(reads=_sqlite_reader(parsed), writes=_sqlite_writer(parsed), lock=lock)
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A short transaction to read in. Raises DatabaseAway when the database cannot be reached."""
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except AWAY as error:
+        raise DatabaseAway("the database cannot be reached: ask again") from error
+
+
+def migration_engine(url: str) -> Engine:
+    """An engine for one schema change: patient, and gone with its last connection."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        _sqlite_file(parsed)
+        return _sqlite_writer(parsed, poolclass=NullPool)
+    return _postgres_engine(
+        parsed,
+        lock_timeout_ms=POSTGRES_MIGRATION_TIMEOUT_MS,
+        statement_timeout_ms=POSTGRES_MIGRATION_TIMEOUT_MS,
+        poolclass=NullPool,
+    )
+
+
+def inspection_engine(url: str) -> Engine:
+    """An engine to look at a database with, whoever has it; gone with its last connection."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        _sqlite_file(parsed)
+        return _sqlite_reader(parsed, poolclass=NullPool)
+    return _postgres_engine(parsed, poolclass=NullPool)
+
+
+def is_there(url: str) -> bool:
+    """Whether there is a database to look at: a SQLite file may not have been made yet."""
+    parsed = parse_url(url)
+    return parsed.get_backend_name() != "sqlite" or Path(str(parsed.database)).exists()
+
+
+def reason(error: Exception) -> str:
+    """Why a database is away, in its own words, on one line and without a password."""
+    return str(getattr(error, "orig", None) or error).partition("\n")[0]
+
+
+def lock_schema(connection: Connection) -> None:
+    """Keep other migrations out until this transaction ends. On SQLite BEGIN has done that already.
+
+    From then on a lock on a table is not waited for: whoever came after a migration that waits for one reader
+    would wait behind it, and the service would stand still.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('remotelr schema'))"))
+        connection.execute(text(f"SELECT set_config('lock_timeout', '{POSTGRES_TABLE_LOCK_TIMEOUT_MS}', true)"))
+
+
+@contextmanager
+def sole_use(url: str) -> Iterator[None]:
+    """Keep service processes off a SQLite file; PostgreSQL needs no such thing. Raises DatabaseInUse."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        yield
+        return
+    with _lock_file(_sqlite_file(parsed)):
+        yield
+
+
+def json_members(connection: Connection, document: ColumnElement[str]) -> TableValuedAlias:
+    """The members of a JSON object, as rows of `key` and `value`."""
+    members = func.json_each if connection.dialect.name == "sqlite" else func.json_each_text
+    return members(func.json(document)).table_valued("key", "value")
+
+
+def parse_url(url: str) -> URL:
+    """The URL with its driver filled in; passwords may hold `@` and `%` as they are. Raises InvalidDatabaseUrl."""
+    try:
+        parsed = make_url(_with_quoted_password(url))
+    except (ArgumentError, ValueError):
+        raise InvalidDatabaseUrl(
+            "the database URL cannot be read: give sqlite:///file or postgresql://user:password@host/name"
+        ) from None
+    match parsed.drivername:
+        case "sqlite" | "sqlite+pysqlite":
+            if parsed.database in (None, "", ":memory:"):
+                raise InvalidDatabaseUrl("SQLite needs a file, as in sqlite:///remotelr.db: memory is not durable")
+            return parsed.set(drivername="sqlite+pysqlite")
+        case "postgres" | "postgresql" | "postgresql+psycopg":
+            return parsed.set(drivername="postgresql+psycopg")
+        case other:
+            raise InvalidDatabaseUrl(
+                f"databases of the kind {other!r} are not supported: "
+                f"give sqlite:///file or postgresql://user:password@host/name"
+            )
+
+
+def damaged(file: str, found: str) -> DatabaseDamaged:
+    return DatabaseDamaged(
+        f"{file} is damaged ({found}): nothing was changed; keep a copy of it, and restore the last backup"
+    )
+
+
+def answer_limit_s(engine: Engine) -> float:
+    """How long a transaction may take at most, its waiting for locks included, before nobody waits for it any more."""
+    return (SQLITE_BUSY_TIMEOUT_MS if engine.dialect.name == "sqlite" else POSTGRES_STATEMENT_TIMEOUT_MS) / 1000 + 1
+
+
+def fault_of(error: Exception) -> Fault:
+    """What it means that a transaction failed like this:
+
+    race       another transaction was faster; the same one may succeed now
+    lost       the connection broke, maybe after the commit; a new one may be had
+    slow       it was cut off for taking too long, or was cancelled
+    away       the database cannot be reached, or cannot write; nobody else will fare better
+    its own    a mistake of its own, that another try cannot heal
+    """
+    if isinstance(error, DBAPIError):
+        state = getattr(error.orig, "sqlstate", None)
+        if isinstance(error, IntegrityError) or state in _RACE_STATES:
+            return "race"
+        if error.connection_invalidated:
+            return "lost"
+        if state == _CANCELLED_STATE:
+            return "slow"
+    return "away" if isinstance(error, AWAY) else "its own"
+
+
+def _with_quoted_password(url: str) -> str:
+    """`a:b@c@host` with its password quoted, so that the last `@` before the host is the one that counts."""
+    scheme, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    user_info, at, host = authority.rpartition("@")
+    user, colon, password = user_info.partition(":")
+    # `%` stays: it may be a quotation already. One that quotes nothing is taken as it is.
+    return f"{scheme}{separator}{user}{colon}{quote(password, safe='%')}{at}{host}{slash}{path}"
+
+
+def _postgres_engine(
+    url: URL,
+    *,
+    lock_timeout_ms: int = POSTGRES_LOCK_TIMEOUT_MS,
+    statement_timeout_ms: int = POSTGRES_STATEMENT_TIMEOUT_MS,
+    poolclass: type[QueuePool] | type[NullPool] = QueuePool,
+) -> Engine:
+    pool = {**_READERS, "pool_pre_ping": True} if poolclass is QueuePool else {}
+    engine = create_engine(
+        url,
+        poolclass=poolclass,
+        isolation_level="READ COMMITTED",
+        connect_args={
+            # A prepared statement belongs to a server connection; PgBouncer's transaction mode changes those.
+            "prepare_threshold": None,
+            "connect_timeout": 2,
+            "tcp_user_timeout": 3_000,
+            "application_name": "remotelr",
+        },
+        **pool,
+    )
+    # Local to the transaction, and not in the start-up packet: PgBouncer lets neither pass otherwise.
+    timeouts = (
+        f"SELECT set_config('lock_timeout', '{lock_timeout_ms}', true), "
+        f"set_config('statement_timeout', '{statement_timeout_ms}', true), "
+        f"set_config('idle_in_transaction_session_timeout', '{POSTGRES_IDLE_TIMEOUT_MS}', true)"
+    )
+
+    @event.listens_for(engine, "begin")
+    def limit(connection: Connection) -> None:
+        connection.exec_driver_sql(timeouts)
+
+    return engine
+
+
+def _sqlite_writer(url: URL, poolclass: type[QueuePool] | type[NullPool] = QueuePool) -> Engine:
+    """One connection at most; its transactions hold the write lock from BEGIN on."""
+    pool: dict[str, Any] = {"pool_size": 1, "max_overflow": 0} if poolclass is QueuePool else {}
+    engine = create_engine(url, poolclass=poolclass, **pool)
+    _on_connect(
+        engine,
+        [
+            f"PRAGMA busy_timeout = {SQLITE_BUSY_TIMEOUT_MS}",
+            "PRAGMA journal_mode = WAL",
+            "PRAGMA synchronous = FULL",
+            "PRAGMA foreign_keys = ON",
+            f"PRAGMA journal_size_limit = {SQLITE_JOURNAL_LIMIT_BYTES}",
+        ],
+    )
+    _on_begin(engine, "BEGIN IMMEDIATE")
+    return engine
+
+
+def _sqlite_reader(url: URL, poolclass: type[QueuePool] | type[NullPool] = QueuePool) -> Engine:
+    """Connections that can neither write nor checkpoint."""
+    engine = create_engine(url, poolclass=poolclass, **(_READERS if poolclass is QueuePool else {}))
+    _on_connect(
+        engine,
+        [
+            f"PRAGMA busy_timeout = {SQLITE_BUSY_TIMEOUT_MS}",
+            "PRAGMA query_only = ON",
+            "PRAGMA wal_autocheckpoint = 0",
+        ],
+    )
+    _on_begin(engine, "BEGIN")
+    return engine
+
+
+def _on_connect(engine: Engine, pragmas: Sequence[str]) -> None:
+    @event.listens_for(engine, "connect")
+    def configure(connection: DBAPIConnection, _: Any) -> None:
+        # The driver begins a transaction when it sees a write, too late for a lock: here BEGIN is said aloud.
+        connection.isolation_level = None
+        for pragma in pragmas:
+            connection.execute(pragma).close()
+
+
+def _close_returned(_: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
+    entry.invalidate()
+
+
+def _on_begin(engine: Engine, statement: str) -> None:
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql(statement)
+
+
+def _sqlite_file(url: URL) -> Path:
+    """The database file, made readable for nobody else where it is new."""
+    assert url.database is not None
+    file = Path(url.database)
+    try:
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise InvalidDatabaseUrl(f"the SQLite file {file} cannot be opened: {error.strerror}") from error
+    return file
+
+
+def _lock_file(file: Path) -> IO[bytes]:
+    """The lock that says this process has `file`; it falls with the process, however that ends."""
+    descriptor = os.open(f"{file}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.fdopen(descriptor, "r+b", buffering=0)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = (lock.read(32) or b"").decode(errors="replace").strip()
+        lock.close()
+        raise DatabaseInUse(
+            f"another service process ({owner or 'of unknown number'}) has {file}: stop it, "
+            f"or use PostgreSQL to run several"
+        ) from None
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n".encode())
+    return lock
+
+
+def _check_file(file: Path) -> None:
+    deadline = time.monotonic() + SQLITE_CHECK_LIMIT_S
+    with closing(sqlite3.connect(file, timeout=SQLITE_BUSY_TIMEOUT_MS / 1000)) as connection:
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+        try:
+            found = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+                return
+            raise DatabaseDamaged(f"{file} cannot be checked: {error}") from error
+        except sqlite3.DatabaseError as error:
+            found = [str(error)]
+    if found != ["ok"]:
+        raise damaged(str(file), found[0])

@@ -1,0 +1,140 @@
+"""What one transaction of the writer has before it: locked runs, and events not yet stored."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import cached_property
+
+from sqlalchemy import Connection
+
+from remotelr.rules import Decision, Event, Log, Outcome, Run
+from remotelr_service.db import store
+from remotelr_service.db.log import EventLog
+from remotelr_service.db.store import Head, Locked
+from remotelr_service.db.tables import events
+
+
+class Group:
+    """The runs of a group of actions, within the transaction that stores them all.
+
+    An action finds its run, lets the rules decide, and writes what came of it: first decides, then
+    writes. What it writes, the actions behind it in the same group see. An action that fails after
+    it wrote costs the group its transaction, so `writes` counts.
+    """
+
+    def __init__(self, connection: Connection, locked: Locked) -> None:
+        self.writes = 0
+        self._connection = connection
+        self._locked = locked
+        self._heads = locked.heads
+        self._logs: dict[str, EventLog] = {}
+        self._moved: dict[str, None] = {}
+        self._new: list[tuple[int, Event]] = []
+
+    @cached_property
+    def now(self) -> datetime:
+        """When the transaction began, by the database's clock: replicas share no other."""
+        return self._locked.now or store.database_time(self._connection)
+
+    def find(self, key: str) -> Head | None:
+        """The run `key` as the actions before have left it. The writer must have been given the key."""
+        return self._heads.get(key)
+
+    def log(self, key: str) -> Log:
+        """The history of the run `key`, with what this group has appended to it."""
+        return self._log(key)
+
+    def decision(self, head: Head) -> Decision:
+        """The decision of the run that is in force."""
+        self.flush()
+        seq = head.run.decided_seq
+        event = store.find_event(self._connection, head, events.c.seq == seq)
+        assert event is not None and event.decision is not None, f"event {seq} of run {head.run.key} decides nothing"
+        return event.decision
+
+    def append(self, head: Head, outcome: Outcome) -> Head:
+        """Store what came of an action; nothing when it brought no event."""
+        if outcome.event is None:
+            return head
+        after = self._move(head, outcome.run)
+        self._new.append((head.id, outcome.event))
+        if outcome.event.kind == "attempt":
+            self.flush()
+            store.supersede(self._connection, head.id, outcome.event)
+        self._log(head.run.key).appended(outcome.event)
+        if outcome.run.spec is not head.run.spec:
+            store.save_spec(self._connection, after)
+        return self._timed(after, outcome.event)
+
+    def is_due(self, head: Head) -> bool:
+        """Whether the point that waits for its ranks has waited long enough."""
+        return head.due_at is not None and head.due_at <= self.now
+
+    def wait_on(self, head: Head) -> None:
+        """Let the point that waits for its ranks wait until another report comes."""
+        self._move(replace(head, due_at=None), head.run)
+
+    def create(self, outcome: Outcome, *, experiment: str | None, tags: Mapping[str, str]) -> Head:
+        """Store a new run with its first event."""
+        assert outcome.event is not None
+        self.writes += 1
+        head = store.add_head(self._connection, outcome.run, experiment=experiment, tags=tags, at=self.now)
+        self._heads[head.run.key] = head
+        self._new.append((head.id, outcome.event))
+        return head
+
+    def tag(self, head: Head, tags: Mapping[str, str]) -> Head:
+        self.writes += 1
+        after = replace(head, tags=dict(tags), updated_at=self.now)
+        self._heads[head.run.key] = after
+        store.save_tags(self._connection, after)
+        return after
+
+    def delete(self, head: Head) -> None:
+        """Take the run and its events away."""
+        self.writes += 1
+        self.flush()
+        key = head.run.key
+        store.delete_head(self._connection, head)
+        del self._heads[key]
+        self._logs.pop(key, None)
+        self._moved.pop(key, None)
+
+    def flush(self) -> None:
+        """Write the events appended so far."""
+        new, self._new = self._new, []
+        if new:
+            store.add_events(self._connection, new, self.now)
+
+    def save(self) -> frozenset[str]:
+        """Write all that is left to write; gives the keys of the runs that moved."""
+        self.flush()
+        store.save_heads(self._connection, [self._heads[key] for key in self._moved])
+        return frozenset(self._moved)
+
+    def _timed(self, head: Head, event: Event) -> Head:
+        """The head with the time at which its waiting point is due: so long after the first report of it."""
+        timeout_s = head.run.timeout_s
+        if timeout_s is None and head.due_at is None:
+            return head
+        if event.kind == "report" and event.decision is None and head.due_at is not None:
+            return head
+        due_at = None
+        if timeout_s is not None and head.run.status == "running":
+            self.flush()
+            waiting = store.find_reported(self._connection, head, head.run.epoch)
+            due_at = None if waiting is None else waiting[1] + timedelta(seconds=timeout_s)
+        after = self._heads[head.run.key] = replace(head, due_at=due_at)
+        return after
+
+    def _move(self, head: Head, run: Run) -> Head:
+        self.writes += 1
+        after = replace(head, run=run, updated_at=self.now)
+        self._heads[run.key] = after
+        self._moved[run.key] = None
+        return after
+
+    def _log(self, key: str) -> EventLog:
+        if key not in self._logs:
+            self._logs[key] = EventLog(self._connection, self._heads[key], self.flush)
+        return self._logs[key]

@@ -1,0 +1,129 @@
+"""The log of one run in the database, as the rules ask it."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from remotelr.rules import Event
+from remotelr.rules.log import OF_A_POINT, SNAPSHOTS, Kind
+from remotelr_service.db import store
+from remotelr_service.db.store import Head
+from remotelr_service.db.tables import events
+
+_EFFECTIVE = events.c.superseded_by.is_(None)
+_REPORT = events.c.kind == "report"
+_DECIDED = (events.c.kind.in_(sorted(OF_A_POINT)), events.c.learning_rate.is_not(None))
+
+# A transaction that asks for more ranks of a point than this is told of all of them at once.
+FEW_RANKS = 4
+
+
+class EventLog:
+    """The events of one run within one transaction; answers as `remotelr.rules.MemoryLog` does.
+
+    flush: stores what the transaction has appended but not yet written.
+
+    A thousand ranks may report one point, many of them in one transaction. So what is asked for each of them
+    costs one row, or nothing, and leaves what is appended unwritten: it is remembered here, and counted.
+    """
+
+    def __init__(self, connection: Connection, head: Head, flush: Callable[[], None] = lambda: None) -> None:
+        self._connection = connection
+        self._head = head
+        self._flush = flush
+        self._appended: dict[tuple[int | None, int | None], Event] = {}
+        self._asked: Counter[int] = Counter()
+        self._stored_ranks: dict[int, frozenset[int]] = {}
+        self._counts: dict[int, int] = {}
+        self._decisions: dict[int, Event] = {}
+
+    def appended(self, event: Event) -> None:
+        """Take note of an event that the transaction has just appended."""
+        if event.kind == "attempt":
+            # It is written already, and so is all before it: what it superseded is known there.
+            self._appended.clear()
+            self._asked.clear()
+            self._stored_ranks.clear()
+            self._counts.clear()
+            self._decisions.clear()
+        if event.kind == "report":
+            self._appended[event.epoch, event.rank] = event
+            if event.epoch in self._counts:
+                self._counts[event.epoch] += 1
+        if event.kind in OF_A_POINT and event.decision is not None and event.epoch is not None:
+            self._decisions[event.epoch] = event
+
+    def report(self, epoch: int, rank: int) -> Event | None:
+        appended = self._appended.get((epoch, rank))
+        if appended is not None or not self._may_be_stored(epoch, rank):
+            return appended
+        return self._find(_REPORT, events.c.epoch == epoch, events.c.rank == rank, _EFFECTIVE)
+
+    def reports(self, epoch: int) -> Sequence[Event]:
+        self._flush()
+        found = store.list_events(self._connection, self._head, _REPORT, events.c.epoch == epoch, _EFFECTIVE)
+        return sorted(found, key=lambda event: event.rank or 0)
+
+    def count(self, epoch: int) -> int:
+        if epoch not in self._counts:
+            self._flush()
+            self._counts[epoch] = store.count_events(
+                self._connection, self._head, _REPORT, events.c.epoch == epoch, _EFFECTIVE
+            )
+        return self._counts[epoch]
+
+    def next_reported(self, epoch: int) -> int | None:
+        self._flush()
+        found = store.find_reported(self._connection, self._head, epoch)
+        return None if found is None else found[0]
+
+    def decided(self, epoch: int) -> Event | None:
+        if epoch not in self._decisions:
+            found = self._find(*_DECIDED, events.c.epoch == epoch, _EFFECTIVE)
+            if found is None:
+                return None
+            self._decisions[epoch] = found
+        return self._decisions[epoch]
+
+    def snapshot(self, epoch: int) -> Event:
+        self._flush()
+        found = self._find(
+            events.c.kind.in_(sorted(SNAPSHOTS)),
+            events.c.state.is_not(None),
+            events.c.holds_from <= epoch,
+            _EFFECTIVE,
+            newest=True,
+        )
+        assert found is not None, "every run begins with a snapshot that holds from epoch 0"
+        return found
+
+    def has_reports(self) -> bool:
+        return bool(self._decisions) or self._find(*_DECIDED) is not None
+
+    def keyed(self, kind: Kind, key: str) -> Event | None:
+        self._flush()
+        return self._find(events.c.kind == kind, events.c.key == key)
+
+    def since(self, kind: Kind, seq: int) -> Sequence[Event]:
+        self._flush()
+        return store.list_events(self._connection, self._head, events.c.kind == kind, after=seq)
+
+    def policy(self, seq: int) -> Event:
+        self._flush()
+        found = self._find(events.c.kind.in_(["created", "policy"]), events.c.seq <= seq, newest=True)
+        assert found is not None, "every run begins with the event that set its policy"
+        return found
+
+    def _may_be_stored(self, epoch: int, rank: int) -> bool:
+        self._asked[epoch] += 1
+        if self._asked[epoch] <= FEW_RANKS:
+            return True
+        if epoch not in self._stored_ranks:
+            found = store.list_ranks(self._connection, self._head, _REPORT, events.c.epoch == epoch, _EFFECTIVE)
+            self._stored_ranks[epoch] = frozenset(found)
+        return rank in self._stored_ranks[epoch]
+
+    def _find(self, *where: Any, newest: bool = False) -> Event | None:
+        return store.find_event(self._connection, self._head, *where, newest=newest)

@@ -1,0 +1,147 @@
+"""Between rows and the rules' own types. Documents go to text and back without a change of one bit."""
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import RowMapping
+
+from remotelr.rules import Decision, Event, Policy, Run, RunSpec, RunState, policy_from_json
+
+Row = Mapping[str, Any] | RowMapping
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def to_text(document: Any) -> str:
+    """Canonical JSON: members in their own order, floats by `repr`, no NaN (ValueError)."""
+    return _ENCODER.encode(document)
+
+
+def from_text(text: str) -> Any:
+    return json.loads(text)
+
+
+def run_from_row(row: Row) -> Run:
+    """The head of a run as the rules know it."""
+    spec, policy = _spec(row["spec"])
+    return Run(
+        key=row["key"],
+        spec=spec,
+        policy=policy,
+        policy_version=row["policy_version"],
+        rules_version=row["rules_version"],
+        seq=row["seq"],
+        attempt=row["attempt"],
+        epoch=row["epoch"],
+        step=row["step"],
+        learning_rate=row["learning_rate"],
+        state=RunState.from_json(from_text(row["state"])),
+        decided_seq=row["decided_seq"],
+        status=row["status"],
+    )
+
+
+def run_to_row(run: Run) -> dict[str, Any]:
+    """The columns of `runs` that move with every event; the spec, which rarely does, is not among them."""
+    return {
+        "policy_version": run.policy_version,
+        "rules_version": run.rules_version,
+        "seq": run.seq,
+        "attempt": run.attempt,
+        "epoch": run.epoch,
+        "step": run.step,
+        "learning_rate": run.learning_rate,
+        "state": to_text(run.state.to_json()),
+        "decided_seq": run.decided_seq,
+        "status": run.status,
+    }
+
+
+def spec_to_text(spec: RunSpec) -> str:
+    return to_text(spec.to_json())
+
+
+def event_from_row(key: str, row: Row) -> Event:
+    """An event of the run `key`."""
+    state = None if row["state"] is None else from_text(row["state"])
+    notes = {} if row["notes"] is None else from_text(row["notes"])
+    return Event(
+        seq=row["seq"],
+        kind=row["kind"],
+        attempt=row["attempt"],
+        epoch=row["epoch"],
+        rank=row["rank"],
+        key=row["key"],
+        holds_from=row["holds_from"],
+        payload=from_text(row["payload"]),
+        notes=notes,
+        state=state,
+        decision=None if row["learning_rate"] is None else _decision(key, row, state, notes.get("drift")),
+        superseded_by=row["superseded_by"],
+    )
+
+
+def event_to_row(run_id: int, event: Event) -> dict[str, Any]:
+    """All columns of `events` but its time: rows of one statement must have the same."""
+    decision = event.decision
+    row = {
+        "run_id": run_id,
+        "seq": event.seq,
+        "kind": event.kind,
+        "attempt": event.attempt,
+        "epoch": event.epoch,
+        "rank": event.rank,
+        "key": event.key,
+        "holds_from": event.holds_from,
+        "payload": to_text(event.payload),
+        "notes": to_text(event.notes) if event.notes else None,
+        "state": None if event.state is None else to_text(event.state),
+        "learning_rate": None,
+        "momentum": None,
+        "step": None,
+        "reason": None,
+        "changed": None,
+        "action": None,
+        "plateau": None,
+        "superseded_by": event.superseded_by,
+    }
+    if decision is None:
+        return row
+    # Its run, attempt, seq, epoch, state and drift are the event's own.
+    return row | {
+        "learning_rate": decision.learning_rate,
+        "momentum": decision.momentum,
+        "step": decision.step,
+        "reason": decision.reason,
+        "changed": decision.changed,
+        "action": decision.action,
+        "plateau": None if decision.plateau is None else to_text(decision.plateau),
+    }
+
+
+def _decision(key: str, row: Row, state: Any, drift: float | None) -> Decision:
+    return Decision(
+        run=key,
+        attempt=row["attempt"],
+        seq=row["seq"],
+        epoch=row["holds_from"],
+        step=row["step"],
+        learning_rate=row["learning_rate"],
+        momentum=row["momentum"],
+        reason=row["reason"],
+        changed=bool(row["changed"]),
+        action=row["action"],
+        plateau=None if row["plateau"] is None else from_text(row["plateau"]),
+        state=state,
+        drift=drift,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _spec(text: str) -> tuple[RunSpec, Policy]:
+    """The spec and its policy bound to the run: read once, for they are read with every report."""
+    members = from_text(text)
+    spec = RunSpec(**{**members, "policy": policy_from_json(members["policy"])})
+    return spec, spec.bound()

@@ -1,0 +1,317 @@
+"""The queries. Each takes a connection inside somebody else's transaction; nothing here commits.
+
+`lock_*` locks, `find_*` may give None, `get_*` raises, `list_*` is bounded, `add_*` and `save_*` write.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy.sql import ColumnElement
+
+from remotelr.rules import Decision, Event, Run
+from remotelr.rules.log import OF_A_POINT, Kind
+from remotelr_service.db.bulk import insert_rows, moment_to_text, update_rows
+from remotelr_service.db.clock import database_now
+from remotelr_service.db.engine import json_members
+from remotelr_service.db.rows import (
+    Row,
+    event_from_row,
+    event_to_row,
+    from_text,
+    run_from_row,
+    run_to_row,
+    spec_to_text,
+    to_text,
+)
+from remotelr_service.db.tables import events, runs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """A run as it is stored: what the rules know of it, and what only the service does.
+
+    due_at: when the point that waits for ranks has to be decided without them, by the database's clock.
+    """
+
+    id: int
+    run: Run
+    experiment: str | None
+    tags: Mapping[str, str]
+    due_at: datetime | None = None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a run stands. seq: the number of its newest event. decision: the one in force."""
+
+    seq: int
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """The heads this transaction has locked, and the keys of those another one holds.
+
+    now: by the database's clock; None when nothing was read.
+    """
+
+    heads: dict[str, Head]
+    busy: frozenset[str] = frozenset()
+    now: datetime | None = None
+
+
+_HEADS = select(runs).where(runs.c.key.in_(bindparam("keys", expanding=True)))
+# SKIP LOCKED: a run that another replica holds must not make all the others of a group wait.
+_LOCK_HEADS = _HEADS.add_columns(database_now().label("now")).order_by(runs.c.key).with_for_update(skip_locked=True)
+_HELD = select(runs.c.key).where(runs.c.key.in_(bindparam("keys", expanding=True)))
+_ADD_HEAD = insert(runs).returning(runs.c.id)
+
+
+def lock_heads(connection: Connection, keys: Collection[str]) -> Locked:
+    """The runs of these keys, locked until the transaction ends; a key without a run is in neither part."""
+    if not keys:
+        return Locked({})
+    found = connection.execute(_LOCK_HEADS, {"keys": sorted(keys)}).mappings().all()
+    heads = {row["key"]: _head(row) for row in found}
+    now = found[0]["now"] if found else None
+    missing = [key for key in keys if key not in heads]
+    if not missing or connection.dialect.name == "sqlite":
+        return Locked(heads, now=now)
+    return Locked(heads, frozenset(connection.execute(_HELD, {"keys": missing}).scalars()), now)
+
+
+def database_time(connection: Connection) -> datetime:
+    """The time by the database's clock."""
+    return connection.execute(select(database_now())).scalar_one()
+
+
+def list_due(connection: Connection, limit: int) -> list[str]:
+    """The keys of runs with a point that has waited for its ranks long enough, the most overdue first."""
+    due = select(runs.c.key).where(runs.c.due_at <= database_now()).order_by(runs.c.due_at).limit(limit)
+    return list(connection.execute(due).scalars())
+
+
+def find_head(connection: Connection, key: str) -> Head | None:
+    """The run `key`, not locked."""
+    row = connection.execute(_HEADS, {"keys": [key]}).mappings().one_or_none()
+    return None if row is None else _head(row)
+
+
+def list_heads(
+    connection: Connection,
+    *,
+    experiment: str | None,
+    status: str | None,
+    tag: tuple[str, str] | None,
+    after: str | None,
+    limit: int,
+) -> list[Head]:
+    """Up to `limit` runs in order of key, from the first one behind `after` on."""
+    query = select(runs).order_by(runs.c.key).limit(limit)
+    if after is not None:
+        query = query.where(runs.c.key > after)
+    if experiment is not None:
+        query = query.where(runs.c.experiment == experiment)
+    if status is not None:
+        query = query.where(runs.c.status == status)
+    if tag is not None:
+        name, value = tag
+        tags = json_members(connection, runs.c.tags)
+        query = query.where(select(tags.c.key).where(tags.c.key == name, tags.c.value == value).exists())
+    return [_head(row) for row in connection.execute(query).mappings()]
+
+
+def add_head(
+    connection: Connection, run: Run, *, experiment: str | None, tags: Mapping[str, str], at: datetime
+) -> Head:
+    """A new run. Raises IntegrityError when another transaction has just created it."""
+    row = {
+        "key": run.key,
+        "experiment": experiment,
+        "tags": to_text(dict(tags)),
+        "spec": spec_to_text(run.spec),
+        "created_at": at,
+        "updated_at": at,
+    }
+    run_id = connection.execute(_ADD_HEAD, row | run_to_row(run)).scalar_one()
+    return Head(id=run_id, run=run, experiment=experiment, tags=dict(tags), created_at=at, updated_at=at)
+
+
+def save_heads(connection: Connection, heads: Iterable[Head]) -> None:
+    """Store where these runs stand now."""
+    rows = [
+        {
+            "id": head.id,
+            "updated_at": moment_to_text(head.updated_at),
+            "due_at": None if head.due_at is None else moment_to_text(head.due_at),
+            **run_to_row(head.run),
+        }
+        for head in heads
+    ]
+    if rows:
+        update_rows(connection, runs, rows)
+
+
+def save_spec(connection: Connection, head: Head) -> None:
+    connection.execute(update(runs).where(runs.c.id == head.id).values(spec=spec_to_text(head.run.spec)))
+
+
+def save_tags(connection: Connection, head: Head) -> None:
+    tags = to_text(dict(head.tags))
+    connection.execute(update(runs).where(runs.c.id == head.id).values(tags=tags, updated_at=head.updated_at))
+
+
+def delete_head(connection: Connection, head: Head) -> None:
+    """The run and its events are gone."""
+    connection.execute(delete(runs).where(runs.c.id == head.id))
+
+
+def add_events(connection: Connection, new: Sequence[tuple[int, Event]], at: datetime) -> None:
+    """Append events, each with the id of its run."""
+    if new:
+        created_at = moment_to_text(at)
+        insert_rows(
+            connection, events, [{**event_to_row(run_id, event), "created_at": created_at} for run_id, event in new]
+        )
+
+
+def supersede(connection: Connection, run_id: int, attempt: Event) -> None:
+    """Mark what a new attempt takes out of the effective history: `remotelr.rules.log.supersedes`, in SQL."""
+    rewound = or_(
+        and_(events.c.kind.in_(sorted(OF_A_POINT)), events.c.epoch >= attempt.epoch),
+        and_(events.c.kind == "attempt", events.c.epoch > attempt.epoch),
+    )
+    connection.execute(
+        update(events)
+        .where(events.c.run_id == run_id, events.c.seq < attempt.seq, events.c.superseded_by.is_(None), rewound)
+        .values(superseded_by=attempt.attempt)
+    )
+
+
+def list_decisions(connection: Connection, heads: Collection[Head]) -> dict[int, Decision]:
+    """The decision in force of each of these runs, by the id of the run."""
+    keys = {head.id: head.run.key for head in heads}
+    newest = and_(runs.c.id == events.c.run_id, runs.c.decided_seq == events.c.seq)
+    query = select(events).join(runs, newest).where(runs.c.id.in_(bindparam("ids", expanding=True)))
+    rows = connection.execute(query, {"ids": list(keys)}).mappings()
+    decided = {row["run_id"]: event_from_row(keys[row["run_id"]], row).decision for row in rows}
+    return {run_id: decision for run_id, decision in decided.items() if decision is not None}
+
+
+def list_standings(connection: Connection, keys: Sequence[str]) -> dict[str, Standing]:
+    """Where each of these runs stands, by the key of the run; a key without a run is left out."""
+    found: dict[str, Standing] = {}
+    newest = and_(runs.c.id == events.c.run_id, runs.c.decided_seq == events.c.seq)
+    query = select(events, runs.c.key.label("run"), runs.c.seq.label("last_seq")).join(runs, newest)
+    query = query.where(runs.c.key.in_(bindparam("keys", expanding=True)))
+    # A statement takes so many parameters and no more.
+    for begin in range(0, len(keys), 1_000):
+        for row in connection.execute(query, {"keys": keys[begin : begin + 1_000]}).mappings():
+            decision = event_from_row(row["run"], row).decision
+            assert decision is not None, f"event {row['seq']} of run {row['run']} decides nothing"
+            found[row["run"]] = Standing(row["last_seq"], decision)
+    return found
+
+
+def find_event(connection: Connection, head: Head, *where: ColumnElement[bool], newest: bool = False) -> Event | None:
+    """The oldest event of the run, or its newest, for which all of `where` holds."""
+    order = events.c.seq.desc() if newest else events.c.seq
+    query = select(events).where(events.c.run_id == head.id, *where).order_by(order).limit(1)
+    row = connection.execute(query).mappings().one_or_none()
+    return None if row is None else event_from_row(head.run.key, row)
+
+
+def count_events(connection: Connection, head: Head, *where: ColumnElement[bool]) -> int:
+    """How many events of the run there are for which all of `where` holds."""
+    query = select(func.count()).select_from(events).where(events.c.run_id == head.id, *where)
+    return connection.execute(query).scalar_one()
+
+
+def list_ranks(connection: Connection, head: Head, *where: ColumnElement[bool]) -> list[int]:
+    """The ranks of the run's events for which all of `where` holds."""
+    query = select(events.c.rank).where(events.c.run_id == head.id, *where)
+    return list(connection.execute(query).scalars())
+
+
+def find_reported(connection: Connection, head: Head, since: int) -> tuple[int, datetime] | None:
+    """The first epoch from `since` on that a rank reported, and when the first of them did."""
+    query = (
+        select(events.c.epoch, func.min(events.c.created_at))
+        .where(
+            events.c.run_id == head.id,
+            events.c.kind == "report",
+            events.c.epoch >= since,
+            events.c.superseded_by.is_(None),
+        )
+        .group_by(events.c.epoch)
+        .order_by(events.c.epoch)
+        .limit(1)
+    )
+    row = connection.execute(query).one_or_none()
+    return None if row is None else (row[0], row[1])
+
+
+def list_events(
+    connection: Connection, head: Head, *where: ColumnElement[bool], after: int = 0, limit: int | None = None
+) -> list[Event]:
+    """The events of the run with a number above `after` for which all of `where` holds, oldest first."""
+    query = select(events).where(events.c.run_id == head.id, events.c.seq > after, *where)
+    rows = connection.execute(query.order_by(events.c.seq).limit(limit)).mappings()
+    return [event_from_row(head.run.key, row) for row in rows]
+
+
+def list_dated_events(
+    connection: Connection, head: Head, *, after: int, limit: int, kind: Kind | None = None
+) -> list[tuple[Event, datetime]]:
+    """The events of the run with a number above `after`, of one kind or of all, oldest first, each with its time."""
+    query = select(events).where(events.c.run_id == head.id, events.c.seq > after).order_by(events.c.seq).limit(limit)
+    if kind is not None:
+        query = query.where(events.c.kind == kind)
+    rows = connection.execute(query).mappings()
+    return [(event_from_row(head.run.key, row), row["created_at"]) for row in rows]
+
+
+def list_reports(connection: Connection, head: Head, *, after: int, limit: int) -> list[tuple[Event, datetime, float]]:
+    """The reports of the run above `after`, each with its time and the rate its epoch was told to run with.
+
+    That rate is of the newest decision before the report that holds for its epoch: after a gap it is an
+    older epoch's, and for a rank that came late it is not the newest of all.
+    """
+    earlier = events.alias("earlier")
+    told = (
+        select(earlier.c.learning_rate)
+        .where(
+            earlier.c.run_id == events.c.run_id,
+            earlier.c.seq < events.c.seq,
+            earlier.c.holds_from <= events.c.epoch,
+            earlier.c.learning_rate.is_not(None),
+        )
+        .order_by(earlier.c.seq.desc())
+        .limit(1)
+        .scalar_subquery()
+        .label("told")
+    )
+    query = (
+        select(events, told)
+        .where(events.c.run_id == head.id, events.c.seq > after, events.c.kind == "report")
+        .order_by(events.c.seq)
+        .limit(limit)
+    )
+    rows = connection.execute(query).mappings()
+    return [(event_from_row(head.run.key, row), row["created_at"], row["told"]) for row in rows]
+
+
+def _head(row: Row) -> Head:
+    return Head(
+        id=row["id"],
+        run=run_from_row(row),
+        experiment=row["experiment"],
+        tags=from_text(row["tags"]),
+        due_at=row["due_at"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+    )

@@ -1,0 +1,176 @@
+"""The tables: columns, constraints, indexes. The rules are kept by `remotelr.rules`; where a constraint can
+hold one of their promises too, it does, so that a bug becomes an error and not a wrong rate.
+
+Whole numbers are 64 bit and rates double on both databases; SQLite's tables are STRICT. Documents are
+canonical JSON text: a database's own JSON type would reorder and renumber what has to come back as it was.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    REAL,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+    text,
+)
+from sqlalchemy.types import TypeEngine
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+# STRICT tables know INTEGER, REAL and TEXT, and no other name for them.
+Whole = BigInteger().with_variant(Integer(), "sqlite")
+Number: TypeEngine[float] = Double().with_variant(REAL(), "sqlite")
+Flag = Boolean().with_variant(Integer(), "sqlite")
+
+
+class Moment(TypeDecorator[datetime]):
+    """TIMESTAMP WITH TIME ZONE, and on SQLite its ISO 8601 text in UTC."""
+
+    impl = DateTime
+    cache_ok = True
+
+    # typing.override is younger than the oldest Python that runs this.
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:  # type: ignore[explicit-override]
+        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else DateTime(timezone=True))
+
+    def process_bind_param(  # type: ignore[explicit-override]
+        self, value: datetime | None, dialect: Dialect
+    ) -> Any:
+        if value is None or dialect.name != "sqlite":
+            return value
+        return value.astimezone(UTC).isoformat(timespec="microseconds")
+
+    def process_result_value(  # type: ignore[explicit-override]
+        self, value: Any, dialect: Dialect
+    ) -> datetime | None:
+        return datetime.fromisoformat(value) if isinstance(value, str) else value
+
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Whole, Identity(), primary_key=True),
+    Column("key", Text, nullable=False, unique=True),
+    Column("experiment", Text),
+    Column("tags", Text, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("policy_version", Whole, nullable=False),
+    Column("rules_version", Whole, nullable=False),
+    Column("seq", Whole, nullable=False),
+    Column("attempt", Whole, nullable=False),
+    Column("epoch", Whole, nullable=False),
+    Column("step", Whole),
+    Column("learning_rate", Number, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("decided_seq", Whole, nullable=False),
+    Column("status", Text, nullable=False),
+    # When the point that waits for ranks has to be decided without them.
+    Column("due_at", Moment),
+    Column("created_at", Moment, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    CheckConstraint("status IN ('running', 'completed', 'failed', 'stopped')", name="status"),
+    CheckConstraint("decided_seq BETWEEN 1 AND seq", name="decided_seq"),
+    sqlite_strict=True,
+    # A head is updated with every report: room on its page keeps PostgreSQL from touching the indexes.
+    postgresql_with={"fillfactor": 50},
+)
+Index("ix_runs_experiment_key", runs.c.experiment, runs.c.key)
+# The few runs of a status are found without reading the many of another.
+Index("ix_runs_status_key", runs.c.status, runs.c.key)
+_waiting = text("due_at IS NOT NULL")
+Index("ix_runs_due_at", runs.c.due_at, sqlite_where=_waiting, postgresql_where=_waiting)
+
+# `learning_rate` to `plateau` are the decision the event took; they are NULL where it took none.
+events = Table(
+    "events",
+    metadata,
+    Column("run_id", Whole, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("seq", Whole, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("attempt", Whole, nullable=False),
+    Column("epoch", Whole),
+    Column("rank", Whole),
+    Column("key", Text),
+    Column("holds_from", Whole, nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("notes", Text),
+    Column("state", Text),
+    Column("learning_rate", Number),
+    Column("momentum", Number),
+    Column("step", Whole),
+    Column("reason", Text),
+    Column("changed", Flag),
+    Column("action", Text),
+    Column("plateau", Text),
+    Column("superseded_by", Whole),
+    Column("created_at", Moment, nullable=False),
+    CheckConstraint("seq >= 1", name="seq"),
+    CheckConstraint(
+        "kind IN ('created', 'attempt', 'report', 'closing', 'command', 'policy', 'finished')",
+        name="kind",
+    ),
+    CheckConstraint("kind <> 'report' OR (epoch IS NOT NULL AND rank IS NOT NULL)", name="report"),
+    CheckConstraint("kind <> 'closing' OR (epoch IS NOT NULL AND learning_rate IS NOT NULL)", name="closing"),
+    CheckConstraint(
+        "(learning_rate IS NULL) = (reason IS NULL) AND (learning_rate IS NULL) = (action IS NULL)",
+        name="decision",
+    ),
+    sqlite_strict=True,
+)
+
+# One report for a point: a retry can never count twice (invariants 2 and 3).
+_reported = text("kind = 'report'")
+Index(
+    "uq_events_report",
+    events.c.run_id,
+    events.c.epoch,
+    events.c.rank,
+    events.c.attempt,
+    unique=True,
+    sqlite_where=_reported,
+    postgresql_where=_reported,
+)
+
+# One decision for a point, whatever its ranks send (invariant 9).
+_decided = text("kind IN ('report', 'closing') AND learning_rate IS NOT NULL AND superseded_by IS NULL")
+Index(
+    "uq_events_decision",
+    events.c.run_id,
+    events.c.epoch,
+    unique=True,
+    sqlite_where=_decided,
+    postgresql_where=_decided,
+)
+
+# One attempt, and one command, for a key.
+_keyed = text("key IS NOT NULL")
+Index(
+    "uq_events_key",
+    events.c.run_id,
+    events.c.kind,
+    events.c.key,
+    unique=True,
+    sqlite_where=_keyed,
+    postgresql_where=_keyed,
+)

@@ -1,0 +1,79 @@
+"""What is logged, and how: one line per event, JSON for machines or plain for people, with the request's id."""
+
+import json
+import logging
+import secrets
+import sys
+from contextvars import ContextVar
+from typing import Any, TextIO
+
+import structlog
+from structlog.types import EventDict, Processor, WrappedLogger
+
+REQUEST_ID: ContextVar[str | None] = ContextVar("remotelr_request_id", default=None)
+# The ids of the trace and of the span that the request belongs to, where it said so.
+TRACE: ContextVar[tuple[str, str] | None] = ContextVar("remotelr_trace", default=None)
+
+# Made once: `json.dumps` with settings makes one for every line.
+_ENCODER = json.JSONEncoder(separators=(",", ":"), default=repr)
+
+# Libraries have their say when something is wrong, not when all is well.
+_LIBRARIES = ("uvicorn", "sqlalchemy", "alembic", "asyncio")
+
+
+def new_request_id() -> str:
+    return secrets.token_hex(8)
+
+
+def configure(level: str, style: str, stream: TextIO | None = None) -> None:
+    """Log to `stream` (standard error) from `level` on; style: `json`, `console` or `auto`, as in the settings."""
+    stream = stream or sys.stderr
+    is_json = style == "json" or (style == "auto" and not stream.isatty())
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    before: list[Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+        _add_request,
+        structlog.processors.format_exc_info,
+    ]
+    render: list[Processor] = [structlog.processors.JSONRenderer(serializer=_dumps)]
+    if not is_json:
+        render = [_printable, structlog.dev.ConsoleRenderer(colors=stream.isatty(), timestamp_key="at")]
+    structlog.configure(
+        processors=[*before, *render],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+            foreign_pre_chain=before,
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=threshold, force=True)
+    for library in _LIBRARIES:
+        logging.getLogger(library).setLevel(max(threshold, logging.WARNING))
+
+
+def _add_request(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    request_id = REQUEST_ID.get()
+    if request_id is not None:
+        event["request_id"] = request_id
+    trace = TRACE.get()
+    if trace is not None:
+        event["trace_id"], event["parent_id"] = trace
+    return event
+
+
+def _printable(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Nobody writes lines or colours into a terminal by what they send. (JSON escapes by itself.)"""
+    return {
+        name: ascii(value) if isinstance(value, str) and name != "exception" and not value.isprintable() else value
+        for name, value in event.items()
+    }
+
+
+def _dumps(event: Any, **_: Any) -> str:
+    return _ENCODER.encode(event)

@@ -1,0 +1,311 @@
+"""The bugs that such services have, to plant: the power table of the proofs.
+
+A mutant is code appended to files of a copy of the packages. It names what it changes, and does not apply when
+that name has gone, so that a mutant cannot quietly turn into a service without a bug.
+"""
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("clients/remotelr", "service/remotelr_service", "migrations")
+
+CLIENT = "clients/remotelr"
+RULES = "clients/remotelr/rules"
+DB = "service/remotelr_service/db"
+FIRST_MIGRATION = "migrations/versions/0001_runs_and_events.py"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A bug. code: to append, by file. caught_by: the proof that must fail. says: what its failure must show."""
+
+    name: str
+    code: Mapping[str, str]
+    caught_by: str
+    says: str
+    cheap: bool = False
+
+    def plant(self, folder: Path) -> list[Path]:
+        """Make a copy of the packages with the bug in it. Gives what goes on PYTHONPATH."""
+        for part in PARTS:
+            shutil.copytree(ROOT / part, folder / part)
+        for file, code in self.code.items():
+            path = folder / file
+            source = path.read_text()
+            for replaced in re.findall(r"^(?:_right_?\w*) = ([\w.]+)$", code, re.MULTILINE):
+                assert re.search(rf"\b{replaced.rpartition('.')[2]}\b", source), f"{file} has no {replaced} any more"
+            path.write_text(source + code)
+        return [folder / "service", folder / "clients"]
+
+
+# The database refuses what these bugs would store, which turns them into errors; to see that the proofs find the
+# bug itself, that net is taken away too.
+_NO_NET = """
+
+_right_upgrade = upgrade
+
+
+def upgrade() -> None:
+    _right_upgrade()
+    for name in ("uq_events_report", "uq_events_decision", "uq_events_key"):
+        op.drop_index(name, "events")
+    if op.get_bind().dialect.name == "postgresql":
+        op.drop_constraint("pk_events", "events")
+        op.create_index("ix_events", "events", ["run_id", "seq"])
+"""
+
+_TOO_EARLY = """
+
+_right = _run
+_right_save = Group.save
+
+
+def _run(job, group):
+    _right(job, group)
+    _answer([job])
+
+
+def _save_late(self):
+    moved = _right_save(self)
+    time.sleep(0.05)
+    return moved
+
+
+Group.save = _save_late
+"""
+
+_STATE_MACHINE = "test_state_machine.py::test_the_service_and_a_model_of_it_agree_whatever_is_asked_in_whatever_order"
+_RACE = "test_race.py::test_every_rank_is_told_the_same_rate_by_every_replica_whatever_is_late_twice_or_paused"
+_KILLED = "test_crash.py::test_a_service_killed_under_load_has_lost_nothing_and_counted_nothing_twice"
+_CHAOS = "test_client_chaos.py::test_a_training_does_not_notice"
+_FSYNC = "test_fsync.py::test_every_report_is_answered_after_its_own_sync_of_the_log"
+_COMMIT_CUT = "test_database_away.py::test_a_commit_whose_reply_is_lost_counts_once"
+
+MUTANTS = [
+    Mutant(
+        "no dedupe",
+        {
+            f"{RULES}/reports.py": """
+
+_right = report
+
+
+def report(run, report, log):
+    again = report.epoch == run.epoch - 1 and report.attempt in (None, run.attempt) and run.spec.world_size == 1
+    return _decided(replace(run, epoch=report.epoch), report, log) if again else _right(run, report, log)
+""",
+            FIRST_MIGRATION: _NO_NET,
+        },
+        caught_by=f"{_COMMIT_CUT}[after it was carried out]",
+        says="was answered",
+    ),
+    Mutant(
+        "dedupe in memory only",
+        {
+            f"{RULES}/reports.py": """
+
+_right = report
+_known = set()
+
+
+def report(run, report, log):
+    point = (run.key, run.attempt, report.epoch, report.rank)
+    again = report.epoch == run.epoch - 1 and point not in _known and run.spec.world_size == 1
+    _known.add(point)
+    return _decided(replace(run, epoch=report.epoch), report, log) if again else _right(run, report, log)
+""",
+            FIRST_MIGRATION: _NO_NET,
+        },
+        caught_by=f"{_KILLED}[sqlite]",
+        says="was answered",
+    ),
+    Mutant(
+        "acknowledged before the commit",
+        {f"{DB}/writer.py": _TOO_EARLY},
+        caught_by=_FSYNC,
+        says="assert [] == ",
+        cheap=True,
+    ),
+    Mutant(
+        "acknowledged before the commit, and killed",
+        {f"{DB}/writer.py": _TOO_EARLY},
+        caught_by=f"{_KILLED}[sqlite]",
+        says="was answered",
+    ),
+    Mutant(
+        "a repeated report is answered with the rate of today",
+        {
+            f"{RULES}/reports.py": """
+
+_right = report
+
+
+def report(run, report, log):
+    outcome = _right(run, report, log)
+    if outcome.event is not None or not hasattr(outcome.answer, "learning_rate"):
+        return outcome
+    return replace(outcome, answer=replace(outcome.answer, learning_rate=run.learning_rate))
+"""
+        },
+        caught_by=f"{_STATE_MACHINE}[sqlite]",
+        says="learning_rate",
+        cheap=True,
+    ),
+    Mutant(
+        "no fence",
+        {
+            f"{RULES}/reports.py": """
+
+_right = _refuse_foreign_attempt
+
+
+def _refuse_foreign_attempt(run, report):
+    pass
+"""
+        },
+        caught_by=f"{_STATE_MACHINE}[sqlite]",
+        says="stale_attempt",
+        cheap=True,
+    ),
+    Mutant(
+        "a rewind is ignored",
+        {
+            f"{RULES}/attempts.py": """
+
+_right = _restored
+
+
+def _restored(run, snapshot, log):
+    return run.state
+"""
+        },
+        caught_by=f"{_STATE_MACHINE}[sqlite]",
+        says="assert (",
+    ),
+    Mutant(
+        "heads cached by each process",
+        {
+            f"{DB}/store.py": """
+
+_right = lock_heads
+_right_save = save_heads
+_cache = {}
+
+
+def lock_heads(connection, keys):
+    locked = _right(connection, keys)
+    locked.heads.update({key: _cache[key] for key in locked.heads if key in _cache})
+    return locked
+
+
+def save_heads(connection, heads):
+    heads = list(heads)
+    _right_save(connection, heads)
+    _cache.update({head.run.key: head for head in heads})
+""",
+            FIRST_MIGRATION: _NO_NET,
+        },
+        caught_by=_RACE,
+        says="Error",
+    ),
+    Mutant(
+        "no row lock",
+        {
+            f"{DB}/store.py": """
+
+_right = _LOCK_HEADS
+_LOCK_HEADS = _HEADS.order_by(runs.c.key)
+""",
+            FIRST_MIGRATION: _NO_NET,
+        },
+        caught_by=_RACE,
+        says="Error",
+    ),
+    Mutant(
+        "synchronous=NORMAL",
+        {
+            f"{DB}/engine.py": """
+
+_right = _on_connect
+
+
+def _on_connect(engine, pragmas):
+    _right(engine, [pragma.replace("synchronous = FULL", "synchronous = NORMAL") for pragma in pragmas])
+"""
+        },
+        caught_by=_FSYNC,
+        says="assert [] == ",
+        cheap=True,
+    ),
+    Mutant(
+        "any rate is believed",
+        {
+            f"{CLIENT}/_wire.py": """
+
+_right = _rate
+_rate = _number
+"""
+        },
+        caught_by=f"{_CHAOS}[rate 1e9]",
+        says="assert [0.1, ",
+    ),
+    Mutant(
+        "no rules in the trainer",
+        {
+            f"{CLIENT}/_session.py": """
+
+_right = Session._ours
+Session._ours = lambda self, asked: None
+"""
+        },
+        caught_by=f"{_CHAOS}[refused]",
+        says="assert [0.1, ",
+    ),
+    Mutant(
+        "a breaker that never opens",
+        {
+            f"{CLIENT}/_breaker.py": """
+
+_right = Breaker.failed
+Breaker.failed = lambda self, began_s, now_s: self
+"""
+        },
+        caught_by=f"{_CHAOS}[refused]",
+        says="assert False",
+    ),
+    Mutant(
+        "the last word waits for the breaker",
+        {
+            f"{CLIENT}/_breaker.py": """
+
+_right = Breaker.rested
+Breaker.rested = lambda self: self
+"""
+        },
+        caught_by="test_client_chaos.py::test_a_training_that_ends_just_after_the_service_is_back_has_told_everything",
+        says="assert [(0, ",
+    ),
+    Mutant(
+        "a connection shared with forks",
+        {
+            f"{CLIENT}/_transport.py": """
+
+_right = _Switchboard.line
+
+
+def _line_of_whoever_made_it(self):
+    self._owner = os.getpid()
+    return _right(self)
+
+
+_Switchboard.line = _line_of_whoever_made_it
+"""
+        },
+        caught_by="test_client_processes.py::test_forked_processes_never_read_each_others_answers",
+        says="assert ",
+    ),
+]

@@ -1,0 +1,110 @@
+"""Small trainers that fork, spawn and leave as programs do: `programs.py <which> <url> <folder>`."""
+
+import multiprocessing
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from remotelr import Client
+from remotelr._journal import Journal
+from remotelr._session import Session
+from remotelr._spool import Spool, spool_path
+
+HALVING = {"type": "step", "step_size": 1, "gamma": 0.5, "initial_learning_rate": 1.0}
+
+
+def session(url: str, folder: str, run: str, timeout_s: float = 5.0) -> Session:
+    journal = Journal(Spool(spool_path(Path(folder), url, run)))
+    begun = Session(Client(url, timeout_s=timeout_s), run, {"policy": HALVING}, journal=journal, say=print)
+    begun.open()
+    begun.begin(0, 0)
+    return begun
+
+
+def report(of: Session, epoch: int) -> None:
+    of.renew_budget()
+    of.report(epoch, {"loss": 1.0}, step=None, learning_rate=of.learning_rate(epoch, 0))
+
+
+def loads_data(url: str, folder: str) -> None:
+    """Data loaders of both kinds between the epochs; one leaves as a program does, with all its farewells."""
+    training = session(url, folder, "loaders")
+    for epoch, kind in enumerate(("fork", "spawn", "exit")):
+        report(training, epoch)
+        if kind != "exit":
+            with multiprocessing.get_context(kind).Pool(2) as pool:
+                assert pool.map(abs, range(-4, 0)) == [4, 3, 2, 1]
+            continue
+        child = os.fork()
+        if child == 0:
+            sys.exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+    report(training, 3)
+    print(training.learning_rate(4, 0))
+    training.finish("completed")
+
+
+def shares_a_client(url: str, folder: str) -> None:
+    """Forked processes that go on with the client of their parent, all at once."""
+    with Client(url) as client:
+        runs = [client.run(f"shared-{number}", policy=HALVING) for number in range(4)]
+        children = []
+        for number in range(1, 4):
+            child = os.fork()
+            if child == 0:
+                os._exit(_mixed_up(client, runs[number].key))
+            children.append(child)
+        mixed_up = _mixed_up(client, runs[0].key)
+        print(mixed_up + sum(os.waitpid(child, 0)[1] for child in children))
+
+
+def _mixed_up(client: Client, key: str) -> int:
+    return int(any(client.get_run(key).key != key for _ in range(40)))
+
+
+def forks_in_the_middle(url: str, folder: str) -> None:
+    """Another thread is just making the connection, lock in hand, while this one forks."""
+    client = Client(url)
+    switchboard: Any = client._service.transport._switchboard
+    switchboard._lock.acquire()
+    child = os.fork()
+    if child == 0:
+        client.run("forked", policy=HALVING)
+        os._exit(0)
+    print(os.waitpid(child, 0)[1])
+    switchboard._lock.release()
+
+
+def leaves_in_the_middle(url: str, folder: str) -> None:
+    """The last call is stuck in the look-up of a name, which nobody can end, when the program comes to its end."""
+    training = session(url, folder, "stuck", timeout_s=0.3)
+    socket.getaddrinfo = lambda *_, **__: time.sleep(600)
+    _let_go(training)
+    report(training, 0)
+    assert any(thread.name == "remotelr-call" for thread in threading.enumerate())
+
+
+def leaves_without_a_word(url: str, folder: str) -> None:
+    """An exception ends the program; nobody closes anything."""
+    training = session(url, folder, "silent", timeout_s=0.3)
+    report(training, 0)
+    raise SystemExit(3)
+
+
+def _let_go(of: Session) -> None:
+    assert of._link is not None
+    of._link.close()
+
+
+PROGRAMS: dict[str, Callable[[str, str], None]] = {
+    each.__name__: each
+    for each in (loads_data, shares_a_client, forks_in_the_middle, leaves_in_the_middle, leaves_without_a_word)
+}
+
+if __name__ == "__main__":
+    PROGRAMS[sys.argv[1]](sys.argv[2], sys.argv[3])

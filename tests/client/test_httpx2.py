@@ -1,0 +1,34 @@
+"""The client on httpx2, the continuation of httpx, where an environment has that one alone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def test_calls_over_a_network_that_misbehaves_are_the_same_on_httpx2():
+    """The whole of test_transport.py once more, in an interpreter whose client has found no httpx."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "chaos.httpx2", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    ended = subprocess.run(
+        [*command, str(HERE / "test_transport.py")],
+        cwd=HERE.parent.parent,
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+
+    assert ended.returncode == 0, ended.stdout
+
+
+def test_the_plugin_gives_the_client_httpx2_and_everybody_else_httpx():
+    code = "import chaos.httpx2, httpx, remotelr._transport; print(remotelr._transport.httpx.__name__, httpx.__name__)"
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+
+    assert printed.stdout.split() == ["httpx2", "httpx"]

@@ -1,0 +1,105 @@
+"""What the client sends is what the service takes: paths, parameters and members as `/openapi.json` has them."""
+
+import json
+import re
+
+import pytest
+
+from remotelr import Client
+from remotelr._transport import HttpTransport
+from remotelr._wire import Request, Response
+
+POLICY = {"schedule": {"type": "constant", "learning_rate": 0.1}, "unit": "step"}
+
+# What a trainer's client has no use for, with the reason.
+LEFT_OUT: dict[str, set[str]] = {}
+
+
+class Listening:
+    """The real transport, and what went through it."""
+
+    def __init__(self, url: str) -> None:
+        self._real = HttpTransport(url)
+        self.url = url
+        self.sent: list[Request] = []
+
+    def send(self, request: Request, timeout_s: float) -> Response:
+        self.sent.append(request)
+        return self._real.send(request, timeout_s)
+
+    def close(self) -> None:
+        self._real.close()
+
+
+@pytest.fixture(scope="module")
+def openapi(shared_service):
+    return shared_service.http.get("/openapi.json").json()
+
+
+@pytest.fixture(scope="module")
+def sent(shared_service) -> list[Request]:
+    """Every call of the client, with everything a caller can give it."""
+    listening = Listening(shared_service.url)
+    with Client(shared_service.url, transport=listening) as client:
+        run = client.run(
+            "mirror",
+            policy=POLICY,
+            initial_learning_rate=0.1,
+            experiment="mirrors",
+            tags={"a": "b"},
+            world_size=1,
+            steps_per_epoch=4,
+            total_epochs=9,
+            on_conflict="keep",
+        )
+        run.begin(0, "life-1", 0, world_size=1, gap=True, last_seq=1)
+        run.report(0, {"loss": 1.0}, rank=0, weight=2.0, step=4, learning_rate=0.1, local=True)
+        run.current_decision(after=1, wait_s=0.1)
+        run.command("scale", 0.5, reason="why", actor="who", key="once")
+        list(run.history())
+        list(client.runs(experiment="mirrors", status="running", tag="a:b"))
+        run.refresh()
+        run.finish()
+    return listening.sent
+
+
+def test_every_call_of_the_client_is_documented_by_the_service(openapi, sent):
+    undocumented = {}
+    for request in sent:
+        operation = _operation(openapi, request)
+        parameters = {parameter["name"] for parameter in operation.get("parameters", [])}
+        unknown = (set(request.params) - parameters) | (_members(request) - _properties(openapi, operation))
+        if unknown:
+            undocumented[request.path] = unknown
+
+    assert undocumented == {}
+
+
+def test_the_client_can_say_all_that_the_service_takes_from_a_trainer(openapi, sent):
+    missing = {}
+    for request in sent:
+        operation = _operation(openapi, request)
+        name = operation["operationId"]
+        unsaid = _properties(openapi, operation) - _members(request) - LEFT_OUT.get(name, set())
+        if unsaid:
+            missing[name] = unsaid
+
+    assert missing == {}
+
+
+def _operation(openapi, request: Request):
+    path = re.sub(r"^/v1/runs/mirror", "/v1/runs/{run}", request.path)
+    return openapi["paths"][path][request.method.lower()]
+
+
+def _members(request: Request) -> set[str]:
+    return set() if request.body is None else set(json.loads(request.body))
+
+
+def _properties(openapi, operation) -> set[str]:
+    if "requestBody" not in operation:
+        return set()
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    while "$ref" in schema:
+        schema = openapi["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    return set(schema["properties"])

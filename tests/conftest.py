@@ -1,0 +1,16 @@
+"""What all tests share. Fixtures live in `fixtures/`, one file per subject, and are loaded here by name."""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+# Keras chooses its backend when it is first imported: before any test module is. `make backends` chooses others.
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+# What trainers keep for a service that is away: not in the home of who runs the tests.
+os.environ["REMOTELR_SPOOL_DIR"] = tempfile.mkdtemp(prefix="remotelr-spools-")
+atexit.register(shutil.rmtree, os.environ["REMOTELR_SPOOL_DIR"], ignore_errors=True)
+
+pytest_plugins = ["fixtures.databases", "fixtures.processes", "fixtures.service"]

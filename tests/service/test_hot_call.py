@@ -1,0 +1,82 @@
+"""The short way of a report gives what the long way gives."""
+
+import json as standard
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from remotelr.rules import Decision
+from remotelr_service.api import json
+from remotelr_service.api.answers import DecisionAnswer
+from remotelr_service.api.decided import told_plainly
+
+DECISION = Decision(
+    run="mnist-7",
+    attempt=1,
+    seq=12,
+    epoch=9,
+    step=900,
+    learning_rate=1e-07,
+    momentum=0.85,
+    reason="plateau",
+    changed=True,
+    action="continue",
+    plateau={"best": 0.1 + 0.2, "wait": 0, "cooldown": 2},
+    state={"schedule": {"best": 0.1 + 0.2, "wait": 0, "cooldown": 2, "scale": 5e-324}, "pin": 1.7976931348623157e308},
+)
+NAMES = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=5)
+DOCUMENTS = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**19), 10**19)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | NAMES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def test_an_answer_without_a_model_is_byte_for_byte_that_of_the_model():
+    assert DecisionAnswer.of(DECISION).model_dump_json().encode() == told_plainly(DECISION).body
+
+
+def test_an_answer_of_a_run_without_a_plateau_is_that_of_the_model():
+    plain = Decision(
+        run="r",
+        attempt=0,
+        seq=1,
+        epoch=0,
+        step=None,
+        learning_rate=0.0,
+        momentum=None,
+        reason="start",
+        changed=False,
+        action="stop",
+        plateau=None,
+        state={"schedule": None},
+        replayed=True,
+    )
+
+    assert DecisionAnswer.of(plain).model_dump_json().encode() == told_plainly(plain).body
+
+
+@given(DOCUMENTS, st.booleans())
+def test_every_document_is_read_as_the_standard_library_reads_it(document: Any, escaped: bool):
+    body = standard.dumps(document, ensure_ascii=escaped).encode()
+
+    assert standard.loads(body) == json.loads(body)
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1E+400", "1" * 400 + ".0", "9" * 21, "NaN", "-Infinity"])
+def test_a_number_that_only_the_careful_reader_knows_is_refused_with_its_path(number: str):
+    with pytest.raises(json.MalformedJSON) as refused:
+        json.loads(f'{{"metrics":{{"val_loss":{number}}}}}'.encode())
+
+    assert "metrics.val_loss" == refused.value.path
+
+
+@pytest.mark.parametrize("number", ["1e-05", "1.5E+3", "9" * 20])
+def test_a_number_that_looks_suspicious_and_is_not_is_taken(number: str):
+    assert {"loss": standard.loads(number)} == json.loads(f'{{"loss":{number}}}'.encode())

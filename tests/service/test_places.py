@@ -1,0 +1,90 @@
+"""Who is let in when there is more to do than can be done."""
+
+import asyncio
+
+from remotelr_service.api.places import Places
+
+
+def test_places_are_taken_as_long_as_there_are_any():
+    async def ask() -> list[bool]:
+        places = Places(2, patience_s=0.01)
+        come = []
+        for _ in range(3):
+            come.append(await places.turn())
+            places.__enter__()
+        return come
+
+    assert [True, True, False] == asyncio.run(ask())
+
+
+def test_whoever_stands_first_is_let_in_first():
+    async def ask() -> list[int]:
+        places, order = Places(1, patience_s=5.0), []
+
+        async def request(number: int) -> None:
+            assert await places.turn()
+            with places:
+                order.append(number)
+                await asyncio.sleep(0.001)
+
+        await asyncio.gather(*(request(number) for number in range(20)))
+        assert (0, 0) == (places.taken, places.line_length)
+        return order
+
+    assert list(range(20)) == asyncio.run(ask())
+
+
+def test_never_more_are_worked_on_than_there_are_places():
+    async def ask() -> int:
+        places, most = Places(3, patience_s=5.0), 0
+
+        async def request() -> None:
+            nonlocal most
+            assert await places.turn()
+            with places:
+                most = max(most, places.taken)
+                await asyncio.sleep(0.001)
+
+        await asyncio.gather(*(request() for _ in range(50)))
+        return most
+
+    assert 3 == asyncio.run(ask())
+
+
+def test_who_waits_for_news_gives_the_place_away_meanwhile():
+    async def ask() -> tuple[bool, int, int]:
+        places = Places(1, patience_s=5.0)
+        assert await places.turn()
+        with places:
+            following = asyncio.create_task(places.turn())
+            await asyncio.sleep(0)
+            with places.given_away():
+                waiting = places.waiting
+                let_in = await following
+        return let_in, waiting, places.taken
+
+    assert (True, 1, 0) == asyncio.run(ask())
+
+
+def test_when_all_in_line_have_given_up_the_next_one_is_let_in_at_once():
+    async def ask() -> list[bool]:
+        places = Places(1, patience_s=0.01)
+        with places:
+            late = await asyncio.gather(*(places.turn() for _ in range(5)))
+        return [*late, await places.turn()]
+
+    assert [*[False] * 5, True] == asyncio.run(ask())
+
+
+def test_one_that_is_cancelled_in_line_keeps_nobody_out():
+    async def ask() -> bool:
+        places = Places(1, patience_s=5.0)
+        with places:
+            gone = asyncio.create_task(places.turn())
+            following = asyncio.create_task(places.turn())
+            await asyncio.sleep(0)
+            gone.cancel()
+            await asyncio.sleep(0)
+        return await following
+
+    assert asyncio.run(ask())

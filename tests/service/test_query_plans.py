@@ -1,0 +1,105 @@
+"""What a trainer or a list asks is found by an index, so that it costs the same however much is stored.
+
+On SQLite, whose planner does not look at how much there is; PostgreSQL's does, and benchmarks/growth.py measures it.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event
+
+from fixtures.processes import Process
+from remotelr_service.actions import decisions, history, runs
+
+COSTLY = re.compile(r"SCAN (runs|events|earlier)\b(?! USING (COVERING )?INDEX)|TEMP B-TREE")
+
+Ask = Callable[[Process], Any]
+
+
+@pytest.fixture
+def process(start_process: Callable[..., Process], sqlite_url: str) -> Process:
+    process = start_process(sqlite_url)
+    process.put("run", world_size=2)
+    process.put("other")
+    process.attempt("run", "first", 0)
+    process.train("run", [1.0, 0.9, 0.8])
+    return process
+
+
+@contextmanager
+def statements_of(*engines: Engine) -> Iterator[list[tuple[str, Any]]]:
+    """The statements that are executed meanwhile, with what was given to each."""
+    seen: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
+        seen.append((statement, parameters[0] if many else parameters))
+
+    for engine in engines:
+        event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        for engine in engines:
+            event.remove(engine, "before_cursor_execute", note)
+
+
+def plans(process: Process, ask: Ask) -> list[str]:
+    """How SQLite finds what `ask` reads and writes."""
+    with statements_of(process.database.reads, process.database.writes) as statements:
+        ask(process)
+    with process.database.reads.connect() as connection:
+        return [
+            f"{row[3]} ← {statement}"
+            for statement, given in statements
+            if statement.split()[0] in ("SELECT", "UPDATE", "INSERT", "DELETE")
+            for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", given)
+        ]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda process: process.report("run", 3, 0.7),
+        lambda process: process.report("run", 1, 0.9),
+        lambda process: process.report("run", 1, 0.5, rank=1),
+        lambda process: process.attempt("run", "second", 2),
+        lambda process: process.attempt("run", "first", 0),
+        lambda process: process.command("run", "scale", 0.5, key="once"),
+        lambda process: decisions.get_decision(process.reads, "run"),
+        lambda process: history.history(process.reads, "run", 2, 10),
+        lambda process: history.events(process.reads, "run", 2, 10),
+        lambda process: runs.get_run(process.reads, "run"),
+        lambda process: runs.list_runs(process.reads, after="other", limit=10),
+        lambda process: runs.list_runs(process.reads, status="completed", limit=10),
+        lambda process: runs.list_runs(process.reads, experiment="vision", status="running", after="other", limit=10),
+    ],
+    ids=[
+        "a report",
+        "a repeated report",
+        "a late rank",
+        "a new attempt",
+        "a repeated attempt",
+        "a command",
+        "the decision in force",
+        "a page of the history",
+        "a page of the log",
+        "a run",
+        "a page of the runs",
+        "the runs of a status",
+        "the runs of an experiment",
+    ],
+)
+def test_nothing_is_read_that_is_not_asked_for(process: Process, ask: Ask):
+    found = plans(process, ask)
+
+    assert found
+    assert [] == [plan for plan in found if COSTLY.search(plan)]
+
+
+def test_the_runs_of_a_status_are_found_without_the_others(process: Process):
+    found = plans(process, lambda process: runs.list_runs(process.reads, status="failed", limit=10))
+
+    assert any("ix_runs_status_key" in plan for plan in found)

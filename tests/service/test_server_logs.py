@@ -1,0 +1,68 @@
+"""The log: one line per event, whatever is in it, for machines and for people."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from remotelr_service import logs
+
+FORGED = "all is well\r\n\x1b[2J\u2028level=error"
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    """Logging is global: what a test sets up shall not outlive it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_nobody_forges_a_line_of_the_log(style):
+    stream = io.StringIO()
+    logs.configure("info", style, stream)
+    structlog.get_logger("new").info("said", detail=FORGED)
+    logging.getLogger("remotelr_service.db.writer").info("said %s", FORGED)
+
+    written = stream.getvalue()
+    assert 2 == len(written.splitlines())
+    assert not {"\r", "\x1b", "\u2028"} & set(written)
+
+
+def test_a_line_for_machines_is_one_object_with_the_request_it_belongs_to():
+    stream = io.StringIO()
+    logs.configure("info", "json", stream)
+    logs.REQUEST_ID.set("abc")
+    structlog.get_logger("new").info("decision", learning_rate=0.1)
+    logs.REQUEST_ID.set(None)
+
+    line = json.loads(stream.getvalue())
+    assert ("decision", "info", 0.1, "abc") == tuple(
+        line[name] for name in ("event", "level", "learning_rate", "request_id")
+    )
+
+
+def test_what_is_below_the_level_is_not_written():
+    stream = io.StringIO()
+    logs.configure("warning", "json", stream)
+    structlog.get_logger("new").info("decision")
+    logging.getLogger("remotelr_service").info("migrated")
+    logging.getLogger("uvicorn.error").info("started")
+
+    assert stream.getvalue() == ""
+
+
+def test_libraries_are_heard_when_something_is_wrong():
+    stream = io.StringIO()
+    logs.configure("info", "json", stream)
+    logging.getLogger("uvicorn.error").info("started")
+    logging.getLogger("uvicorn.error").warning("odd request")
+
+    assert ["odd request"] == [json.loads(line)["event"] for line in stream.getvalue().splitlines()]

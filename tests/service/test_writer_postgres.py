@@ -1,0 +1,277 @@
+"""The writer against what only a server can do: die in the middle, and be shared by replicas."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from fixtures.processes import Process
+from remotelr import rules
+from remotelr.rules import AttemptRequest, Decision, Report
+from remotelr_service.actions import attempts, reports, runs
+from remotelr_service.actions.finding import locked_run
+from remotelr_service.db.errors import DatabaseAway, RunBusy
+from remotelr_service.db.group import Group
+from stories import PLATEAU, spec
+
+TRAINED = {"type": "reduce_on_plateau", "factor": 0.97, "patience": 1, "cooldown": 1}
+
+
+@pytest.fixture
+def replicas(postgres_url: str, start_process: Callable[..., Process]) -> list[Process]:
+    """Three processes of the service on one database."""
+    return [start_process(postgres_url) for _ in range(3)]
+
+
+@pytest.fixture
+def replica(replicas: list[Process]) -> Process:
+    return replicas[0]
+
+
+def test_a_connection_killed_in_the_middle_of_a_transaction_costs_nothing(replica: Process):
+    """
+    F13. The action had written already; its transaction is gone, and it is done again on a new connection.
+    """
+    replica.put("run")
+    killed: list[int] = []
+
+    def action(group: Group) -> Any:
+        head = locked_run(group, "run")
+        outcome = rules.report(head.run, Report(epoch=0, metrics={"val_loss": 0.5}), group.log("run"))
+        group.append(head, outcome)
+        group.flush()
+        if not killed:
+            killed.append(group._connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one())
+            administrate(replica, "SELECT pg_terminate_backend(%s)", killed[0])
+        return outcome.answer
+
+    answer = replica.ask(replica.writer.submit(action, "run"))
+
+    assert (1, False) == (answer.epoch, answer.replayed)
+    assert [1, 2] == [event.seq for event in replica.events("run")]
+    assert 2 == replica.report("run", 1, 0.5).epoch
+
+
+def test_connections_killed_between_transactions_are_not_noticed(replica: Process):
+    replica.put("run")
+    for epoch in range(3):
+        kill_all(replica)
+        assert epoch + 1 == replica.report("run", epoch, 0.5).epoch
+
+
+def test_a_database_that_is_gone_is_answered_in_time_and_comes_back_without_a_restart(replica: Process):
+    replica.put("run")
+    began = time.monotonic()
+    with closed_database(replica), pytest.raises(DatabaseAway):
+        replica.report("run", 0, 0.5)
+    waited = time.monotonic() - began
+
+    assert waited < 2
+    assert 1 == replica.report("run", 0, 0.5).epoch
+
+
+def test_a_run_that_another_replica_holds_does_not_hold_up_the_others(replica: Process):
+    """
+    F17, F18: a replica was stopped while it held the lock of one run.
+    """
+    for key in ("held", "free"):
+        replica.put(key)
+    with held(replica, "held"):
+        began = time.monotonic()
+        busy, free = replica.ask_all(report(replica, "held", 0), timed(report(replica, "free", 0)))
+        waited = time.monotonic() - began
+
+    assert isinstance(busy, RunBusy)
+    assert free - began < 0.2
+    assert waited < 1
+    assert 1 == replica.report("held", 0, 0.5).epoch
+
+
+def test_a_run_that_another_replica_lets_go_soon_is_waited_for(replica: Process):
+    replica.put("held")
+    with held(replica, "held") as release:
+        threading.Timer(0.1, release).start()
+        assert 1 == replica.report("held", 0, 0.5).epoch
+
+
+def test_a_transaction_that_stands_still_frees_its_runs(replica: Process):
+    """
+    F18: after five seconds PostgreSQL ends it, and the run goes on.
+    """
+    replica.put("run")
+    with replica.database.writes.connect() as stopped:
+        stopped.exec_driver_sql("SELECT * FROM runs FOR UPDATE")
+        time.sleep(5.5)
+        assert 1 == replica.report("run", 0, 0.5).epoch
+        stopped.invalidate()
+
+
+def test_replicas_that_create_one_run_at_once_create_one_run(replicas: list[Process]):
+    answers = at_once(replicas, lambda process: [runs.put_run(process.writer, "run", spec(PLATEAU)) for _ in range(10)])
+
+    assert [True] == [created for _, created in answers if created]
+    assert 1 == len({view.created_at for view, _ in answers})
+    assert 1 == len(replicas[0].events("run"))
+
+
+def test_attempts_that_begin_at_once_on_several_replicas_have_numbers_of_their_own(replicas: list[Process]):
+    """
+    F9: strictly increasing, the same key the same number, and the highest alone is alive.
+    """
+    replicas[0].put("run")
+    answers = at_once(
+        replicas,
+        lambda process: [
+            patiently(
+                lambda name=name: attempts.begin_attempt(process.writer, "run", AttemptRequest(key=name, epoch=0))
+            )
+            for name in [f"{process.writer!r} {number}" for number in range(5)]
+        ],
+    )
+    given = sorted(answer.attempt for answer in answers if isinstance(answer, Decision))
+    refused = [answer for answer in answers if not isinstance(answer, Decision)]
+
+    assert not refused
+    assert list(range(1, 16)) == given
+    assert 15 == replicas[1].head("run").attempt
+
+
+def test_an_attempt_key_sent_to_every_replica_at_once_is_one_attempt(replicas: list[Process]):
+    replicas[0].put("run")
+    answers = at_once(
+        replicas,
+        lambda process: [
+            patiently(lambda: attempts.begin_attempt(process.writer, "run", AttemptRequest(key="job 7", epoch=0)))
+            for _ in range(5)
+        ],
+    )
+
+    assert {1} == {answer.attempt for answer in answers}
+    assert [False] == [answer.replayed for answer in answers if not answer.replayed]
+
+
+def test_ranks_that_report_to_different_replicas_get_one_rate(replicas: list[Process]):
+    """
+    F10, invariant 9: four ranks, every report to a replica by chance, some twice.
+    """
+    rng = random.Random(7)
+    world, epochs = 4, 8
+    policy = {"schedule": TRAINED, "aggregate": {"ranks": "all", "reduce": "mean"}}
+    replicas[0].put("run", policy, world_size=world)
+    losses = {(epoch, rank): rng.choice([1.0, 0.9, 0.5]) for epoch in range(epochs) for rank in range(world)}
+
+    async def rank_reports(process: Process, epoch: int, rank: int) -> Any:
+        given = Report(epoch=epoch, rank=rank, metrics={"val_loss": losses[epoch, rank]})
+        return await patiently(lambda: reports.report(process.writer, "run", given))
+
+    for epoch in range(epochs):
+        chosen = [(rng.choice(replicas), rank) for rank in [*range(world), rng.randrange(world)]]
+        at_once(
+            replicas,
+            lambda process, chosen=chosen, epoch=epoch: [
+                rank_reports(process, epoch, rank) for where, rank in chosen if where is process
+            ],
+        )
+        again = [replicas[rank % 3].ask(rank_reports(replicas[rank % 3], epoch, rank)) for rank in range(world)]
+        assert 1 == len({(answer.seq, answer.learning_rate) for answer in again})
+
+    assert replicas[0].replayed("run") == replicas[0].head("run")
+    assert epochs == sum(1 for event in replicas[0].events("run") if event.kind == "report" and event.decision)
+
+
+def test_a_trainer_that_changes_replicas_has_the_curve_of_one_that_does_not(replicas: list[Process]):
+    """
+    A head kept in a process's memory between transactions would be old here.
+    """
+    rng = random.Random(11)
+    losses = [rng.choice([1.0, 0.9, 0.5]) for _ in range(40)]
+    for key in ("steady", "wandering"):
+        replicas[0].put(key, TRAINED)
+    steady = replicas[0].train("steady", losses)
+    wandering = [
+        rng.choice(replicas).report("wandering", epoch, loss).learning_rate for epoch, loss in enumerate(losses)
+    ]
+
+    assert steady == wandering
+
+
+async def report(process: Process, key: str, epoch: int) -> Any:
+    return await reports.report(process.writer, key, Report(epoch=epoch, metrics={"val_loss": 0.5}))
+
+
+async def timed(question: Any) -> float:
+    """When the answer came."""
+    await question
+    return time.monotonic()
+
+
+async def patiently(ask: Callable[[], Any]) -> Any:
+    """The answer, asked for again as a client does when the run is busy."""
+    while True:
+        try:
+            return await ask()
+        except RunBusy:
+            continue
+
+
+def at_once(replicas: list[Process], questions: Callable[[Process], list[Any]]) -> list[Any]:
+    """The answers of all replicas to their questions, each asked from a thread of its own, all at the same time."""
+    answers: list[Any] = []
+    gate = threading.Barrier(len(replicas))
+
+    def ask(process: Process) -> None:
+        asked = questions(process)
+        gate.wait()
+        answers.extend(process.ask_all(*asked))
+
+    threads = [threading.Thread(target=ask, args=(process,)) for process in replicas]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+@contextmanager
+def held(process: Process, key: str) -> Iterator[Callable[[], None]]:
+    """Another client holds the lock of the run until the block ends, or the function is called."""
+    with psycopg.connect(plain(process.url)) as other:
+        other.execute("SELECT * FROM runs WHERE key = %s FOR UPDATE", [key])
+        try:
+            yield other.rollback
+        finally:
+            other.rollback()
+
+
+@contextmanager
+def closed_database(process: Process) -> Iterator[None]:
+    """The database takes no connections, and has none."""
+    name = sql.Identifier(process.url.rpartition("/")[2])
+    administrate(process, sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(name))
+    kill_all(process)
+    try:
+        yield
+    finally:
+        administrate(process, sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(name))
+
+
+def kill_all(process: Process) -> None:
+    """End every connection to the database, as a restart of the server does."""
+    kill = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s"
+    administrate(process, kill, process.url.rpartition("/")[2])
+
+
+def administrate(process: Process, statement: Any, *values: Any) -> None:
+    server = plain(process.url).rpartition("/")[0]
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(statement, values or None)
+
+
+def plain(url: str) -> str:
+    return url.replace("postgresql+psycopg", "postgresql")

@@ -1,0 +1,73 @@
+"""A run and its log kept together, so that a test reads like what happened to it."""
+
+from typing import Any
+
+from remotelr.rules import (
+    AttemptRequest,
+    Command,
+    Decision,
+    MemoryLog,
+    Outcome,
+    Report,
+    Run,
+    RunSpec,
+    Waiting,
+    begin_attempt,
+    command,
+    create,
+    expire,
+    finish,
+    policy_from_json,
+    put_policy,
+    replay,
+    report,
+)
+
+PLATEAU = {"type": "reduce_on_plateau", "factor": 0.5, "patience": 2, "min_delta": 0.0, "flavor": "keras_legacy"}
+
+
+def spec(policy: dict[str, Any], initial_learning_rate: float | None = 1.0, **rest: Any) -> RunSpec:
+    return RunSpec(policy=policy_from_json(policy), initial_learning_rate=initial_learning_rate, **rest)
+
+
+class Story:
+    """Everything that is done to one run; the log and the head follow."""
+
+    def __init__(self, policy: dict[str, Any] | None = None, **rest: Any) -> None:
+        self.log = MemoryLog()
+        outcome = create("story", spec(policy or PLATEAU, **rest))
+        self.first = self._take(outcome)
+
+    def _take(self, outcome: Outcome) -> Decision | Waiting | None:
+        self.run: Run = outcome.run
+        if outcome.event is not None:
+            self.log.append(outcome.event)
+        return outcome.answer
+
+    def report(self, epoch: int, value: float | None = None, **rest: Any) -> Any:
+        metrics = rest.pop("metrics", {} if value is None else {"val_loss": value})
+        return self._take(report(self.run, Report(epoch=epoch, metrics=metrics, **rest), self.log))
+
+    def train(self, losses: list[float], first: int = 0, **rest: Any) -> list[float]:
+        """The rates answered to one report an epoch."""
+        return [self.report(epoch, loss, **rest).learning_rate for epoch, loss in enumerate(losses, first)]
+
+    def expire(self) -> Any:
+        """What is decided when the time of the waiting point is over."""
+        return self._take(expire(self.run, self.log))
+
+    def attempt(self, epoch: int, key: str | None = None, **rest: Any) -> Any:
+        request = AttemptRequest(key=key or f"life {self.run.attempt + 1}", epoch=epoch, **rest)
+        return self._take(begin_attempt(self.run, request, self.log))
+
+    def command(self, type: Any, value: float | None = None, **rest: Any) -> None:
+        self._take(command(self.run, Command(type=type, value=value, **rest), self.log))
+
+    def put(self, policy: dict[str, Any], on_conflict: Any = "error", **rest: Any) -> None:
+        self._take(put_policy(self.run, spec(policy, **rest), on_conflict))
+
+    def finish(self, status: Any) -> None:
+        self._take(finish(self.run, status))
+
+    def replayed(self) -> Run:
+        return replay("story", self.log.events)
