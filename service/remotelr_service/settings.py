@@ -1,5 +1,7 @@
 """What an operator may set, all by environment variables `REMOTELR_*`. docs/settings.md is made from here."""
 
+import os
+from difflib import get_close_matches
 from typing import Literal
 
 from pydantic import Field, ValidationError
@@ -83,6 +85,7 @@ class Settings(BaseSettings):
 
 def read_settings(**given: object) -> Settings:
     """The settings, those `given` on the command line (not None) before the environment. Raises InvalidSettings."""
+    _refuse_misspelt()
     options = {name: value for name, value in given.items() if value is not None}
     try:
         return Settings(**options)  # type: ignore[arg-type]  # checked by pydantic
@@ -90,6 +93,17 @@ def read_settings(**given: object) -> Settings:
         named = [(str(each["loc"][0]), each["msg"]) for each in error.errors(include_input=False)]
         wrong = [f"{_option(name) if name in options else _variable(name)}: {message}" for name, message in named]
         raise InvalidSettings("; ".join(wrong)) from None
+
+
+def _refuse_misspelt() -> None:
+    """A misspelt variable would leave its setting at rest: another database, an open door.
+
+    Only what is close to a setting: others of the prefix belong to the client, or to whoever set them.
+    """
+    known = {_variable(name) for name in Settings.model_fields}
+    for variable in sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known):
+        for meant in get_close_matches(variable, known, n=1, cutoff=0.9):
+            raise InvalidSettings(f"{variable} is no setting: {meant} is")
 
 
 def _option(name: str) -> str:

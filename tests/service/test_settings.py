@@ -32,5 +32,18 @@ def test_a_value_that_cannot_be_is_refused_by_the_name_of_its_variable(monkeypat
         read_settings()
 
 
+@pytest.mark.parametrize("variable", ["REMOTELR_DATABSE_URL", "REMOTELR_LOGLEVEL", "REMOTELR_HOSTS"])
+def test_a_misspelt_variable_is_refused_with_the_setting_it_means(monkeypatch, variable):
+    monkeypatch.setenv(variable, "x")
+    with pytest.raises(InvalidSettings, match=f"^{variable} is no setting: REMOTELR_(DATABASE_URL|LOG_LEVEL|HOST) is$"):
+        read_settings()
+
+
+@pytest.mark.parametrize("variable", ["REMOTELR_URL", "REMOTELR_MODE", "REMOTELR_TOKEN", "REMOTELR_SERVICE_HOST"])
+def test_a_variable_of_somebody_else_is_left_alone(monkeypatch, variable):
+    monkeypatch.setenv(variable, "x")
+    assert 8000 == read_settings().port
+
+
 def test_settings_do_not_show_the_database_password():
     assert "secret" not in repr(read_settings(database_url="postgresql://me:secret@host/db"))
