@@ -1,6 +1,7 @@
 """What the calls at one boundary between epochs may take, all together."""
 
 import time
+from collections.abc import Callable
 from typing import Self
 
 # A try at a service that counts as away.
@@ -10,11 +11,12 @@ _SHORT_S = 1.0
 class Budget:
     """Seconds that run while they are used: `with budget:` around what is to be counted.
 
-    What others do between our calls is not taken from it.
+    What others do between our calls is not taken from it. clock: seconds that only grow.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.seconds = seconds
+        self._clock = clock
         self._left_s = seconds
         self._withheld_s = 0.0
         self._used_since_s: float | None = None
@@ -30,11 +32,11 @@ class Budget:
 
     def left_s(self) -> float:
         """What is left at this moment, >= 0."""
-        used_s = 0.0 if self._used_since_s is None else time.monotonic() - self._used_since_s
+        used_s = 0.0 if self._used_since_s is None else self._clock() - self._used_since_s
         return max(self._left_s - used_s, 0.0)
 
     def __enter__(self) -> Self:
-        self._used_since_s = time.monotonic()
+        self._used_since_s = self._clock()
         return self
 
     def __exit__(self, *_: object) -> None:

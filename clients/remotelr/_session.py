@@ -67,7 +67,7 @@ class Session:
     journal: what is known of the run from earlier lives, and where this one writes.
     on_unreachable: `local` decides here, `hold` keeps the last rate, `raise` raises ServiceUnreachable.
     live: hear of commands while an epoch runs, where there is a service to hear from.
-    say: tells people of what is no warning.
+    say: tells people of what is no warning. clock: what its tries and their budget are measured by.
 
     decision: the newest decision held. per_step: its rate changes within the epoch.
     lost: a newer attempt has taken over, this process must stop.
@@ -87,6 +87,7 @@ class Session:
         on_unreachable: OnUnreachable = "local",
         live: bool = False,
         say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.decision: Decision | None = None
         self.lost = False
@@ -102,7 +103,8 @@ class Session:
         self._away = False
         self._begun = False
         self._told: set[str] = set()
-        self._budget = Budget(client.timeout_s if client is not None else 0.0)
+        self._clock = clock
+        self._budget = Budget(client.timeout_s if client is not None else 0.0, clock)
         self._link: Link | None = None
         if client is not None:
             ranked = {**self._members, "world_size": life.world_size}
@@ -351,13 +353,14 @@ class Session:
 
     def _attempted(self, call: Callable[[], T], *, refusals: bool = False) -> T | None:
         """What `call` gives, or None when it failed; people are told once. refusals: those are raised."""
-        link, began_s = self._link, time.monotonic()
+        link, began_s = self._link, self._clock()
         if link is None or not self._breaker.allows(began_s):
             return None
+        unheard = len(self._journal.unheard)
         with self._budget:
             try:
                 if self._breaker.is_open and not link.is_there():
-                    self._breaker = self._breaker.failed(began_s, time.monotonic())
+                    self._breaker = self._breaker.failed(began_s, self._clock())
                     return None
                 answer = call()
             except StaleAttempt as error:
@@ -375,7 +378,9 @@ class Session:
                 self._warn("ranks", f"{error}. {self._goes_on}")
                 return None
             except ServiceUnreachable as error:
-                self._breaker = self._breaker.failed(began_s, time.monotonic())
+                # Who has heard a part of it is not away: the rest is told with the epochs that follow.
+                heard = len(self._journal.unheard) < unheard
+                self._breaker = Breaker() if heard else self._breaker.failed(began_s, self._clock())
                 self._tell_away(error)
                 return None
         self._breaker = self._breaker.answered()
