@@ -87,6 +87,8 @@ runs = Table(
     Column("status", Text, nullable=False),
     # When the point that waits for ranks has to be decided without them.
     Column("due_at", Moment),
+    # When the rate that an operator holds until a time is let go.
+    Column("release_at", Moment),
     Column("created_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
     CheckConstraint("status IN ('running', 'completed', 'failed', 'stopped')", name="status"),
@@ -100,8 +102,10 @@ Index("ix_runs_experiment_key", runs.c.experiment, runs.c.key)
 Index("ix_runs_status_key", runs.c.status, runs.c.key)
 _waiting = text("due_at IS NOT NULL")
 Index("ix_runs_due_at", runs.c.due_at, sqlite_where=_waiting, postgresql_where=_waiting)
+_held = text("release_at IS NOT NULL")
+Index("ix_runs_release_at", runs.c.release_at, sqlite_where=_held, postgresql_where=_held)
 
-# `learning_rate` to `plateau` are the decision the event took; they are NULL where it took none.
+# `learning_rate` to `why` are the decision the event took; they are NULL where it took none.
 events = Table(
     "events",
     metadata,
@@ -123,6 +127,7 @@ events = Table(
     Column("changed", Flag),
     Column("action", Text),
     Column("plateau", Text),
+    Column("why", Text),
     Column("superseded_by", Whole),
     Column("created_at", Moment, nullable=False),
     CheckConstraint("seq >= 1", name="seq"),
@@ -173,4 +178,61 @@ Index(
     unique=True,
     sqlite_where=_keyed,
     postgresql_where=_keyed,
+)
+
+# A named group of runs, and what is set for it: all of it as runs of it begin with.
+experiments = Table(
+    "experiments",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("policy", Text),
+    Column("tags", Text, nullable=False),
+    Column("rails", Text),
+    Column("created_at", Moment, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    sqlite_strict=True,
+)
+
+# One command to many runs. `runs` are their keys, fixed when it was ordered; `worked_at` is when somebody last
+# worked on it, so that another replica goes on when that one has died.
+bulk_commands = Table(
+    "bulk_commands",
+    metadata,
+    Column("id", Whole, Identity(), primary_key=True),
+    Column("key", Text, unique=True),
+    Column("selector", Text, nullable=False),
+    Column("command", Text, nullable=False),
+    Column("actor", Text),
+    Column("reason", Text),
+    Column("runs", Text, nullable=False),
+    Column("count", Whole, nullable=False),
+    Column("worked_at", Moment, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("finished_at", Moment),
+    sqlite_strict=True,
+)
+_unfinished = text("finished_at IS NULL")
+Index(
+    "ix_bulk_commands_unfinished",
+    bulk_commands.c.worked_at,
+    sqlite_where=_unfinished,
+    postgresql_where=_unfinished,
+)
+
+# What came of it for each run, written with the run's own event: what has a row here was done, once.
+# `place` is that of the run among the keys.
+bulk_results = Table(
+    "bulk_results",
+    metadata,
+    Column("bulk_id", Whole, ForeignKey("bulk_commands.id", ondelete="CASCADE"), primary_key=True),
+    Column("place", Whole, primary_key=True),
+    Column("run", Text, nullable=False),
+    Column("seq", Whole),
+    Column("holds_from", Whole),
+    Column("rate_before", Number),
+    Column("rate_after", Number),
+    Column("code", Text),
+    Column("detail", Text),
+    CheckConstraint("(seq IS NULL) <> (code IS NULL)", name="outcome"),
+    sqlite_strict=True,
 )
