@@ -236,3 +236,39 @@ bulk_results = Table(
     CheckConstraint("(seq IS NULL) <> (code IS NULL)", name="outcome"),
     sqlite_strict=True,
 )
+
+# Of a token its SHA-256 is kept, nothing else. A revoked one stays: it says who an actor was.
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", Whole, Identity(), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    # What it is kept to; both NULL is everything.
+    Column("experiment", Text),
+    Column("run", Text),
+    Column("digest", Text, nullable=False, unique=True),
+    Column("created_at", Moment, nullable=False),
+    Column("created_by", Text),
+    Column("expires_at", Moment),
+    Column("last_used_at", Moment),
+    Column("revoked_at", Moment),
+    CheckConstraint("scope IN ('report', 'view', 'operate', 'admin')", name="scope"),
+    CheckConstraint("(scope = 'report') = (experiment IS NOT NULL OR run IS NOT NULL)", name="reach"),
+    sqlite_strict=True,
+)
+_live = text("revoked_at IS NULL")
+Index("uq_tokens_live_name", tokens.c.name, unique=True, sqlite_where=_live, postgresql_where=_live)
+
+# Rows are added and never changed. A run's own log goes with the run; what people did to it stays here.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Whole, Identity(), primary_key=True),
+    Column("at", Moment, nullable=False),
+    Column("actor", Text),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("details", Text, nullable=False),
+    sqlite_strict=True,
+)
