@@ -71,6 +71,22 @@ ROOMS = (
         "the demo is a trainer: it may do what trainers do",
     ),
     Room(
+        "remotelr_service.cli",
+        (
+            "remotelr",
+            "remotelr_service.actions.policies",
+            "remotelr_service.banner",
+            "remotelr_service.db.errors",
+            "remotelr_service.mistakes",
+            "remotelr_service.settings",
+            "httpx",
+            "pydantic",
+            "rich",
+            "typer",
+        ),
+        "a terminal is far from the service: it asks over HTTP, and has no database; a policy it can read by itself",
+    ),
+    Room(
         "remotelr_service",
         (
             "remotelr.rules",

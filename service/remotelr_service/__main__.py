@@ -6,18 +6,17 @@ from typing import Annotated
 
 import typer
 
-from remotelr_service.db.errors import ServiceError
-from remotelr_service.mistakes import Mistake
+from remotelr_service.cli import refusals, runs
 
 cli = typer.Typer(
     help="RemoteLR: the learning rates of every training run, decided in one durable place.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 database = typer.Typer(help="The tables of the database.", no_args_is_help=True, rich_markup_mode=None)
 cli.add_typer(database, name="db")
+cli.add_typer(runs.app, name="runs")
 
 DatabaseUrl = Annotated[
     str | None,
@@ -26,12 +25,8 @@ DatabaseUrl = Annotated[
 
 
 def main() -> None:
-    """Run the command line. What a person can put right is said in one line, with exit code 1."""
-    try:
-        cli()
-    except (Mistake, ServiceError) as error:
-        print(f"remotelr: {error}", file=sys.stderr)
-        sys.exit(1)
+    """Run the command line, and end with the exit codes of `cli/refusals.py`."""
+    refusals.run(cli)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,0 +1,230 @@
+"""The service as the terminal asks it: JSON there, JSON back, whatever the call.
+
+Every command that changes something carries an `Idempotency-Key`, so that asking again counts once. httpx is
+imported when somebody is asked: `remotelr --help` and `remotelr serve` begin sooner for it.
+"""
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
+
+from remotelr.errors import ServiceRefused, ServiceUnreachable
+from remotelr_service.mistakes import Mistake
+
+if TYPE_CHECKING:
+    import httpx
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+# A person waits for it: long enough for a service that is busy, short enough to give up on one that is not there.
+TIMEOUT_S = 10.0
+
+# The largest page the service gives.
+PAGE = 200
+
+# Statuses after which the same request may succeed, when the service says after how long.
+_BUSY = (429, 503)
+
+Json = dict[str, Any]
+
+
+def address(given: str | None = None) -> tuple[str, str]:
+    """The address of the service, and where it was found. Raises Mistake for what is none."""
+    named = os.environ.get("REMOTELR_URL")
+    url, source = (given, "--url") if given else (named, "REMOTELR_URL") if named else (DEFAULT_URL, "default")
+    if not url.startswith(("http://", "https://")):
+        raise Mistake(f"{source} is {url!r}: the service's address begins with http:// or https://")
+    return url.rstrip("/"), source
+
+
+def token() -> tuple[str | None, str]:
+    """The token to ask with, and where it was found. Raises Mistake for a file that cannot be read.
+
+    It is no option: what is typed stands in the list of processes and in the shell's history.
+    """
+    if named := os.environ.get("REMOTELR_TOKEN"):
+        return named.strip(), "REMOTELR_TOKEN"
+    file = os.environ.get("REMOTELR_TOKEN_FILE")
+    if not file:
+        return None, "not set"
+    try:
+        return Path(file).read_text().strip(), "REMOTELR_TOKEN_FILE"
+    except OSError as error:
+        raise Mistake(f"REMOTELR_TOKEN_FILE: {file} cannot be read: {error.strerror}") from None
+
+
+class Desk:
+    """A service at an address. A context manager: at its end the connection is closed.
+
+    Every call raises ServiceRefused and ServiceUnreachable, and takes at most `timeout_s` seconds
+    with its tries.
+    """
+
+    def __init__(self, url: str, token: str | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
+        import httpx
+
+        self.url = url
+        self.timeout_s = timeout_s
+        headers = {"accept": "application/json"}
+        if token is not None:
+            if not token.isascii() or not token.isprintable():
+                raise Mistake("the token holds characters that no token has: was something else pasted?")
+            headers["authorization"] = f"Bearer {token}"
+        self._http = httpx.Client(headers=headers, timeout=timeout_s, follow_redirects=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def get(self, path: str, **params: object) -> Json:
+        return self.ask("GET", path, params=params)
+
+    def post(self, path: str, body: Mapping[str, Any], *, key: str | None = None) -> Json:
+        """key: the same key is the same order; random when not given."""
+        return self.ask("POST", path, body=body, headers={"idempotency-key": key or uuid.uuid4().hex})
+
+    def put(self, path: str, body: Mapping[str, Any]) -> Json:
+        return self.ask("PUT", path, body=body)
+
+    def delete(self, path: str) -> Json:
+        return self.ask("DELETE", path)
+
+    def pages(self, path: str, member: str, *, after: object = None, **params: object) -> Iterator[Json]:
+        """The items of a list, fetched page by page as they are asked for."""
+        while True:
+            page = self.get(path, **{"limit": PAGE, **params, "after": after})
+            yield from page[member]
+            after = page.get("next")
+            if after is None:
+                return
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, object] | None = None,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Json:
+        """The answer's JSON object; an empty one where there is none to read."""
+        began, tries = time.monotonic(), 0
+        while True:
+            tries += 1
+            response = self._send(method, path, began=began, params=_given(params or {}), body=body, headers=headers)
+            pause_s = _retry_after_s(response)
+            if pause_s is None or time.monotonic() - began + pause_s > self.timeout_s:
+                return self._read(response, tries, began)
+            time.sleep(pause_s)
+
+    def answer(self, path: str) -> "httpx.Response":
+        """The bare answer to a GET, whatever it is. Raises ServiceUnreachable."""
+        return self._send("GET", path, began=time.monotonic())
+
+    @contextmanager
+    def stream(self, path: str, **params: object) -> Iterator[Iterator[str]]:
+        """The lines of an event stream, as they come. Raises ServiceRefused and ServiceUnreachable.
+
+        Every quarter of a minute at least a line comes, if only to say that the line is open.
+        """
+        import httpx
+
+        began = time.monotonic()
+        accept = {"accept": "text/event-stream"}
+        try:
+            with self._http.stream(
+                "GET", self.url + path, params=_given(params), headers=accept, timeout=httpx.Timeout(TIMEOUT_S, read=60)
+            ) as response:
+                if not response.is_success:
+                    response.read()
+                    self._read(response, 1, began)
+                yield response.iter_lines()
+        except httpx.HTTPError as error:
+            raise self._unreachable(_words(error), 1, began) from None
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        began: float,
+        params: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> "httpx.Response":
+        import httpx
+
+        content = None if body is None else json.dumps(body, allow_nan=False)
+        typed = {} if body is None else {"content-type": "application/json"}
+        try:
+            return self._http.request(
+                method, self.url + path, params=params, content=content, headers={**typed, **(headers or {})}
+            )
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._unreachable(_words(error), 1, began) from None
+
+    def _read(self, response: "httpx.Response", tries: int, began: float) -> Json:
+        if response.status_code == 204:
+            return {}
+        document = _document(response)
+        if document is None:
+            kind = response.headers.get("content-type", "no content type")
+            said = f"HTTP {response.status_code} ({kind}), where JSON was expected: is this a RemoteLR service?"
+            raise self._unreachable(said, tries, began)
+        if response.is_success:
+            return document
+        detail = str(document.get("detail") or document.get("title") or f"HTTP {response.status_code}")
+        if response.status_code in _BUSY:
+            raise self._unreachable(detail, tries, began)
+        raise ServiceRefused(str(document.get("code", "unknown")), detail, response.status_code, document)
+
+    def _unreachable(self, reason: str, tries: int, began: float) -> ServiceUnreachable:
+        return ServiceUnreachable(self.url, tries, reason, time.monotonic() - began)
+
+
+def open_desk(url: str | None, *, timeout_s: float = TIMEOUT_S) -> Desk:
+    """The service that the option or the environment names. Raises Mistake."""
+    return Desk(address(url)[0], token()[0], timeout_s=timeout_s)
+
+
+def run_path(run: str, *more: str) -> str:
+    return "/".join(["/v1/runs", quote(run, safe=""), *more])
+
+
+def _given(params: Mapping[str, object]) -> dict[str, str]:
+    words = {True: "true", False: "false"}
+    return {
+        name: words[value] if isinstance(value, bool) else str(value)
+        for name, value in params.items()
+        if value is not None
+    }
+
+
+def _retry_after_s(response: "httpx.Response") -> float | None:
+    """The pause to make before the same request is worth another try; None when it is not."""
+    header = response.headers.get("retry-after", "")
+    return float(header) if response.status_code in _BUSY and header.isdecimal() else None
+
+
+def _document(response: "httpx.Response") -> Json | None:
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in ("application/json", "application/problem+json"):
+        return None
+    try:
+        document = response.json()
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _words(error: Exception) -> str:
+    """What happened, for people: some errors of httpx say nothing but their name."""
+    return str(error) or type(error).__name__

@@ -1,0 +1,60 @@
+"""Options that several commands share, each with its help and what the shell offers to complete it with."""
+
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+
+from remotelr.errors import RemoteLRError
+from remotelr_service.cli.desk import open_desk
+from remotelr_service.mistakes import Mistake
+
+# A shell that waits for its suggestions is worse than one without.
+_COMPLETION_S = 1.0
+
+
+def _complete_run(incomplete: str) -> list[str]:
+    """The runs there are, for the shell; none when the service does not answer at once."""
+    return _keys("/v1/runs", "runs", "run", incomplete)
+
+
+def _complete_experiment(incomplete: str) -> list[str]:
+    return _keys("/v1/experiments", "experiments", "experiment", incomplete)
+
+
+def _keys(path: str, member: str, name: str, incomplete: str) -> list[str]:
+    with suppress(RemoteLRError, Mistake), open_desk(None, timeout_s=_COMPLETION_S) as desk:
+        keys = [str(item[name]) for item in desk.get(path, limit=200)[member]]
+        return [key for key in keys if key.startswith(incomplete)]
+    return []
+
+
+RunKey = Annotated[str, typer.Argument(metavar="RUN", help="The run's key.", autocompletion=_complete_run)]
+ExperimentKey = Annotated[
+    str, typer.Argument(metavar="EXPERIMENT", help="The experiment's key.", autocompletion=_complete_experiment)
+]
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url", help="Address of the service [REMOTELR_URL, else http://127.0.0.1:8000].", show_default=False
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+InExperiment = Annotated[
+    str | None,
+    typer.Option("--experiment", "-e", help="Only runs of this experiment.", autocompletion=_complete_experiment),
+]
+WithTag = Annotated[
+    list[str] | None, typer.Option("--tag", "-t", metavar="NAME:VALUE", help="Only runs with this tag.")
+]
+WithStatus = Annotated[
+    str | None, typer.Option("--status", "-s", help="Only runs that are running, completed, failed or stopped.")
+]
+
+Reason = Annotated[str | None, typer.Option("--reason", "-m", help="Why, for the log.")]
+Actor = Annotated[str | None, typer.Option("--actor", help="Who, for the log, where there are no tokens [USER].")]
+Key = Annotated[
+    str | None, typer.Option("--key", help="The same key is the same command: repeating it changes nothing.")
+]

@@ -1,0 +1,325 @@
+"""`remotelr runs`: what runs there are, how they stand, and what is ordered of one of them."""
+
+import getpass
+import time
+from typing import Annotated, Any
+
+import typer
+
+from remotelr.errors import ServiceRefused
+from remotelr_service.cli import look, orders
+from remotelr_service.cli.desk import Desk, Json, open_desk, run_path, token
+from remotelr_service.cli.merging import merged
+from remotelr_service.cli.options import (
+    Actor,
+    AsJson,
+    InExperiment,
+    Key,
+    Reason,
+    RunKey,
+    Url,
+    WithStatus,
+    WithTag,
+)
+from remotelr_service.cli.refusals import NotInTime, NotObeyed
+
+app = typer.Typer(help="See and steer runs.", no_args_is_help=True, rich_markup_mode=None)
+
+# The lives of a command that change no more.
+_OVER = ("applied", "rejected", "expired", "superseded", "cancelled")
+
+_POLL_S = 0.3
+
+
+@app.command("list")
+def list_runs(
+    *,
+    experiment: InExperiment = None,
+    tag: WithTag = None,
+    status: WithStatus = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 200,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """List runs, in order of their keys."""
+    with open_desk(url) as desk:
+        found = selected(desk, experiment=experiment, tag=tag, status=status, limit=limit + 1)
+    look.show({"runs": found[:limit]}, as_json, lambda: _runs_table(found[:limit]))
+    if len(found) > limit:
+        look.say(
+            f"there are more than {limit} runs: ask for more with --limit, or for fewer with --experiment or --tag"
+        )
+    if not found and not as_json:
+        look.say("no runs")
+
+
+@app.command("show")
+def show_run(run: RunKey, url: Url = None, as_json: AsJson = False) -> None:
+    """Show where a run stands, and why."""
+    with open_desk(url) as desk:
+        found = desk.get(run_path(run))
+        if as_json:
+            look.print_json(found)
+            return
+        why, curve = _why(desk, found), curve_of(desk, run)
+    look.console().print(_run_facts(found, why, curve))
+
+
+@app.command("history")
+def history(
+    run: RunKey,
+    last: Annotated[int | None, typer.Option("--last", "-n", min=1, help="Only so many of the newest.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also what a later attempt trained again.")] = False,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show its epochs: measured, rate, decided."""
+    with open_desk(url) as desk:
+        reports = list(desk.pages(run_path(run, "history"), "reports"))
+    shown = [each for each in reports if everything or each["superseded_by"] is None]
+    shown = shown if last is None else shown[-last:]
+    look.show({"run": run, "reports": shown}, as_json, lambda: _history_table(shown))
+
+
+@app.command("commands")
+def commands(run: RunKey, url: Url = None, as_json: AsJson = False) -> None:
+    """List what was ordered, and what became of it."""
+    with open_desk(url) as desk:
+        found = list(desk.pages(run_path(run, "commands"), "commands"))
+    look.show({"run": run, "commands": found}, as_json, lambda: commands_table(found))
+
+
+def _order(
+    *,
+    run: RunKey,
+    order: orders.Order,
+    reason: Reason = None,
+    actor: Actor = None,
+    expected_seq: Annotated[
+        int | None, typer.Option("--expected-seq", help="Refuse if anything has happened to the run since this seq.")
+    ] = None,
+    key: Key = None,
+    wait_s: Annotated[
+        float | None,
+        typer.Option(
+            "--wait", metavar="SECONDS", help="Wait until the trainer has done it; exit code 4 if it has not."
+        ),
+    ] = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    body = order | given(reason=reason, actor=actor_of(actor), expected_seq=expected_seq)
+    with open_desk(url) as desk:
+        noted = desk.post(run_path(run, "commands"), body, key=key)
+        life = None if wait_s is None else _wait(desk, run, noted["seq"], wait_s)
+    if as_json:
+        look.print_json(life or noted)
+    else:
+        said = f"{run}: {orders.in_words(order)}: command {noted['seq']}, from epoch {noted['holds_from']} on"
+        look.console().print(look.safe(said if life is None else f"{said}: {_life_in_words(life)}"))
+    if life is not None and life["state"] not in _OVER:
+        raise NotInTime(
+            f"after {wait_s:g} s command {noted['seq']} is {life['state']}: see remotelr runs commands {run}"
+        )
+    if life is not None and life["state"] != "applied":
+        raise NotObeyed(f"command {noted['seq']} was {_life_in_words(life)}")
+
+
+for _name, _function in orders.FOR_ONE.items():
+    app.command(_name)(merged(_function, _order))
+
+
+def selected(
+    desk: Desk, *, experiment: str | None, tag: list[str] | None, status: str | None, limit: int | None = None
+) -> list[Json]:
+    """The runs with all of these, at most `limit`."""
+    wanted = [(name, value) for name, _, value in (each.partition(":") for each in tag or ())]
+    found: list[Json] = []
+    for run in desk.pages("/v1/runs", "runs", experiment=experiment, tag=tag[0] if tag else None, status=status):
+        # The service looks for one tag; a run that lacks another one is left out here.
+        if all(run["tags"].get(name) == value for name, value in wanted):
+            found.append(run)
+        if limit is not None and len(found) >= limit:
+            break
+    return found
+
+
+def given(**members: Any) -> dict[str, Any]:
+    """Those that were given at all."""
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def actor_of(actor: str | None) -> str | None:
+    """Who orders: as said; a token has a name of its own; else who is logged in here."""
+    if actor is not None or token()[0] is not None:
+        return actor
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return None
+
+
+def _wait(desk: Desk, run: str, seq: int, wait_s: float) -> Json:
+    deadline = time.monotonic() + wait_s
+    while True:
+        life = desk.get(run_path(run, "commands", str(seq)))
+        if life["state"] in _OVER or time.monotonic() >= deadline:
+            return life
+        time.sleep(min(_POLL_S, max(deadline - time.monotonic(), 0.01)))
+
+
+def curve_of(desk: Desk, run: str) -> list[Json]:
+    """The reports that count, one for each epoch: those of rank 0."""
+    reports = desk.pages(run_path(run, "history"), "reports")
+    return [each for each in reports if each["superseded_by"] is None and each["rank"] == 0]
+
+
+def rates_of(curve: list[Json]) -> list[float]:
+    """The rates that were used, as far as anybody says; else those that were told."""
+    return [
+        each["learning_rate"] if each["used_learning_rate"] is None else each["used_learning_rate"] for each in curve
+    ]
+
+
+def losses_of(curve: list[Json], metric: str | None) -> list[float]:
+    return [float(each["metrics"][metric]) for each in curve if metric in each["metrics"]]
+
+
+def main_metric(run: Json, curve: list[Json]) -> str | None:
+    """What to draw of a run: what its policy looks at, else a loss."""
+    measured: set[str] = {name for each in curve for name in each["metrics"]}
+    monitored = _monitored(run["policy"])
+    wanted = [*([monitored] if monitored else []), "val_loss", "loss", *sorted(measured)]
+    return next((name for name in wanted if name in measured), None)
+
+
+def _monitored(node: Any) -> str | None:
+    """The first metric that any node of the policy names."""
+    if isinstance(node, dict):
+        if isinstance(node.get("monitor"), str):
+            return str(node["monitor"])
+        return next((name for each in node.values() if (name := _monitored(each))), None)
+    if isinstance(node, list):
+        return next((name for each in node if (name := _monitored(each))), None)
+    return None
+
+
+def standing(run: Json) -> str:
+    """The run's status, or that it has not been heard of for too long."""
+    return "stalled" if run.get("stalled") else str(run["status"])
+
+
+def progress(run: Json) -> str:
+    """The epoch, and of how many."""
+    return f"{run['epoch']}/{run['total_epochs']}" if run["total_epochs"] else str(run["epoch"])
+
+
+def _why(desk: Desk, run: Json) -> str | None:
+    """The decision in force in one sentence, where the service can say it."""
+    try:
+        return str(desk.get(run_path(run["run"], "decisions", str(run["epoch"])))["sentence"])
+    except (ServiceRefused, KeyError):
+        return None
+
+
+def _life_in_words(life: Json) -> str:
+    said = str(life["state"])
+    said += "" if life.get("at_epoch") is None else f" in epoch {life['at_epoch']}"
+    said += "" if life.get("rate") is None else f" at rate {look.rate(life['rate'])}"
+    return said if not life.get("reason") else f"{said} ({life['reason']})"
+
+
+def _runs_table(found: list[Json]) -> Any:
+    table = look.table(
+        "run", "status", "epoch", "rate", "by", "experiment", "tags", "heard of", right=("epoch", "rate")
+    )
+    for run in found:
+        table.add_row(
+            run["run"],
+            look.status(standing(run)),
+            progress(run),
+            look.rate(run["learning_rate"]),
+            run["decision"]["reason"],
+            run["experiment"] or "",
+            look.tags(run["tags"]),
+            look.ago(run["updated_at"]),
+        )
+    return table
+
+
+def _run_facts(run: Json, why: str | None, curve: list[Json]) -> Any:
+    metric = main_metric(run, curve)
+    losses, rates = losses_of(curve, metric), [*rates_of(curve), run["learning_rate"]]
+    plateau = run["decision"]["plateau"] or {}
+    return look.facts(
+        {
+            "run": run["run"],
+            "status": look.status(standing(run)),
+            "epoch": progress(run),
+            "rate": f"{look.rate(run['learning_rate'])} ({run['decision']['reason']})",
+            "why": None if why is None else look.safe(why),
+            "told to": "stop" if run["decision"]["action"] == "stop" else None,
+            "plateau": look.safe("  ".join(f"{name} {look.measured(value)}" for name, value in plateau.items())),
+            "rates": look.spark(rates, 40, logarithmic=True) if len(rates) > 1 else None,
+            metric or "": f"{look.spark(losses, 40)}  {look.measured(losses[-1])}" if losses else None,
+            "attempt": str(run["attempt"]),
+            "ranks": str(run["world_size"]) if run["world_size"] > 1 else None,
+            "experiment": run["experiment"],
+            "tags": look.tags(run["tags"]),
+            "policy": look.safe(in_short(run["policy"])),
+            "seq": str(run["decision"]["seq"]),
+            "created": look.ago(run["created_at"]),
+            "heard of": look.ago(run["updated_at"]),
+        }
+    )
+
+
+def in_short(policy: Json) -> str:
+    """A policy in one line: its schedule and what was said of it."""
+    node = policy.get("schedule", policy)
+    inner = ", ".join(
+        f"{name} {value.get('type', '{…}') if isinstance(value, dict) else look.measured(value)}"
+        for name, value in node.items()
+        if name != "type" and isinstance(value, str | int | float | dict)
+    )
+    unit = f", per {policy['unit']}" if "unit" in policy else ""
+    return f"{node.get('type')} ({inner}){unit}"
+
+
+def _history_table(reports: list[Json]) -> Any:
+    metrics = sorted({name for each in reports for name in each["metrics"]})
+    ranked = any(each["rank"] for each in reports)
+    columns = ["epoch", *(["rank"] if ranked else []), *metrics, "rate", "used", "next rate", "by", "attempt", "at"]
+    table = look.table(*columns, right=("epoch", "rank", *metrics, "rate", "used", "next rate", "attempt"))
+    for each in reports:
+        told, used = each["learning_rate"], each["used_learning_rate"]
+        table.add_row(
+            str(each["epoch"]),
+            *([str(each["rank"])] if ranked else []),
+            *(look.measured(each["metrics"].get(name)) for name in metrics),
+            look.rate(told),
+            look.rate(used),
+            look.rate(each["next_learning_rate"]),
+            each["reason"] or "",
+            str(each["attempt"]),
+            look.clock(each["created_at"]),
+            style=None if each["superseded_by"] is None else "dim",
+        )
+    return table
+
+
+def commands_table(found: list[Json]) -> Any:
+    table = look.table("seq", "command", "state", "epoch", "rate", "who", "why", "at", right=("seq", "epoch", "rate"))
+    for each in found:
+        order = each.get("command", each)
+        table.add_row(
+            str(each["seq"]),
+            look.safe(orders.in_words(order)),
+            look.life(each["state"]),
+            "" if each.get("at_epoch") is None else str(each["at_epoch"]),
+            look.rate(each.get("rate")),
+            look.safe(order.get("actor") or ""),
+            look.safe(order.get("reason") or ""),
+            look.clock(each["created_at"]),
+        )
+    return table
