@@ -9,6 +9,7 @@
 """
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ class Setup:
     client: None where no service is asked.
     file: what carries the run from life to life; None for nothing. lasting: it stays when the run has ended.
     implied: nobody said that there is no service, or where it is.
+    clock: of its sessions.
     """
 
     mode: Mode
@@ -47,6 +49,7 @@ class Setup:
     lasting: bool
     on_unreachable: OnUnreachable
     live: bool
+    clock: Callable[[], float] = time.monotonic
 
     def session(self, members: Mapping[str, Any], life: Life, say: Callable[[str], None]) -> Session:
         """A life of the training. A file that cannot be used is a warning."""
@@ -59,6 +62,7 @@ class Setup:
             on_unreachable=self.on_unreachable,
             live=self.live,
             say=say,
+            clock=self.clock,
         )
 
     def _spool(self, life: Life) -> Spool | None:

@@ -2,11 +2,13 @@
 
 import threading
 import time
+import timeit
 
 import keras
 import numpy as np
 import pytest
 
+from outages import PATIENT_S, Outage
 from remotelr import Client
 from remotelr.errors import RemoteLRWarning
 from remotelr.keras import RemoteLR
@@ -17,11 +19,12 @@ BATCHES = 40
 
 
 class At(keras.callbacks.Callback):
-    """Orders something after a batch of the first epoch, and lets the thread hear of it before the next."""
+    """Orders something after a batch of the first epoch, and waits until `remote` has heard so many orders."""
 
-    def __init__(self, batch, order):
+    def __init__(self, batch, order, remote=None, orders=1):
         super().__init__()
-        self._batch, self._order, self._epoch = batch, order, 0
+        self._batch, self._order, self._remote, self._orders = batch, order, remote, orders
+        self._epoch = 0
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
@@ -29,7 +32,10 @@ class At(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if (self._epoch, batch) == (0, self._batch):
             self._order()
-            time.sleep(0.7)
+            deadline = time.monotonic() + 60
+            while self._remote is not None and len(self._remote._session._listener._news) < self._orders:
+                assert time.monotonic() < deadline, "the orders were never heard"
+                time.sleep(0.01)
 
 
 def fit(*callbacks, epochs=2):
@@ -43,11 +49,11 @@ def listeners():
 
 
 def test_a_rate_ordered_within_an_epoch_holds_from_the_next_batch_on(url, key):
-    steps = StepsTaken()
+    steps, remote = StepsTaken(), RemoteLR(url, key, STEADY, live=True)
     with Client(url) as client:
-        order = At(9, lambda: client.get_run(key).set_learning_rate(0.25))
+        order = At(9, lambda: client.get_run(key).set_learning_rate(0.25), remote)
 
-        history = fit(RemoteLR(url, key, STEADY, live=True), order, steps)
+        history = fit(remote, order, steps)
 
         told = list(client.get_run(key).history())
     assert steps.rates == pytest.approx([0.5] * 10 + [0.25] * (2 * BATCHES - 10), abs=1e-4)
@@ -57,8 +63,9 @@ def test_a_rate_ordered_within_an_epoch_holds_from_the_next_batch_on(url, key):
 
 
 def test_the_log_tells_what_was_heard_live_from_drift(url, key, shared_service):
+    remote = RemoteLR(url, key, STEADY, live=True)
     with Client(url) as client:
-        fit(RemoteLR(url, key, STEADY, live=True), At(9, lambda: client.get_run(key).scale(0.5)))
+        fit(remote, At(9, lambda: client.get_run(key).scale(0.5), remote))
 
     events = shared_service.http.get(f"/v1/runs/{key}/events?kind=report").json()["events"]
     assert [event["notes"] for event in events] == [{"live": 0.5}, {}]
@@ -66,19 +73,19 @@ def test_the_log_tells_what_was_heard_live_from_drift(url, key, shared_service):
 
 def test_a_rate_ordered_within_an_epoch_scales_the_steps_that_are_left_of_it(url, key):
     falling = {"type": "linear", "initial_learning_rate": 0.8, "end_learning_rate": 0.0, "decay_steps": 2 * BATCHES}
-    steps = StepsTaken()
+    steps, remote = StepsTaken(), RemoteLR(url, key, {"schedule": falling, "unit": "step"}, live=True)
     with Client(url) as client:
-        order = At(9, lambda: client.get_run(key).scale(0.5))
-        fit(RemoteLR(url, key, {"schedule": falling, "unit": "step"}, live=True), order, steps)
+        order = At(9, lambda: client.get_run(key).scale(0.5), remote)
+        fit(remote, order, steps)
 
     curve = [0.8 * (1 - step / (2 * BATCHES)) for step in range(2 * BATCHES)]
     assert steps.rates == pytest.approx(curve[:10] + [rate / 2 for rate in curve[10:]], abs=1e-4)
 
 
 def test_an_order_to_stop_ends_the_fit_at_the_next_batch(url, key, capsys):
-    steps = StepsTaken()
+    steps, remote = StepsTaken(), RemoteLR(url, key, STEADY, live=True)
     with Client(url) as client:
-        fit(RemoteLR(url, key, STEADY, live=True), At(9, lambda: client.get_run(key).stop()), steps, epochs=5)
+        fit(remote, At(9, lambda: client.get_run(key).stop(), remote), steps, epochs=5)
         status = client.get_run(key).view.status
 
     assert len(steps.rates) == 11
@@ -87,7 +94,7 @@ def test_an_order_to_stop_ends_the_fit_at_the_next_batch(url, key, capsys):
 
 
 def test_a_release_is_heard_too(url, key):
-    steps = StepsTaken()
+    steps, remote = StepsTaken(), RemoteLR(url, key, STEADY, live=True)
     with Client(url) as client:
 
         def order():
@@ -95,7 +102,7 @@ def test_a_release_is_heard_too(url, key):
             run.set_learning_rate(0.25)
             run.release()
 
-        fit(RemoteLR(url, key, STEADY, live=True), At(9, order), steps, epochs=1)
+        fit(remote, At(9, order, remote, orders=2), steps, epochs=1)
 
     assert steps.rates == pytest.approx([0.5] * BATCHES, abs=1e-4)
 
@@ -116,10 +123,11 @@ def test_without_live_nothing_listens_and_an_order_waits_for_the_next_epoch(url,
 
 def test_a_service_that_dies_while_it_is_listened_to_costs_nothing_more(mortal_service, key):
     mortal_service.start()
-    remote = RemoteLR(mortal_service.url, key, STEADY, live=True, timeout_s=0.3)
+    remote = RemoteLR(mortal_service.url, key, STEADY, live=True, timeout_s=PATIENT_S)
+    outage = Outage(mortal_service, remote)
 
     with pytest.warns(RemoteLRWarning) as warned:
-        history = fit(remote, At(9, mortal_service.kill), epochs=3)
+        history = fit(outage, remote, At(9, outage.kill), epochs=3)
 
     assert ["Training goes on", "never reached the service"] == [
         next(words for words in ("Training goes on", "never reached the service") if words in message)
@@ -135,16 +143,14 @@ def test_ranks_cannot_be_live(key):
 
 
 def test_listening_is_not_to_be_seen_in_the_time_of_a_batch():
-    """What a batch pays is a look at an empty queue: here against a millionth of a second, and not a request."""
+    """What a batch pays is a look at an empty queue, and not a request. The best of many looks: a machine is busy."""
     from remotelr._live import Listener
     from remotelr._transport import HttpTransport
 
     listener = Listener(HttpTransport("http://127.0.0.1:9"), "a")
-    began = time.perf_counter()
-    for _ in range(10_000):
-        listener.heard()
+    looks = timeit.repeat(listener.heard, number=100, repeat=100)
 
-    assert (time.perf_counter() - began) / 10_000 < 50e-6
+    assert min(looks) / 100 < 50e-6
 
 
 def test_another_callback_that_sets_the_rate_is_told_of_once(url, key):

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from outages import HURRIED_S, PATIENT_S, Outage
 from remotelr import Client, ServiceRefused
 from remotelr.errors import RemoteLRWarning
 from remotelr.keras import RemoteLR
@@ -49,16 +50,16 @@ def test_a_service_that_never_was_there_costs_two_warnings_and_its_budget(key):
     assert "Training goes on by the same rules here" in first
     assert f"4 reports of run {key!r} never reached the service: they lie in " in last
     assert history["learning_rate"] == float32(0.8, 0.4, 0.2, 0.1)
-    # Three boundaries between epochs until the service counts as away, and the compilation of the model.
-    assert time.monotonic() - began < 3 * 0.3 + 5
+    # Three boundaries between epochs until the service counts as away; the rest is a machine that is busy.
+    assert time.monotonic() - began < 3 * 0.3 + 30
 
 
 def test_a_service_that_dies_leaves_the_last_rate_in_force_when_told_to_hold(mortal_service, key):
     mortal_service.start()
-    remote = RemoteLR(mortal_service.url, key, HALVING, timeout_s=0.3, on_unreachable="hold")
+    remote = RemoteLR(mortal_service.url, key, HALVING, timeout_s=PATIENT_S, on_unreachable="hold")
 
     with pytest.warns(RemoteLRWarning) as warned:
-        history = fit(linear(), remote, Before(2, mortal_service.kill), epochs=6)
+        history = fit(linear(), Outage(mortal_service, remote, killed=2), remote, epochs=6)
 
     assert "Training goes on with the last learning rate" in ours(warned)[0]
     assert history["learning_rate"] == float32(0.8, 0.4, 0.2, 0.2, 0.2, 0.2)
@@ -66,10 +67,10 @@ def test_a_service_that_dies_leaves_the_last_rate_in_force_when_told_to_hold(mor
 
 def test_a_service_that_comes_back_is_obeyed_again_after_holding(mortal_service, key, capsys):
     mortal_service.start()
-    remote = RemoteLR(mortal_service.url, key, HALVING, timeout_s=0.3, on_unreachable="hold")
+    remote = RemoteLR(mortal_service.url, key, HALVING, timeout_s=PATIENT_S, on_unreachable="hold")
 
     with pytest.warns(RemoteLRWarning) as warned:
-        history = fit(linear(), remote, Before(2, mortal_service.kill), Before(4, mortal_service.start), epochs=7)
+        history = fit(linear(), Outage(mortal_service, remote, killed=2, started=4), remote, epochs=7)
 
     assert len(ours(warned)) == 1
     # Told all that happened meanwhile, the service decides as if it had been there.
@@ -78,10 +79,10 @@ def test_a_service_that_comes_back_is_obeyed_again_after_holding(mortal_service,
 
 
 def test_a_service_that_comes_up_during_training_gets_the_run_then(mortal_service, key, capsys):
+    remote = RemoteLR(mortal_service.url, key, HALVING, timeout_s=HURRIED_S)
+
     with pytest.warns(RemoteLRWarning) as warned:
-        history = fit(
-            linear(), Before(2, mortal_service.start), RemoteLR(mortal_service.url, key, HALVING, timeout_s=0.3)
-        )
+        history = fit(linear(), Outage(mortal_service, remote, started=2), remote)
 
     assert len(ours(warned)) == 1
     assert history["learning_rate"] == float32(0.8, 0.4, 0.2, 0.1, 0.05, 0.025)
