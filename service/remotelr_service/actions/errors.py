@@ -2,9 +2,16 @@
 
     ServiceError
     ├── RunNotFound          no run has this key
+    ├── ExperimentNotFound   no experiment has this name
     ├── ExperimentConflict   the run exists in another experiment
+    ├── CommandNotFound      no command has this number
+    ├── TooManyRuns          one command is for so many runs, and no more
     ├── TooManyTags          a run holds 32
     ├── StepsUnknown         rates of single steps are asked for, of an epoch without a known length
+    ├── ExperimentOutOfReach the token is for another experiment
+    ├── TokenNotFound        no token has this number
+    ├── TokenNameTaken       a token that is not revoked has this name
+    ├── AdminTokenNeeded     without one left, nobody could change anything about tokens any more
     ├── DatabaseAway         retry: the outcome is unknown, and a repetition is safe
     ├── RunBusy              retry: another replica holds the run
     ├── Overloaded           retry: the queue is full, or the service is stopping
@@ -28,10 +35,14 @@ from remotelr_service.db.errors import (
 )
 
 __all__ = [
+    "AdminTokenNeeded",
+    "CommandNotFound",
     "DatabaseAway",
     "DatabaseDamaged",
     "DatabaseInUse",
     "ExperimentConflict",
+    "ExperimentNotFound",
+    "ExperimentOutOfReach",
     "InvalidDatabaseUrl",
     "Overloaded",
     "RunBusy",
@@ -39,6 +50,9 @@ __all__ = [
     "SchemaOutdated",
     "ServiceError",
     "StepsUnknown",
+    "TokenNameTaken",
+    "TokenNotFound",
+    "TooManyRuns",
     "TooManyTags",
 ]
 
@@ -48,6 +62,24 @@ class RunNotFound(ServiceError):
 
     def __init__(self, key: str) -> None:
         super().__init__(f"there is no run {key!r}", run=key)
+
+
+class ExperimentNotFound(ServiceError):
+    code = "experiment_not_found"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"there is no experiment {name!r}: PUT /v1/experiments/{name} makes it, and so does its first run",
+            experiment=name,
+        )
+
+
+class CommandNotFound(ServiceError):
+    code = "command_not_found"
+
+
+class TooManyRuns(ServiceError):
+    code = "too_many_runs"
 
 
 class ExperimentConflict(ServiceError):
@@ -74,3 +106,31 @@ class TooManyTags(ServiceError):
 
 class StepsUnknown(ServiceError):
     code = "steps_unknown"
+
+
+class ExperimentOutOfReach(ServiceError):
+    code = "forbidden"
+
+    def __init__(self, kept_to: str, asked: str | None) -> None:
+        super().__init__(f"this token is for runs of the experiment {kept_to!r}, not of {asked!r}")
+
+
+class TokenNotFound(ServiceError):
+    code = "token_not_found"
+
+    def __init__(self, token_id: int) -> None:
+        super().__init__(f"there is no token {token_id}", token=token_id)
+
+
+class TokenNameTaken(ServiceError):
+    code = "token_name_taken"
+
+    def __init__(self, name: str, token_id: int) -> None:
+        super().__init__(
+            f"the token {token_id} has the name {name!r}: give another name, or revoke that token first",
+            token=token_id,
+        )
+
+
+class AdminTokenNeeded(ServiceError):
+    code = "admin_token_needed"

@@ -39,6 +39,16 @@ class Group:
         """When the transaction began, by the database's clock: replicas share no other."""
         return self._locked.now or store.database_time(self._connection)
 
+    @property
+    def connection(self) -> Connection:
+        """The group's transaction, to read in what is no run."""
+        return self._connection
+
+    def writing(self) -> Connection:
+        """The group's transaction, to write in what is no run; from now on a refusal spoils it."""
+        self.writes += 1
+        return self._connection
+
     def find(self, key: str) -> Head | None:
         """The run `key` as the actions before have left it. The writer must have been given the key."""
         return self._heads.get(key)

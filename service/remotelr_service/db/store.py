@@ -114,15 +114,23 @@ def list_heads(
     query = select(runs).order_by(runs.c.key).limit(limit)
     if after is not None:
         query = query.where(runs.c.key > after)
-    if experiment is not None:
-        query = query.where(runs.c.experiment == experiment)
-    if status is not None:
-        query = query.where(runs.c.status == status)
-    if tag is not None:
-        name, value = tag
-        tags = json_members(connection, runs.c.tags)
-        query = query.where(select(tags.c.key).where(tags.c.key == name, tags.c.value == value).exists())
+    query = query.where(*having(connection, experiment, status, {} if tag is None else dict([tag])))
     return [_head(row) for row in connection.execute(query).mappings()]
+
+
+def having(
+    connection: Connection, experiment: str | None, status: str | None, tags: Mapping[str, str]
+) -> list[ColumnElement[bool]]:
+    """The conditions for runs of this experiment, that stand so, and have all of these tags."""
+    found: list[ColumnElement[bool]] = []
+    if experiment is not None:
+        found.append(runs.c.experiment == experiment)
+    if status is not None:
+        found.append(runs.c.status == status)
+    for name, value in tags.items():
+        members = json_members(connection, runs.c.tags)
+        found.append(select(members.c.key).where(members.c.key == name, members.c.value == value).exists())
+    return found
 
 
 def add_head(
