@@ -16,7 +16,8 @@ from urllib.parse import quote
 from remotelr.errors import ServiceRefused, StaleAttempt
 from remotelr.rules.decision import Action, Decision, Reason, Waiting
 from remotelr.rules.metrics import metrics_from_json, metrics_to_json
-from remotelr.rules.run import Command, Report
+from remotelr.rules.orders import Command
+from remotelr.rules.run import Report
 
 # The bound the service puts on every rate.
 MAX_LEARNING_RATE: Final = 1e3

@@ -24,35 +24,45 @@ from remotelr.rules.errors import (
     ReportConflict,
     RulesError,
     RunFinished,
+    SeqConflict,
     ServerBehind,
     StaleAttempt,
     UnknownAttempt,
 )
+from remotelr.rules.explain import sentence
 from remotelr.rules.expression import Expression
 from remotelr.rules.greedy import Greedy
 from remotelr.rules.json_schema import json_schema
+from remotelr.rules.life import Life, life_of
 from remotelr.rules.lifecycle import create, finish, put_policy
 from remotelr.rules.lines import Constant, Linear, LRRangeTest
 from remotelr.rules.log import Event, Log, MemoryLog
 from remotelr.rules.metrics import metrics_from_json, metrics_to_json
 from remotelr.rules.modifiers import Modified, Warmup
 from remotelr.rules.noise import Noise
+from remotelr.rules.orders import (
+    Command,
+    Until,
+    command_from_json,
+    command_from_payload,
+    command_to_json,
+    is_command,
+)
 from remotelr.rules.pieces import PiecewiseConstant, PiecewiseInterpolate
 from remotelr.rules.plans import InverseSqrt, Noam, WarmupStableDecay
 from remotelr.rules.plateau import ReduceOnPlateau
 from remotelr.rules.policy import Policy
+from remotelr.rules.rails import Rails
 from remotelr.rules.ranks import Aggregate
 from remotelr.rules.replay import ReplayMismatch, replay
 from remotelr.rules.reports import report
 from remotelr.rules.run import (
     RULES_VERSION,
     AttemptRequest,
-    Command,
     Outcome,
     Report,
     Run,
     RunSpec,
-    command_from_payload,
     spec_from_payload,
 )
 from remotelr.rules.schedule import Binding, Point, Schedule, State
@@ -81,6 +91,7 @@ __all__ = [
     "InverseSqrt",
     "InverseTime",
     "LRRangeTest",
+    "Life",
     "Linear",
     "Log",
     "MemoryLog",
@@ -98,6 +109,7 @@ __all__ = [
     "Policy",
     "PolicyConflict",
     "Polynomial",
+    "Rails",
     "Rate",
     "ReduceOnPlateau",
     "ReplayMismatch",
@@ -109,6 +121,7 @@ __all__ = [
     "RunSpec",
     "RunState",
     "Schedule",
+    "SeqConflict",
     "Sequential",
     "ServerBehind",
     "StaleAttempt",
@@ -116,16 +129,21 @@ __all__ = [
     "Step",
     "Tanh",
     "UnknownAttempt",
+    "Until",
     "Waiting",
     "Warmup",
     "WarmupStableDecay",
     "begin_attempt",
     "command",
+    "command_from_json",
     "command_from_payload",
+    "command_to_json",
     "create",
     "expire",
     "finish",
+    "is_command",
     "json_schema",
+    "life_of",
     "metrics_from_json",
     "metrics_to_json",
     "node_from_json",
@@ -136,5 +154,6 @@ __all__ = [
     "rate_at",
     "replay",
     "report",
+    "sentence",
     "spec_from_payload",
 ]

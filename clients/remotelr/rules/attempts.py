@@ -7,7 +7,8 @@ from remotelr.rules.deciding import decide_rate, gap, refuse_if_behind, stale
 from remotelr.rules.errors import AttemptConflict, InvalidReport, ServerBehind
 from remotelr.rules.lifecycle import carried
 from remotelr.rules.log import Event, Log
-from remotelr.rules.run import AttemptRequest, Outcome, Run, command_from_payload, spec_from_payload
+from remotelr.rules.orders import command_from_payload
+from remotelr.rules.run import AttemptRequest, Outcome, Run, spec_from_payload
 from remotelr.rules.state import RunState
 
 

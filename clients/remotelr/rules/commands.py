@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 from math import inf
-from typing import Any
 
-from remotelr.rules.errors import InvalidCommand
+from remotelr.rules.errors import InvalidCommand, SeqConflict
 from remotelr.rules.log import Event, Log
-from remotelr.rules.run import Command, Outcome, Run
+from remotelr.rules.orders import Command, command_to_json
+from remotelr.rules.run import Outcome, Run
 from remotelr.rules.state import Order, RunState
 
 
@@ -17,9 +17,15 @@ def command(run: Run, order: Command, log: Log) -> Outcome:
     """
     known = None if order.key is None else log.keyed("command", order.key)
     if known is not None:
-        if known.payload != _command_payload(order):
+        if known.payload != command_to_json(order):
             raise InvalidCommand(f"the key {order.key!r} belongs to another command", field="key")
         return Outcome(run=run, event=None)
+    if order.expected_seq is not None and order.expected_seq != run.seq:
+        raise SeqConflict(
+            f"the run is at event {run.seq}, not {order.expected_seq}: look again before you order",
+            seq=run.seq,
+            expected_seq=order.expected_seq,
+        )
     _check_command(run, order)
     # Epoch `run.epoch` has its rate already, unless no trainer was there to be given it.
     untouched = run.attempt == 0 and run.epoch == 0
@@ -31,7 +37,7 @@ def command(run: Run, order: Command, log: Log) -> Outcome:
         attempt=run.attempt,
         key=order.key,
         holds_from=holds_from,
-        payload=_command_payload(order),
+        payload=command_to_json(order),
         state=state.to_json(),
     )
     return Outcome(run=replace(run, seq=event.seq, state=state), event=event)
@@ -47,7 +53,7 @@ def ordered(state: RunState, order: Command, holds_from: int) -> RunState:
         case "set_learning_rate":
             return state.ordering(Order(epoch=holds_from, learning_rate=order.value))
         case "scale":
-            return state.ordering(Order(epoch=holds_from, factor=order.value))
+            return state.ordering(Order(epoch=holds_from, factor=order.multiplier))
 
 
 def _check_command(run: Run, order: Command) -> None:
@@ -55,16 +61,13 @@ def _check_command(run: Run, order: Command) -> None:
         if order.value is not None:
             raise InvalidCommand(f"{order.type} takes no value, not {order.value!r}", field="value")
         return
-    if order.value is None or not 0 < order.value < inf:
-        raise InvalidCommand(f"{order.type} needs a value > 0, not {order.value!r}", field="value")
-    if order.type == "set_learning_rate" and run.policy.bounded(order.value) != order.value:
+    wanted = order.multiplier if order.type == "scale" else order.value
+    if wanted is None or not 0 < wanted < inf:
+        field = "value" if order.factor is None else "factor"
+        raise InvalidCommand(f"{order.type} needs a {field} > 0, not {wanted!r}", field=field)
+    if order.type == "set_learning_rate" and order.value is not None and run.policy.bounded(order.value) != order.value:
         raise InvalidCommand(
             f"{order.value!r} is outside the policy's bounds: the nearest it allows is "
             f"{run.policy.bounded(order.value)!r}",
             field="value",
         )
-
-
-def _command_payload(order: Command) -> dict[str, Any]:
-    members = {"type": order.type, "value": order.value, "actor": order.actor, "reason": order.reason}
-    return {name: value for name, value in members.items() if value is not None}

@@ -3,7 +3,8 @@
 RulesError
 ├── InvalidPolicy      a policy document that cannot be one; names the path in the tree
 ├── InvalidReport      a report the run cannot take: rank, step or a non-finite metric it refuses
-├── InvalidCommand     an order outside the policy's bounds, or one that makes no sense
+├── InvalidCommand     an order outside the policy's bounds or the rails, or one that makes no sense
+├── SeqConflict        the run has moved on since the operator looked
 ├── PolicyConflict     the run exists with another policy
 ├── AttemptConflict    the attempt key is known, for another epoch
 ├── StaleAttempt       a newer attempt has taken over: this process must stop
@@ -51,6 +52,10 @@ class InvalidReport(RulesError):
 
 class InvalidCommand(RulesError):
     code = "invalid_command"
+
+
+class SeqConflict(RulesError):
+    code = "seq_conflict"
 
 
 class PolicyConflict(RulesError):

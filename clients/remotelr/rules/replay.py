@@ -8,12 +8,12 @@ from remotelr.rules.closing import close
 from remotelr.rules.commands import command
 from remotelr.rules.lifecycle import create, finish, put_policy
 from remotelr.rules.log import Event, Log, MemoryLog
+from remotelr.rules.orders import command_from_payload
 from remotelr.rules.reports import report
 from remotelr.rules.run import (
     AttemptRequest,
     Outcome,
     Run,
-    command_from_payload,
     report_from_event,
     spec_from_payload,
 )

@@ -19,6 +19,7 @@ from remotelr.rules.errors import InvalidPolicy
 from remotelr.rules.log import Event
 from remotelr.rules.metrics import metrics_from_json
 from remotelr.rules.policy import Policy
+from remotelr.rules.rails import Rails
 from remotelr.rules.schedule import Binding
 from remotelr.rules.state import RunState
 
@@ -37,6 +38,7 @@ class RunSpec:
     policy: as written, rates it leaves open not yet filled in.
     initial_learning_rate: the trainer's own rate, > 0; needed where the policy names none.
     steps_per_epoch, total_epochs: lengths, where known; a per-step policy or `total` may need them.
+    rails: what its experiment allows at most; not the trainer's to say.
     """
 
     policy: Policy
@@ -44,6 +46,7 @@ class RunSpec:
     world_size: int = 1
     steps_per_epoch: int | None = None
     total_epochs: int | None = None
+    rails: Rails | None = None
 
     def bound(self) -> Policy:
         """The policy with the run's rate and length filled in. Raises InvalidPolicy where one is missing."""
@@ -58,13 +61,21 @@ class RunSpec:
         return rate
 
     def to_json(self) -> dict[str, Any]:
+        rails = {} if self.rails is None else {"rails": self.rails.to_json()}
         return {
             "policy": policy_to_json(self.policy),
             "initial_learning_rate": self.initial_learning_rate,
             "world_size": self.world_size,
             "steps_per_epoch": self.steps_per_epoch,
             "total_epochs": self.total_epochs,
+            **rails,
         }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "RunSpec":
+        """The inverse of `to_json`. Raises InvalidPolicy."""
+        rails = Rails.from_json(document.get("rails"))
+        return cls(**{**document, "policy": policy_from_json(document["policy"]), "rails": rails})
 
     def _total(self) -> int | None:
         if self.policy.unit == "epoch" or self.total_epochs is None:
@@ -146,22 +157,6 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
-    """What an operator orders; it bears on the first epoch not yet decided.
-
-    set_learning_rate (value): hold this rate. scale (value): multiply what is in force.
-    release: back to the policy's curve, and no longer stopped. stop: end with the next answer.
-    key: the same key is the same command, so a retried factor counts once.
-    """
-
-    type: Literal["set_learning_rate", "scale", "release", "stop"]
-    value: float | None = None
-    key: str | None = None
-    actor: str | None = None
-    reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What came of it. event: what to append to the log; None when there is nothing new to store."""
 
@@ -172,8 +167,7 @@ class Outcome:
 
 def spec_from_payload(event: Event) -> RunSpec:
     """The spec that an event of kind `created` or `policy` set."""
-    members = {name: value for name, value in event.payload.items() if name != "mode"}
-    return RunSpec(**{**members, "policy": policy_from_json(members["policy"])})
+    return RunSpec.from_json({name: value for name, value in event.payload.items() if name not in ("mode", "command")})
 
 
 def report_from_event(event: Event) -> Report:
@@ -181,8 +175,3 @@ def report_from_event(event: Event) -> Report:
     assert event.epoch is not None and event.rank is not None
     members = {**event.payload, "metrics": metrics_from_json(event.payload["metrics"])}
     return Report(epoch=event.epoch, rank=event.rank, **members)
-
-
-def command_from_payload(event: Event) -> Command:
-    """The command an event of kind `command` noted."""
-    return Command(key=event.key, **event.payload)
