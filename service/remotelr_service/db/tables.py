@@ -89,6 +89,10 @@ runs = Table(
     Column("due_at", Moment),
     # When the rate that an operator holds until a time is let go.
     Column("release_at", Moment),
+    # When a trainer was last heard of, how many seconds lie between two of its epochs, and since when it is too quiet.
+    Column("reported_at", Moment),
+    Column("usual_s", Number),
+    Column("stalled_at", Moment),
     Column("created_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
     CheckConstraint("status IN ('running', 'completed', 'failed', 'stopped')", name="status"),
@@ -104,6 +108,8 @@ _waiting = text("due_at IS NOT NULL")
 Index("ix_runs_due_at", runs.c.due_at, sqlite_where=_waiting, postgresql_where=_waiting)
 _held = text("release_at IS NOT NULL")
 Index("ix_runs_release_at", runs.c.release_at, sqlite_where=_held, postgresql_where=_held)
+_stalled = text("stalled_at IS NOT NULL")
+Index("ix_runs_stalled_at", runs.c.stalled_at, sqlite_where=_stalled, postgresql_where=_stalled)
 
 # `learning_rate` to `why` are the decision the event took; they are NULL where it took none.
 events = Table(
@@ -129,6 +135,8 @@ events = Table(
     Column("plateau", Text),
     Column("why", Text),
     Column("superseded_by", Whole),
+    # Its place among the events of all runs: handed out in the transaction, so a higher one may be committed first.
+    Column("position", Whole),
     Column("created_at", Moment, nullable=False),
     CheckConstraint("seq >= 1", name="seq"),
     CheckConstraint(
@@ -143,6 +151,28 @@ events = Table(
     ),
     sqlite_strict=True,
 )
+
+_placed = text("position IS NOT NULL")
+Index("ix_events_position", events.c.position, sqlite_where=_placed, postgresql_where=_placed)
+
+# A run fell silent behind its event `seq`, and was noticed. At most once for an event, whoever notices.
+stalls = Table(
+    "stalls",
+    metadata,
+    Column("run_id", Whole, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("seq", Whole, primary_key=True),
+    Column("position", Whole),
+    Column("attempt", Whole, nullable=False),
+    Column("epoch", Whole, nullable=False),
+    Column("reported_at", Moment, nullable=False),
+    Column("usual_s", Number, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    sqlite_strict=True,
+)
+Index("ix_stalls_position", stalls.c.position)
+
+# The newest position on SQLite, in one row. On PostgreSQL the columns' default takes them from a sequence.
+positions = Table("positions", metadata, Column("last", Whole, nullable=False), sqlite_strict=True)
 
 # One report for a point: a retry can never count twice (invariants 2 and 3).
 _reported = text("kind = 'report'")
