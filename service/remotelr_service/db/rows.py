@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
-from remotelr.rules import Decision, Event, Policy, Run, RunSpec, RunState, policy_from_json
+from remotelr.rules import Decision, Event, Policy, Run, RunSpec, RunState
 
 Row = Mapping[str, Any] | RowMapping
 
@@ -105,6 +105,7 @@ def event_to_row(run_id: int, event: Event) -> dict[str, Any]:
         "changed": None,
         "action": None,
         "plateau": None,
+        "why": None,
         "superseded_by": event.superseded_by,
     }
     if decision is None:
@@ -118,10 +119,12 @@ def event_to_row(run_id: int, event: Event) -> dict[str, Any]:
         "changed": decision.changed,
         "action": decision.action,
         "plateau": None if decision.plateau is None else to_text(decision.plateau),
+        "why": _why_to_text(decision),
     }
 
 
 def _decision(key: str, row: Row, state: Any, drift: float | None) -> Decision:
+    why, rollback_to = _why_from_text(row["why"])
     return Decision(
         run=key,
         attempt=row["attempt"],
@@ -136,12 +139,32 @@ def _decision(key: str, row: Row, state: Any, drift: float | None) -> Decision:
         plateau=None if row["plateau"] is None else from_text(row["plateau"]),
         state=state,
         drift=drift,
+        why=why,
+        rollback_to=rollback_to,
     )
+
+
+# The one member of `why` that is a decision's own.
+_ROLLBACK = "rollback_to"
+
+
+def _why_to_text(decision: Decision) -> str | None:
+    if decision.rollback_to is not None:
+        return to_text({**(decision.why or {}), _ROLLBACK: decision.rollback_to})
+    return None if decision.why is None else to_text(decision.why)
+
+
+def _why_from_text(text: str | None) -> tuple[dict[str, Any] | None, int | None]:
+    """Why a decision was taken, and the epoch it goes back to."""
+    if text is None:
+        return None, None
+    why: dict[str, Any] = from_text(text)
+    rollback_to = why.pop(_ROLLBACK, None)
+    return why, rollback_to
 
 
 @lru_cache(maxsize=4096)
 def _spec(text: str) -> tuple[RunSpec, Policy]:
     """The spec and its policy bound to the run: read once, for they are read with every report."""
-    members = from_text(text)
-    spec = RunSpec(**{**members, "policy": policy_from_json(members["policy"])})
+    spec = RunSpec.from_json(from_text(text))
     return spec, spec.bound()
