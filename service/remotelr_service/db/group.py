@@ -1,10 +1,9 @@
 """What one transaction of the writer has before it: locked runs, and events not yet stored."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TypeVar
 
 from sqlalchemy import Connection
 
@@ -13,8 +12,6 @@ from remotelr_service.db import store
 from remotelr_service.db.log import EventLog
 from remotelr_service.db.store import Head, Locked
 from remotelr_service.db.tables import events
-
-T = TypeVar("T")
 
 
 class Group:
@@ -112,15 +109,6 @@ class Group:
         del self._heads[key]
         self._logs.pop(key, None)
         self._moved.pop(key, None)
-
-    def read(self, query: Callable[[Connection], T]) -> T:
-        """What a query gives that is about no run of the group."""
-        return query(self._connection)
-
-    def write(self, query: Callable[[Connection], T]) -> T:
-        """What a query gives that writes, and is about no run of the group."""
-        self.writes += 1
-        return query(self._connection)
 
     def flush(self) -> None:
         """Write the events appended so far."""

@@ -1,7 +1,7 @@
 """The queries for tokens, and for the audit. As in `store.py`, nothing here commits."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -21,7 +21,7 @@ class StoredToken:
     scope: str
     experiment: str | None
     run: str | None
-    digest: str
+    digest: str = field(repr=False)
     created_at: datetime
     created_by: str | None
     expires_at: datetime | None
@@ -81,11 +81,11 @@ def find_named_token(connection: Connection, name: str) -> StoredToken | None:
     return None if row is None else _token(row)
 
 
-def has_admin_token(connection: Connection) -> bool:
-    """Whether there is one that lets everything in, now."""
+def has_admin_token(connection: Connection, but: int | None = None) -> bool:
+    """Whether there is one that lets its owner do everything, now, beside the token `but`. They are locked."""
     lasting = or_(tokens.c.expires_at.is_(None), tokens.c.expires_at > database_now())
-    query = select(func.count()).where(tokens.c.scope == "admin", tokens.c.revoked_at.is_(None), lasting)
-    return connection.execute(query).scalar_one() > 0
+    query = select(tokens.c.id).where(tokens.c.scope == "admin", tokens.c.revoked_at.is_(None), lasting)
+    return any(found != but for found in connection.execute(query.order_by(tokens.c.id).with_for_update()).scalars())
 
 
 def add_token(connection: Connection, row: Mapping[str, Any]) -> StoredToken:
@@ -118,9 +118,7 @@ def add_audit(
 def list_audit(connection: Connection, *, after: int, limit: int) -> Sequence[AuditEntry]:
     """Up to `limit` entries, oldest first, from the first one behind `after` on."""
     query = select(audit).where(audit.c.id > after).order_by(audit.c.id).limit(limit)
-    return [
-        AuditEntry(**{**row, "details": from_text(row["details"])}) for row in connection.execute(query).mappings()
-    ]
+    return [AuditEntry(**{**row, "details": from_text(row["details"])}) for row in connection.execute(query).mappings()]
 
 
 def _token(row: Row) -> StoredToken:
