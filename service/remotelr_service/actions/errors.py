@@ -8,6 +8,8 @@
     ├── TooManyRuns          one command is for so many runs, and no more
     ├── TooManyTags          a run holds 32
     ├── StepsUnknown         rates of single steps are asked for, of an epoch without a known length
+    ├── RecordTooLong        a run has gone through more than is gone through again in one request
+    ├── EpochUndecided       a decision is asked for, of an epoch that has none
     ├── ExperimentOutOfReach the token is for another experiment
     ├── TokenNotFound        no token has this number
     ├── TokenNameTaken       a token that is not revoked has this name
@@ -40,11 +42,13 @@ __all__ = [
     "DatabaseAway",
     "DatabaseDamaged",
     "DatabaseInUse",
+    "EpochUndecided",
     "ExperimentConflict",
     "ExperimentNotFound",
     "ExperimentOutOfReach",
     "InvalidDatabaseUrl",
     "Overloaded",
+    "RecordTooLong",
     "RunBusy",
     "RunNotFound",
     "SchemaOutdated",
@@ -106,6 +110,19 @@ class TooManyTags(ServiceError):
 
 class StepsUnknown(ServiceError):
     code = "steps_unknown"
+
+
+class RecordTooLong(ServiceError):
+    code = "record_too_long"
+
+
+class EpochUndecided(ServiceError):
+    code = "epoch_undecided"
+
+    def __init__(self, key: str, epoch: int, newest: int) -> None:
+        super().__init__(
+            f"epoch {epoch} of the run {key!r} has no decision yet: the newest is for epoch {newest}", newest=newest
+        )
 
 
 class ExperimentOutOfReach(ServiceError):

@@ -54,6 +54,8 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "schema_outdated": (503, "The database needs a migration"),
     "invalid_request": (422, "The request is not what this call takes"),
     "too_many_tags": (422, "A run cannot have so many tags"),
+    "record_too_long": (422, "The run has gone through too much for one request"),
+    "epoch_undecided": (404, "The epoch has no decision"),
     "steps_unknown": (422, "The number of steps of an epoch is not known"),
     "malformed_json": (400, "The body is not JSON"),
     "malformed_request": (400, "The request is not HTTP"),

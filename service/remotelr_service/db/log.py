@@ -116,6 +116,11 @@ class EventLog:
         assert found is not None, "every run begins with the event that set its policy"
         return found
 
+    def effective(self, limit: int) -> Sequence[Event]:
+        """The oldest `limit` events that count, whatever their kind."""
+        self._flush()
+        return store.list_events(self._connection, self._head, _EFFECTIVE, limit=limit)
+
     def _may_be_stored(self, epoch: int, rank: int) -> bool:
         self._asked[epoch] += 1
         if self._asked[epoch] <= FEW_RANKS:

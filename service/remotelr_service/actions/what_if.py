@@ -1,0 +1,116 @@
+"""What if: the losses a run has recorded, under other policies. Nothing is stored; the rules are the real ones."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from sqlalchemy import Engine
+
+from remotelr import rules
+from remotelr.rules import Aggregate, AttemptRequest, Decision, InvalidPolicy, MemoryLog, Policy, RunSpec
+from remotelr.rules.run import Outcome, Report
+from remotelr_service.actions.errors import RecordTooLong
+from remotelr_service.actions.finding import stored_run
+from remotelr_service.actions.recorded import Epoch, decisions_in_force, effective_events, reported_epochs
+from remotelr_service.actions.views import Alternative, WhatIf
+from remotelr_service.db.engine import reading
+
+# Epochs times policies: about a second of work.
+MAX_DECISIONS = 20_000
+
+
+def what_if(engine: Engine, key: str, policies: Mapping[str, Policy]) -> WhatIf:
+    """The rates the run would have had under each of these policies, beside those it had.
+
+    Each policy is given what was reported, without what was rewound, and no command of an operator: they were
+    answers to the rates of then. The losses stay as they were recorded, though other rates would have made others.
+
+    Raises RunNotFound, RecordTooLong; InvalidPolicy when one lacks what the run does not give, InvalidReport when
+    one counts steps and nobody said how many there were.
+    """
+    with reading(engine) as connection:
+        head = stored_run(connection, key)
+        events = effective_events(connection, head)
+    epochs = reported_epochs(events)
+    if len(epochs) * len(policies) > MAX_DECISIONS:
+        raise RecordTooLong(
+            f"{len(epochs):,} epochs under {len(policies)} policies are more than {MAX_DECISIONS:,} decisions: "
+            f"ask for fewer policies at once"
+        )
+    spec = replace(head.run.spec, world_size=1)
+    real = decisions_in_force(events)
+    shown = [each.epoch for each in epochs]
+    if head.run.epoch not in shown:
+        shown.append(head.run.epoch)
+    begun = {decision.epoch for decision in real} - {each.epoch + 1 for each in epochs}
+    return WhatIf(
+        epochs=shown,
+        real=rates_at(shown, real),
+        alternatives={
+            name: _alternative(name, replace(spec, policy=policy), head.run.spec.world_size, epochs, begun, shown)
+            for name, policy in policies.items()
+        },
+    )
+
+
+def rates_at(epochs: Sequence[int], decisions: Sequence[Decision]) -> list[float]:
+    """The rate in force in each of these epochs, which ascend as the decisions do: that of the newest one before."""
+    rates: list[float] = []
+    index = 0
+    for epoch in epochs:
+        while index + 1 < len(decisions) and decisions[index + 1].epoch <= epoch:
+            index += 1
+        rates.append(decisions[index].learning_rate)
+    return rates
+
+
+def _alternative(
+    name: str, spec: RunSpec, world_size: int, epochs: Sequence[Epoch], begun: set[int], shown: Sequence[int]
+) -> Alternative:
+    try:
+        told = _Told(spec)
+    except InvalidPolicy as error:
+        raise error.under(f"policies.{name}") from None
+    for each in epochs:
+        if each.epoch in begun and each.epoch > told.run.epoch:
+            # The trainer began anew behind a gap, and was given the rate of there.
+            told.begin(each.epoch)
+        told.report(Report(epoch=each.epoch, metrics=_metrics(each, spec.policy.aggregate, world_size), step=each.step))
+    decisions = told.decisions
+    return Alternative(
+        learning_rates=rates_at(shown, decisions),
+        reductions=sum(decision.reason == "plateau" for decision in decisions),
+        stops_at=next((decision.epoch for decision in decisions if decision.action == "stop"), None),
+    )
+
+
+class _Told:
+    """A run that never was, and what it was told."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self._log = MemoryLog()
+        self.decisions: list[Decision] = []
+        self._take(rules.create("what-if", spec))
+
+    def begin(self, epoch: int) -> None:
+        request = AttemptRequest(key=f"epoch {epoch}", epoch=epoch, gap=True)
+        self._take(rules.begin_attempt(self.run, request, self._log))
+
+    def report(self, report: Report) -> None:
+        self._take(rules.report(self.run, report, self._log))
+
+    def _take(self, outcome: Outcome) -> None:
+        self.run = outcome.run
+        if outcome.event is not None:
+            self._log.append(outcome.event)
+        if isinstance(outcome.answer, Decision):
+            self.decisions.append(outcome.answer)
+
+
+def _metrics(epoch: Epoch, aggregate: Aggregate | None, world_size: int) -> Mapping[str, float]:
+    """What the policy would have made of the ranks that were heard then."""
+    if world_size == 1 and len(epoch.reports) == 1:
+        (alone,) = epoch.reports.values()
+        return alone.metrics
+    reducing = aggregate or Aggregate()
+    heard = {0: epoch.reports[0]} if reducing.ranks == "rank0" and 0 in epoch.reports else epoch.reports
+    return reducing.reduce({rank: (report.metrics, report.weight) for rank, report in heard.items()})
