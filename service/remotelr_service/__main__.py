@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from remotelr_service.cli import refusals, runs
+from remotelr_service.cli import config, policy, refusals, runs
+from remotelr_service.cli.doctor import doctor
 
 cli = typer.Typer(
     help="RemoteLR: the learning rates of every training run, decided in one durable place.",
@@ -17,6 +18,9 @@ cli = typer.Typer(
 database = typer.Typer(help="The tables of the database.", no_args_is_help=True, rich_markup_mode=None)
 cli.add_typer(database, name="db")
 cli.add_typer(runs.app, name="runs")
+cli.add_typer(policy.app, name="policy")
+cli.command("doctor")(doctor)
+cli.add_typer(config.app, name="config")
 
 DatabaseUrl = Annotated[
     str | None,

@@ -20,6 +20,9 @@ from remotelr_service.mistakes import Mistake
 if TYPE_CHECKING:
     import httpx
 
+# Where a setting comes from that nobody made.
+NOT_SET = "not set"
+
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 # A person waits for it: long enough for a service that is busy, short enough to give up on one that is not there.
@@ -52,7 +55,7 @@ def token() -> tuple[str | None, str]:
         return named.strip(), "REMOTELR_TOKEN"
     file = os.environ.get("REMOTELR_TOKEN_FILE")
     if not file:
-        return None, "not set"
+        return None, NOT_SET
     try:
         return Path(file).read_text().strip(), "REMOTELR_TOKEN_FILE"
     except OSError as error:
@@ -147,7 +150,7 @@ class Desk:
                     response.read()
                     self._read(response, 1, began)
                 yield response.iter_lines()
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(_words(error), 1, began) from None
 
     def _send(

@@ -110,7 +110,7 @@ def spark(values: Sequence[float], width: int = 20, *, logarithmic: bool = False
     if not known:
         return "x" * len(shown)
     low, high = min(known), max(known)
-    blocks = _BLOCKS if _shows(_BLOCKS) else _PLAIN_BLOCKS
+    blocks = _BLOCKS if shows(_BLOCKS) else _PLAIN_BLOCKS
     return "".join("x" if height is None else blocks[_level(height, low, high, len(blocks))] for height in heights)
 
 
@@ -127,7 +127,7 @@ def _level(height: float, low: float, high: float, levels: int) -> int:
     return 0 if high == low else min(int((height - low) / (high - low) * levels), levels - 1)
 
 
-def _shows(characters: str) -> bool:
+def shows(characters: str) -> bool:
     """Whether the terminal's encoding has these."""
     try:
         characters.encode(sys.stdout.encoding or "ascii")

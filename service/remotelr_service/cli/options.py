@@ -13,7 +13,7 @@ from remotelr_service.mistakes import Mistake
 _COMPLETION_S = 1.0
 
 
-def _complete_run(incomplete: str) -> list[str]:
+def complete_run(incomplete: str) -> list[str]:
     """The runs there are, for the shell; none when the service does not answer at once."""
     return _keys("/v1/runs", "runs", "run", incomplete)
 
@@ -29,7 +29,7 @@ def _keys(path: str, member: str, name: str, incomplete: str) -> list[str]:
     return []
 
 
-RunKey = Annotated[str, typer.Argument(metavar="RUN", help="The run's key.", autocompletion=_complete_run)]
+RunKey = Annotated[str, typer.Argument(metavar="RUN", help="The run's key.", autocompletion=complete_run)]
 ExperimentKey = Annotated[
     str, typer.Argument(metavar="EXPERIMENT", help="The experiment's key.", autocompletion=_complete_experiment)
 ]

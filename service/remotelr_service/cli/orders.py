@@ -3,15 +3,13 @@
 The functions' arguments are those of the command line: `runs` and `bulk` both make their commands of them.
 """
 
-import json
-import sys
 from collections.abc import Callable
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from remotelr_service.cli.documents import read_document
 from remotelr_service.mistakes import Mistake
 
 Order = dict[str, Any]
@@ -144,25 +142,6 @@ FOR_MANY: dict[str, Callable[..., Order]] = {
     "note": note,
 }
 FOR_ONE: dict[str, Callable[..., Order]] = {**FOR_MANY, "cancel": cancel}
-
-
-def read_document(given: str) -> Any:
-    """The JSON in a file, on stdin (`-`), or in the argument itself. Raises Mistake."""
-    if given == "-":
-        text, source = sys.stdin.read(), "stdin"
-    elif given.lstrip().startswith(("{", "[")):
-        text, source = given, "the argument"
-    else:
-        try:
-            text, source = Path(given).read_text(encoding="utf-8"), given
-        except UnicodeDecodeError:
-            raise Mistake(f"{given} is not text") from None
-        except OSError as error:
-            raise Mistake(f"{given} cannot be read: {error.strerror}") from None
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise Mistake(f"{source} is not JSON: {error}") from None
 
 
 def in_words(order: Order) -> str:

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 
 from remotelr.errors import RemoteLRError, ServiceRefused, ServiceUnreachable
+from remotelr.rules.errors import RulesError
 from remotelr_service.cli.look import safe
 from remotelr_service.db.errors import ServiceError
 from remotelr_service.mistakes import Mistake
@@ -41,7 +42,7 @@ def run(cli: Callable[[], object]) -> None:
         # Whoever read our output has seen enough. Python would complain once more when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except (Mistake, RemoteLRError, ServiceError) as error:
+    except (Mistake, RemoteLRError, RulesError, ServiceError) as error:
         _say(error)
         sys.exit(_code(error))
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from remotelr.errors import ServiceRefused
-from remotelr_service.cli import look, orders
+from remotelr_service.cli import look, orders, watch
 from remotelr_service.cli.desk import Desk, Json, open_desk, run_path, token
 from remotelr_service.cli.merging import merged
 from remotelr_service.cli.options import (
@@ -20,7 +20,9 @@ from remotelr_service.cli.options import (
     Url,
     WithStatus,
     WithTag,
+    complete_run,
 )
+from remotelr_service.cli.readings import curve_of, losses_of, main_metric, progress, rates_of, selected, standing
 from remotelr_service.cli.refusals import NotInTime, NotObeyed
 
 app = typer.Typer(help="See and steer runs.", no_args_is_help=True, rich_markup_mode=None)
@@ -29,6 +31,9 @@ app = typer.Typer(help="See and steer runs.", no_args_is_help=True, rich_markup_
 _OVER = ("applied", "rejected", "expired", "superseded", "cancelled")
 
 _POLL_S = 0.3
+
+# How many epochs are drawn.
+_SPARKS = 40
 
 
 @app.command("list")
@@ -61,8 +66,36 @@ def show_run(run: RunKey, url: Url = None, as_json: AsJson = False) -> None:
         if as_json:
             look.print_json(found)
             return
-        why, curve = _why(desk, found), curve_of(desk, run)
+        why, curve = _why(desk, found), curve_of(desk, found, _SPARKS)
     look.console().print(_run_facts(found, why, curve))
+
+
+@app.command("watch")
+def watch_runs(
+    *,
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN]...", help="These runs; else all that the options select.", autocompletion=complete_run
+        ),
+    ] = None,
+    experiment: InExperiment = None,
+    tag: WithTag = None,
+    status: WithStatus = None,
+    once: Annotated[bool, typer.Option("--once", help="Look once, for scripts.")] = False,
+    to_the_end: Annotated[bool, typer.Option("--to-the-end", help="End when none of them runs any more.")] = False,
+    every_s: Annotated[
+        float, typer.Option("--every", metavar="SECONDS", min=0.2, help="Look at least so often.")
+    ] = 2.0,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Watch runs train, until Ctrl-C."""
+    selection = {"experiment": experiment, "tag": tag, "status": status}
+    if once:
+        watch.once(url, runs or [], selection, as_json=as_json)
+    else:
+        watch.follow(url, runs or [], selection, every_s=every_s, as_json=as_json, to_the_end=to_the_end)
 
 
 @app.command("history")
@@ -129,21 +162,6 @@ for _name, _function in orders.FOR_ONE.items():
     app.command(_name)(merged(_function, _order))
 
 
-def selected(
-    desk: Desk, *, experiment: str | None, tag: list[str] | None, status: str | None, limit: int | None = None
-) -> list[Json]:
-    """The runs with all of these, at most `limit`."""
-    wanted = [(name, value) for name, _, value in (each.partition(":") for each in tag or ())]
-    found: list[Json] = []
-    for run in desk.pages("/v1/runs", "runs", experiment=experiment, tag=tag[0] if tag else None, status=status):
-        # The service looks for one tag; a run that lacks another one is left out here.
-        if all(run["tags"].get(name) == value for name, value in wanted):
-            found.append(run)
-        if limit is not None and len(found) >= limit:
-            break
-    return found
-
-
 def given(**members: Any) -> dict[str, Any]:
     """Those that were given at all."""
     return {name: value for name, value in members.items() if value is not None}
@@ -166,52 +184,6 @@ def _wait(desk: Desk, run: str, seq: int, wait_s: float) -> Json:
         if life["state"] in _OVER or time.monotonic() >= deadline:
             return life
         time.sleep(min(_POLL_S, max(deadline - time.monotonic(), 0.01)))
-
-
-def curve_of(desk: Desk, run: str) -> list[Json]:
-    """The reports that count, one for each epoch: those of rank 0."""
-    reports = desk.pages(run_path(run, "history"), "reports")
-    return [each for each in reports if each["superseded_by"] is None and each["rank"] == 0]
-
-
-def rates_of(curve: list[Json]) -> list[float]:
-    """The rates that were used, as far as anybody says; else those that were told."""
-    return [
-        each["learning_rate"] if each["used_learning_rate"] is None else each["used_learning_rate"] for each in curve
-    ]
-
-
-def losses_of(curve: list[Json], metric: str | None) -> list[float]:
-    return [float(each["metrics"][metric]) for each in curve if metric in each["metrics"]]
-
-
-def main_metric(run: Json, curve: list[Json]) -> str | None:
-    """What to draw of a run: what its policy looks at, else a loss."""
-    measured: set[str] = {name for each in curve for name in each["metrics"]}
-    monitored = _monitored(run["policy"])
-    wanted = [*([monitored] if monitored else []), "val_loss", "loss", *sorted(measured)]
-    return next((name for name in wanted if name in measured), None)
-
-
-def _monitored(node: Any) -> str | None:
-    """The first metric that any node of the policy names."""
-    if isinstance(node, dict):
-        if isinstance(node.get("monitor"), str):
-            return str(node["monitor"])
-        return next((name for each in node.values() if (name := _monitored(each))), None)
-    if isinstance(node, list):
-        return next((name for each in node if (name := _monitored(each))), None)
-    return None
-
-
-def standing(run: Json) -> str:
-    """The run's status, or that it has not been heard of for too long."""
-    return "stalled" if run.get("stalled") else str(run["status"])
-
-
-def progress(run: Json) -> str:
-    """The epoch, and of how many."""
-    return f"{run['epoch']}/{run['total_epochs']}" if run["total_epochs"] else str(run["epoch"])
 
 
 def _why(desk: Desk, run: Json) -> str | None:
@@ -260,8 +232,8 @@ def _run_facts(run: Json, why: str | None, curve: list[Json]) -> Any:
             "why": None if why is None else look.safe(why),
             "told to": "stop" if run["decision"]["action"] == "stop" else None,
             "plateau": look.safe("  ".join(f"{name} {look.measured(value)}" for name, value in plateau.items())),
-            "rates": look.spark(rates, 40, logarithmic=True) if len(rates) > 1 else None,
-            metric or "": f"{look.spark(losses, 40)}  {look.measured(losses[-1])}" if losses else None,
+            "rates": look.spark(rates, _SPARKS, logarithmic=True) if len(rates) > 1 else None,
+            metric or "": f"{look.spark(losses, _SPARKS)}  {look.measured(losses[-1])}" if losses else None,
             "attempt": str(run["attempt"]),
             "ranks": str(run["world_size"]) if run["world_size"] > 1 else None,
             "experiment": run["experiment"],

@@ -1,0 +1,92 @@
+"""`remotelr config`: what is set here, and by what."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+
+from remotelr_service.cli import look
+from remotelr_service.cli.desk import NOT_SET, address, token
+from remotelr_service.cli.options import AsJson
+
+app = typer.Typer(help="What is set here.", no_args_is_help=True, rich_markup_mode=None)
+
+# What a trainer that is started from this shell reads, beside the address.
+_TRAINER = ("REMOTELR_RUN", "REMOTELR_MODE", "REMOTELR_SPOOL_DIR")
+_NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+@app.command()
+def show(as_json: AsJson = False) -> None:
+    """Show every setting with its source; secrets are masked."""
+    sections = {"terminal": _terminal(), "trainer": _named(_TRAINER), "network": _network(), "service": _service()}
+    look.show(sections, as_json, lambda: _page(sections))
+
+
+Setting = Mapping[str, str | None]
+
+
+def _terminal() -> dict[str, Setting]:
+    url, url_source = address()
+    secret, secret_source = token()
+    return {
+        "url": {"value": url, "source": url_source},
+        "token": {"value": None if secret is None else masked(secret), "source": secret_source},
+    }
+
+
+def _named(names: tuple[str, ...]) -> dict[str, Setting]:
+    return {
+        name: {"value": os.environ.get(name), "source": "environment" if name in os.environ else NOT_SET}
+        for name in names
+    }
+
+
+def _network() -> dict[str, Setting]:
+    """Those that are set, in capitals or not."""
+    found = {name: os.environ.get(name) or os.environ.get(name.lower()) for name in _NETWORK}
+    return {name: {"value": _without_user(value), "source": "environment"} for name, value in found.items() if value}
+
+
+def _without_user(value: str) -> str:
+    scheme, found, rest = value.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}" if found else value
+
+
+def _service() -> dict[str, Setting]:
+    """What `remotelr serve` would take if it were started here."""
+    from remotelr_service.banner import shown_url
+    from remotelr_service.settings import PREFIX, SECRETS, read_settings
+
+    settings = read_settings()
+    shown: dict[str, Setting] = {}
+    for name in type(settings).model_fields:
+        value: Any = getattr(settings, name)
+        variable = f"{PREFIX}{name.upper()}"
+        source = next((each for each in (variable, f"{variable}_FILE") if each in os.environ), "default")
+        if name == "database_url":
+            value = shown_url(value)
+        elif name in SECRETS:
+            value = None if value is None else masked(str(value))
+        elif isinstance(value, tuple):
+            value = ", ".join(value) or None
+        shown[name] = {"value": None if value is None else str(value), "source": source}
+    return shown
+
+
+def masked(secret: str) -> str:
+    """A secret so that its owner knows which it is, and nobody else learns anything of use."""
+    prefix, mark, rest = secret.partition("_")
+    return f"{prefix}_…" if mark and len(rest) >= 16 and len(prefix) <= 10 else "…"
+
+
+def _page(sections: Mapping[str, Mapping[str, Setting]]) -> Any:
+    page = look.table("setting", "value", "source")
+    for section, settings in sections.items():
+        if settings:
+            page.add_row(section, style="bold")
+        for name, setting in settings.items():
+            style = "dim" if setting["source"] in ("default", NOT_SET) else None
+            page.add_row(f"  {name}", look.safe(setting["value"] or ""), setting["source"] or "", style=style)
+    return page

@@ -1,0 +1,166 @@
+"""`remotelr policy`: look at a policy before anybody trains on it. Needs no service."""
+
+import csv
+import sys
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from remotelr_service.cli import look, plot
+from remotelr_service.cli.documents import read_document
+from remotelr_service.cli.options import AsJson
+from remotelr_service.cli.readings import monitored
+from remotelr_service.mistakes import Mistake
+
+app = typer.Typer(
+    help="Check, draw and convert policies; no service needed.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Policy = Annotated[str, typer.Argument(metavar="POLICY", help="A file of JSON, JSON itself, or - for stdin.")]
+
+
+class Unit(StrEnum):
+    """What a position of a schedule is."""
+
+    EPOCH = "epoch"
+    STEP = "step"
+
+
+@app.command()
+def validate(policy: Policy, as_json: AsJson = False) -> None:
+    """Check a policy, and print it as it is stored.
+
+    Class names and parameters of Keras, torch, optax, timm and transformers are understood.
+    """
+    from remotelr.rules import policy_from_json, policy_to_json
+
+    canonical = policy_to_json(policy_from_json(_object(read_document(policy))))
+    look.print_json({"valid": True, "policy": canonical} if as_json else canonical)
+    if not as_json:
+        look.say("valid")
+
+
+@app.command()
+def preview(
+    *,
+    policy: Policy,
+    initial_learning_rate: Annotated[
+        float | None, typer.Option("--lr", help="The trainer's own rate, where the policy names none.")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=100_000, help="How many epochs, or steps.")] = 50,
+    start: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
+    losses: Annotated[
+        str | None,
+        typer.Option(help="What epoch 0, 1, 2… would measure, for plateaus: 0.9,0.8,0.8 or a file of JSON."),
+    ] = None,
+    steps_per_epoch: Annotated[int, typer.Option(min=1, help="Steps of an epoch, for a policy that counts steps.")] = 1,
+    total: Annotated[int | None, typer.Option(min=1, help="Length of the run [that of the picture].")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Draw the curve of a policy."""
+    from remotelr.rules import policy_from_json
+    from remotelr_service.actions.policies import preview as preview_of
+
+    document = _object(read_document(policy))
+    parsed = policy_from_json(document)
+    curve = preview_of(
+        parsed,
+        initial_learning_rate,
+        count,
+        start,
+        _metrics(losses, document),
+        steps_per_epoch=steps_per_epoch,
+        total=total,
+    )
+    rates, momentum = list(curve.learning_rates), None if curve.momentum is None else list(curve.momentum)
+    if as_json:
+        look.print_json({"learning_rates": rates, "momentum": momentum})
+    elif as_csv:
+        rows = csv.writer(sys.stdout)
+        rows.writerow([parsed.unit, "learning_rate"])
+        rows.writerows(enumerate(rates, start))
+    else:
+        print(plot.plot(rates, start=start, unit=parsed.unit))
+        print(
+            f"first {look.rate(rates[0])}  lowest {look.rate(min(rates))}  highest {look.rate(max(rates))}  "
+            f"last {look.rate(rates[-1])}"
+        )
+
+
+@app.command()
+def convert(
+    config: Annotated[
+        str,
+        typer.Argument(metavar="CONFIG", help="A file of JSON, JSON itself, or - for stdin."),
+    ],
+    unit: Annotated[
+        Unit | None, typer.Option(help="What one position is [step for schedules of Keras, else epoch].")
+    ] = None,
+    type: Annotated[
+        str | None, typer.Option("--type", help="The class, where the JSON does not say: StepLR, for a state_dict.")
+    ] = None,
+) -> None:
+    """Make a policy of what another library saved.
+
+    A schedule or optimizer as keras.saving serializes it; the arguments of ReduceLROnPlateau; a scheduler of
+    torch by its class and arguments, or its state_dict with --type.
+    """
+    from remotelr.rules import policy_from_json, policy_to_json
+
+    schedule = _schedule_in(_object(read_document(config)), type)
+    counts_steps = "class_name" in schedule and schedule["class_name"] != "ReduceLROnPlateau"
+    chosen = unit or (Unit.STEP if counts_steps else Unit.EPOCH)
+    document = schedule if "schedule" in schedule else {"schedule": schedule, "unit": chosen.value}
+    look.print_json(policy_to_json(policy_from_json(document)))
+
+
+def _schedule_in(config: Mapping[str, Any], type: str | None) -> dict[str, Any]:
+    """The schedule that the config is, or holds."""
+    inner = config.get("config")
+    if isinstance(inner, dict) and isinstance(inner.get("learning_rate"), dict):
+        # An optimizer of Keras: the schedule is its rate.
+        return dict(inner["learning_rate"])
+    if type is not None:
+        return {"type": type, **_arguments(config)}
+    if not {"type", "class_name", "schedule"} & config.keys() and "patience" in config:
+        return {"type": "ReduceLROnPlateau", "flavor": "keras", **config}
+    return dict(config)
+
+
+def _arguments(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What a torch scheduler was made with, out of its state_dict."""
+    progress = {"last_epoch", "num_bad_epochs", "cooldown_counter", "best", "mode_worse"}
+    kept = {name: value for name, value in state.items() if not name.startswith("_") and name not in progress}
+    bases = kept.pop("base_lrs", None)
+    if bases and any(base != bases[0] for base in bases):
+        raise Mistake(f"base_lrs is {bases}: a run has one rate, not one for each group of parameters")
+    return kept | ({"base_lr": bases[0]} if bases else {})
+
+
+def _object(document: Any) -> dict[str, Any]:
+    if isinstance(document, dict):
+        return document
+    raise Mistake(f"a JSON object is expected, not {look.safe(repr(document)[:60])}")
+
+
+def _metrics(losses: str | None, policy: Mapping[str, Any]) -> list[dict[str, float]]:
+    """The points of each epoch: values of the metric the policy looks at, or whole points."""
+    if losses is None:
+        return []
+    try:
+        points: Any = [float(value) for value in losses.split(",")]
+    except ValueError:
+        points = read_document(losses)
+    monitor = monitored(policy) or "val_loss"
+    try:
+        return [
+            {name: float(value) for name, value in (point if isinstance(point, dict) else {monitor: point}).items()}
+            for point in points
+        ]
+    except (TypeError, ValueError):
+        raise Mistake(
+            '--losses takes numbers with commas between them, or a file of JSON: [0.9, 0.8] or [{"val_loss": 0.9}]'
+        ) from None
