@@ -1,28 +1,50 @@
 """Runs: create or get, list, tag, finish, delete."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sqlalchemy import Engine
 
 from remotelr import rules
-from remotelr.rules import RunSpec
+from remotelr.rules import InvalidPolicy, Policy, Rails, RunSpec, policy_from_json
 from remotelr.rules.run import FinalStatus, OnConflict, Status
 from remotelr_service.actions.errors import ExperimentConflict, TooManyTags
 from remotelr_service.actions.finding import locked_run, stored_decision, stored_run
 from remotelr_service.actions.views import Page, RunView, view_of
-from remotelr_service.db import store
+from remotelr_service.db import experiments, store
 from remotelr_service.db.engine import reading
+from remotelr_service.db.experiments import Experiment
 from remotelr_service.db.group import Group
+from remotelr_service.db.store import Head
 from remotelr_service.db.writer import Writer
 
 MAX_TAGS: Final = 32
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenSpec:
+    """What the owner of a run says of it who leaves the policy to the experiment. The members are those of RunSpec."""
+
+    initial_learning_rate: float | None = None
+    world_size: int = 1
+    steps_per_epoch: int | None = None
+    total_epochs: int | None = None
+
+    def under(self, policy: Policy) -> RunSpec:
+        return RunSpec(
+            policy=policy,
+            initial_learning_rate=self.initial_learning_rate,
+            world_size=self.world_size,
+            steps_per_epoch=self.steps_per_epoch,
+            total_epochs=self.total_epochs,
+        )
+
+
 async def put_run(
     writer: Writer,
     key: str,
-    spec: RunSpec,
+    spec: RunSpec | OpenSpec,
     *,
     experiment: str | None = None,
     tags: Mapping[str, str] | None = None,
@@ -30,21 +52,52 @@ async def put_run(
 ) -> tuple[RunView, bool]:
     """The run `key`, and whether it is new. The tags of a run that exists stay as they are.
 
+    A new run takes from its experiment the rails, the tags it does not have itself, and without a policy of its
+    own the policy. A run that exists keeps its policy when none is given.
+
     Raises PolicyConflict as `on_conflict` says, ExperimentConflict when the run is in another
-    experiment than the given one, InvalidPolicy when the policy lacks what the run does not give.
+    experiment than the given one, InvalidPolicy when the policy lacks what the run does not give, or when
+    there is none, TooManyTags.
     """
 
     def action(group: Group) -> tuple[RunView, bool]:
         head = group.find(key)
         if head is None:
-            created = group.create(rules.create(key, spec), experiment=experiment, tags=tags or {})
+            created = _create(group, key, spec, experiment, tags or {})
             return view_of(created, group.decision(created)), True
         if experiment is not None and experiment != head.experiment:
             raise ExperimentConflict(key, head.experiment, experiment)
-        after = group.append(head, rules.put_policy(head.run, spec, on_conflict))
-        return view_of(after, group.decision(after)), False
+        if isinstance(spec, RunSpec):
+            # Rails are the experiment's: whoever trains has none to say.
+            wanted = replace(spec, rails=head.run.spec.rails)
+            head = group.append(head, rules.put_policy(head.run, wanted, on_conflict))
+        return view_of(head, group.decision(head)), False
 
     return await writer.submit(action, key)
+
+
+def _create(group: Group, key: str, spec: RunSpec | OpenSpec, experiment: str | None, tags: Mapping[str, str]) -> Head:
+    known = None if experiment is None else experiments.lock_experiment(group.connection, experiment, shared=True)
+    merged = {**(known.tags if known else {}), **tags}
+    if len(merged) > MAX_TAGS:
+        raise TooManyTags(key, len(merged), MAX_TAGS)
+    full = spec if isinstance(spec, RunSpec) else spec.under(_default_policy(experiment, known))
+    outcome = rules.create(key, replace(full, rails=Rails.from_json(known.rails if known else None)))
+    if experiment is not None and known is None:
+        added = Experiment(name=experiment, created_at=group.now, updated_at=group.now)
+        experiments.add_experiment(group.writing(), added)
+    return group.create(outcome, experiment=experiment, tags=merged)
+
+
+def _default_policy(name: str | None, experiment: Experiment | None) -> Policy:
+    if experiment is None or experiment.policy is None:
+        raise InvalidPolicy(
+            "a new run needs a policy: give one, or name an experiment that has one"
+            if name is None
+            else f"a new run needs a policy: give one, or set one for all runs of {name!r} by "
+            f"PUT /v1/experiments/{name}"
+        )
+    return policy_from_json(experiment.policy)
 
 
 def get_run(engine: Engine, key: str) -> RunView:

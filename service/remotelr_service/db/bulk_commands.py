@@ -130,6 +130,12 @@ def has_abandoned(connection: Connection, after: timedelta) -> bool:
     return connection.execute(query.limit(1)).first() is not None
 
 
+def is_finished(connection: Connection, bulk_id: int) -> bool:
+    """Whether all its runs have their results; of one that is not there too."""
+    query = select(bulk_commands.c.id).where(bulk_commands.c.id == bulk_id, bulk_commands.c.finished_at.is_(None))
+    return connection.execute(query).first() is None
+
+
 def mark_worked(connection: Connection, bulk_id: int, at: datetime) -> None:
     connection.execute(update(bulk_commands).where(bulk_commands.c.id == bulk_id).values(worked_at=at))
 
