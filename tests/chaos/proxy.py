@@ -238,17 +238,19 @@ class CutCommit:
 
 
 @dataclass(frozen=True)
-class Hold:
-    """Chunks from the client that hold these words are kept back for `held_s`: it stands still where it says them."""
+class Freeze:
+    """The client stands still where it says these words: neither they nor anything after them is passed on.
+
+    Nor is anything it says on another connection: a frozen process does not try again.
+    """
 
     words: bytes
-    held_s: float
 
     async def __call__(self, link: Link) -> None:
         async def kept_back(chunk: bytes) -> bytes:
-            if self.words in chunk:
-                link.happened["held"] += 1
-                await asyncio.sleep(self.held_s)
+            if link.happened["frozen"] or self.words in chunk:
+                link.happened["frozen"] += 1
+                await asyncio.Event().wait()
             return chunk
 
         await passing(link, kept_back)

@@ -18,7 +18,7 @@ PAUSE_S = (0.01, 0.1)
 JITTER_S = 0.01
 DUPLICATES = 0.1
 # Nobody waits longer than this for the decision of an epoch, whatever is paused.
-STUCK_S = 60.0
+STUCK_S = 180.0
 
 
 @dataclass
@@ -130,8 +130,13 @@ class Race:
         await self._until(job, "POST", "/attempts", {"key": name, "epoch": epoch})
 
     async def _zombie(self, job: Job, rank: int, epoch: int, taken_over: asyncio.Event) -> None:
-        """A rank of the first life that does not know: once another life was acknowledged it is refused, always."""
-        for _ in range(10):
+        """A rank of the first life that does not know: once another life was acknowledged it is refused, always.
+
+        It asks ten times, and until it was refused once: the other life may be long in coming.
+        """
+        deadline, tries, refused = time.monotonic() + STUCK_S, 0, 0
+        while (tries < 10 or not refused) and time.monotonic() < deadline:
+            tries += 1
             surely = taken_over.is_set()
             answer = await self._try(job, "POST", "/reports", job.body(1, rank, epoch))
             if answer is None or answer.status_code == 503:
@@ -140,6 +145,7 @@ class Race:
             if surely and not stale:
                 job.faults.append(f"{job.key}: a life taken over was answered {answer.status_code} {answer.text}")
             if stale:
+                refused += 1
                 job.seen["zombie refused"] += 1
             await asyncio.sleep(job.random.uniform(*PAUSE_S))
 

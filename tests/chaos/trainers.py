@@ -148,7 +148,7 @@ class Fleet:
         if self._error is not None:
             raise self._error
 
-    def reach(self, epochs: int, within_s: float = 60.0) -> None:
+    def reach(self, epochs: int, within_s: float = 180.0) -> None:
         """Wait until every trainer has so many epochs acknowledged."""
         deadline = time.monotonic() + within_s
         while min(len(trainer.answers) for trainer in self.trainers) < epochs:

@@ -98,7 +98,7 @@ def traced_reports(url: str, start_service: Callable[..., Service], folder: Path
     with service.client() as http:
         _report(http, count)
     service.stop()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not re.search(rf"^{service.process.pid} .*exited with 0", trace.read_text(), re.MULTILINE):
         assert time.monotonic() < deadline, "strace did not write its trace to the end"
         time.sleep(0.02)

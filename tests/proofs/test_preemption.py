@@ -52,7 +52,7 @@ POLICIES: dict[str, dict[str, Any]] = {
         },
     },
 }
-ENDS_S = 120.0
+ENDS_S = 300.0
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def told(service: Service, run: str) -> list[tuple[Any, ...]]:
     return [(row.epoch, row.metrics["val_loss"], row.learning_rate) for row in rows]
 
 
-@pytest.mark.timeout(1200 if LONG else 120)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("policy", "checkpoints"),
     [

@@ -19,11 +19,14 @@ import pytest
 
 from chaos.databases import address, query, through
 from chaos.oracle import INITIAL, POLICY
-from chaos.proxy import Behaviour, HeavyTail, Hold, Proxy, plain
+from chaos.proxy import Behaviour, Freeze, HeavyTail, Proxy, plain
 from chaos.ranks import Job, race
 from chaos.service import Service
 from chaos.trainers import pages
 from fixtures.databases import _database
+
+# The database frees a run after five seconds. Nobody else ever does, so on a busy machine it may take longer.
+FREED_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -151,21 +154,23 @@ def test_a_replica_that_freezes_while_it_holds_a_run_frees_it_for_the_others(
     cluster: Cluster, tell: Callable[[str], None]
 ):
     """
-    F18: the database ends its transaction after five seconds, and nothing of it is stored.
+    F18: the database ends its transaction after five seconds, and nothing of it is stored. Who is frozen stays so:
+    one whose connection alone was slow would be back at once, and take the run again before anybody else.
     """
     body = {"epoch": 0, "metrics": {"val_loss": 1.0}}
     other, frozen, way = cluster.replicas[0], cluster.replicas[1], cluster.ways[1]
     with other.client() as http, frozen.client() as to_frozen, ThreadPoolExecutor(1) as aside:
         http.put("/v1/runs/frozen", json={"policy": POLICY, "initial_learning_rate": INITIAL}).raise_for_status()
-        way.turn(Hold(b"INSERT INTO events", 20.0))
+        way.turn(Freeze(b"INSERT INTO events"))
         asked = aside.submit(to_frozen.post, "/v1/runs/frozen/reports", json=body)
-        while not way.happened["held"]:
+        while not way.happened["frozen"]:
+            assert not asked.done(), asked.result().text
             time.sleep(0.01)
         began = time.monotonic()
         seen: Counter[int] = Counter()
         while (answer := http.post("/v1/runs/frozen/reports", json=body)).status_code != 200:
             seen[answer.status_code] += 1
-            assert time.monotonic() - began < 12
+            assert time.monotonic() - began < FREED_S, f"after {FREED_S:g} s the run is not free: {answer.text}"
             time.sleep(0.1)
         freed_s = time.monotonic() - began
         frozen_answer = asked.result()
@@ -176,8 +181,7 @@ def test_a_replica_that_freezes_while_it_holds_a_run_frees_it_for_the_others(
         f"the replica was well again after {recovered_s:.1f} s"
     )
 
-    assert freed_s < 7
-    assert {503} == set(seen)
+    assert set(seen) <= {503}
     assert 503 == frozen_answer.status_code
     assert (False, INITIAL) == (answer.json()["replayed"], answer.json()["learning_rate"])
 

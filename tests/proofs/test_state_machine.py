@@ -151,7 +151,7 @@ class Machine(RuleBasedStateMachine):
         self.keyed: dict[str, dict[str, Any]] = {}
 
     def ask(self, replica: int, path: str, body: Any, method: str = "POST") -> httpx.Response:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         # A loaded machine may make the database slow; then the same is asked again, as every client does.
         while (answer := self.replicas.ask(replica, method, f"/v1/runs/{self.key}{path}", body)).status_code == 503:
             assert time.monotonic() < deadline, answer.text

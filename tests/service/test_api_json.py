@@ -100,8 +100,8 @@ def test_what_is_just_within_the_bounds_is_taken(body):
     ids=["depth", "objects", "quotes", "escapes", "lists", "items", "names", "digits", "float", "empty", "backslashes"],
 )
 def test_a_bomb_of_a_megabyte_is_refused_at_once(body):
-    began = time.monotonic()
+    began = time.thread_time()
     with pytest.raises(MalformedJSON):
         loads(body)
 
-    assert time.monotonic() - began < 2
+    assert time.thread_time() - began < 2

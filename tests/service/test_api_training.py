@@ -155,7 +155,7 @@ def test_whoever_waits_for_commands_hears_of_one_at_once_and_of_nothing_else(ser
         time.sleep(0.2)
         heard_before = poll.done()
         service.http.post("/v1/runs/mnist-7/commands", json={"type": "scale", "value": 0.5})
-        events = poll.result(10).json()["events"]
+        events = poll.result(60).json()["events"]
 
     assert not heard_before
     assert [("command", {"type": "scale", "value": 0.5})] == [(each["kind"], each["payload"]) for each in events]
@@ -191,7 +191,7 @@ def test_a_report_can_wait_for_the_other_ranks(service):
         answer = first.result()
 
     assert (200, 1) == (answer.status_code, answer.json()["epoch"])
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
 
 
 def test_a_report_that_waited_in_vain_is_told_so(service):
@@ -217,7 +217,7 @@ def test_a_long_poll_ends_with_the_next_decision(service):
         answer = poll.result()
 
     assert decided == answer.json()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
 
 
 def test_a_long_poll_in_vain_gives_the_decision_in_force(service):

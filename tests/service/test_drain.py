@@ -16,6 +16,23 @@ from fixtures.balancer import Balancer, Trainer, create_runs
 SHUTDOWN_TIMEOUT_S = 10.0
 
 
+# What a machine that has much else to do may add to it.
+BUSY_S = 20.0
+
+
+def await_answers(trainers: list[Trainer], count: int) -> None:
+    """Until they have been answered so often, together."""
+    while sum(each.epoch for each in trainers) < count:
+        assert all(each.is_alive() for each in trainers)
+        time.sleep(0.01)
+
+
+def await_waiting(url: str, count: int) -> None:
+    """Until so many requests wait for a decision."""
+    while f"remotelr_http_requests_waiting {count}.0\n" not in httpx.get(f"{url}/metrics", trust_env=False).text:
+        time.sleep(0.05)
+
+
 def kept_epochs(url: str, trainers: list[Trainer]) -> list[int]:
     with httpx.Client(base_url=url, trust_env=False) as http:
         return [http.get(f"/v1/runs/{each.run_key}").json()["epoch"] for each in trainers]
@@ -33,7 +50,7 @@ def test_thirty_two_clients_under_load_lose_no_request_that_was_accepted(databas
         create_runs(service.url, [each.run_key for each in trainers])
         for each in trainers:
             each.start()
-        time.sleep(1.5)
+        await_answers(trainers, 500)
         balancer.stop_looking()  # the hard case: this balancer does not notice
         took_s = service.end()
         ending.set()
@@ -47,8 +64,7 @@ def test_thirty_two_clients_under_load_lose_no_request_that_was_accepted(databas
     assert (0, 0) == (service.process.returncode, seen["lost"])
     assert set(seen) <= {"200", "refused"}
     assert [each.epoch for each in trainers] == kept_epochs(again.url, trainers)
-    assert seen["200"] > 100
-    assert took_s < SHUTDOWN_TIMEOUT_S
+    assert took_s < SHUTDOWN_TIMEOUT_S + BUSY_S
 
 
 def test_behind_a_balancer_that_looks_at_readyz_nobody_notices_a_replica_that_goes(postgres_url, start_service):
@@ -61,9 +77,9 @@ def test_behind_a_balancer_that_looks_at_readyz_nobody_notices_a_replica_that_go
         create_runs(replicas[0].url, [each.run_key for each in trainers])
         for each in trainers:
             each.start()
-        time.sleep(1.5)
+        await_answers(trainers, 500)
         took_s = replicas[0].end()
-        time.sleep(1.0)
+        await_answers(trainers, sum(each.epoch for each in trainers) + 500)
         ending.set()
         for each in trainers:
             each.join()
@@ -72,12 +88,12 @@ def test_behind_a_balancer_that_looks_at_readyz_nobody_notices_a_replica_that_go
 
     assert {"200"} == set(seen)
     assert [each.epoch for each in trainers] == kept_epochs(replicas[1].url, trainers)
-    assert 1.0 <= took_s < 1.0 + SHUTDOWN_TIMEOUT_S
+    assert 1.0 <= took_s < 1.0 + SHUTDOWN_TIMEOUT_S + BUSY_S
     assert 0 == replicas[0].process.returncode
 
 
 def test_long_polls_are_answered_when_the_service_ends(database_url, start_service):
-    service = start_service(database_url)
+    service = start_service(database_url, REMOTELR_SHUTDOWN_TIMEOUT_S="45")
     service.wait_ready()
     create_runs(service.url, ["quiet"])
     with ThreadPoolExecutor(20) as pool:
@@ -85,13 +101,13 @@ def test_long_polls_are_answered_when_the_service_ends(database_url, start_servi
             pool.submit(httpx.get, f"{service.url}/v1/runs/quiet/decision?after=1&wait=50", timeout=60, trust_env=False)
             for _ in range(20)
         ]
-        time.sleep(1.0)
+        await_waiting(service.url, 20)
         took_s = service.end()
         answers = [each.result() for each in polls]
 
     assert {(200, 1)} == {(each.status_code, each.json()["seq"]) for each in answers}
     assert {"close"} == {each.headers["connection"] for each in answers}
-    assert took_s < 3
+    assert took_s < BUSY_S
 
 
 def test_a_client_that_never_reads_its_answer_delays_the_end_by_a_bound(sqlite_url, start_service):
@@ -106,13 +122,13 @@ def test_a_client_that_never_reads_its_answer_delays_the_end_by_a_bound(sqlite_u
         time.sleep(0.3)
         took_s = service.end()
 
-    assert took_s < 4
+    assert took_s < 1.0 + BUSY_S
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
-def test_an_idle_service_ends_within_a_second(sqlite_url, start_service, by):
-    service = start_service(sqlite_url)
+def test_an_idle_service_waits_for_nothing_before_it_ends(sqlite_url, start_service, by):
+    service = start_service(sqlite_url, REMOTELR_SHUTDOWN_TIMEOUT_S="45")
     service.wait_ready()
     took_s = service.end(by)
 
-    assert (0, True) == (service.process.returncode, took_s < 2), took_s
+    assert (0, True) == (service.process.returncode, took_s < BUSY_S), took_s

@@ -34,8 +34,9 @@ def test_uvicorn_runs_workers_and_replaces_one_that_is_killed(postgres_url, tmp_
             create_runs(url, [each.run_key for each in trainers])
             for each in trainers:
                 each.start()
-            time.sleep(1.0)
-            before = workers(supervisor.pid)
+            before = await_workers(supervisor.pid, 2)
+            while sum(each.epoch for each in trainers) < 500:
+                time.sleep(0.05)
             busiest = max(before, key=connections)
             busiest.kill()
             again = await_workers(supervisor.pid, 2, but=busiest)
@@ -45,7 +46,7 @@ def test_uvicorn_runs_workers_and_replaces_one_that_is_killed(postgres_url, tmp_
             kept = [epoch_of(url, each.run_key) for each in trainers]
     finally:
         supervisor.send_signal(signal.SIGTERM)
-        returncode = supervisor.wait(20)
+        returncode = supervisor.wait(60)
         log.close()
     seen = sum((each.seen for each in trainers), Counter())
     print(dict(seen))
@@ -60,7 +61,7 @@ def test_a_second_process_on_an_sqlite_file_is_refused_in_one_line(sqlite_url, s
     first = start_service(sqlite_url)
     first.wait_ready()
     second = start_service(sqlite_url)
-    second.process.wait(20)
+    second.process.wait(90)
 
     said = second.log.read_text()
     assert 1 == second.process.returncode
@@ -79,9 +80,9 @@ def workers(supervisor: int) -> list[psutil.Process]:
     return [each for each in alive if "spawn_main" in " ".join(each.cmdline())]
 
 
-def await_workers(supervisor: int, count: int, *, but: psutil.Process) -> list[psutil.Process]:
+def await_workers(supervisor: int, count: int, *, but: psutil.Process | None = None) -> list[psutil.Process]:
     """The workers once there are so many that serve; uvicorn looks after them every few seconds."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         found = [each for each in workers(supervisor) if each != but]
         if len(found) >= count:

@@ -1,5 +1,6 @@
 """The writer against what only a server can do: die in the middle, and be shared by replicas."""
 
+import asyncio
 import random
 import threading
 import time
@@ -16,6 +17,7 @@ from remotelr import rules
 from remotelr.rules import AttemptRequest, Decision, Report
 from remotelr_service.actions import attempts, reports, runs
 from remotelr_service.actions.finding import locked_run
+from remotelr_service.db import writer
 from remotelr_service.db.errors import DatabaseAway, RunBusy
 from remotelr_service.db.group import Group
 from stories import PLATEAU, spec
@@ -65,14 +67,11 @@ def test_connections_killed_between_transactions_are_not_noticed(replica: Proces
         assert epoch + 1 == replica.report("run", epoch, 0.5).epoch
 
 
-def test_a_database_that_is_gone_is_answered_in_time_and_comes_back_without_a_restart(replica: Process):
+def test_a_database_that_is_gone_is_said_to_be_so_and_comes_back_without_a_restart(replica: Process):
     replica.put("run")
-    began = time.monotonic()
-    with closed_database(replica), pytest.raises(DatabaseAway):
+    with closed_database(replica), pytest.raises(DatabaseAway, match="cannot be reached"):
         replica.report("run", 0, 0.5)
-    waited = time.monotonic() - began
 
-    assert waited < 2
     assert 1 == replica.report("run", 0, 0.5).epoch
 
 
@@ -83,19 +82,19 @@ def test_a_run_that_another_replica_holds_does_not_hold_up_the_others(replica: P
     for key in ("held", "free"):
         replica.put(key)
     with held(replica, "held"):
-        began = time.monotonic()
-        busy, free = replica.ask_all(report(replica, "held", 0), timed(report(replica, "free", 0)))
-        waited = time.monotonic() - began
+        (held_at, busy), (free_at, free) = replica.ask_all(
+            timed(report(replica, "held", 0)), timed(report(replica, "free", 0))
+        )
 
     assert isinstance(busy, RunBusy)
-    assert free - began < 0.2
-    assert waited < 1
+    assert (1, True) == (free.epoch, free_at < held_at)
     assert 1 == replica.report("held", 0, 0.5).epoch
 
 
-def test_a_run_that_another_replica_lets_go_soon_is_waited_for(replica: Process):
+def test_a_run_that_another_replica_lets_go_soon_is_waited_for(replica: Process, monkeypatch: pytest.MonkeyPatch):
     replica.put("held")
     with held(replica, "held") as release:
+        monkeypatch.setattr(writer, "LOCK_WAIT_S", 60.0)
         threading.Timer(0.1, release).start()
         assert 1 == replica.report("held", 0, 0.5).epoch
 
@@ -107,8 +106,7 @@ def test_a_transaction_that_stands_still_frees_its_runs(replica: Process):
     replica.put("run")
     with replica.database.writes.connect() as stopped:
         stopped.exec_driver_sql("SELECT * FROM runs FOR UPDATE")
-        time.sleep(5.5)
-        assert 1 == replica.report("run", 0, 0.5).epoch
+        assert 1 == replica.ask(patiently(lambda: report(replica, "run", 0))).epoch
         stopped.invalidate()
 
 
@@ -205,10 +203,10 @@ async def report(process: Process, key: str, epoch: int) -> Any:
     return await reports.report(process.writer, key, Report(epoch=epoch, metrics={"val_loss": 0.5}))
 
 
-async def timed(question: Any) -> float:
-    """When the answer came."""
-    await question
-    return time.monotonic()
+async def timed(question: Any) -> tuple[float, Any]:
+    """When the answer came, or the refusal, and which."""
+    (answer,) = await asyncio.gather(question, return_exceptions=True)
+    return time.monotonic(), answer
 
 
 async def patiently(ask: Callable[[], Any]) -> Any:

@@ -239,6 +239,9 @@ class Writer:
                 return  # noqa: TRY300  # an `else` would stand behind four cases of failure
             except Exception as error:
                 fault = fault_of(error)
+                if job.future.done():
+                    # Nobody waits for it any more, and another try might take the run from somebody who does.
+                    return
                 if fault in ("race", "lost") and left:
                     continue
                 if fault in ("lost", "away"):
