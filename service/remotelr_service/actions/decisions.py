@@ -6,9 +6,10 @@ from collections.abc import Callable
 from sqlalchemy import Engine
 
 from remotelr.rules import Decision, Waiting
-from remotelr_service.actions.errors import RunNotFound
+from remotelr_service.actions.errors import EpochUndecided, RunNotFound
 from remotelr_service.actions.finding import stored_decision, stored_run
 from remotelr_service.db.engine import reading
+from remotelr_service.db.log import EventLog
 from remotelr_service.db.notices import Notices
 
 
@@ -16,6 +17,21 @@ def get_decision(engine: Engine, key: str) -> Decision:
     """The decision in force. Raises RunNotFound."""
     with reading(engine) as connection:
         return stored_decision(connection, stored_run(connection, key))
+
+
+def decision_of_epoch(engine: Engine, key: str, epoch: int) -> Decision:
+    """The decision the run went, or goes, by in `epoch`: in a gap, the newest one before.
+
+    Raises RunNotFound, EpochUndecided for an epoch beyond the newest decision.
+    """
+    with reading(engine) as connection:
+        head = stored_run(connection, key)
+        if epoch > head.run.epoch:
+            raise EpochUndecided(key, epoch, head.run.epoch)
+        found = EventLog(connection, head).in_force(epoch)
+    if found is None or found.decision is None:
+        raise RunNotFound(key)
+    return found.decision
 
 
 async def wait_for_decision(notices: Notices, key: str, after: int, wait_s: float) -> Decision | None:

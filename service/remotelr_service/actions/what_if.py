@@ -1,7 +1,7 @@
 """What if: the losses a run has recorded, under other policies. Nothing is stored; the rules are the real ones."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine
 
@@ -36,19 +36,12 @@ def what_if(engine: Engine, key: str, policies: Mapping[str, Policy]) -> WhatIf:
             f"{len(epochs):,} epochs under {len(policies)} policies are more than {MAX_DECISIONS:,} decisions: "
             f"ask for fewer policies at once"
         )
-    spec = replace(head.run.spec, world_size=1)
     real = decisions_in_force(events)
-    shown = [each.epoch for each in epochs]
-    if head.run.epoch not in shown:
-        shown.append(head.run.epoch)
-    begun = {decision.epoch for decision in real} - {each.epoch + 1 for each in epochs}
+    record = _Record(head.run.spec, epochs, [*(each.epoch for each in epochs), head.run.epoch], real)
     return WhatIf(
-        epochs=shown,
-        real=rates_at(shown, real),
-        alternatives={
-            name: _alternative(name, replace(spec, policy=policy), head.run.spec.world_size, epochs, begun, shown)
-            for name, policy in policies.items()
-        },
+        epochs=record.shown,
+        real=rates_at(record.shown, real),
+        alternatives={name: _alternative(name, policy, record) for name, policy in policies.items()},
     )
 
 
@@ -63,23 +56,36 @@ def rates_at(epochs: Sequence[int], decisions: Sequence[Decision]) -> list[float
     return rates
 
 
-def _alternative(
-    name: str, spec: RunSpec, world_size: int, epochs: Sequence[Epoch], begun: set[int], shown: Sequence[int]
-) -> Alternative:
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What a run has gone through. shown: the epochs whose rates are asked for."""
+
+    spec: RunSpec
+    epochs: Sequence[Epoch]
+    shown: Sequence[int]
+    decisions: Sequence[Decision]
+
+    def begun(self) -> set[int]:
+        """The epochs at which a trainer began, and that no report led to."""
+        return {decision.epoch for decision in self.decisions} - {each.epoch + 1 for each in self.epochs}
+
+
+def _alternative(name: str, policy: Policy, record: _Record) -> Alternative:
     try:
-        told = _Told(spec)
+        told = _Told(replace(record.spec, policy=policy, world_size=1))
     except InvalidPolicy as error:
         raise error.under(f"policies.{name}") from None
-    for each in epochs:
+    begun = record.begun()
+    for each in record.epochs:
         if each.epoch in begun and each.epoch > told.run.epoch:
-            # The trainer began anew behind a gap, and was given the rate of there.
+            # The trainer began behind a gap, and was given the rate of there.
             told.begin(each.epoch)
-        told.report(Report(epoch=each.epoch, metrics=_metrics(each, spec.policy.aggregate, world_size), step=each.step))
-    decisions = told.decisions
+        metrics = _metrics(each, policy.aggregate, record.spec.world_size)
+        told.report(Report(epoch=each.epoch, metrics=metrics, step=each.step))
     return Alternative(
-        learning_rates=rates_at(shown, decisions),
-        reductions=sum(decision.reason == "plateau" for decision in decisions),
-        stops_at=next((decision.epoch for decision in decisions if decision.action == "stop"), None),
+        learning_rates=rates_at(record.shown, told.decisions),
+        reductions=sum(decision.reason == "plateau" for decision in told.decisions),
+        stops_at=next((decision.epoch for decision in told.decisions if decision.action == "stop"), None),
     )
 
 

@@ -5,8 +5,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
-from remotelr.rules import Decision, Waiting, metrics_to_json, policy_to_json
-from remotelr_service.actions.views import EventView, HistoryRow, RunView
+from remotelr.rules import Decision, Waiting, metrics_to_json, policy_to_json, sentence
+from remotelr_service.actions.views import Alternative, EventView, HistoryRow, ReplayPolicy, RunView, WhatIf
 
 Status = Literal["running", "completed", "failed", "stopped"]
 
@@ -44,6 +44,16 @@ class DecisionAnswer(BaseModel):
     @classmethod
     def of(cls, decision: Decision) -> Self:
         return cls(**decision_members(decision))
+
+
+class ExplainedDecisionAnswer(DecisionAnswer):
+    """A decision with the sentence that says why."""
+
+    sentence: str
+
+    @classmethod
+    def explained(cls, decision: Decision) -> Self:
+        return cls(**decision_members(decision), sentence=sentence(decision))
 
 
 class SteppedDecisionAnswer(DecisionAnswer):
@@ -241,21 +251,57 @@ class EventPage(BaseModel):
     next: int | None = Field(description="Ask again with `after` set to this; null at the end.")
 
 
-class CommandAnswer(BaseModel):
-    """A command as it was noted."""
-
-    run: str
-    seq: int
-    holds_from: int = Field(description="The first epoch whose rate it bears on.")
-    type: Literal["set_learning_rate", "scale", "release", "stop"]
-    value: float | None
-
-
 class PreviewAnswer(BaseModel):
     """A curve."""
 
     learning_rates: list[float]
     momentum: list[float] | None = Field(description="Of policies that set one.")
+
+
+class AlternativeAnswer(BaseModel):
+    """What a run would have been told under another policy."""
+
+    learning_rates: list[float] = Field(description="One for each of `epochs`.")
+    reductions: int = Field(description="How often a plateau lowered the rate.")
+    stops_at: int | None = Field(description="The first epoch it would not have begun; null where it went on.")
+
+    @classmethod
+    def of(cls, alternative: Alternative) -> Self:
+        return cls(
+            learning_rates=list(alternative.learning_rates),
+            reductions=alternative.reductions,
+            stops_at=alternative.stops_at,
+        )
+
+
+class WhatIfAnswer(BaseModel):
+    """The rates a run had, and those it would have had with the same losses."""
+
+    run: str
+    epochs: list[int] = Field(description="Those reported, without what was rewound, and the next one.")
+    real: list[float] = Field(description="The rate each of them had, commands of operators included.")
+    policies: dict[str, AlternativeAnswer]
+
+    @classmethod
+    def of(cls, run: str, answer: WhatIf) -> Self:
+        alternatives = {name: AlternativeAnswer.of(each) for name, each in answer.alternatives.items()}
+        return cls(run=run, epochs=list(answer.epochs), real=list(answer.real), policies=alternatives)
+
+
+class ReplayPolicyAnswer(BaseModel):
+    """What happened to a run, as a policy."""
+
+    run: str
+    policy: dict[str, Any] = Field(description="For `PUT /v1/runs/{run}`.")
+    epochs: int = Field(description="How many epochs have a rate; behind them the last one is held.")
+    exact: bool = Field(description="Every rate is the very same.")
+    notes: list[str] = Field(description="What could not be kept, in words.")
+
+    @classmethod
+    def of(cls, run: str, replay: ReplayPolicy) -> Self:
+        return cls(
+            run=run, policy=dict(replay.policy), epochs=replay.epochs, exact=replay.exact, notes=list(replay.notes)
+        )
 
 
 class HealthAnswer(BaseModel):

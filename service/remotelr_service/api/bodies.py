@@ -1,11 +1,13 @@
 """What is asked, as bodies: strict, no unknown fields, and turned into the rules' own types. Pydantic ends here."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from remotelr.rules import AttemptRequest, Command, Policy, Report, RunSpec, policy_from_json
+from remotelr.rules import AttemptRequest, InvalidPolicy, Policy, Rails, Report, RunSpec, policy_from_json
+from remotelr_service.actions.experiments import ExperimentSettings
+from remotelr_service.actions.runs import OpenSpec
 from remotelr_service.api.fields import (
     MAX_COUNT,
     MAX_EPOCH,
@@ -14,6 +16,7 @@ from remotelr_service.api.fields import (
     Epoch,
     Key,
     LearningRate,
+    LearningRateOrZero,
     Metric,
     MetricName,
     Metrics,
@@ -36,7 +39,9 @@ class RequestBody(BaseModel):
 class RunRequest(RequestBody):
     """What the owner of a run says of it."""
 
-    policy: PolicyDocument
+    policy: PolicyDocument | None = Field(
+        None, description="Absent, a new run takes its experiment's, and a run that exists keeps its own."
+    )
     initial_learning_rate: LearningRate | None = Field(
         None, description="The trainer's own rate; needed where the policy names none."
     )
@@ -51,14 +56,48 @@ class RunRequest(RequestBody):
         "`replace` sets this one and keeps the plateau's state, `restart` sets it with fresh state.",
     )
 
-    def spec(self) -> RunSpec:
+    def spec(self) -> RunSpec | OpenSpec:
         """Raises InvalidPolicy."""
-        return RunSpec(
-            policy=policy_from_json(self.policy),
+        said = OpenSpec(
             initial_learning_rate=self.initial_learning_rate,
             world_size=self.world_size,
             steps_per_epoch=self.steps_per_epoch,
             total_epochs=self.total_epochs,
+        )
+        return said if self.policy is None else said.under(policy_from_json(self.policy))
+
+
+class RailsBody(RequestBody):
+    """What no policy and no operator may leave."""
+
+    min_lr: LearningRateOrZero | None = Field(None, description="No rate below; wins over the policy's own bound.")
+    max_lr: LearningRateOrZero | None = Field(None, description="No rate above; wins over the policy's own bound.")
+    max_change: Annotated[float, Field(ge=1, le=1e6)] | None = Field(
+        None, description="The largest factor by which one command may change the rate in force, up or down."
+    )
+
+    @model_validator(mode="after")
+    def _uncrossed(self) -> Self:
+        if self.min_lr is not None and self.max_lr is not None and self.min_lr > self.max_lr:
+            raise ValueError(f"min_lr ({self.min_lr!r}) must be at most max_lr ({self.max_lr!r})")
+        return self
+
+
+class ExperimentRequest(RequestBody):
+    """What is set for an experiment, in the place of all that was."""
+
+    policy: PolicyDocument | None = Field(None, description="Of a run that is created without one.")
+    tags: Tags = Field(default_factory=dict, description="Of every new run, unless it has others of these names.")
+    rails: RailsBody | None = Field(None, description="Of every run, also of those that run already.")
+    actor: Sentence | None = Field(None, description="Who sets it; with tokens it is the token's name.")
+    reason: Sentence | None = Field(None, description="Why.")
+
+    def settings(self) -> ExperimentSettings:
+        """Raises InvalidPolicy."""
+        return ExperimentSettings(
+            policy=None if self.policy is None else policy_from_json(self.policy),
+            tags=self.tags,
+            rails=None if self.rails is None else Rails(**self.rails.model_dump()),
         )
 
 
@@ -126,21 +165,6 @@ class BatchRequest(RequestBody):
     reports: list[ReportRequest] = Field(min_length=1, max_length=1000)
 
 
-class CommandRequest(RequestBody):
-    """What an operator orders."""
-
-    type: Literal["set_learning_rate", "scale", "release", "stop"]
-    value: float | None = Field(None, description="Of set_learning_rate: the rate. Of scale: the factor. Both > 0.")
-    key: Key | None = Field(
-        None, description="The same key is the same command, so a repetition counts once. Or header Idempotency-Key."
-    )
-    actor: Sentence | None = Field(None, description="Who orders it.")
-    reason: Sentence | None = Field(None, description="Why.")
-
-    def command(self, key: str | None) -> Command:
-        return Command(type=self.type, value=self.value, key=self.key or key, actor=self.actor, reason=self.reason)
-
-
 class FinishRequest(RequestBody):
     """How a run ended."""
 
@@ -168,6 +192,26 @@ class PreviewRequest(RequestBody):
 
     def measured(self) -> list[dict[str, float]]:
         return [_measured(point) for point in self.metrics]
+
+
+class WhatIfRequest(RequestBody):
+    """Other policies for a run."""
+
+    policies: Annotated[dict[Key, PolicyDocument], Field(min_length=1, max_length=8)] = Field(
+        description="Up to 8, each under a name of its own.",
+        examples=[{"patient": {"type": "reduce_on_plateau", "factor": 0.5, "patience": 10}}],
+    )
+
+    def parsed(self) -> dict[str, Policy]:
+        """Raises InvalidPolicy."""
+        return {name: _named_policy(name, document) for name, document in self.policies.items()}
+
+
+def _named_policy(name: str, document: Mapping[str, object]) -> Policy:
+    try:
+        return policy_from_json(document)
+    except InvalidPolicy as error:
+        raise error.under(f"policies.{name}") from None
 
 
 def _measured(metrics: Mapping[str, float | None]) -> dict[str, float]:

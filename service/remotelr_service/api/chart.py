@@ -48,8 +48,7 @@ def line_chart(title: str, description: str, lines: Sequence[Line], *, x_name: s
     # The strong one lies on top, and keeps its place in the legend.
     drawn = sorted(range(len(lines)), key=lambda index: lines[index].strong)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}" height="{height:g}"'
-        f' role="img" aria-labelledby="title desc" font-family="system-ui, \'DejaVu Sans\', sans-serif" font-size="12">',
+        _opening(height),
         f'<title id="title">{_text(title)}</title>',
         f'<desc id="desc">{_text(description)}</desc>',
         f'<rect width="{WIDTH}" height="{height:g}" fill="#ffffff"/>',
@@ -61,6 +60,12 @@ def line_chart(title: str, description: str, lines: Sequence[Line], *, x_name: s
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
+
+
+def _opening(height: float) -> str:
+    size = f'viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}" height="{height:g}"'
+    font = 'font-family="system-ui, \'DejaVu Sans\', sans-serif" font-size="12"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-labelledby="title desc" {font}>'
 
 
 @dataclass(frozen=True, slots=True)

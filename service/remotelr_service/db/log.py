@@ -116,6 +116,12 @@ class EventLog:
         assert found is not None, "every run begins with the event that set its policy"
         return found
 
+    def in_force(self, epoch: int) -> Event | None:
+        """The event with the decision that `epoch` went by."""
+        self._flush()
+        # A later life that began before this epoch has superseded what was decided for it.
+        return self._find(events.c.learning_rate.is_not(None), events.c.holds_from <= epoch, _EFFECTIVE, newest=True)
+
     def effective(self, limit: int) -> Sequence[Event]:
         """The oldest `limit` events that count, whatever their kind."""
         self._flush()
