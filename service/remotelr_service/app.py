@@ -13,10 +13,22 @@ from remotelr_service.actions.resources import Resources
 from remotelr_service.actions.timeouts import keeping_time
 from remotelr_service.api import docs, errors, openapi
 from remotelr_service.api.decided import log_decision
+from remotelr_service.api.door import Door
 from remotelr_service.api.middleware import HeadAsGet, RequestIds
 from remotelr_service.api.places import Places
 from remotelr_service.api.plain import PlainReports
-from remotelr_service.api.routes import attempts, commands, decisions, health, history, policies, reports, runs
+from remotelr_service.api.routes import (
+    attempts,
+    commands,
+    decisions,
+    explain,
+    health,
+    history,
+    policies,
+    reports,
+    runs,
+    tokens,
+)
 from remotelr_service.api.traffic import Traffic
 from remotelr_service.settings import Settings
 
@@ -37,6 +49,7 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
         app.state.resources = resources or Resources.open(settings.database_url)
         means = app.state.resources
         app.state.places = Places(settings.max_requests, settings.line_timeout_s)
+        door = app.state.door = Door(settings, means)
         _watch(app)
 
         def tell(decision: Decision) -> None:
@@ -44,7 +57,7 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
             means.metrics.decision(decision)
 
         try:
-            async with keeping_time(means.writer, means.reads, tell):
+            async with door.kept(), keeping_time(means.writer, means.reads, tell):
                 yield
         finally:
             await run_in_threadpool(app.state.resources.close)
@@ -69,7 +82,7 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
     docs.install(app)
     # The hot call first: routes are tried in order.
     app.router.routes.append(PlainReports())
-    for module in (reports, attempts, decisions, runs, history, commands, policies, health):
+    for module in (reports, attempts, decisions, runs, history, commands, explain, policies, tokens, health):
         app.include_router(module.router)
     app.include_router(reports.batches)
     return app

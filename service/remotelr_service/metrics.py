@@ -22,6 +22,7 @@ from remotelr.rules import RULES_VERSION, Decision, Waiting
 from remotelr.rules.decision import Reason
 
 Outcome = Literal["decided", "replayed", "waiting", "refused", "failed"]
+RefusalCode = Literal["unauthorized", "forbidden", "rate_limited", "misdirected_request", "cross_origin"]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 _GROUP_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -54,6 +55,8 @@ class Metrics:
         self._transactions = self._histogram(
             "remotelr_writer_transaction_duration_seconds", "From BEGIN to the end of COMMIT.", _SECONDS
         )
+        refusals = self._counter("remotelr_refusals", "Requests refused at the door, by why.", "code")
+        self._refusals = {code: refusals.labels(code) for code in get_args(RefusalCode)}
         ProcessCollector(registry=self._registry)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -71,6 +74,10 @@ class Metrics:
     def turned_away(self) -> None:
         """A request stood in line too long."""
         self._turned_away.inc()
+
+    def refusal(self, code: RefusalCode) -> None:
+        """Somebody was refused at the door."""
+        self._refusals[code].inc()
 
     def report(self, outcome: Outcome) -> None:
         """A report was answered."""

@@ -1,5 +1,6 @@
 """Keeping somebody to the runs that are there for them: all others are answered as if there were none."""
 
+import logging
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -13,6 +14,8 @@ from remotelr_service.db.group import Group
 from remotelr_service.db.writer import Writer
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class KeptWriter(Writer):
@@ -32,8 +35,7 @@ class KeptWriter(Writer):
         def within_reach(group: Group) -> T:
             for key in keys:
                 head = group.find(key)
-                if head is not None and not self._caller.reaches(key, head.experiment):
-                    raise RunNotFound(key)
+                _check(self._caller, key, self._caller.experiment if head is None else head.experiment)
             return action(group)
 
         return await self._writer.submit(within_reach, *keys)
@@ -41,11 +43,16 @@ class KeptWriter(Writer):
 
 def check_reach(engine: Engine, caller: Caller, key: str) -> None:
     """Raises RunNotFound for a run that is not there for the caller. One that does not exist passes."""
-    if not caller.reaches(key, caller.experiment):
-        raise RunNotFound(key)
+    _check(caller, key, caller.experiment)
     if caller.experiment is None:
         return
     with reading(engine) as connection:
         head = store.find_head(connection, key)
-    if head is not None and not caller.reaches(key, head.experiment):
+    if head is not None:
+        _check(caller, key, head.experiment)
+
+
+def _check(caller: Caller, key: str, experiment: str | None) -> None:
+    if not caller.reaches(key, experiment):
+        log.warning("refused: the run %s is not there for the token %s", key, caller.name)
         raise RunNotFound(key)

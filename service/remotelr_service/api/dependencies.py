@@ -6,7 +6,9 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
+from remotelr_service.actions.callers import Caller
 from remotelr_service.actions.resources import Resources
+from remotelr_service.api.door import CALLER, Door
 from remotelr_service.api.places import Places
 from remotelr_service.settings import Settings
 
@@ -14,9 +16,13 @@ T = TypeVar("T")
 
 
 # `async`, though they wait for nothing: FastAPI sends plain functions to a thread.
+async def _caller(request: Request) -> Caller:
+    caller: Caller = request.scope[CALLER]
+    return caller
+
+
 async def _resources(request: Request) -> Resources:
-    resources: Resources = request.app.state.resources
-    return resources
+    return door_of(request).means_of(request.scope[CALLER])
 
 
 async def _settings(request: Request) -> Settings:
@@ -24,8 +30,16 @@ async def _settings(request: Request) -> Settings:
     return settings
 
 
+# Who asks. The door (`door.py`) has found out, and has seen that they may.
+CalledBy = Annotated[Caller, Depends(_caller)]
+# What they are given to work with: whoever is kept to some runs is given no others.
 Means = Annotated[Resources, Depends(_resources)]
 Configured = Annotated[Settings, Depends(_settings)]
+
+
+def door_of(request: Request) -> Door:
+    door: Door = request.app.state.door
+    return door
 
 
 def draining(request: Request) -> asyncio.Event:

@@ -92,6 +92,7 @@ Steps = Annotated[int, Field(ge=0, le=MAX_INTEGER, description="Optimizer steps 
 Sequence = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 WorldSize = Annotated[int, Field(ge=1, le=MAX_WORLD_SIZE, description="How many ranks train this run.")]
 LearningRate = Annotated[float, Field(gt=0, le=MAX_LEARNING_RATE)]
+LearningRateOrZero = Annotated[float, Field(ge=0, le=MAX_LEARNING_RATE)]
 PolicyDocument = Annotated[
     dict[str, Any],
     Field(
@@ -102,13 +103,26 @@ PolicyDocument = Annotated[
 ]
 
 RunKey = Annotated[str, Path(pattern=KEY_PATTERN, description=f"The run's key: {KEY_HELP}", examples=["mnist-7"])]
+ExperimentName = Annotated[
+    str, Path(pattern=KEY_PATTERN, description=f"The experiment's name: {KEY_HELP}", examples=["digits"])
+]
+CommandNumber = Annotated[
+    int, _DECIMAL, Path(ge=1, le=MAX_INTEGER, description="The number of the command.", examples=[3])
+]
 AfterSequence = Annotated[int, _DECIMAL, Query(ge=0, le=MAX_INTEGER, description="Only what comes after this `seq`.")]
+AfterNumber = Annotated[int, _DECIMAL, Query(ge=0, le=MAX_INTEGER, description="Only what comes after this number.")]
+TokenNumber = Annotated[int, _DECIMAL, Path(ge=1, le=MAX_INTEGER, description="The token's `id`.", examples=[1])]
 Limit = Annotated[int, _DECIMAL, Query(ge=1, le=MAX_PAGE, description="How many at most, 1 to 200.")]
 OptionalLimit = Annotated[int | None, _DECIMAL, Query(ge=1, le=MAX_PAGE, description="How many at most, 1 to 200.")]
 Wait = Annotated[
     float,
     _SECONDS,
     Query(ge=0, le=300, description="Seconds to wait at most; more than the service's limit (60) counts as that."),
+]
+WaitForMany = Annotated[
+    float,
+    _SECONDS,
+    Query(ge=0, le=300, description="Seconds to wait for the end; more than the service's limit (60) counts as that."),
 ]
 WithSteps = Annotated[
     bool,

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
 from remotelr_service.api.bodies import ReportRequest
+from remotelr_service.api.door import Door
 from remotelr_service.api.fields import KEY_PATTERN
 from remotelr_service.api.route import check_content_type
 from remotelr_service.api.routes.reports import ReportStrictRequest, report, router
@@ -41,13 +42,16 @@ class PlainReports(BaseRoute):
 
     @override
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        door: Door = scope["app"].state.door
+        # The writer looks whether the run is there for the caller: it reads the run anyhow.
+        caller = await door.admit(scope, "report", looks_at_run=False)
         request = ReportStrictRequest(scope, receive, send)
         check_content_type(request.headers.get("content-type"))
         document = await request.json() if await request.body() else None
         run, state = request.path_params["run"], request.app.state
         with state.places:
             response = await report(
-                run=run, body=_read(document), request=request, means=state.resources, settings=state.settings
+                run=run, body=_read(document), request=request, means=door.means_of(caller), settings=state.settings
             )
         await response(scope, receive, send)
 

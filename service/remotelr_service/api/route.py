@@ -12,6 +12,7 @@ from starlette.responses import Response
 from typing_extensions import override
 
 from remotelr_service.api import json
+from remotelr_service.api.door import Door
 from remotelr_service.api.places import Places
 from remotelr_service.api.problems import Refusal
 
@@ -80,8 +81,11 @@ class StrictRoute(APIRoute):
         answer = super().get_route_handler()
         request_class, has_body = self.request_class, self.body_field is not None
         known = frozenset(parameter.alias for parameter in self.dependant.query_params)
+        call = self.operation_id or self.name
 
         async def strict(request: Request) -> Response:
+            door: Door = request.app.state.door
+            await door.admit(request.scope, call)
             query = request.scope["query_string"]
             if query:
                 _check_query(query, known)
