@@ -9,18 +9,22 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from remotelr.rules import Decision
+from remotelr_service.actions.carrying import carrying
 from remotelr_service.actions.resources import Resources
 from remotelr_service.actions.timeouts import keeping_time
 from remotelr_service.api import docs, errors, openapi
 from remotelr_service.api.decided import log_decision
 from remotelr_service.api.door import Door
 from remotelr_service.api.middleware import HeadAsGet, RequestIds
+from remotelr_service.api.names import OwnNames
 from remotelr_service.api.places import Places
 from remotelr_service.api.plain import PlainReports
 from remotelr_service.api.routes import (
     attempts,
+    bulk,
     commands,
     decisions,
+    experiments,
     explain,
     health,
     history,
@@ -57,7 +61,11 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
             means.metrics.decision(decision)
 
         try:
-            async with door.kept(), keeping_time(means.writer, means.reads, tell):
+            async with (
+                door.kept(),
+                keeping_time(means.writer, means.reads, tell),
+                carrying(means.writer, means.reads) as app.state.carrier,
+            ):
                 yield
         finally:
             await run_in_threadpool(app.state.resources.close)
@@ -75,6 +83,7 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
     app.state.draining = asyncio.Event()
     # The last one added is the first to see a request.
     app.add_middleware(HeadAsGet)
+    app.add_middleware(OwnNames, settings=settings)
     app.add_middleware(RequestIds)
     app.add_middleware(Traffic)
     errors.install(app)
@@ -82,7 +91,20 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
     docs.install(app)
     # The hot call first: routes are tried in order.
     app.router.routes.append(PlainReports())
-    for module in (reports, attempts, decisions, runs, history, commands, explain, policies, tokens, health):
+    for module in (
+        reports,
+        attempts,
+        decisions,
+        runs,
+        history,
+        commands,
+        bulk,
+        experiments,
+        explain,
+        policies,
+        tokens,
+        health,
+    ):
         app.include_router(module.router)
     app.include_router(reports.batches)
     return app

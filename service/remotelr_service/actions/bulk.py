@@ -38,6 +38,16 @@ from remotelr_service.db.log import EventLog
 from remotelr_service.db.store import Head
 from remotelr_service.db.writer import Writer
 
+__all__ = [
+    "BulkResult",
+    "BulkView",
+    "Rehearsal",
+    "carry_out",
+    "get_bulk",
+    "order_bulk",
+    "rehearse",
+]
+
 log = logging.getLogger(__name__)
 
 # How many runs share a transaction: the longer it is, the longer a report waits that comes meanwhile.
@@ -64,6 +74,7 @@ class Rehearsal:
     """What a command would do. count: for how many runs. results: some of them, as they would be; no `seq`."""
 
     selector: Selector
+    command: Command
     count: int
     results: Sequence[BulkResult]
     more: bool
@@ -135,6 +146,7 @@ def rehearse(engine: Engine, selector: Selector, command: Command, *, after: int
     places = range(after + 1, min(after + 1 + limit, len(chosen)))
     return Rehearsal(
         selector=selector,
+        command=command,
         count=len(chosen),
         results=[_rehearsed(engine, place, chosen[place], command) for place in places],
         more=after + 1 + limit < len(chosen),

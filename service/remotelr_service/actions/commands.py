@@ -1,18 +1,43 @@
-"""Commands: what operators order."""
+"""Commands: what operators order of a run, and what becomes of it."""
 
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from uuid import uuid4
 
+from sqlalchemy import Connection, Engine
+
 from remotelr import rules
-from remotelr.rules import Command
-from remotelr_service.actions.finding import locked_run
-from remotelr_service.actions.views import CommandView
+from remotelr.rules import Command, Event, command_from_payload, is_command, life_of
+from remotelr_service.actions.errors import CommandNotFound
+from remotelr_service.actions.finding import locked_run, stored_run
+from remotelr_service.actions.views import CommandView, LifeStep
+from remotelr_service.db import orders, store
+from remotelr_service.db.engine import reading
 from remotelr_service.db.group import Group
+from remotelr_service.db.store import Head
 from remotelr_service.db.writer import Writer
 
+_Dated = tuple[Event, datetime]
 
-async def command(writer: Writer, key: str, command: Command) -> CommandView:
-    """The command as it was noted. One whose key is known was noted already, and counts once.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandPage:
+    """Some commands of a run, oldest first. after: what to ask for the next page with; None on the last."""
+
+    commands: Sequence[CommandView]
+    after: int | None
+
+
+def signed(
+    command: Command, *, key: str | None, actor: str | None, reason: str | None, expected_seq: int | None = None
+) -> Command:
+    """The command with who orders it and why, under which name, and what they have seen of the run."""
+    return replace(command, key=key, actor=actor, reason=reason, expected_seq=expected_seq)
+
+
+async def command(writer: Writer, key: str, command: Command) -> int:
+    """The number of the command in the run's log. One whose key is known was noted already, and counts once.
 
     Raises RunNotFound, and what `remotelr.rules.command` does.
     """
@@ -21,20 +46,101 @@ async def command(writer: Writer, key: str, command: Command) -> CommandView:
     assert named.key is not None
     name = named.key
 
-    def action(group: Group) -> CommandView:
+    def action(group: Group) -> int:
         head, log = locked_run(group, key), group.log(key)
         outcome = rules.command(head.run, named, log)
         group.append(head, outcome)
         event = outcome.event or log.keyed("command", name)
         assert event is not None, "a command that brings no event was noted before"
-        return CommandView(
-            run=key,
-            seq=event.seq,
-            holds_from=event.holds_from,
-            type=named.type,
-            value=named.value,
-            key=command.key,
-            replayed=outcome.event is None,
-        )
+        return event.seq
 
     return await writer.submit(action, key)
+
+
+def get_command(engine: Engine, key: str, seq: int) -> CommandView:
+    """The command of that number, with its life. Raises RunNotFound, CommandNotFound."""
+    with reading(engine) as connection:
+        head = stored_run(connection, key)
+        found = store.list_dated_events(connection, head, after=seq - 1, limit=1)
+        if not found or found[0][0].seq != seq or not is_command(found[0][0]):
+            raise CommandNotFound(f"event {seq} of the run {key!r} is no command", run=key, seq=seq)
+        return _views(connection, head, found)[0]
+
+
+def list_commands(engine: Engine, key: str, *, after: int = 0, limit: int = 100) -> CommandPage:
+    """Up to `limit` commands of the run from the first with a number above `after` on, each with its life.
+
+    Raises RunNotFound.
+    """
+    with reading(engine) as connection:
+        head = stored_run(connection, key)
+        found = orders.list_ordered(connection, head, after=after, limit=limit + 1)
+        shown = [each for each in found[:limit] if is_command(each[0])]
+        views = _views(connection, head, shown)
+    return CommandPage(commands=views, after=found[limit - 1][0].seq if len(found) > limit else None)
+
+
+def _views(connection: Connection, head: Head, commands: Sequence[_Dated]) -> list[CommandView]:
+    if not commands:
+        return []
+    ordered = orders.list_ordered(connection, head, after=commands[0][0].seq)
+    ended = orders.find_end(connection, head, after=commands[0][0].seq)
+    return [_view(connection, head, each, ordered, ended) for each in commands]
+
+
+def _view(
+    connection: Connection, head: Head, dated: _Dated, ordered: Sequence[_Dated], ended: _Dated | None
+) -> CommandView:
+    event, at = dated
+    told = orders.list_told(connection, head, event)
+    later = {each.seq: (each, when) for each, when in (*ordered, *told) if each.seq > event.seq}
+    ending = [ended] if ended is not None and ended[0].seq > event.seq else []
+    life = list(_steps(head, dated, [later[seq] for seq in sorted(later)], ending))
+    newest = life[-1]
+    return CommandView(
+        run=head.run.key,
+        seq=event.seq,
+        holds_from=event.holds_from,
+        key=event.key,
+        command=command_from_payload(event),
+        created_at=at,
+        state=newest.state,
+        at_epoch=newest.epoch,
+        rate=newest.rate if newest.state in ("applied", "rejected") else None,
+        reason=None if len(life) == 1 else newest.reason,
+        life=life,
+    )
+
+
+def _steps(head: Head, dated: _Dated, later: Sequence[_Dated], ending: Sequence[_Dated]) -> Iterable[LifeStep]:
+    """How the command came to stand as it does, oldest step first.
+
+    Its life at each moment is what the log said then: what came after is left out, step by step.
+    """
+    event, at = dated
+    order = command_from_payload(event)
+    steps: list[LifeStep] = []
+    known = list(later)
+    while True:
+        life = life_of(event, [each for each, _ in known], head.run)
+        if life.state == "queued" or (life.seq is None and not ending):
+            break
+        # The run's end stands in its head; the event tells when.
+        brought, when = next((each for each in known if each[0].seq == life.seq), (ending or [dated])[0])
+        by = command_from_payload(brought) if is_command(brought) and brought.seq != event.seq else None
+        steps.append(
+            LifeStep(
+                state=life.state,
+                at=when,
+                seq=brought.seq,
+                epoch=life.at_epoch,
+                rate=life.rate,
+                actor=None if by is None else by.actor,
+                reason=life.reason if by is None or by.reason is None else by.reason,
+            )
+        )
+        if life.seq is None or life.seq == event.seq:
+            break
+        known = [each for each in known if each[0].seq < brought.seq]
+    first = LifeStep(state="queued", at=at, seq=event.seq, actor=order.actor, reason=order.reason)
+    return [first, *reversed(steps)]

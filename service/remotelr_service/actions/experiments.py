@@ -13,6 +13,16 @@ from remotelr_service.db.experiments import Experiment
 from remotelr_service.db.group import Group
 from remotelr_service.db.writer import Writer
 
+__all__ = [
+    "Experiment",
+    "ExperimentPage",
+    "ExperimentPut",
+    "ExperimentSettings",
+    "get_experiment",
+    "list_experiments",
+    "put_experiment",
+]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentSettings:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Request
 
 from remotelr_service.actions.callers import Caller
+from remotelr_service.actions.carrying import Carrier
 from remotelr_service.actions.resources import Resources
 from remotelr_service.api.door import CALLER, Door
 from remotelr_service.api.places import Places
@@ -40,6 +41,12 @@ Configured = Annotated[Settings, Depends(_settings)]
 def door_of(request: Request) -> Door:
     door: Door = request.app.state.door
     return door
+
+
+def carrier_of(request: Request) -> Carrier:
+    """Who carries out commands to many runs."""
+    carrier: Carrier = request.app.state.carrier
+    return carrier
 
 
 def draining(request: Request) -> asyncio.Event:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any, Final
 
-from fastapi import Path, Query
+from fastapi import Header, Path, Query
 from pydantic import BeforeValidator, Field, PlainValidator, StringConstraints
 
 from remotelr_service.actions.runs import MAX_TAGS
@@ -17,6 +17,7 @@ MAX_LEARNING_RATE: Final = 1e3
 MAX_METRICS: Final = 64
 MAX_PAGE: Final = 200
 MAX_COUNT: Final = 100_000
+MAX_PLACES: Final = 1_000
 
 # pydantic's patterns are Rust's: `$` is the very end there.
 KEY_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,199}$"
@@ -123,6 +124,19 @@ WaitForMany = Annotated[
     float,
     _SECONDS,
     Query(ge=0, le=300, description="Seconds to wait for the end; more than the service's limit (60) counts as that."),
+]
+IdempotencyKey = Annotated[
+    str | None, Header(pattern=KEY_PATTERN, description="The command's key, where the body gives none.")
+]
+OnlyFailed = Annotated[bool, _FLAG, Query(description="List only the runs that refused it.")]
+AfterPlace = Annotated[
+    int, _DECIMAL, Query(ge=0, le=MAX_INTEGER, description="Only the runs behind this place in the list.")
+]
+PlaceLimit = Annotated[
+    int, _DECIMAL, Query(ge=1, le=MAX_PLACES, description=f"How many runs to list at most, 1 to {MAX_PLACES}.")
+]
+EventNumber = Annotated[
+    int, _DECIMAL, Path(ge=1, le=MAX_INTEGER, description="Number of the command in the run's log.", examples=[12])
 ]
 WithSteps = Annotated[
     bool,

@@ -1,32 +1,55 @@
-"""Commands: what operators order a run."""
+"""Commands: what operators order of a run, and what becomes of it."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Header
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
 
 from remotelr_service.actions import commands
-from remotelr_service.api.answers import CommandAnswer
-from remotelr_service.api.bodies import CommandRequest
-from remotelr_service.api.dependencies import Means
-from remotelr_service.api.fields import KEY_PATTERN, RunKey
+from remotelr_service.api.command_answers import CommandAnswer, CommandPage
+from remotelr_service.api.dependencies import CalledBy, Means
+from remotelr_service.api.fields import AfterSequence, EventNumber, IdempotencyKey, Limit, RunKey
+from remotelr_service.api.orders import AnyOrder
 from remotelr_service.api.problems import described
 from remotelr_service.api.route import StrictRoute
 
 router = APIRouter(prefix="/v1/runs/{run}/commands", tags=["operating"], route_class=StrictRoute)
 
-IdempotencyKey = Annotated[
-    str | None, Header(pattern=KEY_PATTERN, description="The command's key, where the body gives none.")
-]
-
 
 @router.post(
     "",
     operation_id="command",
-    responses=described("run_not_found", "invalid_command", "invalid_request", "database_away"),
+    responses=described(
+        "run_not_found", "seq_conflict", "invalid_command", "invalid_policy", "invalid_request", "database_away"
+    ),
 )
 async def command(
-    run: RunKey, body: CommandRequest, means: Means, idempotency_key: IdempotencyKey = None
+    *, run: RunKey, body: AnyOrder, means: Means, caller: CalledBy, idempotency_key: IdempotencyKey = None
 ) -> CommandAnswer:
     """Order something. It holds from the first epoch that is not yet decided, and never rewrites a used rate."""
-    noted = await commands.command(means.writer, run, body.command(idempotency_key))
-    return CommandAnswer(run=noted.run, seq=noted.seq, holds_from=noted.holds_from, type=body.type, value=body.value)
+    # Reading a policy can take some milliseconds, in which no other request shall wait.
+    order = await run_in_threadpool(body.command)
+    order = commands.signed(
+        order,
+        key=body.key or idempotency_key,
+        actor=caller.actor(body.actor),
+        reason=body.reason,
+        expected_seq=body.expected_seq,
+    )
+    seq = await commands.command(means.writer, run, order)
+    return CommandAnswer.of(await run_in_threadpool(commands.get_command, means.reads, run, seq))
+
+
+@router.get("", operation_id="list_commands", responses=described("run_not_found", "invalid_request", "database_away"))
+def list_commands(run: RunKey, means: Means, after: AfterSequence = 0, limit: Limit = 100) -> CommandPage:
+    """What was ordered of the run, oldest first, and what has become of each."""
+    page = commands.list_commands(means.reads, run, after=after, limit=limit)
+    return CommandPage(run=run, commands=[CommandAnswer.of(view) for view in page.commands], next=page.after)
+
+
+@router.get(
+    "/{seq}",
+    operation_id="get_command",
+    responses=described("run_not_found", "command_not_found", "invalid_request", "database_away"),
+)
+def get_command(run: RunKey, seq: EventNumber, means: Means) -> CommandAnswer:
+    """A command to the run, and what has become of it."""
+    return CommandAnswer.of(commands.get_command(means.reads, run, seq))
