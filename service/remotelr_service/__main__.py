@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from remotelr_service.cli import config, policy, refusals, runs
+from remotelr_service.cli import bulk, config, experiments, policy, refusals, runs, tokens
 from remotelr_service.cli.doctor import doctor
 
 cli = typer.Typer(
@@ -18,7 +18,10 @@ cli = typer.Typer(
 database = typer.Typer(help="The tables of the database.", no_args_is_help=True, rich_markup_mode=None)
 cli.add_typer(database, name="db")
 cli.add_typer(runs.app, name="runs")
+cli.add_typer(bulk.app, name="bulk")
+cli.add_typer(experiments.app, name="experiments")
 cli.add_typer(policy.app, name="policy")
+cli.add_typer(tokens.app, name="token")
 cli.command("doctor")(doctor)
 cli.add_typer(config.app, name="config")
 
@@ -53,6 +56,9 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one [8000].")] = None,
     database_url: DatabaseUrl = None,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="Ask nobody for a token, whoever reaches the address.")
+    ] = None,
 ) -> None:
     """Serve until Ctrl-C. Without a database URL the runs are kept in remotelr.db, here.
 
@@ -61,7 +67,7 @@ def serve(
     from remotelr_service.serving import serve as serve_with
     from remotelr_service.settings import read_settings
 
-    serve_with(read_settings(host=host, port=port, database_url=database_url))
+    serve_with(read_settings(host=host, port=port, database_url=database_url, insecure=insecure))
 
 
 @database.command()
@@ -87,6 +93,26 @@ def current(database_url: DatabaseUrl = None) -> None:
 
     at, needed = migrate.current(read_settings(database_url=database_url).database_url), migrate.head()
     print(f"{at} (current)" if at == needed else f"{at or 'no tables'} (this release needs {needed})")
+
+
+@database.command()
+def token(
+    name: Annotated[str, typer.Argument(help="What the token's orders are noted under.")],
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Make a token of the scope admin in the database itself, and print it: when nobody can get in any more.
+
+    An SQLite file must not be in use meanwhile; PostgreSQL may be.
+    """
+    from remotelr_service.first_token import token_made_here
+    from remotelr_service.serving import open_migrated
+    from remotelr_service.settings import read_settings
+
+    resources = open_migrated(read_settings(database_url=database_url).database_url)
+    try:
+        print(token_made_here(resources, name).secret)
+    finally:
+        resources.close()
 
 
 @cli.command()

@@ -128,6 +128,15 @@ class Desk:
                 return self._read(response, tries, began)
             time.sleep(pause_s)
 
+    def text(self, method: str, path: str, kind: str, *, body: Mapping[str, Any] | None = None) -> str:
+        """An answer that is no JSON but of this media type."""
+        began = time.monotonic()
+        response = self._send(method, path, began=began, body=body, headers={"accept": kind})
+        if not response.headers.get("content-type", "").startswith(kind):
+            self._read(response, 1, began)
+            raise self._unreachable(f"there is no {kind} to be had: is the service of an older release?", 1, began)
+        return response.text
+
     def answer(self, path: str) -> "httpx.Response":
         """The bare answer to a GET, whatever it is. Raises ServiceUnreachable."""
         return self._send("GET", path, began=time.monotonic())

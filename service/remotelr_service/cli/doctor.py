@@ -18,7 +18,6 @@ from urllib.request import getproxies, proxy_bypass
 import typer
 
 from remotelr.errors import RemoteLRError, ServiceRefused, ServiceUnreachable
-from remotelr.rules import RULES_VERSION
 from remotelr_service.cli import look
 from remotelr_service.cli.desk import NOT_SET, Desk, Json, address, token
 from remotelr_service.cli.options import AsJson, Url
@@ -215,6 +214,8 @@ def _asked(desk: Desk, secret_source: str) -> Iterator[Check]:
 
 
 def _versions(desk: Desk) -> Iterator[Check]:
+    from remotelr.rules import RULES_VERSION
+
     try:
         there = desk.get("/version")
     except RemoteLRError as error:

@@ -114,6 +114,13 @@ def spark(values: Sequence[float], width: int = 20, *, logarithmic: bool = False
     return "".join("x" if height is None else blocks[_level(height, low, high, len(blocks))] for height in heights)
 
 
+def thinned(values: Sequence[float], width: int) -> list[float]:
+    """At most so many of the values, from the first to the last, evenly."""
+    if len(values) <= width:
+        return list(values)
+    return [values[round(place / (width - 1) * (len(values) - 1))] for place in range(width)]
+
+
 def _height(value: float, logarithmic: bool) -> float | None:
     if not math.isfinite(value):
         return None

@@ -1,12 +1,13 @@
 """Options that several commands share, each with its help and what the shell offers to complete it with."""
 
+import getpass
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from remotelr.errors import RemoteLRError
-from remotelr_service.cli.desk import open_desk
+from remotelr_service.cli.desk import open_desk, token
 from remotelr_service.mistakes import Mistake
 
 # A shell that waits for its suggestions is worse than one without.
@@ -18,7 +19,7 @@ def complete_run(incomplete: str) -> list[str]:
     return _keys("/v1/runs", "runs", "run", incomplete)
 
 
-def _complete_experiment(incomplete: str) -> list[str]:
+def complete_experiment(incomplete: str) -> list[str]:
     return _keys("/v1/experiments", "experiments", "experiment", incomplete)
 
 
@@ -31,7 +32,7 @@ def _keys(path: str, member: str, name: str, incomplete: str) -> list[str]:
 
 RunKey = Annotated[str, typer.Argument(metavar="RUN", help="The run's key.", autocompletion=complete_run)]
 ExperimentKey = Annotated[
-    str, typer.Argument(metavar="EXPERIMENT", help="The experiment's key.", autocompletion=_complete_experiment)
+    str, typer.Argument(metavar="EXPERIMENT", help="The experiment's key.", autocompletion=complete_experiment)
 ]
 
 Url = Annotated[
@@ -44,7 +45,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 
 InExperiment = Annotated[
     str | None,
-    typer.Option("--experiment", "-e", help="Only runs of this experiment.", autocompletion=_complete_experiment),
+    typer.Option("--experiment", "-e", help="Only runs of this experiment.", autocompletion=complete_experiment),
 ]
 WithTag = Annotated[
     list[str] | None, typer.Option("--tag", "-t", metavar="NAME:VALUE", help="Only runs with this tag.")
@@ -58,3 +59,26 @@ Actor = Annotated[str | None, typer.Option("--actor", help="Who, for the log, wh
 Key = Annotated[
     str | None, typer.Option("--key", help="The same key is the same command: repeating it changes nothing.")
 ]
+
+
+def given(**members: Any) -> dict[str, Any]:
+    """Those that were given at all."""
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def actor_of(actor: str | None) -> str | None:
+    """Who orders: as said; a token has a name of its own; else who is logged in here."""
+    if actor is not None or token()[0] is not None:
+        return actor
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return None
+
+
+def tag_pair(text: str) -> tuple[str, str]:
+    """NAME:VALUE as the two. Raises Mistake."""
+    name, colon, value = text.partition(":")
+    if not colon:
+        raise Mistake(f"a tag is NAME:VALUE, not {text!r}")
+    return name, value

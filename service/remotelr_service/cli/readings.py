@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from remotelr_service.cli import look
 from remotelr_service.cli.desk import Desk, Json, run_path
 
 
@@ -76,3 +77,15 @@ def monitored(node: Any) -> str | None:
     if isinstance(node, list):
         return next((name for each in node if (name := monitored(each))), None)
     return None
+
+
+def in_short(policy: Json) -> str:
+    """A policy in one line: its schedule and what was said of it."""
+    node = policy.get("schedule", policy)
+    inner = ", ".join(
+        f"{name} {value.get('type', '{…}') if isinstance(value, dict) else look.measured(value)}"
+        for name, value in node.items()
+        if name != "type" and isinstance(value, str | int | float | dict)
+    )
+    unit = f", per {policy['unit']}" if "unit" in policy else ""
+    return f"{node.get('type')} ({inner}){unit}"

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable
 
 from remotelr.errors import RemoteLRError, ServiceRefused, ServiceUnreachable
-from remotelr.rules.errors import RulesError
 from remotelr_service.cli.look import safe
 from remotelr_service.db.errors import ServiceError
 from remotelr_service.mistakes import Mistake
@@ -42,7 +41,12 @@ def run(cli: Callable[[], object]) -> None:
         # Whoever read our output has seen enough. Python would complain once more when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except (Mistake, RemoteLRError, RulesError, ServiceError) as error:
+    except Exception as error:
+        # Imported here, where somebody has imported it already: it is the one thing slow to import.
+        from remotelr.rules.errors import RulesError
+
+        if not isinstance(error, Mistake | RemoteLRError | RulesError | ServiceError):
+            raise
         _say(error)
         sys.exit(_code(error))
 

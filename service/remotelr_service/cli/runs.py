@@ -1,14 +1,13 @@
 """`remotelr runs`: what runs there are, how they stand, and what is ordered of one of them."""
 
-import getpass
 import time
 from typing import Annotated, Any
 
 import typer
 
 from remotelr.errors import ServiceRefused
-from remotelr_service.cli import look, orders, watch
-from remotelr_service.cli.desk import Desk, Json, open_desk, run_path, token
+from remotelr_service.cli import look, orders, rehearsing, watch
+from remotelr_service.cli.desk import Desk, Json, open_desk, run_path
 from remotelr_service.cli.merging import merged
 from remotelr_service.cli.options import (
     Actor,
@@ -20,9 +19,20 @@ from remotelr_service.cli.options import (
     Url,
     WithStatus,
     WithTag,
+    actor_of,
     complete_run,
+    given,
 )
-from remotelr_service.cli.readings import curve_of, losses_of, main_metric, progress, rates_of, selected, standing
+from remotelr_service.cli.readings import (
+    curve_of,
+    in_short,
+    losses_of,
+    main_metric,
+    progress,
+    rates_of,
+    selected,
+    standing,
+)
 from remotelr_service.cli.refusals import NotInTime, NotObeyed
 
 app = typer.Typer(help="See and steer runs.", no_args_is_help=True, rich_markup_mode=None)
@@ -158,23 +168,12 @@ def _order(
         raise NotObeyed(f"command {noted['seq']} was {_life_in_words(life)}")
 
 
+app.command("why")(rehearsing.why)
+app.command("what-if")(rehearsing.what_if)
+app.command("replay-policy")(rehearsing.replay_policy)
+
 for _name, _function in orders.FOR_ONE.items():
     app.command(_name)(merged(_function, _order))
-
-
-def given(**members: Any) -> dict[str, Any]:
-    """Those that were given at all."""
-    return {name: value for name, value in members.items() if value is not None}
-
-
-def actor_of(actor: str | None) -> str | None:
-    """Who orders: as said; a token has a name of its own; else who is logged in here."""
-    if actor is not None or token()[0] is not None:
-        return actor
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return None
 
 
 def _wait(desk: Desk, run: str, seq: int, wait_s: float) -> Json:
@@ -244,18 +243,6 @@ def _run_facts(run: Json, why: str | None, curve: list[Json]) -> Any:
             "heard of": look.ago(run["updated_at"]),
         }
     )
-
-
-def in_short(policy: Json) -> str:
-    """A policy in one line: its schedule and what was said of it."""
-    node = policy.get("schedule", policy)
-    inner = ", ".join(
-        f"{name} {value.get('type', '{…}') if isinstance(value, dict) else look.measured(value)}"
-        for name, value in node.items()
-        if name != "type" and isinstance(value, str | int | float | dict)
-    )
-    unit = f", per {policy['unit']}" if "unit" in policy else ""
-    return f"{node.get('type')} ({inner}){unit}"
 
 
 def _history_table(reports: list[Json]) -> Any:

@@ -1,0 +1,248 @@
+"""`remotelr bulk`: one command to many runs. What it would do is shown first, and asked."""
+
+import re
+import sys
+import time
+import uuid
+from typing import Annotated, Any
+
+import typer
+
+from remotelr_service.cli import look, orders
+from remotelr_service.cli.desk import Desk, Json, open_desk
+from remotelr_service.cli.merging import merged
+from remotelr_service.cli.options import (
+    Actor,
+    AsJson,
+    InExperiment,
+    Key,
+    Reason,
+    Url,
+    WithStatus,
+    WithTag,
+    actor_of,
+    complete_run,
+    given,
+    tag_pair,
+)
+from remotelr_service.cli.refusals import NotInTime, NotObeyed
+from remotelr_service.mistakes import Mistake
+
+app = typer.Typer(help="Order many runs at once.", no_args_is_help=True, rich_markup_mode=None)
+
+# A table that nobody reads to its end is no rehearsal.
+_SHOWN = 40
+
+# One part of the list of runs: the service gives no longer ones.
+_PAGE = 200
+
+# To look through many runs may take the service longer than one of its usual answers.
+_TIMEOUT_S = 60.0
+
+_POLL_S = 0.2
+
+_COMPARISONS = {">=": "ge", "<=": "le", ">": "gt", "<": "lt"}
+
+
+def _order(
+    *,
+    order: orders.Order,
+    experiment: InExperiment = None,
+    tag: WithTag = None,
+    status: WithStatus = None,
+    run: Annotated[
+        list[str] | None,
+        typer.Option("--run", "-r", metavar="RUN", help="These runs alone.", autocompletion=complete_run),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(metavar="'NAME>VALUE'", help="Only runs that last measured this; NAME=nan: no finite number."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would come of it, and change nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    reason: Reason = None,
+    actor: Actor = None,
+    key: Key = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    body = {
+        "selector": _selector(experiment=experiment, tag=tag, status=status, run=run, metric=metric),
+        "command": order,
+        **given(reason=reason, actor=actor_of(actor)),
+    }
+    with open_desk(url, timeout_s=_TIMEOUT_S) as desk:
+        if dry_run:
+            look.show(rehearsed := _rehearsal(desk, body), as_json, lambda: _rehearsal_page(rehearsed))
+            return
+        if not yes:
+            _ask(_rehearsal(desk, body))
+        done = _finished(desk, desk.post("/v1/commands", body, key=key or uuid.uuid4().hex))
+    look.show(done, as_json, lambda: _result_page(done))
+    if done["failed"]:
+        raise NotObeyed(f"{done['failed']} of {done['count']} runs refused it")
+
+
+for _name, _function in orders.FOR_MANY.items():
+    app.command(_name)(merged(_function, _order))
+
+
+@app.command("show")
+def show(
+    number: Annotated[int, typer.Argument(metavar="ID", help="The number of the command to many runs.")],
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how far a command to many runs is."""
+    with open_desk(url) as desk:
+        found = _whole(desk, number)
+    look.show(found, as_json, lambda: _result_page(found))
+
+
+def _selector(
+    *,
+    experiment: str | None,
+    tag: list[str] | None,
+    status: str | None,
+    run: list[str] | None,
+    metric: list[str] | None,
+) -> Json:
+    """What is selected. Raises Mistake for nothing at all: an order to every run is said in so many words."""
+    tags = dict(map(tag_pair, tag or ()))
+    metrics: dict[str, dict[str, float | bool]] = {}
+    for each in metric or ():
+        name, bound = _bound(each)
+        metrics.setdefault(name, {}).update(bound)
+    found = given(experiment=experiment, status=status, runs=run or None, tags=tags or None, metrics=metrics or None)
+    if not found:
+        raise Mistake("say which runs: --experiment, --tag, --run, --metric; --status running is every running run")
+    return found
+
+
+def _bound(text: str) -> tuple[str, dict[str, float | bool]]:
+    match = re.fullmatch(r"\s*([A-Za-z][\w./-]*?)\s*(>=|<=|>|<|=)\s*(\S+)\s*", text)
+    if match is not None:
+        name, comparison, value = match.groups()
+        if comparison == "=" and value == "nan":
+            return name, {"finite": False}
+        try:
+            return name, {_COMPARISONS[comparison]: float(value)}
+        except (KeyError, ValueError):
+            pass
+    raise Mistake(f"a metric is selected as in 'val_loss>1.5', with one of > >= < <=, or 'val_loss=nan'; not {text!r}")
+
+
+def _rehearsal(desk: Desk, body: Json) -> Json:
+    """What would come of it for each run."""
+    whole = desk.ask("POST", "/v1/commands", params={"limit": _PAGE}, body={**body, "dry_run": True})
+    part = whole
+    while part["next"] is not None:
+        params = {"limit": _PAGE, "after": part["next"]}
+        part = desk.ask("POST", "/v1/commands", params=params, body={**body, "dry_run": True})
+        whole["runs"] += part["runs"]
+        whole["failed"] += part["failed"]
+    return {**whole, "next": None}
+
+
+def _ask(rehearsed: Json) -> None:
+    """Show what would come of it, and go on only if that is wanted. Raises Mistake, and Abort."""
+    if not sys.stdin.isatty():
+        raise Mistake("nobody is here to be asked: say --yes, or --dry-run to see what would come of it")
+    look.console(errors=True).print(_rehearsal_page(rehearsed))
+    if not rehearsed["count"]:
+        raise Mistake("no run is selected")
+    typer.confirm(f"Order this to {_many(rehearsed['count'])}?", abort=True, err=True)
+
+
+def _finished(desk: Desk, noted: Json) -> Json:
+    """The command when every run has had its turn. Raises NotInTime when nothing moves for long."""
+    number, done, since = noted["id"], -1, time.monotonic()
+    with _progress(noted["count"]) as show:
+        while noted["status"] != "finished":
+            if noted["done"] != done:
+                done, since = noted["done"], time.monotonic()
+                show(done)
+            elif time.monotonic() - since > _TIMEOUT_S:
+                raise NotInTime(
+                    f"{done} of {noted['count']} runs have it: remotelr bulk show {number} says how it goes"
+                )
+            time.sleep(_POLL_S)
+            noted = desk.get(f"/v1/commands/{number}", limit=1)
+    return _whole(desk, number)
+
+
+def _progress(count: int) -> Any:
+    """Shows how many are done, to who looks: a context that gives a function of their number."""
+    from contextlib import contextmanager
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress
+
+    @contextmanager
+    def bar() -> Any:
+        console = look.console(errors=True)
+        with Progress(BarColumn(), MofNCompleteColumn(), console=console, transient=True) as progress:
+            task = progress.add_task("", total=count, visible=console.is_terminal)
+            yield lambda done: progress.update(task, completed=done)
+
+    return bar()
+
+
+def _whole(desk: Desk, number: int) -> Json:
+    """The command with all its results."""
+    path = f"/v1/commands/{number}"
+    whole = desk.get(path, limit=_PAGE)
+    part = whole
+    while part["next"] is not None:
+        part = desk.get(path, limit=_PAGE, after=part["next"])
+        whole["runs"] += part["runs"]
+    return {**whole, "next": None}
+
+
+def _rehearsal_page(rehearsed: Json) -> Any:
+    from rich.console import Group
+    from rich.text import Text
+
+    runs = rehearsed["runs"]
+    said = f"{orders.in_words(rehearsed['command'])}: {_many(rehearsed['count'])}"
+    said += f", {rehearsed['failed']} would refuse it" if rehearsed["failed"] else ""
+    parts: list[Any] = [Text(look.safe(said), "bold")]
+    if runs:
+        parts.append(_results(runs[:_SHOWN]))
+    if len(runs) > _SHOWN:
+        parts.append(Text(f"and {len(runs) - _SHOWN} more: --dry-run --json lists all", "dim"))
+    return Group(*parts)
+
+
+def _result_page(done: Json) -> Any:
+    from rich.console import Group
+    from rich.text import Text
+
+    obeyed = done["done"] - done["failed"]
+    said = f"command {done['id']}: {orders.in_words(done['command'])}: {obeyed} of {_many(done['count'])}"
+    said += "" if done["status"] == "finished" else f", {done['count'] - done['done']} still to come"
+    parts: list[Any] = [Text(look.safe(said), "bold")]
+    failed = [each for each in done["runs"] if each["code"] is not None]
+    shown = failed[:_SHOWN] if failed else done["runs"][:_SHOWN]
+    if shown:
+        parts.append(_results(shown))
+    if len(done["runs"]) > len(shown):
+        parts.append(Text(f"remotelr bulk show {done['id']} --json lists all", "dim"))
+    return Group(*parts)
+
+
+def _results(runs: list[Json]) -> Any:
+    table = look.table("run", "from epoch", "rate", "then", "refused", right=("from epoch", "rate", "then"))
+    for each in runs:
+        table.add_row(
+            each["run"],
+            "" if each["holds_from"] is None else str(each["holds_from"]),
+            look.rate(each["before"]),
+            look.rate(each["after"]),
+            "" if each["code"] is None else look.safe(f"{each['detail']} ({each['code']})"),
+            style=None if each["code"] is None else "red",
+        )
+    return table
+
+
+def _many(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"
