@@ -27,7 +27,7 @@ with Client(os.environ.get("REMOTELR_URL", "http://127.0.0.1:8000")) as client:
     for epoch in range(EPOCHS):
         for step in range(STEPS):
             target = 3 + random.gauss(0, 0.5)
-            weight -= run.learning_rate_at(decision, step) * (weight - target)
+            weight -= decision.at(step) * (weight - target)
         loss = (weight - 3) ** 2
         print(f"epoch {epoch}: loss {loss:.4f}, began with rate {decision.learning_rate:.4f}")
         try:

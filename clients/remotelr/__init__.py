@@ -6,19 +6,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from remotelr._decision import Decision
+    from remotelr._run import Run
     from remotelr._wire import Commanded, Reported, RunView
-    from remotelr.client import Client, Run
+    from remotelr.client import Client
     from remotelr.errors import RanksMissing, RemoteLRError, ServiceRefused, ServiceUnreachable, StaleAttempt
-    from remotelr.rules import Decision
 
 _HOMES = {
     "Client": "remotelr.client",
     "Commanded": "remotelr._wire",
-    "Decision": "remotelr.rules",
+    "Decision": "remotelr._decision",
     "RanksMissing": "remotelr.errors",
     "RemoteLRError": "remotelr.errors",
     "Reported": "remotelr._wire",
-    "Run": "remotelr.client",
+    "Run": "remotelr._run",
     "RunView": "remotelr._wire",
     "ServiceRefused": "remotelr.errors",
     "ServiceUnreachable": "remotelr.errors",

@@ -14,7 +14,7 @@ _SHARE = 0.1
 class Breaker:
     """Where the trainer stands with the service.
 
-        closed ──FAILURES in a row──▶ open ──an answer──▶ closed
+        closed ──FAILURES in a row──▶ open ──an answer──▶ closed, as `Breaker()` is
                                        └── one short try at a time, and long pauses for long tries
 
     failures: in a row. rests_until_s: nobody is asked before, by the clock of the caller.
@@ -45,7 +45,3 @@ class Breaker:
     def rested(self) -> "Breaker":
         """As it is, but asking is worth it now."""
         return replace(self, rests_until_s=-inf)
-
-    def answered(self) -> "Breaker":
-        """After any answer."""
-        return Breaker()

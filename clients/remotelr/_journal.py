@@ -1,6 +1,6 @@
 """What this trainer asked of its run, and what was decided, in order: in memory, and in a file where there is one.
 
-    {"run": spec}  {"attempt": …}  {"report": …} {"report": …}  {"decision": …}  {"report": …}
+    {"run": spec}  {"attempt": …}  {"report": …} {"report": …}  {"decision": …}  {"report": …}  {"end": …}
                                                                      ▲ the service has heard all before it
 
 Written before it is sent, so that neither a dead service nor a killed trainer loses a report. The file
@@ -8,11 +8,13 @@ alone is enough to decide the next epoch, and to tell the service what it does n
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from remotelr import _wire
+from remotelr._decision import members_of
+from remotelr._run import FinalStatus
 from remotelr._shadow import Asked, Shadow
 from remotelr._spool import Record, Spool
 from remotelr.rules import (
@@ -26,7 +28,18 @@ from remotelr.rules import (
     policy_from_json,
 )
 
-Entry = AttemptRequest | Report | Decision
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The run has ended: completed, failed or stopped."""
+
+    status: FinalStatus
+
+
+# What the service is told.
+Told = Asked | End
+
+Entry = Told | Decision
 
 # What is kept in memory, to tell a service again that has lost it, or never heard it.
 MAX_ENTRIES = 20_000
@@ -56,7 +69,7 @@ class Journal:
             self._read(spool.records)
 
     @property
-    def unheard(self) -> list[Asked]:
+    def unheard(self) -> list[Told]:
         """What the service has not answered yet, oldest first."""
         return _asked(self.entries[self._heard :])
 
@@ -87,7 +100,7 @@ class Journal:
         self.spec = spec
         self._write_anew()
 
-    def ask(self, asked: Asked) -> None:
+    def ask(self, asked: Told) -> None:
         """Note what is about to be asked."""
         self.entries.append(asked)
         self._write(asked)
@@ -114,7 +127,7 @@ class Journal:
             self._heard = place + 1
             count -= not isinstance(entry, Decision)
 
-    def reject(self, asked: Asked, reason: str) -> None:
+    def reject(self, asked: Told, reason: str) -> None:
         """Lay aside what nobody will ever take: it is in the entries no more."""
         self.entries = [entry for entry in self.entries if entry is not asked]
         if self._spool is not None:
@@ -163,7 +176,7 @@ class Journal:
             if isinstance(entry, Decision):
                 shadow.follow(entry, asked)
                 asked = None
-            else:
+            elif not isinstance(entry, End):
                 shadow.decide(entry)
                 asked = entry
 
@@ -171,6 +184,10 @@ class Journal:
         """Let go of the file. done: the run has ended, and the file with it, unless it is a lasting one."""
         if self._spool is None:
             return
+        if done and self._lasting and isinstance(self.entries[-1], End):
+            # Heard, which the file would only say with another decision.
+            self.entries.pop()
+            self._write_anew()
         if self._lasting or self.unheard or not done:
             self._spool.close()
         else:
@@ -201,7 +218,7 @@ class Journal:
         if self._heard < dropped:
             # Never heard: the service will be told of a gap.
             begun = next((entry for entry in reversed(gone) if isinstance(entry, AttemptRequest)), None)
-            first = next((entry.epoch for entry in self.entries if not isinstance(entry, Decision)), None)
+            first = next((entry.epoch for entry in self.entries if isinstance(entry, AttemptRequest | Report)), None)
             if begun is not None and first is not None:
                 self.entries.insert(0, replace(begun, epoch=first, gap=True))
         self._heard = max(self._heard - dropped, 0)
@@ -226,7 +243,7 @@ class Journal:
             self._heard = len(self.entries)
 
 
-def _asked(entries: Sequence[Entry]) -> list[Asked]:
+def _asked(entries: Sequence[Entry]) -> list[Told]:
     return [entry for entry in entries if not isinstance(entry, Decision)]
 
 
@@ -238,8 +255,10 @@ def _record(thing: Entry | RunSpec) -> Record:
             return {"attempt": _at_rest(asdict(thing))}
         case Report():
             return {"report": _at_rest({**asdict(thing), "metrics": metrics_to_json(thing.metrics)})}
+        case End():
+            return {"end": {"status": thing.status}}
         case Decision():
-            return {"decision": _at_rest(asdict(thing))}
+            return {"decision": _at_rest(members_of(thing))}
 
 
 def _at_rest(members: Mapping[str, Any]) -> dict[str, Any]:
@@ -269,6 +288,12 @@ def _report(document: Mapping[str, Any]) -> Report:
     )
 
 
+def _end(document: Mapping[str, Any]) -> End:
+    if document["status"] not in get_args(FinalStatus):
+        raise ValueError(f"no run ends as {document['status']!r}")
+    return End(document["status"])
+
+
 def _decision(document: Mapping[str, Any]) -> Decision:
     return replace(_wire.read_decision(document), local=bool(document.get("local")))
 
@@ -280,5 +305,6 @@ def _integer(value: Any) -> int | None:
 _READERS: Mapping[str, Callable[[Mapping[str, Any]], Entry]] = {
     "attempt": _attempt,
     "report": _report,
+    "end": _end,
     "decision": _decision,
 }

@@ -10,10 +10,9 @@ from itertools import takewhile
 from typing import Any
 
 from remotelr._budget import Budget
-from remotelr._journal import Journal
-from remotelr._shadow import Asked
-from remotelr._wire import RunView
-from remotelr.client import Client, FinalStatus, Run
+from remotelr._journal import End, Journal, Told
+from remotelr._run import Run
+from remotelr.client import Client
 from remotelr.errors import ServiceRefused, ServiceUnreachable
 from remotelr.rules import AttemptRequest, Decision, Report, RunSpec, policy_from_json
 
@@ -85,8 +84,8 @@ class Link:
         """Whether the service answers at all: one short try."""
         return self._client.answers(self._key, timeout_s=self._budget.left_s())
 
-    def deliver(self) -> Decision:
-        """Everything unheard, in order; the newest decision.
+    def deliver(self) -> Decision | None:
+        """Everything unheard, in order; the newest decision, where one was asked for.
 
         Raises StaleAttempt when a newer attempt has taken over, ServiceRefused and ServiceUnreachable.
         """
@@ -98,12 +97,6 @@ class Link:
                     raise
                 remedy(refusal)
         return self._deliver()
-
-    def finish(self, status: FinalStatus) -> RunView:
-        """The run at its end. Raises ServiceRefused and ServiceUnreachable."""
-        run = self.find()
-        run.finish(status, timeout_s=self._budget.left_s())
-        return run.view
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -128,7 +121,7 @@ class Link:
             f"from what it last knew: {refusal.detail}",
         )
 
-    def _deliver(self) -> Decision:
+    def _deliver(self) -> Decision | None:
         self.find()
         decision: Decision | None = None
         while unheard := self._journal.unheard:
@@ -141,19 +134,32 @@ class Link:
                     raise
                 for asked in unheard[:over]:
                     self._reject(asked, refusal)
-        assert decision is not None, "the newest entry is answered, or its refusal raised"
         return decision
 
-    def _tell_first(self, unheard: Sequence[Asked]) -> Decision | None:
+    def _tell_first(self, unheard: Sequence[Told]) -> Decision | None:
         """Tell what can be told with one request."""
         first = unheard[0]
         if isinstance(first, AttemptRequest):
             return self._begin(first)
-        if len(unheard) == 1:
-            return self._report(first)
+        if isinstance(first, End):
+            self._end(first)
+            return None
+        reports = [each for each in takewhile(_is_report, unheard) if isinstance(each, Report)]
+        if any(_begins(each) for each in unheard):
+            # Another attempt has begun since: nobody waits for the other ranks of this one.
+            return self._report_all(reports[: self._most])
         # The newest is left for a call of its own, which waits for the other ranks.
-        reports = list(takewhile(lambda asked: isinstance(asked, Report), unheard[: min(self._most, len(unheard) - 1)]))
-        return self._report_all([report for report in reports if isinstance(report, Report)])
+        return self._report(first) if len(reports) == 1 else self._report_all(reports[:-1][: self._most])
+
+    def _end(self, end: End) -> None:
+        try:
+            self.find().finish(end.status, timeout_s=self._budget.left_s())
+        except ServiceRefused as refusal:
+            if refusal.code == "run_finished":
+                # Otherwise, by somebody else: nobody will ever take it.
+                self._reject(end, refusal)
+            raise
+        self._heard(1)
 
     def _begin(self, request: AttemptRequest) -> Decision:
         run = self.find()
@@ -233,7 +239,7 @@ class Link:
         self._reject(report, refusal)
         self._warn(refusal.code, f"the report of epoch {report.epoch} is left out: {refusal}")
 
-    def _reject(self, asked: Asked, refusal: ServiceRefused) -> None:
+    def _reject(self, asked: Told, refusal: ServiceRefused) -> None:
         self._journal.reject(asked, str(refusal))
         self._heard(0)
 
@@ -243,5 +249,9 @@ class Link:
         self._budget.extend()
 
 
-def _begins(asked: Asked) -> bool:
+def _begins(asked: Told) -> bool:
     return isinstance(asked, AttemptRequest)
+
+
+def _is_report(asked: Told) -> bool:
+    return isinstance(asked, Report)

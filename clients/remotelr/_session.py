@@ -10,53 +10,26 @@ cause is told once.
 """
 
 import math
-import os
 import time
-import uuid
-import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from dataclasses import replace
+from typing import Any, Literal
 
-from remotelr._breaker import Breaker
+from remotelr._asking import Asking
 from remotelr._budget import Budget
-from remotelr._journal import Journal
+from remotelr._journal import End, Journal
+from remotelr._life import Life
 from remotelr._link import Link
 from remotelr._live import listen
-from remotelr._scheduler import restart_id
+from remotelr._people import People
 from remotelr._shadow import Asked, Shadow, same
 from remotelr.client import Client, FinalStatus
-from remotelr.errors import RanksMissing, RemoteLRWarning, ServiceRefused, ServiceUnreachable, StaleAttempt
 from remotelr.rules import AttemptRequest, Decision, Report, RulesError, RunSpec, policy_from_json
 
 OnUnreachable = Literal["local", "hold", "raise"]
 
-T = TypeVar("T")
-
 # What a state or a file that somebody has tampered with can lead to.
 _NONSENSE = (ArithmeticError, AttributeError, LookupError, RulesError, TypeError, ValueError)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Life:
-    """Which process of the run this is, and which of its lives.
-
-    attempt_key: names this life of the job in all its ranks; the scheduler's restart id, or random, when not given.
-    number: 1 for the first attempt of this process, 2 for its second…
-    """
-
-    rank: int = 0
-    world_size: int = 1
-    attempt_key: str | None = None
-    number: int = 1
-
-    def name(self) -> str:
-        """The key of its attempt."""
-        known = self.attempt_key or restart_id(os.environ)
-        if known is not None and (self.attempt_key or self.world_size > 1):
-            return known if self.number == 1 else f"{known}.{self.number}"
-        # Random for a lone process even under a scheduler: a script may start us twice in one of its lives.
-        return f"{known or 'attempt'}-{uuid.uuid4().hex[:12]}"
 
 
 class Session:
@@ -70,7 +43,6 @@ class Session:
     say: tells people of what is no warning. clock: what its tries and their budget are measured by.
 
     decision: the newest decision held. per_step: its rate changes within the epoch.
-    lost: a newer attempt has taken over, this process must stop.
 
     Ranks of one run never part: alone with the local rules, each decides what follows from the epoch
     alone, which is the same in all of them. What depends on metrics is held until the service answers.
@@ -83,34 +55,39 @@ class Session:
         members: Mapping[str, Any],
         *,
         journal: Journal,
-        life: Life = Life(),
+        life: Life | None = None,
         on_unreachable: OnUnreachable = "local",
         live: bool = False,
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.decision: Decision | None = None
-        self.lost = False
         self.per_step = False
         self._key = key
         self._members = dict(members)
         self._journal = journal
-        self._life = life
+        self._life = life or Life()
         self._on_unreachable = on_unreachable
-        self._say = say
+        self._people = People(say)
         self._shadow: Shadow | None = None
-        self._breaker = Breaker()
-        self._away = False
         self._begun = False
-        self._told: set[str] = set()
-        self._clock = clock
-        self._budget = Budget(client.timeout_s if client is not None else 0.0, clock)
-        self._link: Link | None = None
-        if client is not None:
-            ranked = {**self._members, "world_size": life.world_size}
-            self._link = Link(client, key, ranked, journal=journal, budget=self._budget, warn=self._warn)
-        self._listener = listen(client.transport, key) if live and client is not None else None
         self._obeyed = 0
+        self._link: Link | None = None
+        self._asking: Asking | None = None
+        if client is not None:
+            budget = Budget(client.timeout_s, clock)
+            ranked = {**self._members, "world_size": self._life.world_size}
+            self._link = Link(client, key, ranked, journal=journal, budget=budget, warn=self._people.warn_once)
+            self._asking = Asking(
+                self._link,
+                journal=journal,
+                budget=budget,
+                raises=on_unreachable == "raise",
+                goes_on=self._goes_on,
+                people=self._people,
+                clock=clock,
+            )
+        self._listener = listen(client.transport, key) if live and client is not None else None
 
     def open(self, **lengths: Any) -> None:
         """Create or find the run. lengths: initial_learning_rate, steps_per_epoch, total_epochs.
@@ -124,16 +101,17 @@ class Session:
             # The rate the run began with, which is seldom the one a later life finds in its optimizer.
             spec = replace(spec, initial_learning_rate=known.initial_learning_rate)
         self.renew_budget()
-        if self._link is not None:
+        if self._link is not None and self._asking is not None:
             self._link.describe({**lengths, "initial_learning_rate": spec.initial_learning_rate})
-            self._attempted(self._link.find, refusals=True)
+            self._asking.ask(self._link.find, refusals=True)
         self._shadow = self._remembered(spec)
         if self._shadow is not None:
             self._journal.describe(self._shadow.spec)
 
     def renew_budget(self) -> None:
         """Let the calls from now on take the client's `timeout_s` in all: once per boundary between epochs."""
-        self._budget.renew(short=self._breaker.is_open)
+        if self._asking is not None:
+            self._asking.renew_budget()
 
     def begin(self, epoch: int, step: int) -> None:
         """Start, or start again, at `epoch`, unless that is done.
@@ -191,11 +169,15 @@ class Session:
         if not orders or shadow is None or decision is None or not shadow.agrees:
             return False
         news = [order for order in orders if order.seq > max(decision.seq, self._obeyed)]
-        for order in news:
-            shadow.obey(order.command)
-            self._obeyed = order.seq
+        obeyed = [shadow.obey(order.command) for order in news]
+        self._obeyed = max((order.seq for order in news), default=self._obeyed)
         self._hold(shadow.decision)
-        return bool(news)
+        return any(obeyed)
+
+    @property
+    def lost(self) -> bool:
+        """A newer attempt has taken over: this process must stop."""
+        return self._asking is not None and self._asking.lost
 
     @property
     def stopped(self) -> bool:
@@ -218,14 +200,10 @@ class Session:
     def finish(self, status: FinalStatus) -> None:
         """Say how the run ended, and let go of the connection and the journal."""
         self._stop_listening()
-        if self._link is None:
-            self._journal.close()
-            return
-        # Nobody trains any more who could be held up, and there is no later to ask in.
-        self._breaker = self._breaker.rested()
-        self.renew_budget()
-        heard = not self.lost and self._begun and self._tell_end(self._link, status)
-        self._link.close()
+        heard = False
+        if self._asking is not None and self._link is not None:
+            heard = not self.lost and self._begun and self._tell_end(self._asking, self._link, status)
+            self._link.close()
         self._journal.close(done=heard)
 
     def abandon(self) -> None:
@@ -242,7 +220,7 @@ class Session:
     def _decide(self, asked: Asked) -> None:
         self._journal.ask(asked)
         ours = self._ours(asked)
-        theirs = None if self._link is None or self.lost else self._attempted(self._link.deliver)
+        theirs = None if self._link is None or self._asking is None else self._asking.ask(self._link.deliver)
         if theirs is not None:
             self._follow(theirs, ours, asked)
             return
@@ -258,7 +236,9 @@ class Session:
         try:
             return self._shadow.decide(asked)
         except _NONSENSE as error:
-            self._warn("rules", f"the rules give no rate here: {error}. Training goes on with the last learning rate.")
+            self._people.warn_once(
+                "rules", f"the rules give no rate here: {error}. Training goes on with the last learning rate."
+            )
             return None
 
     @property
@@ -279,15 +259,15 @@ class Session:
         if shadow is not None:
             shadow.follow(theirs, None if ours is None else asked)
         as_expected = shadow is not None and (shadow.agrees if ours is None else same(ours, theirs))
-        if not as_expected and self._link is not None:
-            self._learn_anew(self._link, theirs)
+        if not as_expected:
+            self._learn_anew(theirs)
         self._tell_drift(theirs)
         self._hold(theirs)
         if self._listener is not None:
             self._obeyed = 0
             self._listener.follow(theirs.seq)
         if theirs.step is not None and not self._knows_steps:
-            self._warn(
+            self._people.warn_once(
                 "rules",
                 f"the rules of this version of remotelr do not give the rate the service decided for epoch "
                 f"{theirs.epoch}, which keeps its first rate: install the service's version",
@@ -298,11 +278,13 @@ class Session:
         shadow = self._shadow
         return shadow is not None and (shadow.policy.unit == "epoch" or shadow.agrees)
 
-    def _learn_anew(self, link: Link, decision: Decision) -> None:
+    def _learn_anew(self, decision: Decision) -> None:
         """Somebody may have given the run another policy since we read it."""
-        self._attempted(link.refresh)
+        if self._link is None or self._asking is None:
+            return
+        self._asking.ask(self._link.refresh)
         try:
-            fresh = Shadow(self._key, link.spec)
+            fresh = Shadow(self._key, self._link.spec)
         except _NONSENSE:
             # A policy of a newer release.
             self._shadow = None
@@ -339,68 +321,31 @@ class Session:
             return Shadow(self._key, spec)
         return shadow
 
-    def _tell_end(self, link: Link, status: FinalStatus) -> bool:
+    def _tell_end(self, asking: Asking, link: Link, status: FinalStatus) -> bool:
         """Whether the service has heard everything, the end included."""
+        if self._life.rank == 0:
+            self._journal.ask(End(status))
         if self._journal.unheard:
-            self._attempted(link.deliver)
-        left = sum(isinstance(asked, Report) for asked in self._journal.unheard)
-        if left:
-            kept = self._journal.path
-            where = f"lie in {kept}, and are sent when a trainer of it begins again" if kept else "are lost"
-            self._warn("left", f"{left} reports of run {self._key!r} never reached the service: they {where}")
-            return False
-        return self._life.rank != 0 or self._attempted(lambda: link.finish(status)) is not None
-
-    def _attempted(self, call: Callable[[], T], *, refusals: bool = False) -> T | None:
-        """What `call` gives, or None when it failed; people are told once. refusals: those are raised."""
-        link, began_s = self._link, self._clock()
-        if link is None or not self._breaker.allows(began_s):
-            return None
-        unheard = len(self._journal.unheard)
-        with self._budget:
-            try:
-                if self._breaker.is_open and not link.is_there():
-                    self._breaker = self._breaker.failed(began_s, self._clock())
-                    return None
-                answer = call()
-            except StaleAttempt as error:
-                self.lost = True
-                self._say(f"RemoteLR: {error.detail}")
-                return None
-            except ServiceRefused as error:
-                self._breaker = self._breaker.answered()
-                if refusals:
-                    raise
-                self._warn(error.code, f"{error}. {self._goes_on}")
-                return None
-            except RanksMissing as error:
-                self._breaker = self._breaker.answered()
-                self._warn("ranks", f"{error}. {self._goes_on}")
-                return None
-            except ServiceUnreachable as error:
-                # Who has heard a part of it is not away: the rest is told with the epochs that follow.
-                heard = len(self._journal.unheard) < unheard
-                self._breaker = Breaker() if heard else self._breaker.failed(began_s, self._clock())
-                self._tell_away(error)
-                return None
-        self._breaker = self._breaker.answered()
-        return answer
-
-    def _tell_away(self, error: ServiceUnreachable) -> None:
-        if self._on_unreachable == "raise":
-            raise error
-        if not self._away:
-            self._away = True
-            warnings.warn(f"RemoteLR: {error}. {self._goes_on}", RemoteLRWarning, stacklevel=2)
+            asking.ask_at_last(link.deliver)
+        left = self._journal.unheard
+        if not left:
+            return True
+        self._journal.keep()
+        reports = sum(isinstance(asked, Report) for asked in left)
+        what = f"{reports} reports" if reports else "the end"
+        kept = self._journal.path
+        where = f"they lie in {kept}, and are sent when a trainer of it begins again" if kept else "they are lost"
+        self._people.warn_once("left", f"{what} of run {self._key!r} never reached the service: {where}")
+        return False
 
     def _tell_back(self, theirs: Decision, ours: Decision | None) -> None:
-        if not self._away or self._link is None:
+        if self._link is None or self._asking is None or not self._asking.away:
             return
-        self._away = False
-        self._say(f"RemoteLR: {self._link.url} answers again.")
+        self._asking.away = False
+        self._people.say(f"{self._link.url} answers again.")
         if ours is not None and self._on_unreachable == "local" and ours.learning_rate != theirs.learning_rate:
-            self._say(
-                f"RemoteLR: the run was changed while it could not be reached: epoch {theirs.epoch + 1} has "
+            self._people.say(
+                f"the run was changed while it could not be reached: epoch {theirs.epoch + 1} has "
                 f"learning rate {theirs.learning_rate}, the local rules had {ours.learning_rate}."
             )
 
@@ -409,19 +354,13 @@ class Session:
         if theirs.drift is None or held is None or not math.isclose(theirs.drift, held.learning_rate, rel_tol=1e-6):
             # What was used was not what we had been told either: the service was away, or has changed the run.
             return
-        self._warn(
+        self._people.warn_once(
             "drift",
             f"epoch {theirs.epoch} was to run with learning rate {theirs.drift}, and ran with another one: something "
             f"else sets the optimizer's rate. Take it away, or give it to RemoteLR as its policy.",
         )
 
-    @property
     def _goes_on(self) -> str:
         if self._on_unreachable == "local" and self._decides_alone:
             return "Training goes on by the same rules here."
         return "Training goes on with the last learning rate."
-
-    def _warn(self, cause: str, message: str) -> None:
-        if cause not in self._told:
-            self._told.add(cause)
-            warnings.warn(f"RemoteLR: {message}", RemoteLRWarning, stacklevel=2)

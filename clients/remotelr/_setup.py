@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from remotelr._journal import Journal
+from remotelr._life import Life
 from remotelr._scheduler import restart_id
-from remotelr._session import Life, OnUnreachable, Session
+from remotelr._session import OnUnreachable, Session
 from remotelr._spool import Spool, SpoolUnusable, default_directory, spool_path
 from remotelr._wire import run_key
 from remotelr.client import Client

@@ -29,6 +29,7 @@ from remotelr.rules import (
 )
 from remotelr.rules.commands import ordered
 from remotelr.rules.run import OnConflict
+from remotelr.rules.state import carried_out
 
 Asked = AttemptRequest | Report
 
@@ -126,10 +127,10 @@ class Shadow:
             status="running",
         )
 
-    def obey(self, order: Command) -> None:
-        """Carry out in this epoch what for everybody else holds from the next one on; that one comes out alike."""
-        run, epoch = self.run, self.decision.epoch
-        state = ordered(run.state, order, epoch).at(epoch)
+    def obey(self, order: Command) -> bool:
+        """Carry out in this epoch what for everybody else holds from the next one on; whether it bears on it."""
+        run, epoch, told = self.run, self.decision.epoch, self.decision
+        state = carried_out(run.policy, ordered(run.state, order, epoch), epoch, self._position)
         rate = rate_at(run.policy, state, epoch, self._position)
         self.run = replace(run, state=state, learning_rate=rate.learning_rate)
         self.decision = replace(
@@ -139,6 +140,7 @@ class Shadow:
             action="stop" if state.stop else "continue",
             state=state.to_json(),
         )
+        return (told.learning_rate, told.action) != (rate.learning_rate, self.decision.action)
 
     def learning_rate_at(self, step: int) -> float:
         """The rate at `step` optimizer steps after the beginning of the epoch decided last."""

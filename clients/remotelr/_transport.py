@@ -9,9 +9,12 @@ thread, and the thread ends.
 import contextlib
 import os
 import socket
+import ssl
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 try:
@@ -21,6 +24,7 @@ except ImportError:
     import httpx2 as httpx  # type: ignore[no-redef]
 
 from remotelr._wire import Request, Response
+from remotelr.errors import RemoteLRWarning
 
 # Far above the largest page the service sends; what is longer does not come from it.
 MAX_RESPONSE_BYTES = 1024 * 1024
@@ -61,7 +65,8 @@ class HttpTransport:
     """Sends over HTTP/1.1.
 
     url: the service's address; a path in it is kept. headers: sent with every request.
-    proxy, verify, trust_env: as httpx has them (`HTTPS_PROXY`, `SSL_CERT_FILE`… count while trust_env).
+    verify: a file or folder of certificates to trust, an `ssl.SSLContext`, or False to trust anybody.
+    proxy, trust_env: as httpx has them (`HTTPS_PROXY`, `SSL_CERT_FILE`… count while trust_env).
     handler: what carries requests instead of the network (an httpx transport), for tests.
     """
 
@@ -76,6 +81,7 @@ class HttpTransport:
         handler: httpx.BaseTransport | None = None,
     ) -> None:
         self.url = url.rstrip("/")
+        verify = _trusted(verify)
         self._settings: dict[str, Any] = {
             "headers": headers,
             "proxy": proxy,
@@ -258,9 +264,29 @@ class _TooLong(Exception):
     pass
 
 
+def _trusted(verify: Any) -> Any:
+    """Whom to trust, as httpx wants it said."""
+    if verify is False:
+        warnings.warn(
+            "RemoteLR: verify=False trusts whoever answers, and shows them the token. Give the certificates of your "
+            "service as verify='ca.pem' instead.",
+            RemoteLRWarning,
+            stacklevel=4,
+        )
+    if not isinstance(verify, str | os.PathLike):
+        return verify
+    path = Path(verify)
+    if not path.exists():
+        raise ValueError(f"verify={str(path)!r}: there is no such file or folder of certificates")
+    return ssl.create_default_context(cafile=None if path.is_dir() else path, capath=path if path.is_dir() else None)
+
+
 def _words(error: Exception) -> str:
     """What happened, for people: some errors of httpx say nothing but their name."""
     if isinstance(error, _TooLong):
         return str(error)
+    if isinstance(error, httpx.LocalProtocolError):
+        # It shows the header it stumbles over, which may be the one nobody shall see.
+        return "a header that cannot be sent"
     said = str(error)
     return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -15,8 +15,9 @@ from urllib.parse import quote
 
 from remotelr.errors import ServiceRefused, StaleAttempt
 from remotelr.rules.decision import Action, Decision, Reason, Waiting
+from remotelr.rules.errors import RulesError
 from remotelr.rules.metrics import metrics_from_json, metrics_to_json
-from remotelr.rules.orders import Command
+from remotelr.rules.orders import Command, CommandType, command_from_json
 from remotelr.rules.run import Report
 
 # The bound the service puts on every rate.
@@ -26,7 +27,21 @@ MAX_LEARNING_RATE: Final = 1e3
 _KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
 
 Json = Mapping[str, Any]
-Order = Literal["set_learning_rate", "scale", "release", "stop"]
+Order = Literal[
+    "set_learning_rate",
+    "scale",
+    "release",
+    "pause",
+    "resume_schedule",
+    "replace_policy",
+    "extend",
+    "stop",
+    "note",
+    "cancel",
+]
+Mode = Literal["pin", "rebase", "one_shot"]
+Keeping = Literal["keep", "reset"]
+Continuity = Literal["keep_lr", "keep_fraction", "restart"]
 T = TypeVar("T")
 A = TypeVar("A")
 
@@ -243,6 +258,8 @@ def read_decision(document: Json) -> Decision:
         plateau=_optional(_object, document, "plateau"),
         state=_object(document, "state"),
         drift=_optional(_number, document, "drift"),
+        why=_optional(_object, document, "why"),
+        rollback_to=_optional(_integer, document, "rollback_to"),
         replayed=_boolean(document, "replayed"),
     )
 
@@ -330,13 +347,17 @@ def read_commanded(document: Json) -> Commanded:
 def read_commands(document: Json) -> list[Ordered]:
     """The commands of a page of events. Raises Unreadable; a command that is newer than this package is left out."""
     events = [event for event in _objects(document, "events") if event.get("kind") == "command"]
-    return [_ordered(event) for event in events if _object(event, "payload").get("type") in get_args(Order)]
+    orders = [(_integer(event, "seq"), _order(_object(event, "payload"))) for event in events]
+    return [Ordered(seq, command) for seq, command in orders if command is not None]
 
 
-def _ordered(document: Json) -> Ordered:
-    payload = _object(document, "payload")
-    command = Command(type=cast(Order, payload["type"]), value=_optional(_number, payload, "value"))
-    return Ordered(_integer(document, "seq"), command)
+def _order(payload: Json) -> Command | None:
+    if payload.get("type") not in get_args(CommandType):
+        return None
+    try:
+        return command_from_json(payload)
+    except (LookupError, TypeError, ValueError, AttributeError, RulesError):
+        return None
 
 
 def trouble(response: Response) -> str:

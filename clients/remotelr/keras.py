@@ -21,7 +21,8 @@ from typing import Any
 import keras
 
 from remotelr._keras_momentum import SGD, move_momentum
-from remotelr._session import Life, OnUnreachable, Session
+from remotelr._life import Life
+from remotelr._session import OnUnreachable, Session
 from remotelr._setup import refuse_nameless_ranks, set_up
 from remotelr._takeover import first_rate, take_over, with_rate
 from remotelr._transport import Transport

@@ -80,7 +80,7 @@ def test_every_step_of_an_epoch_is_known_without_another_request(client, key):
     second = run.report(0, {})
     client.close()
 
-    rates = [run.learning_rate_at(decision, step) for decision in (first, second) for step in range(4)]
+    rates = [decision.at(step) for decision in (first, second) for step in range(4)]
     assert rates == pytest.approx([0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
 
 
@@ -208,7 +208,7 @@ def test_a_rank_that_waits_in_vain_says_who_is_missing(client, key):
 
 
 def test_the_history_is_read_page_by_page(client, key, monkeypatch):
-    monkeypatch.setattr("remotelr.client.PAGE", 3)
+    monkeypatch.setattr("remotelr._run.PAGE", 3)
     run = client.run(key, policy=PLATEAU, initial_learning_rate=0.1)
     run.begin(epoch=0)
     for epoch in range(8):

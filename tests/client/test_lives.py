@@ -6,7 +6,8 @@ import pytest
 
 from remotelr import Client
 from remotelr._journal import Journal
-from remotelr._session import Life, Session
+from remotelr._life import Life
+from remotelr._session import Session
 
 PLATEAU = {"type": "reduce_on_plateau", "monitor": "val_loss", "mode": "min", "factor": 0.5, "patience": 2}
 FALLING = {

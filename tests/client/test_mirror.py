@@ -55,7 +55,7 @@ def sent(shared_service) -> list[Request]:
         run.begin(0, "life-1", 0, world_size=1, gap=True, last_seq=1)
         run.report(0, {"loss": 1.0}, rank=0, weight=2.0, step=4, learning_rate=0.1, local=True)
         run.current_decision(after=1, wait_s=0.1)
-        run.command("scale", 0.5, reason="why", actor="who", key="once")
+        run.command("scale", factor=0.5, reason="why", actor="who", key="once", expected_seq=3)
         list(run.history())
         list(client.runs(experiment="mirrors", status="running", tag="a:b"))
         run.refresh()

@@ -4,7 +4,7 @@ import pytest
 
 from jobs import PER_STEP, PLATEAU, QUIET, Job, history, undisturbed
 from remotelr import Client, ServiceUnreachable
-from remotelr._session import Life
+from remotelr._life import Life
 from remotelr._transport import NoAnswer
 from remotelr.errors import RemoteLRWarning
 from remotelr.rules import Command
@@ -236,4 +236,4 @@ def test_a_service_that_hears_a_part_of_it_at_each_epoch_does_not_count_as_away(
     for epoch in range(1000, 1004):
         service.tired = False
         job.train(epoch, epoch + 1)
-        assert not job.session._breaker.is_open
+        assert not job.session._asking._breaker.is_open

@@ -1,20 +1,14 @@
 """The service in memory says what the real one says."""
 
-import doctest
 import re
 
 import pytest
 
-import remotelr.testing
 from remotelr import Client, ServiceRefused, ServiceUnreachable
 from remotelr.rules import Command, Decision, Report
 from remotelr.testing import InMemoryService
 
 PLATEAU = {"type": "reduce_on_plateau", "monitor": "val_loss", "mode": "min", "factor": 0.5, "patience": 1}
-
-
-def test_the_example_is_true():
-    assert doctest.testmod(remotelr.testing).failed == 0
 
 
 def everything_one_can_ask(client: Client, key: str) -> list:

@@ -165,7 +165,7 @@ def test_ten_minutes_of_epochs_without_the_service_are_told_once_it_is_there(
         rates = train(session, range(600))
         size = spool.stat().st_size
         mortal_service.start()
-        session._budget.seconds = PATIENT_S
+        session._asking._budget.seconds = PATIENT_S
         while session.decision.local:
             rates += train(session, [len(rates)])
         client.close()

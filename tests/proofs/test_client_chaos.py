@@ -76,7 +76,7 @@ class World:
         self._hurry(PATIENT_S)
 
     def _hurry(self, timeout_s: float) -> None:
-        self._timeout_s = self.session._budget.seconds = timeout_s
+        self._timeout_s = self.session._asking._budget.seconds = timeout_s
 
     def begin(self) -> None:
         """A life of the job."""
@@ -327,7 +327,7 @@ def test_a_training_does_not_notice(begin, service, tell, trouble, capfd):
     world.train(HEALTHY)
     with world.troubled(trouble):
         world.train(TROUBLED)
-        opened = world.session._breaker.is_open
+        opened = world.session._asking._breaker.is_open
     world.train_until_heard()
     world.train(HEALTHY)
     world.end()
@@ -406,7 +406,7 @@ def test_no_duration_of_the_client_is_taken_from_a_clock_that_can_be_set():
     found = {
         file.name
         for file in sources.rglob("*.py")
-        if re.search(r"\btime\.time\(|datetime|from time import", file.read_text())
+        if re.search(r"\btime\.time\(|datetime\.(now|utcnow|today)|from time import", file.read_text())
     }
 
     assert found == set()

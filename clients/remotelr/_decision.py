@@ -1,0 +1,88 @@
+"""A decision as the client gives it: the service's, and the rate of each step that follows from it."""
+
+from dataclasses import dataclass, field, fields
+from math import isclose
+from typing import Any
+
+from remotelr import rules
+from remotelr._wire import Json
+from remotelr.rules import Policy, RulesError, RunSpec, RunState, policy_from_json, rate_at
+
+
+class Plan:
+    """The policy of a run as the service described it, read when it is first needed.
+
+    spec: its policy, initial_learning_rate, world_size and lengths, as written.
+    """
+
+    def __init__(self, spec: Json) -> None:
+        self._spec = spec
+        self._policy: Policy | None = None
+
+    @property
+    def policy(self) -> Policy:
+        """With its rates and lengths filled in. Raises InvalidPolicy for one that is newer than this package."""
+        if self._policy is None:
+            self._policy = RunSpec(**{**self._spec, "policy": policy_from_json(self._spec["policy"])}).bound()
+        return self._policy
+
+    @property
+    def counts_steps(self) -> bool:
+        """The policy's unit is the optimizer step."""
+        return bool(self._spec["policy"].get("unit") == "step")
+
+    def agrees_with(self, decision: rules.Decision) -> bool:
+        """The policy gives the decision's rate."""
+        try:
+            ours = self._rate(decision, 0)
+        except (RulesError, LookupError, TypeError, ValueError):
+            return False
+        return isclose(ours, decision.learning_rate, rel_tol=1e-9)
+
+    def rate(self, decision: rules.Decision, step: int) -> float:
+        """The rate at `step` optimizer steps after the beginning of the decision's epoch."""
+        return self._rate(decision, step) if self.counts_steps else decision.learning_rate
+
+    def _rate(self, decision: rules.Decision, step: int) -> float:
+        position = (decision.step or 0) + step if self.counts_steps else decision.epoch
+        return rate_at(self.policy, RunState.from_json(decision.state), decision.epoch, float(position)).learning_rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision(rules.Decision):
+    """The rate of one epoch of one run, as the service decided it, and of every step in it.
+
+    >>> from remotelr import Client
+    >>> from remotelr.testing import InMemoryService
+    >>> service = InMemoryService()
+    >>> falling = {"type": "linear", "initial_learning_rate": 0.8, "end_learning_rate": 0.0, "decay_steps": 8}
+    >>> with Client(service.url, transport=service) as client:
+    ...     run = client.run("mnist-7", policy={"schedule": falling, "unit": "step"}, steps_per_epoch=4)
+    ...     decision = run.begin(epoch=0)
+    >>> decision.epoch, decision.reason, decision.action
+    (0, 'start', 'continue')
+    >>> [round(decision.at(step), 2) for step in range(4)]
+    [0.8, 0.7, 0.6, 0.5]
+
+    plan: the run's policy when the decision was taken.
+    """
+
+    plan: Plan = field(repr=False, compare=False)
+
+    def at(self, step: int) -> float:
+        """The learning rate at `step` optimizer steps after the beginning of the epoch; nobody is asked for it.
+
+        For a policy that counts epochs it is the epoch's. Raises InvalidPolicy for a policy that is newer than
+        this package.
+        """
+        return self.plan.rate(self, step)
+
+
+def planned(decision: rules.Decision, plan: Plan) -> Decision:
+    """The decision with its plan."""
+    return Decision(**members_of(decision), plan=plan)
+
+
+def members_of(decision: rules.Decision) -> dict[str, Any]:
+    """What the rules know of a decision, by its names."""
+    return {each.name: getattr(decision, each.name) for each in fields(rules.Decision)}

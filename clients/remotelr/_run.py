@@ -1,0 +1,193 @@
+"""One training job: what its trainer tells of it and is told, and what an operator may order of it."""
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Literal
+
+from remotelr import _wire, rules
+from remotelr._decision import Decision, Plan, planned
+from remotelr._orders import Orders
+from remotelr._service import Service
+from remotelr._wire import Reported, RunView
+from remotelr.errors import RanksMissing, RemoteLRError, ServiceRefused
+from remotelr.rules import Policy, Report, Waiting
+
+FinalStatus = Literal["completed", "failed", "stopped"]
+
+# The largest page the service gives.
+PAGE = 200
+
+# How often the other ranks of a run are asked after, when the service does not say.
+_POLL_S = 1.0
+
+
+class Run(Orders):
+    """One training job, as this process sees it.
+
+    >>> from remotelr import Client
+    >>> from remotelr.testing import InMemoryService
+    >>> service = InMemoryService()
+    >>> client = Client(service.url, transport=service)
+    >>> run = client.run("mnist-7", policy={"type": "reduce_on_plateau", "patience": 1}, initial_learning_rate=0.1)
+    >>> decision = run.begin(epoch=0)
+    >>> for val_loss in (0.7, 0.4, 0.4):
+    ...     decision = run.report(decision.epoch, {"val_loss": val_loss}, learning_rate=decision.learning_rate)
+    >>> decision.learning_rate, decision.reason, decision.changed
+    (0.01, 'plateau', True)
+    >>> run.scale(0.5, reason="to be careful").holds_from
+    4
+    >>> run.finish()
+    >>> run.view.status
+    'completed'
+
+    key: its name. view: what the service last said of it. decision: the newest decision known here.
+    attempt: the number of the attempt this process began, else None.
+    """
+
+    def __init__(self, service: Service, view: RunView) -> None:
+        self.key = view.key
+        self.view = view
+        self.attempt: int | None = None
+        self._service = service
+        self._plan = Plan(view.spec)
+        self.decision = planned(view.decision, self._plan)
+
+    @property
+    def policy(self) -> Policy:
+        """The run's policy with its rates and lengths filled in. Raises InvalidPolicy for one that is newer than us."""
+        return self._plan.policy
+
+    def begin(
+        self,
+        epoch: int,
+        key: str | None = None,
+        step: int | None = None,
+        *,
+        world_size: int | None = None,
+        gap: bool = False,
+        last_seq: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Decision:
+        """The decision for `epoch` (0-based), at which this process starts or starts again.
+
+        The run goes back to what it was before that epoch was reported, and older attempts are told to stop.
+        key: the same key is the same attempt; one for all ranks of a run. Random when not given.
+        step: optimizer steps made before that epoch, where the service cannot know.
+        gap: accept that epochs before it were never reported.
+        last_seq: number of the newest decision an earlier life of this process held, so that a service which
+            has lost it says so.
+
+        Raises StaleAttempt, ServiceRefused (`server_behind`, `attempt_conflict`…) and ServiceUnreachable.
+        """
+        members = {
+            "key": key or uuid.uuid4().hex,
+            "epoch": epoch,
+            "step": step,
+            "world_size": world_size,
+            "gap": gap or None,
+            "last_seq": last_seq,
+        }
+        told = self._service.ask(_wire.begin_attempt(self.key, members), _wire.read_attempt, timeout_s)
+        self.attempt = told.attempt
+        return self._hold(told, timeout_s)
+
+    def report(
+        self,
+        epoch: int,
+        metrics: Mapping[str, float | None],
+        *,
+        rank: int | None = None,
+        weight: float | None = None,
+        step: int | None = None,
+        learning_rate: float | None = None,
+        local: bool = False,
+        wait_s: float = 60.0,
+        timeout_s: float | None = None,
+    ) -> Decision:
+        """The decision for the epoch after `epoch`, which ended with `metrics`.
+
+        metrics: name to value; NaN and the infinities are values, None was not measured.
+        rank: which rank of the run reports (0). weight: samples behind the metrics, where ranks differ.
+        step: optimizer steps made by the end of the epoch; needed for a policy that counts steps when the
+            run has no steps_per_epoch. learning_rate: the rate really used; a difference is noted.
+        local: that rate was decided here, by the same rules, because the service could not be reached.
+        wait_s: how long to wait for the other ranks of the run.
+
+        A report may be repeated: the same point gets the same decision. Raises StaleAttempt,
+        ServiceRefused (`report_conflict`, `out_of_order`, `run_finished`…), RanksMissing and ServiceUnreachable.
+        """
+        members = {
+            "epoch": epoch,
+            "attempt": self.attempt,
+            "rank": rank,
+            "weight": weight,
+            "step": step,
+            "learning_rate": learning_rate,
+            "local": local or None,
+            "last_seq": self.decision.seq,
+        }
+        request = _wire.report(self.key, metrics, members)
+        began, asked = time.monotonic(), 0
+        while True:
+            answer = self._service.ask(request, _wire.read_answer, timeout_s)
+            if not isinstance(answer, Waiting):
+                return self._hold(answer, timeout_s)
+            asked, waited_s = asked + 1, time.monotonic() - began
+            if waited_s + _POLL_S > wait_s:
+                raise RanksMissing(self._service.transport.url, asked, waited_s, answer.have, answer.need)
+            time.sleep(_POLL_S)
+
+    def report_batch(
+        self, reports: Sequence[Report], *, timeout_s: float | None = None
+    ) -> list[Decision | Waiting | ServiceRefused]:
+        """The answers to reports that could not be sent before, oldest first, as if they had come one by one.
+
+        reports: at most 1000, of `remotelr.rules`. The first that is refused is the last to be answered:
+        those behind it were not tried. Raises ServiceRefused (`invalid_request`: one of them cannot be a
+        report) and ServiceUnreachable.
+        """
+        told = self._service.ask(_wire.report_batch(self.key, reports), _wire.read_batch, timeout_s)
+        answers = [planned(each, self._plan) if isinstance(each, rules.Decision) else each for each in told]
+        self.decision = next((each for each in reversed(answers) if isinstance(each, Decision)), self.decision)
+        return answers
+
+    def current_decision(
+        self, *, after: int | None = None, wait_s: float | None = None, timeout_s: float | None = None
+    ) -> Decision | None:
+        """The decision in force.
+
+        after: only a newer one than this `seq`; waits up to wait_s seconds for it, and gives None when none came.
+        """
+        budget_s = (self._service.timeout_s if timeout_s is None else timeout_s) + (wait_s or 0.0)
+        request = _wire.get_decision(self.key, after=after, wait_s=wait_s)
+        decision = self._service.ask(request, _wire.read_decision, budget_s)
+        return None if after is not None and decision.seq <= after else planned(decision, self._plan)
+
+    def finish(self, status: FinalStatus = "completed", *, timeout_s: float | None = None) -> None:
+        """Say that the run has ended. Raises ServiceRefused (`run_finished`: otherwise) and ServiceUnreachable."""
+        self.view = self._service.ask(_wire.finish(self.key, status), _wire.read_run, timeout_s)
+
+    def refresh(self, *, timeout_s: float | None = None) -> None:
+        """Read the run anew: its policy, and where it stands."""
+        self.view = self._service.ask(_wire.get_run(self.key), _wire.read_run, timeout_s)
+        self._plan = Plan(self.view.spec)
+
+    def history(self) -> Iterator[Reported]:
+        """The reports in the order they came, those a rewind undid marked; fetched page by page as they are needed."""
+        after: int | None = None
+        while True:
+            page = self._service.ask(_wire.history(self.key, after=after, limit=PAGE), _wire.read_history)
+            yield from page.items
+            after = page.next
+            if after is None:
+                return
+
+    def _hold(self, told: rules.Decision, timeout_s: float | None) -> Decision:
+        """The decision, with the policy it was made from: somebody may have given the run another one since."""
+        if self._plan.counts_steps and not self._plan.agrees_with(told):
+            with suppress(RemoteLRError):
+                self.refresh(timeout_s=timeout_s)
+        self.decision = planned(told, self._plan)
+        return self.decision

@@ -1,0 +1,59 @@
+"""What `Client` and `Run` ask through: sends, and sends again while that may help, within one budget."""
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from remotelr import _wire
+from remotelr._retry import RETRIED_STATUSES, SHORTEST_TRY_S, Failure, Retries, retry_after_s
+from remotelr._transport import NoAnswer, Transport
+from remotelr._wire import Json, Request, Unreadable
+from remotelr.errors import ServiceRefused, ServiceUnreachable
+
+T = TypeVar("T")
+
+# Not the module's shared generator: a seeded training must not notice that we threw dice.
+_DICE = random.SystemRandom()
+
+
+class Service:
+    """The service behind `transport`. timeout_s: budget of a call that brings none of its own."""
+
+    def __init__(self, transport: Transport, timeout_s: float) -> None:
+        self.transport = transport
+        self.timeout_s = timeout_s
+
+    def ask(self, request: Request, read: Callable[[Json], T], timeout_s: float | None = None) -> T:
+        """What the service answers, within `timeout_s` over all tries. Raises ServiceRefused, ServiceUnreachable."""
+        budget_s = self.timeout_s if timeout_s is None else timeout_s
+        began = time.monotonic()
+        retries = Retries()
+        while True:
+            answer = self._try(request, read, began + budget_s - time.monotonic())
+            if not isinstance(answer, Failure):
+                return answer
+            waited_s = time.monotonic() - began
+            retries = retries.after(answer, remaining_s=budget_s - waited_s, dice=_DICE.random())
+            if retries.pause_s is None:
+                raise ServiceUnreachable(self.transport.url, retries.failures, answer.reason, waited_s)
+            time.sleep(retries.pause_s)
+
+    def answers(self, request: Request, timeout_s: float) -> bool:
+        """Whether one try gets an answer."""
+        try:
+            return not isinstance(self._try(request, dict, timeout_s), Failure)
+        except ServiceRefused:
+            return True
+
+    def _try(self, request: Request, read: Callable[[Json], T], timeout_s: float) -> T | Failure:
+        try:
+            response = self.transport.send(request, max(timeout_s, SHORTEST_TRY_S))
+            if response.status in RETRIED_STATUSES:
+                pause_s = retry_after_s(response.headers.get("retry-after"))
+                return Failure(reason=_wire.trouble(response), retry_after_s=pause_s)
+            return read(_wire.read(response))
+        except NoAnswer as error:
+            return Failure(reason=error.reason, reused=error.reused)
+        except Unreadable as error:
+            return Failure(reason=str(error))
