@@ -33,7 +33,7 @@ DatabaseUrl = Annotated[
 
 def main() -> None:
     """Run the command line, and end with the exit codes of `cli/refusals.py`."""
-    refusals.run(cli)
+    refusals.run(lambda: cli(prog_name="remotelr"))
 
 
 def _print_version(wanted: bool) -> None:

@@ -37,6 +37,17 @@ _BUSY = (429, 503)
 Json = dict[str, Any]
 
 
+class NotUnderstood(Mistake):
+    """The answer lacks what every answer of this release has."""
+
+
+class _Answer(Json):
+    """A JSON object of the service; a member that it lacks is somebody's mistake, and not a programmer's."""
+
+    def __missing__(self, name: str) -> Any:
+        raise NotUnderstood(f"the answer has no {name!r}: is this a RemoteLR service, and of this release?")
+
+
 def address(given: str | None = None) -> tuple[str, str]:
     """The address of the service, and where it was found. Raises Mistake for what is none."""
     named = os.environ.get("REMOTELR_URL")
@@ -231,7 +242,7 @@ def _document(response: "httpx.Response") -> Json | None:
     if kind not in ("application/json", "application/problem+json"):
         return None
     try:
-        document = response.json()
+        document = json.loads(response.content, object_hook=_Answer)
     except ValueError:
         return None
     return document if isinstance(document, dict) else None

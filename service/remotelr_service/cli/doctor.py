@@ -19,7 +19,7 @@ import typer
 
 from remotelr.errors import RemoteLRError, ServiceRefused, ServiceUnreachable
 from remotelr_service.cli import look
-from remotelr_service.cli.desk import NOT_SET, Desk, Json, address, token
+from remotelr_service.cli.desk import NOT_SET, Desk, Json, NotUnderstood, address, token
 from remotelr_service.cli.options import AsJson, Url
 from remotelr_service.cli.refusals import REFUSED, UNREACHABLE
 from remotelr_service.mistakes import Mistake
@@ -189,7 +189,7 @@ def _clock(answer: "httpx.Response") -> Check:
     except (KeyError, ValueError):
         return Check("clock", "ok", "the service does not say its time")
     # The header has whole seconds.
-    skew_s = (datetime.now(UTC) - theirs).total_seconds() - 0.5
+    skew_s = (datetime.now(UTC) - theirs.astimezone(UTC)).total_seconds() - 0.5
     if abs(skew_s) <= MAX_SKEW_S:
         return Check("clock", "ok", "the same here and there")
     way = "ahead of" if skew_s > 0 else "behind"
@@ -204,6 +204,9 @@ def _asked(desk: Desk, secret_source: str) -> Iterator[Check]:
         runs = desk.get("/v1/runs", status="running", limit=_LOOKED_AT)["runs"]
     except ServiceRefused as error:
         yield _token_refused(error, secret_source)
+        return
+    except NotUnderstood as error:
+        yield Check("service", "wrong", str(error), "look at what serves this address: GET /version says")
         return
     except ServiceUnreachable as error:
         yield Check("runs", "wrong", error.reason, "the database may be away: see the service's log")

@@ -106,10 +106,8 @@ def spark(values: Sequence[float], width: int = 20, *, logarithmic: bool = False
     """
     shown = values[-width:]
     heights = [_height(value, logarithmic) for value in shown]
-    known = [height for height in heights if height is not None]
-    if not known:
-        return "x" * len(shown)
-    low, high = min(known), max(known)
+    known = [height for height in heights if height is not None and math.isfinite(height)]
+    low, high = min(known, default=0.0), max(known, default=0.0)
     blocks = _BLOCKS if shows(_BLOCKS) else _PLAIN_BLOCKS
     return "".join("x" if height is None else blocks[_level(height, low, high, len(blocks))] for height in heights)
 
@@ -126,12 +124,13 @@ def _height(value: float, logarithmic: bool) -> float | None:
         return None
     if not logarithmic:
         return value
-    return math.log(value) if value > 0 else None
+    # A rate of 0 is as low as it goes.
+    return math.log(value) if value > 0 else -math.inf
 
 
 def _level(height: float, low: float, high: float, levels: int) -> int:
     """A line that does not change runs along the bottom."""
-    return 0 if high == low else min(int((height - low) / (high - low) * levels), levels - 1)
+    return 0 if high == low or height == -math.inf else min(int((height - low) / (high - low) * levels), levels - 1)
 
 
 def shows(characters: str) -> bool:

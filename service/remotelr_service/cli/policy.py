@@ -143,7 +143,7 @@ def _arguments(state: Mapping[str, Any]) -> dict[str, Any]:
 def _object(document: Any) -> dict[str, Any]:
     if isinstance(document, dict):
         return document
-    raise Mistake(f"a JSON object is expected, not {look.safe(repr(document)[:60])}")
+    raise Mistake(f"a JSON object is needed, not {look.safe(repr(document)[:60])}")
 
 
 def _metrics(losses: str | None, policy: Mapping[str, Any]) -> list[dict[str, float]]:

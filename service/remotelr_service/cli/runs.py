@@ -7,7 +7,7 @@ import typer
 
 from remotelr.errors import ServiceRefused
 from remotelr_service.cli import look, orders, rehearsing, watch
-from remotelr_service.cli.desk import Desk, Json, open_desk, run_path
+from remotelr_service.cli.desk import Desk, Json, NotUnderstood, open_desk, run_path
 from remotelr_service.cli.merging import merged
 from remotelr_service.cli.options import (
     Actor,
@@ -189,7 +189,7 @@ def _why(desk: Desk, run: Json) -> str | None:
     """The decision in force in one sentence, where the service can say it."""
     try:
         return str(desk.get(run_path(run["run"], "decisions", str(run["epoch"])))["sentence"])
-    except (ServiceRefused, KeyError):
+    except (ServiceRefused, NotUnderstood):
         return None
 
 

@@ -1,0 +1,153 @@
+"""`remotelr runs`: what an operator sees of runs, and orders of one."""
+
+import math
+
+import pytest
+
+
+def test_runs_are_listed_with_where_they_stand(terminal, trained):
+    trained("list-a", [0.9, 0.9, 0.9, 0.9], experiment="listing", tags={"arch": "vit"}, total_epochs=10)
+    trained("list-b", [0.9], experiment="listing").finish()
+
+    said = terminal("runs", "list", "--experiment", "listing")
+
+    header, *rows = [line.split() for line in said.out.splitlines()]
+    assert ["run", "status", "epoch", "rate", "by", "experiment", "tags", "heard", "of"] == header
+    assert ["list-a", "running", "4/10", "0.05", "plateau", "listing", "arch:vit"] == rows[0][:7]
+    assert ["list-b", "completed", "1", "0.1", "schedule", "listing"] == rows[1][:6]
+    assert (0, "") == (said.code, said.err)
+
+
+def test_a_list_as_json_is_what_the_service_says(terminal, trained):
+    trained("json-a", [0.9], experiment="as-json")
+
+    (run,) = terminal("runs", "list", "-e", "as-json", "--json").json["runs"]
+
+    assert ("json-a", 1, 0.1) == (run["run"], run["epoch"], run["learning_rate"])
+
+
+def test_a_run_is_listed_that_has_all_the_tags(terminal, trained):
+    trained("tagged-a", [], tags={"where": "lab", "gpu": "a"})
+    trained("tagged-b", [], tags={"where": "lab", "gpu": "b"})
+
+    runs = terminal("runs", "list", "-t", "where:lab", "-t", "gpu:b", "--json").json["runs"]
+
+    assert ["tagged-b"] == [run["run"] for run in runs]
+
+
+def test_a_list_that_was_cut_off_says_so(terminal, trained):
+    for key in ("many-a", "many-b", "many-c"):
+        trained(key, [], experiment="many")
+
+    said = terminal("runs", "list", "-e", "many", "--limit", "2")
+
+    assert ["many-a", "many-b"] == [line.split()[0] for line in said.out.splitlines()[1:]]
+    assert "more than 2" in said.err
+
+
+def test_a_run_is_shown_with_its_curve(terminal, trained):
+    trained("shown", [0.9, 0.8, 0.8, 0.8, 0.8], tags={"arch": "vit"})
+
+    facts = dict(line.split(None, 1) for line in terminal("runs", "show", "shown").out.splitlines())
+
+    assert "0.05 (plateau)" == facts["rate"].strip()
+    assert "█████▁" == facts["rates"].strip()
+    assert facts["val_loss"].startswith("█▁▁▁▁")
+    assert facts["policy"].startswith("reduce_on_plateau (")
+
+
+def test_history_shows_the_epochs_that_count(terminal, trained):
+    run = trained("again", [0.9, 0.8, 0.7])
+    run.begin(1)
+    run.report(1, {"val_loss": math.nan})
+
+    counting = terminal("runs", "history", "again", "--json").json["reports"]
+    everything = terminal("runs", "history", "again", "--all", "--json").json["reports"]
+    shown = terminal("runs", "history", "again").out
+
+    assert [(0, 0.9), (1, "nan")] == [(each["epoch"], each["metrics"]["val_loss"]) for each in counting]
+    assert 4 == len(everything)
+    assert "nan" in shown
+
+
+def test_the_newest_epochs_of_a_history_can_be_asked_for_alone(terminal, trained):
+    trained("long", [0.9] * 9)
+
+    assert [7, 8] == [
+        each["epoch"] for each in terminal("runs", "history", "long", "-n", "2", "--json").json["reports"]
+    ]
+
+
+def test_a_rate_that_is_set_is_the_next_epochs(terminal, trained):
+    run = trained("steered", [0.9])
+
+    said = terminal("runs", "set-lr", "steered", "0.025", "--reason", "too hot")
+    rates = [run.report(epoch, {"val_loss": 0.9}).learning_rate for epoch in (1, 2)]
+
+    assert (0, "") == (said.code, said.err)
+    assert said.out.startswith("steered: set the rate to 0.025: command ")
+    assert [0.025, 0.025] == rates
+
+
+def test_the_same_key_is_the_same_command(terminal, trained):
+    run = trained("keyed", [0.9])
+
+    numbers = {terminal("runs", "set-lr", "keyed", "0.05", "--key", "once", "--json").json["seq"] for _ in range(3)}
+
+    assert 1 == len(numbers)
+    assert 0.05 == run.report(1, {"val_loss": 0.9}).learning_rate
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["runs", "show", "nobody"], 1, "remotelr: there is no run 'nobody' (run_not_found)\n"),
+        (["runs", "set-lr", "nobody", "0.1"], 1, "run_not_found"),
+        (["runs", "list", "--status", "asleep"], 1, "invalid_request"),
+        (["runs", "set-lr", "nobody", "fast"], 2, "Invalid value for 'RATE'"),
+        (["runs", "set-lr", "nobody", "1", "--until-epoch", "3", "--until-time", "now"], 1, "give one of"),
+        (["runs", "watch", "nobody", "--once"], 1, "run_not_found"),
+        (["runs", "list", "--url", "http://127.0.0.1:1"], 3, "`remotelr doctor` looks for the cause"),
+        (["runs", "list", "--url", "127.0.0.1:1"], 1, "begins with http"),
+    ],
+)
+def test_a_mistake_is_one_line_and_a_code(terminal, arguments, code, said):
+    ended = terminal(*arguments)
+
+    assert (code, "") == (ended.code, ended.out)
+    assert said in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_what_was_refused_is_json_where_json_is_wanted(terminal):
+    import json
+
+    ended = terminal("runs", "show", "nobody", "--json")
+
+    assert ("run_not_found", 404) == (json.loads(ended.err)["code"], json.loads(ended.err)["status"])
+
+
+def test_a_name_cannot_steer_the_terminal(terminal, trained):
+    """The service takes no such tag; another server at this address might say anything."""
+    from remotelr_service.cli.look import safe
+
+    assert r"\x1b]0;pwned\x07 ok" == safe("\x1b]0;pwned\x07 ok")
+
+
+def test_a_watch_shows_rates_and_losses_as_sparks(terminal, trained):
+    trained("watched", [0.9, 0.5, 0.5, 0.5, 0.5], total_epochs=10)
+
+    said = terminal("runs", "watch", "watched", "--once")
+
+    header, row = [line.split() for line in said.out.splitlines()]
+    assert ["run", "status", "epoch", "rate", "rates", "loss", "losses"] == header[:7]
+    assert ["watched", "running", "5/10", "0.05", "█████▁", "0.5", "█▁▁▁▁", "plateau"] == row[:8]
+
+
+def test_a_watch_ends_with_the_runs_it_watches(terminal, trained):
+    trained("ending", [0.9, 0.5]).finish()
+
+    said = terminal("runs", "watch", "ending", "--to-the-end", "--json")
+
+    (look,) = said.out.splitlines()
+    assert (0, True) == (said.code, '"completed"' in look)
