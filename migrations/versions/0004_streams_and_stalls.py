@@ -1,7 +1,7 @@
 """One order for the events of all runs, to stream them by, and runs that have fallen silent.
 
-Revision 0004. It adds, and takes nothing away: the release before can serve beside this one. On PostgreSQL its
-events are numbered too, by the default of the column; events from before have no number.
+Revision 0004. It adds, and takes nothing away: the release before can serve beside this one. The database gives out
+the numbers, so that release's events have them too; events from before have none.
 """
 
 import sqlalchemy as sa
@@ -16,11 +16,10 @@ Whole = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 Number = sa.Double().with_variant(sa.REAL(), "sqlite")
 Moment = sa.DateTime(timezone=True).with_variant(sa.Text(), "sqlite")
 
+TABLES = ("events", "stalls")
+
 
 def upgrade() -> None:
-    on_postgresql = op.get_bind().dialect.name == "postgresql"
-    op.add_column("runs", sa.Column("reported_at", Moment))
-    op.add_column("runs", sa.Column("usual_s", Number))
     op.add_column("runs", sa.Column("stalled_at", Moment))
     _index("ix_runs_stalled_at", "runs", ["stalled_at"], "stalled_at IS NOT NULL")
     op.add_column("events", sa.Column("position", Whole))
@@ -45,22 +44,35 @@ def upgrade() -> None:
         sqlite_strict=True,
     )
     op.execute("INSERT INTO positions (last) VALUES (0)")
-    if on_postgresql:
+    if _on_postgresql():
         op.execute("CREATE SEQUENCE stream_positions")
-        for table in ("events", "stalls"):
+        for table in TABLES:
             op.execute(f"ALTER TABLE {table} ALTER COLUMN position SET DEFAULT nextval('stream_positions')")
+        return
+    for table in TABLES:
+        op.execute(
+            f"CREATE TRIGGER {table}_position AFTER INSERT ON {table} BEGIN "  # noqa: S608  # names of our tables
+            f"UPDATE positions SET last = last + 1; "
+            f"UPDATE {table} SET position = (SELECT last FROM positions) WHERE rowid = NEW.rowid; END"
+        )
 
 
 def downgrade() -> None:
+    if not _on_postgresql():
+        for table in TABLES:
+            op.execute(f"DROP TRIGGER {table}_position")
     op.drop_table("positions")
     op.drop_table("stalls")
     op.drop_index("ix_events_position", "events")
     op.drop_column("events", "position")
-    if op.get_bind().dialect.name == "postgresql":
+    if _on_postgresql():
         op.execute("DROP SEQUENCE stream_positions")
     op.drop_index("ix_runs_stalled_at", "runs")
-    for column in ("stalled_at", "usual_s", "reported_at"):
-        op.drop_column("runs", column)
+    op.drop_column("runs", "stalled_at")
+
+
+def _on_postgresql() -> bool:
+    return op.get_bind().dialect.name == "postgresql"
 
 
 def _index(name: str, table: str, columns: list[str], where: str) -> None:

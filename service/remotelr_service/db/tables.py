@@ -89,9 +89,7 @@ runs = Table(
     Column("due_at", Moment),
     # When the rate that an operator holds until a time is let go.
     Column("release_at", Moment),
-    # When a trainer was last heard of, how many seconds lie between two of its epochs, and since when it is too quiet.
-    Column("reported_at", Moment),
-    Column("usual_s", Number),
+    # Since when it is known that its trainer is too quiet.
     Column("stalled_at", Moment),
     Column("created_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
@@ -171,7 +169,7 @@ stalls = Table(
 )
 Index("ix_stalls_position", stalls.c.position)
 
-# The newest position on SQLite, in one row. On PostgreSQL the columns' default takes them from a sequence.
+# The newest position on SQLite, in one row: triggers count there. On PostgreSQL a sequence is the columns' default.
 positions = Table("positions", metadata, Column("last", Whole, nullable=False), sqlite_strict=True)
 
 # One report for a point: a retry can never count twice (invariants 2 and 3).
