@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine
 from remotelr import rules
 from remotelr.rules import (
     Command,
+    Event,
     InvalidCommand,
     Outcome,
     Rails,
@@ -28,14 +29,12 @@ from remotelr.rules import (
 )
 from remotelr_service.actions.errors import CommandNotFound, RunBusy, ServiceError
 from remotelr_service.actions.finding import locked_run, stored_run
-from remotelr_service.actions.outlook import expected_rate
 from remotelr_service.actions.selection import Selector, select_runs
 from remotelr_service.db import bulk_commands, experiments
 from remotelr_service.db.bulk_commands import BulkCommand, BulkResult, Progress
 from remotelr_service.db.engine import reading
 from remotelr_service.db.group import Group
 from remotelr_service.db.log import EventLog
-from remotelr_service.db.store import Head
 from remotelr_service.db.writer import Writer
 
 __all__ = [
@@ -225,11 +224,10 @@ def _obeyed(group: Group, bulk: BulkCommand, order: Command, place: int) -> Bulk
         # A mistake of ours, with one run: the others shall have their command all the same.
         log.exception("the command %d fails for the run %r", bulk.id, key)
         return _refused(place, key, "internal_error", "the service failed with this run; its log tells more")
-    assert outcome.event is not None, "a command without a key is always a new one"
     # A name nobody can give who orders: it leads from the run's log to the command.
-    named = replace(outcome.event, key=f"bulk/{bulk.id}")
-    group.append(head, replace(outcome, event=named))
-    return _told(place, head, outcome)
+    event = replace(_event(outcome), key=f"bulk/{bulk.id}")
+    group.append(head, replace(outcome, event=event))
+    return _told(place, key, event)
 
 
 def _rehearsed(engine: Engine, place: int, key: str, command: Command) -> BulkResult:
@@ -239,19 +237,22 @@ def _rehearsed(engine: Engine, place: int, key: str, command: Command) -> BulkRe
             outcome = rules.command(head.run, replace(command, key=None), EventLog(connection, head))
         except (RulesError, ServiceError) as refusal:
             return _refused(place, key, refusal.code, refusal.message)
-    return replace(_told(place, head, outcome), seq=None)
+    return replace(_told(place, key, _event(outcome)), seq=None)
 
 
-def _told(place: int, head: Head, outcome: Outcome) -> BulkResult:
-    assert outcome.event is not None
-    epoch = max(outcome.event.holds_from, head.run.epoch)
+def _event(outcome: Outcome) -> Event:
+    assert outcome.event is not None, "a command without a key is always a new one"
+    return outcome.event
+
+
+def _told(place: int, key: str, event: Event) -> BulkResult:
     return BulkResult(
         place=place,
-        run=head.run.key,
-        seq=outcome.event.seq,
-        holds_from=outcome.event.holds_from,
-        rate_before=expected_rate(head.run, epoch),
-        rate_after=expected_rate(outcome.run, epoch),
+        run=key,
+        seq=event.seq,
+        holds_from=event.holds_from,
+        rate_before=event.notes.get("before"),
+        rate_after=event.notes.get("after"),
     )
 
 

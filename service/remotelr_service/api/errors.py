@@ -3,7 +3,8 @@
 import difflib
 import reprlib
 from collections.abc import Sequence
-from typing import Any, get_args
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import structlog
 from fastapi import FastAPI, Request
@@ -20,6 +21,9 @@ from remotelr_service.api.fields import SAID_OF_PATTERNS
 from remotelr_service.api.problems import PROBLEMS, Refusal, problem, shortened
 
 MAX_FIELDS = 20
+
+# What is wrong with the member that tells which kind of body it is.
+_TAGS = ("union_tag_not_found", "union_tag_invalid")
 
 log = structlog.get_logger("remotelr")
 
@@ -105,18 +109,25 @@ def allowed_methods(app: FastAPI, path: str) -> str:
 
 
 def _field_problem(error: dict[str, Any], request: Request) -> dict[str, str]:
-    where, *names = error["loc"]
+    where, *found = error["loc"]
+    names, annotation = _led(found, request) if where == "body" else (found, None)
+    if error["type"] in _TAGS:
+        names = [*names, str(error["ctx"]["discriminator"]).strip("'")]
     path = _path(names) or str(where)
     if where != "body":
         path = f"{where}.{path}" if names else path
-    return {"path": shortened(path), "message": shortened(_message(error, names, request))}
+    return {"path": shortened(path), "message": shortened(_message(error, names, annotation))}
 
 
-def _message(error: dict[str, Any], names: Sequence[str | int], request: Request) -> str:
-    if error["type"] == "missing":
+def _message(error: dict[str, Any], names: Sequence[str | int], annotation: Any) -> str:
+    """annotation: of what the unknown field, if it is one, stands in."""
+    if error["type"] in ("missing", "union_tag_not_found"):
         return "is required" if names else "a JSON body is required"
+    if error["type"] == "union_tag_invalid":
+        known = error["ctx"]["expected_tags"].replace("'", "").split(", ")
+        return f"unknown{_hint(str(error['ctx']['tag']), known)}"
     if error["type"] == "extra_forbidden":
-        return f"unknown field{_hint(str(names[-1]), _known_fields(names[:-1], request))}"
+        return f"unknown field{_hint(str(names[-1]), _known_fields(annotation))}"
     said = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     said = f"{said[:1].lower()}{said[1:]}"
     if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] in SAID_OF_PATTERNS:
@@ -132,18 +143,58 @@ def _hint(name: str, known: Sequence[str]) -> str:
     return f": known are {', '.join(sorted(known))}" if known else ""
 
 
-def _known_fields(names: Sequence[str | int], request: Request) -> list[str]:
-    """The fields of the model that `names` lead to from the body of the request's route."""
+def _led(names: Sequence[str | int], request: Request) -> tuple[list[str | int], Any]:
+    """Where in the body `names` lead, and the type of what the last of them stands in.
+
+    Of bodies that are told apart by a member pydantic names the kind too, which stands nowhere in the body.
+    """
     field = getattr(request.scope.get("route"), "body_field", None)
     annotation: Any = getattr(getattr(field, "field_info", None), "annotation", None)
+    path: list[str | int] = []
+    parent: Any = None
     for name in names:
-        if isinstance(name, int):
-            annotation = next(iter(get_args(annotation)), None)
-        elif isinstance(annotation, type) and issubclass(annotation, BaseModel) and name in annotation.model_fields:
-            annotation = annotation.model_fields[name].annotation
+        kinds = _kinds(annotation)
+        if isinstance(name, str) and name in kinds:
+            annotation = kinds[name]
+            continue
+        path.append(name)
+        parent, annotation = annotation, _member(annotation, name)
+    return path, parent
+
+
+def _member(annotation: Any, name: str | int) -> Any:
+    """The type of a member, or of an item; None where that is not known."""
+    models = _models(annotation)
+    if len(models) == 1:
+        known = models[0].model_fields.get(str(name))
+        return None if known is None else known.annotation
+    if isinstance(name, int):
+        return next(iter(get_args(annotation)), None)
+    # Of the members of an object with names of their own.
+    return get_args(annotation)[-1] if get_origin(annotation) is dict else None
+
+
+def _kinds(annotation: Any) -> dict[str, type[BaseModel]]:
+    """The models that are told apart by `type`, by what stands there."""
+    models = _models(annotation)
+    if len(models) < 2:
+        return {}
+    return {str(get_args(model.model_fields["type"].annotation)[0]): model for model in models}
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return list(annotation.model_fields)
-    return []
+        return [annotation]
+    if get_origin(annotation) is Annotated:
+        return _models(get_args(annotation)[0])
+    if get_origin(annotation) not in (Union, UnionType):
+        return []
+    return [model for part in get_args(annotation) for model in _models(part)]
+
+
+def _known_fields(annotation: Any) -> list[str]:
+    models = _models(annotation)
+    return list(models[0].model_fields) if len(models) == 1 else []
 
 
 def _path(names: Sequence[str | int]) -> str:

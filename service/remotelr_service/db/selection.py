@@ -49,10 +49,13 @@ def last_metrics(connection: Connection, keys: Sequence[str]) -> dict[str, dict[
         # From the end of the log back to the first report that comes: a few rows, however long it is.
         .order_by(of_run.c.seq.desc())
         .limit(1)
+        .correlate(runs)
+        .correlate(runs)
         .scalar_subquery()
     )
     query = (
         select(runs.c.key, events.c.payload)
+        .select_from(runs)
         .join(events, (events.c.run_id == runs.c.id) & (events.c.seq == newest))
         .where(runs.c.key.in_(keys))
     )
