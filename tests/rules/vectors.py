@@ -13,4 +13,5 @@ EXAMPLES = {case["spec"]["type"]: case["spec"] for case in EVALUATED} | {
     "greedy": {"type": "greedy"},
     "lr_range_test": {"type": "lr_range_test"},
     "expression": {"type": "expression", "expression": "0.1 / (1 + epoch)"},
+    "extended": {"type": "extended", "schedule": {"type": "constant", "learning_rate": 0.1}, "at": 5.0},
 }

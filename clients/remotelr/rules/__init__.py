@@ -8,7 +8,7 @@ The way in: `policy_from_json` reads a policy; `create`, `begin_attempt`, `repor
 from remotelr.rules.attempts import begin_attempt
 from remotelr.rules.closing import expire
 from remotelr.rules.codec import node_from_json, node_to_json, policy_from_json, policy_to_json
-from remotelr.rules.commands import command
+from remotelr.rules.commands import command, next_until, until_due
 from remotelr.rules.compose import Chained, Sequential
 from remotelr.rules.cosines import Cosine, CosineRestarts, Tanh
 from remotelr.rules.cycles import Cyclic, OneCycle
@@ -31,7 +31,9 @@ from remotelr.rules.errors import (
 )
 from remotelr.rules.explain import sentence
 from remotelr.rules.expression import Expression
+from remotelr.rules.extended import Extended
 from remotelr.rules.greedy import Greedy
+from remotelr.rules.guard import Guard
 from remotelr.rules.json_schema import json_schema
 from remotelr.rules.life import Life, life_of
 from remotelr.rules.lifecycle import create, finish, put_policy
@@ -67,6 +69,7 @@ from remotelr.rules.run import (
 )
 from remotelr.rules.schedule import Binding, Point, Schedule, State
 from remotelr.rules.state import Order, Rate, RunState, rate_at
+from remotelr.rules.stopping import Budget, EarlyStopping, Stop, Target
 
 __all__ = [
     "RULES_VERSION",
@@ -74,6 +77,7 @@ __all__ = [
     "AttemptConflict",
     "AttemptRequest",
     "Binding",
+    "Budget",
     "Chained",
     "Command",
     "Constant",
@@ -81,10 +85,13 @@ __all__ = [
     "CosineRestarts",
     "Cyclic",
     "Decision",
+    "EarlyStopping",
     "Event",
     "Exponential",
     "Expression",
+    "Extended",
     "Greedy",
+    "Guard",
     "InvalidCommand",
     "InvalidPolicy",
     "InvalidReport",
@@ -127,7 +134,9 @@ __all__ = [
     "StaleAttempt",
     "State",
     "Step",
+    "Stop",
     "Tanh",
+    "Target",
     "UnknownAttempt",
     "Until",
     "Waiting",
@@ -146,6 +155,7 @@ __all__ = [
     "life_of",
     "metrics_from_json",
     "metrics_to_json",
+    "next_until",
     "node_from_json",
     "node_to_json",
     "policy_from_json",
@@ -156,4 +166,5 @@ __all__ = [
     "report",
     "sentence",
     "spec_from_payload",
+    "until_due",
 ]

@@ -5,6 +5,9 @@ import math
 # Far above any rate and far below the end of the floats, so that products of a few stay finite.
 HUGE = 1e30
 
+# Beyond it a float no longer tells one position from the next.
+LAST_POSITION = 2.0**53
+
 
 def power(base: float, exponent: float) -> float:
     """`base ** exponent` for base >= 0, at most `HUGE`."""

@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
-from remotelr.rules.commands import ordered
+from remotelr.rules.commands import cancelled_in, ordered, pending_orders
 from remotelr.rules.deciding import decide_rate, gap, refuse_if_behind, stale
 from remotelr.rules.errors import AttemptConflict, InvalidReport, ServerBehind
-from remotelr.rules.lifecycle import carried
+from remotelr.rules.guard import Memory, done
+from remotelr.rules.lifecycle import carried, fitted
 from remotelr.rules.log import Event, Log
 from remotelr.rules.orders import command_from_payload
 from remotelr.rules.run import AttemptRequest, Outcome, Run, spec_from_payload
@@ -34,7 +35,7 @@ def begin_attempt(run: Run, request: AttemptRequest, log: Log) -> Outcome:
             seq=run.seq,
         )
     snapshot = log.snapshot(request.epoch)
-    state = _restored(run, snapshot, log)
+    state = _restored(run, request.epoch, snapshot, log)
     step = _step_at(run, request, snapshot)
     spec = run.spec if request.world_size is None else replace(run.spec, world_size=request.world_size)
     restarted = replace(run, spec=spec, attempt=run.attempt + 1, status="running")
@@ -65,20 +66,40 @@ def _same_attempt(run: Run, request: AttemptRequest, known: Event) -> Outcome:
     return Outcome(run=run, event=None, answer=replace(known.decision, replayed=True))
 
 
-def _restored(run: Run, snapshot: Event, log: Log) -> RunState:
-    """The state at `snapshot`, under the policy and the commands of today."""
+def _restored(run: Run, epoch: int, snapshot: Event, log: Log) -> RunState:
+    """The state at `snapshot`, from which `epoch` is begun, under the policy and the commands of today."""
     assert snapshot.state is not None
     state = RunState.from_json(snapshot.state)
-    for event in log.since("command", snapshot.seq):
+    commands = log.since("command", snapshot.seq)
+    for event in commands:
         state = ordered(state, command_from_payload(event), event.holds_from)
+    if cancelled_in(commands):
+        # Orders that were cancelled since may wait in the state of back then.
+        cancelled = cancelled_in(log.since("command", 0))
+        state = replace(state, orders=pending_orders(log, cancelled, _undecided_after(snapshot)))
     replaced = log.since("policy", snapshot.seq)
     if replaced:
         old = spec_from_payload(log.policy(snapshot.seq)).bound()
         schedule = carried(old, run.policy, state.schedule, run.learning_rate)
         if any(event.payload["mode"] == "restart" for event in replaced):
             schedule = run.policy.start(run.spec.first_learning_rate())
-        state = replace(state, schedule=schedule)
-    return replace(state, stop=run.state.stop)
+            state = replace(state, guard=None, early=None, ended=None)
+        state = fitted(replace(state, schedule=schedule), old, run.policy)
+    if _sent_back(run, epoch):
+        state = replace(state, guard=done(Memory.from_json(run.state.guard)).to_json())
+    return replace(state, stop=run.state.stop, rails=run.state.rails)
+
+
+def _undecided_after(snapshot: Event) -> int:
+    """The first epoch whose orders were not yet carried out then."""
+    if snapshot.decision is not None and snapshot.kind != "created":
+        return snapshot.decision.epoch + 1
+    return snapshot.holds_from if snapshot.attempt == 0 and snapshot.holds_from == 0 else snapshot.holds_from + 1
+
+
+def _sent_back(run: Run, epoch: int) -> bool:
+    """Whether the attempt does as the guard has just said: what the guard has learned since is not gone back over."""
+    return run.state.guard is not None and run.state.guard.get("back_to") == epoch - 1
 
 
 def _step_at(run: Run, request: AttemptRequest, snapshot: Event) -> int | None:

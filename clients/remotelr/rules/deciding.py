@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from remotelr.rules.decision import Decision, Reason
+from remotelr.rules.decision import Action, Decision, Reason
 from remotelr.rules.errors import ServerBehind, StaleAttempt
 from remotelr.rules.log import OF_A_POINT, Event, Kind
 from remotelr.rules.policy import Policy
 from remotelr.rules.run import Outcome, Run
-from remotelr.rules.state import RunState, rate_at
+from remotelr.rules.state import RunState, carried_out, rate_at
+from remotelr.rules.why import why_of_rate
 
 
 def decide_rate(
@@ -21,15 +22,24 @@ def decide_rate(
     state: RunState,
     reason: Reason,
     payload: Mapping[str, Any],
+    seen: Mapping[str, Any] | None = None,
     notes: Mapping[str, Any] | None = None,
     event_epoch: int | None = None,
     rank: int | None = None,
     key: str | None = None,
 ) -> Outcome:
-    """The outcome that fixes the rate of `epoch`. `reason` holds unless a command or a bound made the rate."""
-    policy, state = run.policy, state.at(epoch)
+    """The outcome that fixes the rate of `epoch`. `reason` holds unless a command, a guard or a bound made the rate.
+
+    seen: what of the point that was reported goes into the decision's `why`.
+    """
+    policy = run.policy
     position = position_of(policy, epoch, step)
+    state = carried_out(policy, state, epoch, position)
     rate = rate_at(policy, state, epoch, position)
+    why = why_of_rate(policy, state, rate)
+    if seen:
+        why = _with(why, seen)
+    action, rollback_to = _action(run, state, epoch, step, why)
     decision = Decision(
         run=run.key,
         attempt=run.attempt,
@@ -37,13 +47,15 @@ def decide_rate(
         epoch=epoch,
         step=step,
         learning_rate=rate.learning_rate,
-        momentum=policy.momentum(state.schedule, position),
+        momentum=policy.momentum(state.schedule, state.clock.read(position)),
         reason=reason if rate.reason == "schedule" else rate.reason,
         changed=kind in OF_A_POINT and rate.learning_rate != run.learning_rate,
-        action="stop" if state.stop else "continue",
+        action=action,
         plateau=policy.plateau(state.schedule),
         state=state.to_json(),
         drift=(notes or {}).get("drift"),
+        why=why,
+        rollback_to=rollback_to,
     )
     event = Event(
         seq=decision.seq,
@@ -74,6 +86,16 @@ def position_of(policy: Policy, epoch: int, step: int | None) -> float:
     return float(epoch) if policy.unit == "epoch" else float(step or 0)
 
 
+def begin_of(run: Run, epoch: int) -> float:
+    """Where the epoch began. After a gap it is worked out, or, without a length, the last known place."""
+    if run.policy.unit == "epoch":
+        return float(epoch)
+    known = run.step or 0
+    if epoch == run.epoch or run.spec.steps_per_epoch is None:
+        return float(known)
+    return float(known + (epoch - run.epoch) * run.spec.steps_per_epoch)
+
+
 def stale(run: Run, attempt: int) -> StaleAttempt:
     return StaleAttempt(
         f"attempt {attempt} was taken over by attempt {run.attempt}: this process must stop",
@@ -94,3 +116,33 @@ def refuse_if_behind(run: Run, last_seq: int | None) -> None:
 
 def gap(expected: int, epoch: int) -> dict[str, int]:
     return {"gap": epoch - expected} if epoch > expected else {}
+
+
+def _with(why: dict[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
+    """What was seen of the point, beside what made the rate; of a guard both."""
+    guard = {**seen.get("guard", {}), **why.get("guard", {})}
+    return {**why, **seen, "guard": guard} if guard else {**why, **seen}
+
+
+def _action(run: Run, state: RunState, epoch: int, step: int | None, why: dict[str, Any]) -> tuple[Action, int | None]:
+    """What the trainer is to do, and the epoch to roll back to. Why it is to stop is added to `why`."""
+    if state.stop:
+        why["stop"] = {"by": "command"}
+        return "stop", None
+    if state.ended is not None:
+        why.setdefault("stop", {"by": state.ended})
+        return "stop", None
+    rules = run.policy.stop
+    if rules is not None and rules.budget is not None:
+        steps = _steps_before(run, epoch, step)
+        if rules.budget.spent(epoch, steps):
+            why["stop"] = {"by": "budget", "epochs": epoch} | ({} if steps is None else {"steps": steps})
+            return "stop", None
+    back_to = None if state.guard is None else state.guard.get("back_to")
+    return ("continue", None) if back_to is None else ("rollback", back_to)
+
+
+def _steps_before(run: Run, epoch: int, step: int | None) -> int | None:
+    if step is None and run.spec.steps_per_epoch is not None:
+        return epoch * run.spec.steps_per_epoch
+    return step

@@ -1,11 +1,14 @@
 """The beginning and the end of a run, and the exchange of its policy."""
 
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from remotelr.rules.codec import policy_to_json
+from remotelr.rules.clock import RUNNING
+from remotelr.rules.codec import policy_from_json, policy_to_json
 from remotelr.rules.deciding import decide_rate
 from remotelr.rules.errors import PolicyConflict, RunFinished
+from remotelr.rules.extended import Extended
 from remotelr.rules.log import Event
 from remotelr.rules.policy import Policy
 from remotelr.rules.run import FinalStatus, OnConflict, Outcome, Run, RunSpec
@@ -15,7 +18,7 @@ from remotelr.rules.state import RunState
 def create(key: str, spec: RunSpec) -> Outcome:
     """A new run with the decision for epoch 0. Raises InvalidPolicy when the spec lacks what the policy needs."""
     policy = spec.bound()
-    state = RunState(schedule=policy.start(spec.first_learning_rate()))
+    state = RunState(schedule=policy.start(spec.first_learning_rate()), rails=spec.rails)
     step = 0 if policy.unit == "step" else None
     run = Run(key=key, spec=spec, policy=policy, seq=0, step=step, learning_rate=0.0, state=state, decided_seq=1)
     return decide_rate(run, "created", epoch=0, step=step, state=state, reason="start", payload=spec.to_json())
@@ -26,23 +29,21 @@ def put_policy(run: Run, spec: RunSpec, on_conflict: OnConflict = "error") -> Ou
 
     `keep` leaves the run's own policy, `replace` sets the new one and keeps what a schedule of the
     same shape remembers, `restart` sets it with a fresh state. Another initial rate alone is no
-    conflict: a restarted trainer names the rate of its checkpoint. `error` raises PolicyConflict.
+    conflict: a restarted trainer names the rate of its checkpoint. Nor is the policy the owner asked for before an
+    operator replaced or extended it: the operator's stays. `error` raises PolicyConflict.
     """
     if on_conflict == "keep" or _same_policy(run, spec):
         return Outcome(run=run, event=None)
     kept, given = run.spec.initial_learning_rate, spec.initial_learning_rate
-    wanted = replace(spec, initial_learning_rate=given or kept if on_conflict == "restart" else kept or given)
+    initial = given or kept if on_conflict == "restart" else kept or given
+    wanted = replace(spec, initial_learning_rate=initial, rails=run.spec.rails)
     if on_conflict == "error":
         raise PolicyConflict(
             "the run exists with another policy: ask with on_conflict = keep, replace or restart",
-            difference=_difference(run.spec.to_json(), wanted.to_json()),
+            difference=_difference(replace(run.spec, asked=None).to_json(), wanted.to_json()),
         )
     policy = wanted.bound()
-    if on_conflict == "restart":
-        schedule = policy.start(wanted.first_learning_rate())
-    else:
-        schedule = carried(run.policy, policy, run.state.schedule, run.learning_rate)
-    state = replace(run.state, schedule=schedule)
+    state = remembered(run, policy, wanted if on_conflict == "restart" else None)
     event = Event(
         seq=run.seq + 1,
         kind="policy",
@@ -69,13 +70,43 @@ def finish(run: Run, status: FinalStatus) -> Outcome:
     return Outcome(run=replace(run, seq=event.seq, status=status), event=event)
 
 
+def remembered(run: Run, policy: Policy, fresh: RunSpec | None) -> RunState:
+    """The run's state under another policy: what its schedule remembers is carried over, or begins as `fresh` says.
+
+    What operators have ordered stays. A clock that counts in another unit begins anew, as do guard and stop rules
+    where the policy has none, or fresh ones.
+    """
+    schedule = carried(run.policy, policy, run.state.schedule, run.learning_rate)
+    state = run.state
+    if fresh is not None:
+        schedule = policy.start(fresh.first_learning_rate())
+        state = replace(state, guard=None, early=None, ended=None)
+    return fitted(replace(state, schedule=schedule), run.policy, policy)
+
+
+def fitted(state: RunState, old: Policy, new: Policy) -> RunState:
+    """The state without what only the old policy could make use of."""
+    if new.guard is None and state.guard is not None:
+        state = replace(state, guard=None)
+    if state.early is not None and (new.stop is None or new.stop.early_stopping is None):
+        state = replace(state, early=None)
+    return state if old.unit == new.unit else replace(state, clock=RUNNING)
+
+
+def asked_for(spec: RunSpec) -> Mapping[str, Any]:
+    """What the owner asked for, to be kept when an operator changes it."""
+    return spec.asked or {"policy": policy_to_json(spec.policy), "total_epochs": spec.total_epochs}
+
+
 def carried(old: Policy, new: Policy, state: Any, learning_rate: float) -> Any:
     """What the new policy's schedule remembers: the same, where the tree kept its shape, else a fresh start."""
     return state if _shape(old.schedule) == _shape(new.schedule) else new.start(learning_rate)
 
 
 def _shape(node: Any) -> Any:
-    """The types of a tree without their parameters."""
+    """The types of a tree without their parameters. What has been extended remembers what it did before."""
+    if isinstance(node, Extended):
+        return _shape(node.schedule)
     if isinstance(node, tuple):
         return tuple(_shape(part) for part in node)
     if not is_dataclass(node):
@@ -84,9 +115,19 @@ def _shape(node: Any) -> Any:
 
 
 def _same_policy(run: Run, spec: RunSpec) -> bool:
-    if policy_to_json(spec.policy) != policy_to_json(run.spec.policy):
+    if _same(run.spec, run.policy, spec):
+        return True
+    if run.spec.asked is None:
         return False
-    return replace(spec, initial_learning_rate=run.spec.initial_learning_rate).bound() == run.policy
+    policy = policy_from_json(run.spec.asked["policy"])
+    before = replace(run.spec, policy=policy, total_epochs=run.spec.asked["total_epochs"])
+    return _same(before, before.bound(), spec)
+
+
+def _same(known: RunSpec, bound: Policy, spec: RunSpec) -> bool:
+    if policy_to_json(spec.policy) != policy_to_json(known.policy):
+        return False
+    return replace(spec, initial_learning_rate=known.initial_learning_rate).bound() == bound
 
 
 def _difference(stored: Any, given: Any, path: str = "") -> dict[str, list[Any]]:

@@ -12,6 +12,7 @@ from remotelr.rules.cosines import Cosine, CosineRestarts, Tanh
 from remotelr.rules.cycles import Cyclic, OneCycle
 from remotelr.rules.decays import Exponential, InverseTime, MultiStep, Polynomial, Step
 from remotelr.rules.expression import Expression
+from remotelr.rules.extended import Extended
 from remotelr.rules.greedy import Greedy
 from remotelr.rules.lines import Constant, Linear, LRRangeTest
 from remotelr.rules.pieces import PiecewiseConstant, PiecewiseInterpolate
@@ -44,5 +45,6 @@ NODES: Mapping[str, type[Any]] = {
         ReduceOnPlateau,
         Greedy,
         Expression,
+        Extended,
     )
 }

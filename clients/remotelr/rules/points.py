@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from remotelr.rules.deciding import decide_rate, gap, position_of
+from remotelr.rules.deciding import begin_of, decide_rate, gap, position_of
 from remotelr.rules.errors import InvalidReport
+from remotelr.rules.judging import judged
 from remotelr.rules.log import Log
+from remotelr.rules.policy import Policy
 from remotelr.rules.ranks import Aggregate
 from remotelr.rules.run import Outcome, Report, Run, report_from_event
-from remotelr.rules.schedule import Point
+from remotelr.rules.schedule import Point, State
+from remotelr.rules.why import why_of_plateau
 
 
 def aggregate_of(run: Run) -> Aggregate:
@@ -44,23 +47,37 @@ def decide_point(
     hold: the schedule learns nothing of the point; what it remembers stays as it is.
     Raises InvalidReport when the policy counts steps and nobody says how many were made.
     """
-    policy = run.policy
-    began = _began(run, epoch)
+    policy, state = run.policy, run.state
+    began = begin_of(run, epoch)
     step = step_after(run, epoch, _step_said(reports))
     position = position_of(policy, epoch + 1, step)
-    schedule = run.state.schedule
-    if not hold:
+    clock = state.clock if not state.orders else state.clock_at(policy, epoch + 1, position)
+    metrics = {} if hold else _metrics(run, reports)
+    seen: dict[str, Any] = {}
+    if policy.guard is not None or policy.stop is not None:
+        state, seen = judged(run, metrics, epoch)
+    moved, schedule = 0, state.schedule
+    if hold or "guard" in seen:
+        seen["held"] = True
+    elif not clock.paused:
         # Orders due in the reported epoch have long been carried out; those of the next one are not yet.
-        schedule = policy.observe(schedule, Point(began, _metrics(run, reports)))
-    moved = policy.raw_learning_rate(schedule, position) != policy.raw_learning_rate(run.state.schedule, position)
+        schedule = policy.observe(schedule, Point(clock.read(began), metrics))
+        if schedule is not state.schedule:
+            moved = _moved(policy, state.schedule, schedule, clock.read(position))
+            before, rate = state.schedule, run.learning_rate
+            plateau = why_of_plateau(policy.schedule, before, schedule, metrics, moved=moved, learning_rate=rate)
+            if plateau is not None:
+                seen["plateau"] = plateau
+            state = replace(state, schedule=schedule)
     return decide_rate(
         run,
         kind,
         epoch=epoch + 1,
         step=step,
-        state=replace(run.state, schedule=schedule),
+        state=state,
         reason="plateau" if moved else "schedule",
         payload=payload,
+        seen=seen,
         notes={**gap(run.epoch, epoch), **notes},
         event_epoch=epoch,
         rank=rank,
@@ -80,7 +97,13 @@ def step_after(run: Run, epoch: int, said: int | None) -> int | None:
         raise InvalidReport(
             "the policy counts steps: give `step` with each report, or steps_per_epoch with the run", field="step"
         )
-    return int(_began(run, epoch)) + run.spec.steps_per_epoch
+    return int(begin_of(run, epoch)) + run.spec.steps_per_epoch
+
+
+def _moved(policy: Policy, before: State, after: State, position: float) -> int:
+    """Whether the rate at `position` went down (-1), up (1) or stayed (0) with what the schedule has learned."""
+    old, new = policy.raw_learning_rate(before, position), policy.raw_learning_rate(after, position)
+    return (new > old) - (new < old)
 
 
 def _metrics(run: Run, reports: Mapping[int, Report]) -> Mapping[str, float]:
@@ -93,13 +116,3 @@ def _metrics(run: Run, reports: Mapping[int, Report]) -> Mapping[str, float]:
 def _step_said(reports: Mapping[int, Report]) -> int | None:
     """What the lowest rank says that says it: whoever came last shall make no difference."""
     return next((reports[rank].step for rank in sorted(reports) if reports[rank].step is not None), None)
-
-
-def _began(run: Run, epoch: int) -> float:
-    """Where the epoch began. After a gap it is worked out, or, without a length, the last known place."""
-    if run.policy.unit == "epoch":
-        return float(epoch)
-    known = run.step or 0
-    if epoch == run.epoch or run.spec.steps_per_epoch is None:
-        return float(known)
-    return float(known + (epoch - run.epoch) * run.spec.steps_per_epoch)

@@ -1,19 +1,18 @@
-"""The policy of a run: a schedule, the unit its positions count in, bounds, and how ranks are reduced."""
+"""The policy of a run: a schedule, the unit of its positions, bounds, how ranks are reduced, guard and stop rules."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from math import isfinite, isnan
 from typing import Any, Literal
 
-from remotelr.rules.arithmetic import clamp
+from remotelr.rules.arithmetic import LAST_POSITION, clamp
 from remotelr.rules.errors import InvalidPolicy
 from remotelr.rules.fields import MAX_LEARNING_RATE, RateOrZero, check_fields
+from remotelr.rules.guard import Guard
 from remotelr.rules.modifiers import refuse_crossed
 from remotelr.rules.ranks import Aggregate
 from remotelr.rules.schedule import Binding, Point, Schedule, State
-
-# Beyond it a float no longer tells one position from the next.
-_LAST_POSITION = 2.0**53
+from remotelr.rules.stopping import Stop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +23,8 @@ class Policy:
     unit: what its positions count: epochs, or optimizer steps.
     min_lr, max_lr: bounds on every rate that leaves the policy, whatever the schedule says; without them 0 and
         `MAX_LEARNING_RATE` (1,000).
+    guard: what is done about a loss that is no number, or explodes; None is nothing.
+    stop: when the run has trained enough; None is never.
     aggregate: how the reports of several ranks become one; None is rank 0's alone.
     """
 
@@ -32,6 +33,8 @@ class Policy:
     min_lr: RateOrZero | None = None
     max_lr: RateOrZero | None = None
     aggregate: Aggregate | None = None
+    guard: Guard | None = None
+    stop: Stop | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -73,8 +76,10 @@ class Policy:
         return self.schedule.plateau(state)
 
     def monitors(self) -> tuple[str, ...]:
-        """The metrics the schedule looks at, each once, in the order of the tree."""
-        names = (getattr(node, "monitor", None) for node in walk(self.schedule))
+        """The metrics the policy looks at, each once: the schedule's in the order of the tree, guard's, stop's."""
+        names = [getattr(node, "monitor", None) for node in walk(self.schedule)]
+        names.append(None if self.guard is None else self.guard.monitor)
+        names.extend(() if self.stop is None else self.stop.monitors())
         return tuple(dict.fromkeys(name for name in names if name is not None))
 
     @property
@@ -106,7 +111,7 @@ def _named_rate(schedule: Schedule) -> float | None:
 
 
 def _inside(position: float) -> float:
-    return 0.0 if isnan(position) else min(max(position, 0.0), _LAST_POSITION)
+    return 0.0 if isnan(position) else min(max(position, 0.0), LAST_POSITION)
 
 
 def _finite(rate: float) -> float:

@@ -13,7 +13,7 @@ from remotelr.rules.log import Event, Log
 from remotelr.rules.metrics import metrics_from_json, metrics_to_json, same_metrics
 from remotelr.rules.points import aggregate_of, decide_point, heard, reports_of, step_after
 from remotelr.rules.run import Outcome, Report, Run
-from remotelr.rules.state import rate_at
+from remotelr.rules.state import obeyed, rate_at
 
 # Two rates closer than this are the same rate held in float32, as Keras and its backends hold it.
 DRIFT_TOLERANCE = 1e-6
@@ -170,7 +170,7 @@ def _live_rates(run: Run) -> Iterator[float]:
     """What the epoch's rate became for a trainer that hears the commands of the next epoch as they come."""
     state, position = run.state, position_of(run.policy, run.epoch, run.step)
     for order in run.state.orders:
-        state = state.obeying(order)
+        state = obeyed(run.policy, state, order, position)
         yield rate_at(run.policy, replace(state, orders=()), run.epoch, position).learning_rate
 
 

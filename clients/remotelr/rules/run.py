@@ -39,6 +39,8 @@ class RunSpec:
     initial_learning_rate: the trainer's own rate, > 0; needed where the policy names none.
     steps_per_epoch, total_epochs: lengths, where known; a per-step policy or `total` may need them.
     rails: what its experiment allows at most; not the trainer's to say.
+    asked: policy and total_epochs as the owner gave them, where an operator has changed them since: a trainer that
+        starts again asks for these, and means this run.
     """
 
     policy: Policy
@@ -47,6 +49,7 @@ class RunSpec:
     steps_per_epoch: int | None = None
     total_epochs: int | None = None
     rails: Rails | None = None
+    asked: Mapping[str, Any] | None = None
 
     def bound(self) -> Policy:
         """The policy with the run's rate and length filled in. Raises InvalidPolicy where one is missing."""
@@ -61,14 +64,16 @@ class RunSpec:
         return rate
 
     def to_json(self) -> dict[str, Any]:
-        rails = {} if self.rails is None else {"rails": self.rails.to_json()}
+        rare: dict[str, Any] = {} if self.rails is None else {"rails": self.rails.to_json()}
+        if self.asked is not None:
+            rare["asked"] = self.asked
         return {
             "policy": policy_to_json(self.policy),
             "initial_learning_rate": self.initial_learning_rate,
             "world_size": self.world_size,
             "steps_per_epoch": self.steps_per_epoch,
             "total_epochs": self.total_epochs,
-            **rails,
+            **rare,
         }
 
     @classmethod

@@ -1,0 +1,113 @@
+"""Which commands a run takes: what each needs, and what bounds and rails forbid."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import datetime
+from math import inf
+
+from remotelr.rules.errors import InvalidCommand
+from remotelr.rules.orders import Command
+from remotelr.rules.run import Run
+from remotelr.rules.state import Rate
+
+# What a command takes, beside what all of them do; what it must have first.
+_TAKES: Mapping[str, tuple[str, ...]] = {
+    "set_learning_rate": ("value", "mode", "until"),
+    "scale": ("factor", "value"),
+    "release": ("only",),
+    "pause": (),
+    "resume_schedule": (),
+    "replace_policy": ("policy", "state"),
+    "extend": ("total", "continuity"),
+    "stop": (),
+    "note": ("text",),
+    "cancel": ("seq",),
+    "rails": ("rails",),
+}
+_NEEDS = ("replace_policy", "extend", "note", "cancel")
+
+_OF_ALL = ("type", "key", "expected_seq", "actor", "reason")
+_DEFAULTS = {field.name: field.default for field in fields(Command) if field.name not in _OF_ALL}
+
+# What may change the rate by more than the rails say: it goes back to the policy's curve, or changes no rate.
+_FREE = ("release", "pause", "resume_schedule", "stop", "cancel", "rails")
+
+
+def check_members(run: Run, order: Command, holds_from: int) -> None:
+    """Raises InvalidCommand for a command that lacks something, has too much, or makes no sense."""
+    takes = _TAKES.get(order.type)
+    if takes is None:
+        raise InvalidCommand(f"there is no command {order.type!r}", field="type")
+    for name, default in _DEFAULTS.items():
+        if name not in takes and getattr(order, name) != default:
+            raise InvalidCommand(f"{order.type} takes no {name}, not {getattr(order, name)!r}", field=name)
+    if order.type in _NEEDS and getattr(order, takes[0]) in (None, ""):
+        raise InvalidCommand(f"{order.type} needs a {takes[0]}", field=takes[0])
+    if order.type == "set_learning_rate":
+        _check_rate(run, order, holds_from)
+    if order.type == "scale":
+        _check_positive(order.type, "value" if order.factor is None else "factor", order.multiplier)
+
+
+def refuse_off_rails(run: Run, order: Command, old: Rate, new: Rate) -> None:
+    """Raises InvalidCommand where the rails of the run's experiment forbid what a command does to the rate."""
+    rails = run.state.rails
+    if rails is None or order.type in _FREE:
+        return
+    field = {"set_learning_rate": "value", "scale": "factor"}.get(order.type, "type")
+    leaves = new.wanted < old.wanted if rails.bounded(new.wanted) > new.wanted else new.wanted > old.wanted
+    commanded = order.type in ("set_learning_rate", "scale")
+    if commanded and rails.bounded(new.wanted) != new.wanted and (leaves or order.type == "set_learning_rate"):
+        raise InvalidCommand(
+            f"{new.wanted!r} is outside the rails of the experiment: the nearest they allow is "
+            f"{rails.bounded(new.wanted)!r}",
+            field=field,
+        )
+    if rails.max_change is None:
+        return
+    lower, higher = sorted((old.learning_rate, new.learning_rate))
+    # A factor of exactly max_change may come out of the division a little larger.
+    if higher > lower * rails.max_change * (1 + 1e-9):
+        raise InvalidCommand(
+            f"from {old.learning_rate!r} to {new.learning_rate!r} is more than a factor of {rails.max_change:g}, the "
+            f"most that the rails of the experiment let one command change",
+            field=field,
+        )
+
+
+def _check_rate(run: Run, order: Command, holds_from: int) -> None:
+    _check_positive(order.type, "value", order.value)
+    if order.value is not None and run.policy.bounded(order.value) != order.value:
+        raise InvalidCommand(
+            f"{order.value!r} is outside the policy's bounds: the nearest it allows is "
+            f"{run.policy.bounded(order.value)!r}",
+            field="value",
+        )
+    if order.mode not in ("pin", "rebase", "one_shot"):
+        raise InvalidCommand(f"there is no mode {order.mode!r}", field="mode")
+    if order.until is None:
+        return
+    if order.mode == "rebase":
+        raise InvalidCommand("a rebase has no end: until belongs to pin and one_shot", field="until")
+    epoch, time = order.until.epoch, order.until.time
+    if (epoch is None) == (time is None):
+        raise InvalidCommand("until is an epoch or a time, one of the two", field="until")
+    if epoch is not None and epoch <= holds_from:
+        raise InvalidCommand(
+            f"until epoch {epoch} is over already: the first epoch this command can bear on is {holds_from}",
+            field="until",
+        )
+    if time is not None and not _is_moment(time):
+        raise InvalidCommand(f"{time!r} is no time with an offset, such as 2026-11-21T17:05:00Z", field="until")
+
+
+def _check_positive(kind: str, name: str, value: float | None) -> None:
+    if value is None or not 0 < value < inf:
+        raise InvalidCommand(f"{kind} needs a {name} > 0, not {value!r}", field=name)
+
+
+def _is_moment(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
