@@ -31,15 +31,11 @@ def upgrade() -> None:
         sa.Column("revoked_at", Moment),
         sa.UniqueConstraint("digest", name="uq_tokens_digest"),
         sa.CheckConstraint("scope IN ('report', 'view', 'operate', 'admin')", name="ck_tokens_scope"),
-        sa.CheckConstraint(
-            "(scope = 'report') = (experiment IS NOT NULL OR run IS NOT NULL)", name="ck_tokens_reach"
-        ),
+        sa.CheckConstraint("(scope = 'report') = (experiment IS NOT NULL OR run IS NOT NULL)", name="ck_tokens_reach"),
         sqlite_strict=True,
     )
     live = sa.text("revoked_at IS NULL")
-    op.create_index(
-        "uq_tokens_live_name", "tokens", ["name"], unique=True, sqlite_where=live, postgresql_where=live
-    )
+    op.create_index("uq_tokens_live_name", "tokens", ["name"], unique=True, sqlite_where=live, postgresql_where=live)
     op.create_table(
         "audit",
         sa.Column("id", Whole, sa.Identity(), primary_key=True),

@@ -1,9 +1,17 @@
 """What `remotelr serve` says when it is ready: where it is, where the runs are kept, what to paste into a trainer."""
 
+import shlex
+from pathlib import Path
+
 _EVERYBODY = ("0.0.0.0", "::", "")
 
 
-def banner(address: str, database_url: str, release: str) -> str:
+def banner(address: str, database_url: str, release: str, token_file: Path | None = None) -> str:
+    """token_file: where the first token lies, if it was made just now."""
+    made = [
+        f"    token      in {token_file}: it may do everything, and is for you alone",
+        f"               export REMOTELR_TOKEN=$(cat {shlex.quote(str(token_file))})",
+    ]
     return "\n".join(
         [
             "",
@@ -11,6 +19,7 @@ def banner(address: str, database_url: str, release: str) -> str:
             "",
             f"    address    {address}   (documentation: {address}/docs)",
             f"    database   {shown_url(database_url)}",
+            *(made if token_file is not None else []),
             "    in Keras   from remotelr.keras import RemoteLR",
             f'               model.fit(..., callbacks=[RemoteLR(url="{address}", run="my-run", patience=5)])',
             "",
@@ -20,14 +29,19 @@ def banner(address: str, database_url: str, release: str) -> str:
     )
 
 
-def warning_of_exposure(host: str) -> str | None:
+def warning_of_exposure(host: str, *, needs_token: bool) -> str | None:
     """What to say about a host that others reach, else None."""
     if host in ("127.0.0.1", "::1", "localhost"):
         return None
     reach = "every network of this machine" if host in _EVERYBODY else host
+    if needs_token:
+        return (
+            f"note: listening on {reach} without TLS: tokens can be read on their way. Where that matters, put a proxy "
+            f"with a certificate in front (docs/operations.md)."
+        )
     return (
-        f"warning: listening on {reach}, and there are no tokens yet: whoever reaches this port can read and "
-        f"change every run. Keep it behind a firewall, or serve on 127.0.0.1."
+        f"warning: listening on {reach}, and no token is needed: whoever reaches this port can read and "
+        f"change every run. Keep it behind a firewall, or serve without --insecure."
     )
 
 

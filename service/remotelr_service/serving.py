@@ -1,8 +1,11 @@
-"""`remotelr serve`, in the order in which it can fail: the address, the database, its tables. Then it serves."""
+"""`remotelr serve`, in the order in which it can fail: the address, the database, its tables, the first token.
+Then it serves."""
 
 import gc
+import os
 import resource
 import sys
+from pathlib import Path
 
 from fastapi import FastAPI
 
@@ -13,6 +16,7 @@ from remotelr_service.banner import banner, warning_of_exposure
 from remotelr_service.db.engine import parse_url
 from remotelr_service.db.errors import DatabaseAway
 from remotelr_service.db.health import NEWEST_REVISION, stored_revision
+from remotelr_service.first_token import first_token, refuse_open_door
 from remotelr_service.server import Server, address_of, listen
 from remotelr_service.settings import Settings, read_settings
 
@@ -21,15 +25,23 @@ _OWN_FILES = 200
 
 
 def serve(settings: Settings) -> None:
-    """Serve until told to end. Raises CannotListen, and the ServiceErrors of a database that cannot be used."""
+    """Serve until told to end.
+
+    Raises OpenDoor, CannotListen, NowhereToKeep, and the ServiceErrors of a database that cannot be used.
+    """
+    refuse_open_door(settings)
+    # What is made from here on, files of the database included, is for this user alone.
+    os.umask(0o077)
     logs.configure(settings.log_level, settings.log_format)
     _allow_open_files(settings.max_connections + _OWN_FILES)
     with listen(settings.host, settings.port) as bound:
-        app = create_app(settings, open_migrated(settings.database_url))
+        resources = open_migrated(settings.database_url)
+        token_file = _first_token(settings, resources)
+        app = create_app(settings, resources)
 
         def ready() -> None:
-            text = banner(address_of(bound), settings.database_url, app.version)
-            exposure = warning_of_exposure(settings.host)
+            text = banner(address_of(bound), settings.database_url, app.version, token_file)
+            exposure = warning_of_exposure(settings.host, needs_token=not app.state.door.needs_no_register)
             sys.stderr.write(f"{text}\n" if exposure is None else f"{text}\n{exposure}\n\n")
             sys.stderr.flush()
             _spare_the_collector()
@@ -53,7 +65,19 @@ def from_environment() -> FastAPI:
     """
     settings = read_settings()
     logs.configure(settings.log_level, settings.log_format)
-    return create_app(settings, open_migrated(settings.database_url))
+    resources = open_migrated(settings.database_url)
+    token_file = _first_token(settings, resources)
+    if token_file is not None:
+        sys.stderr.write(f"the first token, of the scope admin, is in {token_file}\n")
+    return create_app(settings, resources)
+
+
+def _first_token(settings: Settings, resources: Resources) -> Path | None:
+    try:
+        return first_token(settings, resources)
+    except BaseException:
+        resources.close()
+        raise
 
 
 def _allow_open_files(wanted: int) -> None:

@@ -162,17 +162,22 @@ def test_no_password_is_shown(url, shown):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "gpu-box"])
-def test_a_host_that_others_reach_is_warned_of(host):
-    assert "no tokens yet" in (warning_of_exposure(host) or "")
+def test_a_host_that_others_reach_without_a_token_is_warned_of(host):
+    assert "no token is needed" in (warning_of_exposure(host, needs_token=False) or "")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.7"])
+def test_tokens_without_tls_are_worth_a_note(host):
+    assert "without TLS" in (warning_of_exposure(host, needs_token=True) or "")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_this_machine_alone_is_no_cause_for_a_warning(host):
-    assert warning_of_exposure(host) is None
+    assert warning_of_exposure(host, needs_token=False) is None
 
 
 def test_the_warning_is_printed_when_serving_everybody(sqlite_url, start_service):
-    service = start_service(sqlite_url, REMOTELR_HOST="0.0.0.0")
+    service = start_service(sqlite_url, REMOTELR_HOST="0.0.0.0", REMOTELR_INSECURE="true")
     service.wait_ready()
 
     assert "warning: listening on every network of this machine" in service.log.read_text()

@@ -92,9 +92,11 @@ async def create_token(
     return await writer.submit(action)
 
 
-async def create_first_token(writer: Writer) -> MadeToken | None:
-    """The administrator's token of a database that never had any; None where it has, or has just got one."""
-    secret = new_token()
+async def create_first_token(writer: Writer, secret: str) -> MadeToken | None:
+    """`secret` as the administrator's token of a database that never had any; None where it has, or has just got one.
+
+    secret: made by `new_token`.
+    """
 
     def action(group: Group) -> MadeToken | None:
         if stored.token_version(group.connection)[0].added:
@@ -102,6 +104,12 @@ async def create_first_token(writer: Writer) -> MadeToken | None:
         return MadeToken(_add(group, TokenRequest(name=FIRST_NAME, scope="admin"), secret, None), secret)
 
     return await writer.submit(action)
+
+
+def had_tokens(engine: Engine) -> bool:
+    """Whether there ever was a token."""
+    with reading(engine) as connection:
+        return stored.token_version(connection)[0].added > 0
 
 
 def list_tokens(engine: Engine, after: int = 0, limit: int = 100) -> TokenPage:

@@ -40,11 +40,7 @@ _ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")
 def install(app: FastAPI) -> None:
     """Serve the documentation of `app`."""
     folder = _assets_folder()
-    headers = {
-        "Content-Security-Policy": _POLICY,
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
-    }
+    headers = {"Content-Security-Policy": _POLICY}
 
     async def page(_: Request) -> Response:
         return HTMLResponse(_PAGE, headers=headers)

@@ -141,15 +141,14 @@ class Door:
         await self.register.trusted()
         if not self.needs_token(connection):
             return ANYBODY
-        found = await self._known(_bearer(connection), connection)
+        secret = _bearer(connection)
+        found = None if secret is None else await self._known(secret, connection)
         if found is None:
-            self._turn_away(connection)
+            self._turn_away(connection, had_token=secret is not None)
         self.register.note_use(found)
         return found
 
-    async def _known(self, secret: str | None, connection: Connection) -> Caller | None:
-        if secret is None:
-            return None
+    async def _known(self, secret: str, connection: Connection) -> Caller | None:
         hashed = digest(secret)
         if self._admin_digest is not None and hmac.compare_digest(hashed, self._admin_digest):
             return Caller(scope="admin", name="admin")
@@ -158,14 +157,19 @@ class Door:
         # Who has sent many wrong ones is not looked up again: the right ones are found without.
         return await self.register.find(hashed, patient=not self._wrong.is_empty(_address(connection)))
 
-    def _turn_away(self, connection: Connection) -> NoReturn:
+    def _turn_away(self, connection: Connection, *, had_token: bool) -> NoReturn:
         wait_s = self._wrong.take(_address(connection))
-        if wait_s:
+        if wait_s and had_token:
             self._means.metrics.refusal("rate_limited")
-            detail = "too many requests without a good token came from this address: ask again later"
+            detail = "too many requests with tokens that are not good came from this address: ask again later"
             raise Refusal("rate_limited", detail, headers=retry_after(wait_s))
+        # Whoever has forgotten the token asks as often as ever: it is counted, and not written down each time.
+        if wait_s:
+            self._means.metrics.refusal("unauthorized")
+        else:
+            self.refused("unauthorized", connection, None)
         detail = "send a token of this service that is good: `Authorization: Bearer rlr_...`"
-        self._refuse("unauthorized", detail, connection, None, None, headers=_CHALLENGE)
+        raise Refusal("unauthorized", detail, headers=_CHALLENGE)
 
     async def _keep(self, connection: Connection, caller: Caller, *, looks_at_run: bool) -> None:
         run = _run(connection)

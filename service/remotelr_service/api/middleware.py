@@ -7,12 +7,26 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from remotelr_service.actions.callers import Caller
+from remotelr_service.api.door import CALLER, Door
 from remotelr_service.api.problems import problem
 from remotelr_service.api.traces import Trace, read_traceparent
 from remotelr_service.logs import REQUEST_ID, TRACE, new_request_id
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
 _CLOSE = ((b"connection", b"close"),)
+# For whoever opens an answer in a browser: it is no page, it is not kept, and nobody frames it.
+_SAFE = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+_NO_PAGE = (
+    *_SAFE,
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cache-control", b"no-store"),
+)
 
 log = structlog.get_logger("remotelr")
 
@@ -45,7 +59,12 @@ class RequestIds:
                 has_begun = True
                 # Who is answered while we stop shall ask the next thing of somebody else.
                 closing = _CLOSE if draining.is_set() else ()
-                message["headers"] = [*message["headers"], *named, *closing]
+                headers = message["headers"]
+                safe = _SAFE if any(name == b"content-security-policy" for name, _ in headers) else _NO_PAGE
+                message["headers"] = [*headers, *safe, *named, *closing]
+            elif message.get("more_body") and not _is_still_let_in(scope):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                raise ClientDisconnect
             await send(message)
 
         try:
@@ -72,6 +91,13 @@ class HeadAsGet:
         if "route" in asked:
             # Requests are counted by it.
             scope["route"] = asked["route"]
+
+
+def _is_still_let_in(scope: Scope) -> bool:
+    """Whether a stream goes on: not with a token that was revoked since."""
+    caller: Caller | None = scope.get(CALLER)
+    door: Door = scope["app"].state.door
+    return caller is None or door.still(caller)
 
 
 def _given(scope: Scope) -> tuple[str | None, Trace | None]:

@@ -7,8 +7,11 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from remotelr_service.api.problems import Problem, described
+from remotelr_service.api.rights import OPEN, RIGHTS
 
 _ALWAYS = ("overloaded", "internal_error")
+_GUARDED = ("malformed_request", "unauthorized", "forbidden", "misdirected_request", "rate_limited", "database_away")
+_WRITING = ("cross_origin",)
 _WITH_BODY = ("malformed_json", "request_timeout", "body_too_large", "unsupported_media_type")
 
 
@@ -27,16 +30,30 @@ def _document(app: FastAPI) -> dict[str, Any]:
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     _, problems = models_json_schema([(Problem, "serialization")], ref_template="#/components/schemas/{model}")
     document["components"]["schemas"] |= problems["$defs"]
+    document["components"]["securitySchemes"] = {"token": _TOKEN}
     for operations in document["paths"].values():
-        for operation in operations.values():
-            _add_problems(operation)
+        for method, operation in operations.items():
+            is_open = RIGHTS.get(operation["operationId"]) == OPEN
+            operation["security"] = [] if is_open else [{"token": []}]
+            codes = () if is_open else _GUARDED
+            _add_problems(operation, codes + (_WRITING if method != "get" else ()))
     return document
 
 
-def _add_problems(operation: dict[str, Any]) -> None:
-    codes = _ALWAYS + (_WITH_BODY if "requestBody" in operation else ())
-    for status, response in described(*codes).items():
-        own = operation["responses"].setdefault(str(status), response)
+_TOKEN = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "rlr_...",
+    "description": "A token of this service. None is needed on this machine's own address as long as there is none.",
+}
+
+
+def _add_problems(operation: dict[str, Any], more: tuple[str, ...]) -> None:
+    codes = _ALWAYS + more + (_WITH_BODY if "requestBody" in operation else ())
+    responses = operation["responses"]
+    told = " ".join(response["description"] for response in responses.values())
+    for status, response in described(*(code for code in codes if f"`{code}`" not in told)).items():
+        own = responses.setdefault(str(status), response)
         if own is not response:
             own["description"] += f" {response['description']}"
-    operation["responses"] = dict(sorted(operation["responses"].items()))
+    operation["responses"] = dict(sorted(responses.items()))

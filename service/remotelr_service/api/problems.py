@@ -152,8 +152,10 @@ def described(*codes: str) -> Responses:
         entry = found.setdefault(status, {"description": "", "content": {MEDIA_TYPE: {"schema": _REFERENCE}}})
         said = f"`{code}`: {title}."
         entry["description"] = f"{entry['description']} {said}".strip()
-        if status == 503:
+        if status in (429, 503):
             entry["headers"] = RETRY_AFTER_HEADER
+        if status == 401:
+            entry["headers"] = _CHALLENGE_HEADER
     return found
 
 
@@ -161,3 +163,4 @@ _REFERENCE = {"$ref": "#/components/schemas/Problem"}
 RETRY_AFTER_HEADER = {
     "Retry-After": {"description": "Seconds after which to ask again.", "schema": {"type": "integer", "minimum": 0}}
 }
+_CHALLENGE_HEADER = {"WWW-Authenticate": {"description": "How to authenticate.", "schema": {"type": "string"}}}
