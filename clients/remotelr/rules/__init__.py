@@ -150,6 +150,7 @@ __all__ = [
     "create",
     "expire",
     "finish",
+    "held_until",
     "is_command",
     "json_schema",
     "life_of",

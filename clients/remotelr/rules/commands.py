@@ -15,7 +15,7 @@ from remotelr.rules.errors import InvalidCommand, SeqConflict
 from remotelr.rules.extending import extended
 from remotelr.rules.lifecycle import asked_for, remembered
 from remotelr.rules.log import Event, Log
-from remotelr.rules.orders import Command, command_from_payload, command_to_json
+from remotelr.rules.orders import Command, Held, command_from_payload, command_to_json
 from remotelr.rules.run import Outcome, Run
 from remotelr.rules.state import Order, RunState, rate_at
 
@@ -107,26 +107,22 @@ def cancelled_in(events: Collection[Event]) -> frozenset[int]:
     return frozenset(order.seq for order in orders if order.seq is not None)
 
 
+def held_until(run: Run) -> datetime | None:
+    """The next time at which `until_due` has something to say; None while no rate is held until a time."""
+    return min((datetime.fromisoformat(time) for time in _times(run).values()), default=None)
+
+
 def until_due(run: Run, now: datetime) -> Command | None:
     """The command that ends a rate held until a time that has come, for who has a clock to append it; else None.
 
     now: with a time zone. Ask again after appending it: pin and one-shot may both have ended.
     """
-    pin, one_shot = _held_until(run)
-    if pin is not None and pin <= now:
-        return Command(type="release", only="pin", actor="remotelr", reason="until")
-    if one_shot is not None and one_shot <= now:
-        return Command(type="release", only="one_shot", actor="remotelr", reason="until")
-    return None
+    due = [held for held, time in _times(run).items() if datetime.fromisoformat(time) <= now]
+    return Command(type="release", only=due[0], actor="remotelr", reason="until") if due else None
 
 
-def next_until(run: Run) -> datetime | None:
-    """The time from which on `until_due` has something to say, as things stand; None for never."""
-    return min((time for time in _held_until(run) if time is not None), default=None)
-
-
-def _held_until(run: Run) -> tuple[datetime | None, datetime | None]:
-    """The times at which the pin ends and the one-shot, as the epoch not yet decided has them."""
+def _times(run: Run) -> dict[Held, str]:
+    """The times until which rates are held by the first undecided epoch."""
     pin, one_shot = run.state.pin_until, run.state.one_shot_until
     for order in run.state.orders:
         if order.epoch > first_undecided(run):
@@ -135,11 +131,8 @@ def _held_until(run: Run) -> tuple[datetime | None, datetime | None]:
             one_shot = order.until
         if order.learning_rate is not None or order.base is not None or order.over == "pin" or order.releases:
             pin = order.until
-    return _time(pin), _time(one_shot)
-
-
-def _time(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
+    times: dict[Held, str | None] = {"pin": pin, "one_shot": one_shot}
+    return {held: time for held, time in times.items() if time is not None}
 
 
 _MODES = {

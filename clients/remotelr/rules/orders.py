@@ -23,6 +23,7 @@ CommandType = Literal[
     "rails",
 ]
 Mode = Literal["pin", "rebase", "one_shot"]
+Held = Literal["pin", "one_shot"]
 Keeping = Literal["keep", "reset"]
 Continuity = Literal["keep_lr", "keep_fraction", "restart"]
 
@@ -69,7 +70,7 @@ class Command:
     factor: float | None = None
     mode: Mode = "pin"
     until: Until | None = None
-    only: Literal["pin", "one_shot"] | None = None
+    only: Held | None = None
     policy: Policy | None = None
     state: Keeping = "keep"
     total: int | None = None

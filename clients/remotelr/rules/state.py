@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from remotelr.rules.clock import RUNNING, Clock
 from remotelr.rules.decision import Reason
+from remotelr.rules.orders import Held
 from remotelr.rules.policy import Policy
 from remotelr.rules.rails import Rails
 from remotelr.rules.schedule import State
@@ -31,7 +32,7 @@ class Order:
     once: float | None = None
     base: float | None = None
     until: str | None = None
-    over: Literal["pin", "one_shot"] | None = None
+    over: Held | None = None
     clock: Literal["pause", "resume"] | None = None
 
     @property

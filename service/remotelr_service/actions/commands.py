@@ -50,7 +50,7 @@ async def command(writer: Writer, key: str, command: Command) -> int:
         head, log = locked_run(group, key), group.log(key)
         outcome = rules.command(head.run, named, log)
         group.append(head, outcome)
-        event = outcome.event or log.keyed("command", name)
+        event = outcome.event or log.keyed("command", name) or log.keyed("policy", name)
         assert event is not None, "a command that brings no event was noted before"
         return event.seq
 
