@@ -150,7 +150,6 @@ __all__ = [
     "create",
     "expire",
     "finish",
-    "held_until",
     "is_command",
     "json_schema",
     "life_of",

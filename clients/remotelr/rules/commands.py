@@ -107,7 +107,7 @@ def cancelled_in(events: Collection[Event]) -> frozenset[int]:
     return frozenset(order.seq for order in orders if order.seq is not None)
 
 
-def held_until(run: Run) -> datetime | None:
+def next_until(run: Run) -> datetime | None:
     """The next time at which `until_due` has something to say; None while no rate is held until a time."""
     return min((datetime.fromisoformat(time) for time in _times(run).values()), default=None)
 
