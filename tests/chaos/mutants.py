@@ -218,7 +218,7 @@ def save_heads(connection, heads):
             f"{DB}/store.py": """
 
 _right = _LOCK_HEADS
-_LOCK_HEADS = _HEADS.order_by(runs.c.key)
+_LOCK_HEADS = {**_right, "postgresql": _right["postgresql"].replace("FOR UPDATE SKIP LOCKED", "")}
 """,
             FIRST_MIGRATION: _NO_NET,
         },

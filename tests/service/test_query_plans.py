@@ -13,6 +13,7 @@ from sqlalchemy import Engine, event
 
 from fixtures.processes import Process
 from remotelr_service.actions import decisions, history, runs
+from remotelr_service.db import driver
 
 COSTLY = re.compile(r"SCAN (runs|events|earlier)\b(?! USING (COVERING )?INDEX)|TEMP B-TREE")
 
@@ -33,6 +34,9 @@ def process(start_process: Callable[..., Process], sqlite_url: str) -> Process:
 def statements_of(*engines: Engine) -> Iterator[list[tuple[str, Any]]]:
     """The statements that are executed meanwhile, with what was given to each."""
     seen: list[tuple[str, Any]] = []
+    to_driver = pytest.MonkeyPatch()
+    for name in ("fetch", "execute", "execute_many"):
+        to_driver.setattr(driver, name, _noted(getattr(driver, name), seen))
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
         seen.append((statement, parameters[0] if many else parameters))
@@ -42,8 +46,17 @@ def statements_of(*engines: Engine) -> Iterator[list[tuple[str, Any]]]:
     try:
         yield seen
     finally:
+        to_driver.undo()
         for engine in engines:
             event.remove(engine, "before_cursor_execute", note)
+
+
+def _noted(said: Callable[..., Any], seen: list[tuple[str, Any]]) -> Callable[..., Any]:
+    def note(connection: Any, statement: str, parameters: Any) -> Any:
+        seen.append((statement, parameters[0] if said.__name__ == "execute_many" else parameters))
+        return said(connection, statement, parameters)
+
+    return note
 
 
 def plans(process: Process, ask: Ask) -> list[str]:

@@ -1,6 +1,6 @@
 """Many rows in one statement, as each database takes them fastest.
 
-Rows are plain JSON values here, moments as text. PostgreSQL gets them as one JSON document, whatever their number:
+Rows are plain JSON values here, and moments. PostgreSQL gets them as one JSON document, whatever their number:
 a statement for each row costs it, and us, more than the row. SQLite, which is in our own process, gets them one by one.
 """
 
@@ -12,9 +12,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Dialect, Table
 
-Rows = Sequence[Mapping[str, Any]]
+from remotelr_service.db import driver
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"))
+Rows = Sequence[Mapping[str, Any]]
 
 
 def insert_rows(connection: Connection, table: Table, rows: Rows) -> None:
@@ -33,11 +33,18 @@ def moment_to_text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
+def as_read(dialect: Dialect, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row as the driver will give it back."""
+    if dialect.name == "postgresql":
+        return row
+    return {name: moment_to_text(value) if isinstance(value, datetime) else value for name, value in row.items()}
+
+
 def _execute(connection: Connection, statement: str, rows: Rows) -> None:
     if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(statement, {"rows": _ENCODER.encode(rows)})
+        driver.execute(connection, statement, {"rows": _ENCODER.encode(rows)})
     else:
-        connection.exec_driver_sql(statement, list(rows))
+        driver.execute_many(connection, statement, [as_read(connection.dialect, row) for row in rows])
 
 
 @lru_cache(maxsize=64)
@@ -64,3 +71,8 @@ def _change(dialect: Dialect, table: Table, names: tuple[str, ...]) -> str:
 def _recordset(dialect: Dialect, table: Table, names: tuple[str, ...]) -> str:
     typed = ", ".join(f"{name} {table.c[name].type.compile(dialect)}" for name in names)
     return f"json_to_recordset(%(rows)s) AS new({typed})"
+
+
+_ENCODER = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"), default=moment_to_text
+)

@@ -21,7 +21,10 @@ def _of_postgresql(_element: database_now, _compiler: Any, **_settings: Any) -> 
     return "now()"
 
 
+# As `Moment` writes it. SQLite knows milliseconds.
+SQLITE_NOW = "strftime('%Y-%m-%dT%H:%M:%f000+00:00', 'now')"
+
+
 @compiles(database_now, "sqlite")
 def _of_sqlite(_element: database_now, _compiler: Any, **_settings: Any) -> str:
-    # As `Moment` writes it. SQLite knows milliseconds.
-    return "strftime('%Y-%m-%dT%H:%M:%f000+00:00', 'now')"
+    return SQLITE_NOW

@@ -4,16 +4,18 @@
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.sql import ColumnElement
 
 from remotelr.rules import Decision, Event, Run
 from remotelr.rules.log import OF_A_POINT, Kind
-from remotelr_service.db.bulk import insert_rows, moment_to_text, update_rows
-from remotelr_service.db.clock import database_now
+from remotelr_service.db import driver
+from remotelr_service.db.bulk import as_read, insert_rows, update_rows
+from remotelr_service.db.clock import SQLITE_NOW, database_now
 from remotelr_service.db.engine import json_members
 from remotelr_service.db.rows import (
     Row,
@@ -25,7 +27,7 @@ from remotelr_service.db.rows import (
     spec_to_text,
     to_text,
 )
-from remotelr_service.db.tables import events, runs
+from remotelr_service.db.tables import Moment, events, runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,7 @@ class Head:
     """A run as it is stored: what the rules know of it, and what only the service does.
 
     due_at: when the point that waits for ranks has to be decided without them, by the database's clock.
+    row: a row it was made from, as the driver gave it; None of a new one.
     """
 
     id: int
@@ -42,6 +45,7 @@ class Head:
     due_at: datetime | None = None
     created_at: datetime
     updated_at: datetime
+    row: tuple[Any, ...] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +69,15 @@ class Locked:
 
 
 _HEADS = select(runs).where(runs.c.key.in_(bindparam("keys", expanding=True)))
-# SKIP LOCKED: a run that another replica holds must not make all the others of a group wait.
-_LOCK_HEADS = _HEADS.add_columns(database_now().label("now")).order_by(runs.c.key).with_for_update(skip_locked=True)
+_COLUMNS = tuple(runs.c.keys())
+_MOMENTS = tuple(column.name for column in runs.c if isinstance(column.type, Moment))
+_NAMES = ", ".join(_COLUMNS)
+_LOCK_HEADS = {
+    # SKIP LOCKED: a run that another replica holds must not make all the others of a group wait.
+    "postgresql": f"SELECT {_NAMES}, now() FROM runs WHERE key = ANY(%s) ORDER BY key FOR UPDATE SKIP LOCKED",  # noqa: S608
+    # It has locked all of the database when the transaction began.
+    "sqlite": f"SELECT {_NAMES}, {SQLITE_NOW} FROM runs WHERE key IN (SELECT value FROM json_each(?))",  # noqa: S608
+}
 _HELD = select(runs.c.key).where(runs.c.key.in_(bindparam("keys", expanding=True)))
 _ADD_HEAD = insert(runs).returning(runs.c.id)
 
@@ -75,11 +86,13 @@ def lock_heads(connection: Connection, keys: Collection[str]) -> Locked:
     """The runs of these keys, locked until the transaction ends; a key without a run is in neither part."""
     if not keys:
         return Locked({})
-    found = connection.execute(_LOCK_HEADS, {"keys": sorted(keys)}).mappings().all()
-    heads = {row["key"]: _head(row) for row in found}
-    now = found[0]["now"] if found else None
+    on_sqlite = connection.dialect.name == "sqlite"
+    asked = to_text(list(keys)) if on_sqlite else list(keys)
+    found = driver.fetch(connection, _LOCK_HEADS[connection.dialect.name], (asked,))
+    heads = {head.run.key: head for head in map(_kept_head, found)}
+    now = _moment(found[0][-1]) if found else None
     missing = [key for key in keys if key not in heads]
-    if not missing or connection.dialect.name == "sqlite":
+    if not missing or on_sqlite:
         return Locked(heads, now=now)
     return Locked(heads, frozenset(connection.execute(_HELD, {"keys": missing}).scalars()), now)
 
@@ -151,17 +164,14 @@ def add_head(
 
 def save_heads(connection: Connection, heads: Iterable[Head]) -> None:
     """Store where these runs stand now."""
-    rows = [
-        {
-            "id": head.id,
-            "updated_at": moment_to_text(head.updated_at),
-            "due_at": None if head.due_at is None else moment_to_text(head.due_at),
-            **run_to_row(head.run),
-        }
-        for head in heads
+    heads = list(heads)
+    changes = [
+        {"id": head.id, "updated_at": head.updated_at, "due_at": head.due_at, **run_to_row(head.run)} for head in heads
     ]
-    if rows:
-        update_rows(connection, runs, rows)
+    if changes:
+        update_rows(connection, runs, changes)
+    for head, change in zip(heads, changes, strict=True):
+        _keep(head, as_read(connection.dialect, change))
 
 
 def save_spec(connection: Connection, head: Head) -> None:
@@ -181,10 +191,7 @@ def delete_head(connection: Connection, head: Head) -> None:
 def add_events(connection: Connection, new: Sequence[tuple[int, Event]], at: datetime) -> None:
     """Append events, each with the id of its run."""
     if new:
-        created_at = moment_to_text(at)
-        insert_rows(
-            connection, events, [{**event_to_row(run_id, event), "created_at": created_at} for run_id, event in new]
-        )
+        insert_rows(connection, events, [{**event_to_row(run_id, event), "created_at": at} for run_id, event in new])
 
 
 def supersede(connection: Connection, run_id: int, attempt: Event) -> None:
@@ -311,6 +318,39 @@ def list_reports(connection: Connection, head: Head, *, after: int, limit: int) 
     )
     rows = connection.execute(query).mappings()
     return [(event_from_row(head.run.key, row), row["created_at"], row["told"]) for row in rows]
+
+
+# Heads as they were saved, by key, each with the row that must be found for it to be what is stored. That saves making
+# them anew, and no more: the row is locked and read all the same, whole, for another replica may have written since.
+_KEPT: dict[str, tuple[tuple[Any, ...], Head]] = {}
+MOST_KEPT = 4_096
+
+
+def _keep(head: Head, change: Mapping[str, Any]) -> None:
+    if head.row is None:
+        return
+    if len(_KEPT) >= MOST_KEPT:
+        _KEPT.clear()
+    row = tuple(map(change.get, _COLUMNS, head.row))
+    _KEPT[head.run.key] = row, head
+
+
+def _kept_head(found: tuple[Any, ...]) -> Head:
+    """The head of a row of `_LOCK_HEADS`."""
+    row = found[:-1]
+    kept = _KEPT.get(row[_KEY])
+    if kept is not None and kept[0] == row:
+        return kept[1]
+    named = dict(zip(_COLUMNS, row, strict=True))
+    return replace(_head({**named, **{name: _moment(named[name]) for name in _MOMENTS}}), row=row)
+
+
+_KEY = _COLUMNS.index("key")
+
+
+def _moment(given: Any) -> Any:
+    """What SQLite keeps as text."""
+    return datetime.fromisoformat(given) if isinstance(given, str) else given
 
 
 def _head(row: Row) -> Head:
