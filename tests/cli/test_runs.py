@@ -151,3 +151,92 @@ def test_a_watch_ends_with_the_runs_it_watches(terminal, trained):
 
     (look,) = said.out.splitlines()
     assert (0, True) == (said.code, '"completed"' in look)
+
+
+def test_a_decision_is_said_in_a_sentence(terminal, trained):
+    trained("explained", [0.9, 0.9, 0.9, 0.9])
+
+    said = terminal("runs", "why", "explained", "4")
+
+    assert (0, True) == (said.code, "0.05" in said.out)
+    assert terminal("runs", "why", "explained").out == said.out
+
+
+def test_losses_are_replayed_under_other_policies_beside_what_was(terminal, trained, tmp_path):
+    trained("replayed", [0.9] * 6)
+    (tmp_path / "patient.json").write_text('{"type": "reduce_on_plateau", "patience": 5, "flavor": "torch"}')
+    steps = 'steps={"type": "step", "step_size": 2, "gamma": 0.5}'
+
+    said = terminal(
+        "runs", "what-if", "replayed", str(tmp_path / "patient.json"), steps, "--svg", str(tmp_path / "all.svg")
+    )
+
+    rows = {line.split("  ")[0]: line.split()[-3:] for line in said.out.splitlines()[1:]}
+    assert ["as it was", "patient", "steps"] == list(rows)
+    assert "0.0125" in rows["steps"]
+    assert (tmp_path / "all.svg").read_text().lstrip().startswith("<")
+
+
+def test_what_happened_becomes_a_policy_that_can_be_given_to_a_run(terminal, trained):
+    run = trained("recorded", [0.9, 0.9])
+    terminal("runs", "set-lr", "recorded", "0.03")
+    run.report(2, {"val_loss": 0.9})
+    run.report(3, {"val_loss": 0.9})
+
+    said = terminal("runs", "replay-policy", "recorded")
+    again = trained("once-more", [5.0, 4.0, 3.0, 2.0], policy=said.json)
+
+    assert run.decision.learning_rate == again.decision.learning_rate == 0.03
+
+
+def test_a_command_is_waited_for_until_the_trainer_has_used_its_rate(terminal, trained):
+    import threading
+
+    run = trained("waited-for", [0.9])
+    ending = threading.Event()
+
+    def train() -> None:
+        while not ending.wait(0.1):
+            decision = run.decision
+            run.report(decision.epoch, {"val_loss": 0.9}, learning_rate=decision.learning_rate)
+
+    trainer = threading.Thread(target=train)
+    trainer.start()
+    said = terminal("runs", "set-lr", "waited-for", "0.02", "--wait", "60")
+    ending.set()
+    trainer.join()
+
+    assert (0, "") == (said.code, said.err)
+    assert ": applied in epoch " in said.out
+    assert said.out.rstrip().endswith("at rate 0.02")
+
+
+def test_what_does_not_come_in_time_is_exit_code_four(terminal, trained):
+    trained("silent", [0.9])
+
+    said = terminal("runs", "scale", "silent", "0.5", "--wait", "0.1")
+
+    assert (4, True) == (said.code, "is queued" in said.err)
+
+
+def test_commands_are_listed_with_what_became_of_them(terminal, trained):
+    run = trained("obedient", [0.9])
+    terminal("runs", "set-lr", "obedient", "0.02", "-m", "too hot", "--actor", "ada")
+    for epoch in (1, 2):
+        run.report(epoch, {"val_loss": 0.9}, learning_rate=run.decision.learning_rate)
+    terminal("runs", "stop", "obedient")
+
+    applied, queued = terminal("runs", "commands", "obedient").out.splitlines()[1:]
+
+    assert "set the rate to 0.02 applied 2 0.02 ada too hot" in " ".join(applied.split())
+    assert "queued" in queued
+
+
+def test_an_order_that_is_based_on_an_old_view_is_refused(terminal, trained):
+    run = trained("two-operators", [0.9])
+    seen = terminal("runs", "show", "two-operators", "--json").json["decision"]["seq"]
+    run.report(1, {"val_loss": 0.9})
+
+    said = terminal("runs", "scale", "two-operators", "0.5", "--expected-seq", str(seen))
+
+    assert (1, True) == (said.code, "seq_conflict" in said.err)

@@ -93,7 +93,9 @@ class ScaleBody(_Ordered):
 
     type: Literal["scale"]
     factor: Positive | None = Field(None, description="What to multiply with. Required.")
-    value: Positive | None = Field(None, description="An older name of `factor`.", deprecated=True)
+    value: Positive | None = Field(
+        None, description="An older name of `factor`.", json_schema_extra={"deprecated": True}
+    )
 
     @field_validator("value")
     @classmethod

@@ -4,6 +4,8 @@ import re
 import sys
 import time
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -171,20 +173,18 @@ def _finished(desk: Desk, noted: Json) -> Json:
     return _whole(desk, number)
 
 
-def _progress(count: int) -> Any:
-    """Shows how many are done, to who looks: a context that gives a function of their number."""
-    from contextlib import contextmanager
-
+@contextmanager
+def _progress(count: int) -> Iterator[Callable[[int], None]]:
+    """Shows how many are done, to who looks: gives a function of their number."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
-    @contextmanager
-    def bar() -> Any:
-        console = look.console(errors=True)
-        with Progress(BarColumn(), MofNCompleteColumn(), console=console, transient=True) as progress:
-            task = progress.add_task("", total=count, visible=console.is_terminal)
-            yield lambda done: progress.update(task, completed=done)
-
-    return bar()
+    console = look.console(errors=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with Progress(BarColumn(), MofNCompleteColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("", total=count)
+        yield lambda done: progress.update(task, completed=done)
 
 
 def _whole(desk: Desk, number: int) -> Json:

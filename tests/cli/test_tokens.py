@@ -1,0 +1,67 @@
+"""`remotelr token`: from the first one on nobody gets in without."""
+
+import pytest
+
+from fixtures.service import serving
+
+
+@pytest.fixture
+def guarded(sqlite_url, terminal, monkeypatch):
+    """A service of its own, and a token of the scope admin for it in the environment."""
+    with serving(sqlite_url) as running:
+        monkeypatch.setenv("REMOTELR_URL", running.url)
+        made = terminal("token", "create", "boss", "--scope", "admin")
+        assert 0 == made.code, made.err
+        monkeypatch.setenv("REMOTELR_TOKEN", made.out.strip())
+        yield running
+
+
+def test_a_token_stands_alone_on_stdout_and_lets_in(guarded, terminal, monkeypatch):
+    made = terminal("token", "create", "night shift", "--scope", "view", "--lasts", "30d")
+    monkeypatch.setenv("REMOTELR_TOKEN", made.out.strip())
+
+    assert 1 == len(made.out.split())
+    assert "night shift, view" in made.err
+    assert 0 == terminal("runs", "list").code
+    assert 1 == terminal("runs", "set-lr", "any", "0.1").code
+
+
+def test_without_a_token_the_way_out_is_said(guarded, terminal, monkeypatch):
+    monkeypatch.delenv("REMOTELR_TOKEN")
+
+    refused, doctor = terminal("runs", "list"), terminal("doctor")
+
+    assert (1, True) == (refused.code, "set REMOTELR_TOKEN" in refused.err)
+    assert (1, True) == (doctor.code, "set REMOTELR_TOKEN" in doctor.out)
+
+
+def test_a_token_that_is_revoked_by_its_name_is_listed_no_more(guarded, terminal, monkeypatch):
+    other = terminal("token", "create", "gone", "--scope", "operate")
+
+    assert 0 == terminal("token", "revoke", "gone").code
+    assert ["boss"] == [each["name"] for each in terminal("token", "list", "--json").json["tokens"]]
+    assert "gone" in terminal("token", "list", "--all").out
+    assert 1 == terminal("token", "revoke", "gone").code
+    monkeypatch.setenv("REMOTELR_TOKEN", other.out.strip())
+    assert 1 == terminal("runs", "list").code
+
+
+def test_a_trainers_token_is_kept_to_its_run(guarded, terminal):
+    said = terminal("token", "create", "job", "--scope", "report", "--run", "job-1", "--json")
+
+    assert ("report", "job-1") == (said.json["scope"], said.json["run"])
+    assert "run job-1" in terminal("token", "list").out
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--scope", "god"], 2, "god"),
+        (["--scope", "view", "--lasts", "soon"], 1, "as in 30d"),
+        (["--scope", "report"], 1, "needs an experiment or a run"),
+    ],
+)
+def test_a_token_that_cannot_be_is_a_mistake(terminal, options, code, said):
+    ended = terminal("token", "create", "x", *options)
+
+    assert (code, True) == (ended.code, said in ended.err)
