@@ -9,11 +9,10 @@ JSON, CSV, SVG = "application/json", "text/csv", "image/svg+xml"
 
 def wanted(request: Request, offered: Sequence[str]) -> str:
     """The media type of `offered` that is wanted most; the first where the header is silent, or wants none of them."""
-    header = request.headers.get("accept", "")
-    asked = [_media_range(part) for part in header.split(",")[:50]]
-    ranked = [(max((_weight(each, media_type) for each in asked), default=0.0), media_type) for media_type in offered]
-    best, media_type = max(ranked, key=lambda each: each[0])
-    return media_type if best > 0 else offered[0]
+    asked = [_media_range(part) for part in request.headers.get("accept", "").split(",")[:50]]
+    ranked = [(_wanted(media_type, asked), media_type) for media_type in offered]
+    (quality, _), best = max(ranked, key=lambda each: each[0])
+    return best if quality > 0 else offered[0]
 
 
 def _media_range(part: str) -> tuple[str, float]:
@@ -25,9 +24,9 @@ def _media_range(part: str) -> tuple[str, float]:
         return name, 0.0
 
 
-def _weight(asked: tuple[str, float], media_type: str) -> float:
-    name, quality = asked
-    if name == media_type:
-        return quality
-    # What is named outright comes before what a wildcard takes in.
-    return quality * 1e-3 if name in ("*/*", f"{media_type.partition('/')[0]}/*") else 0.0
+def _wanted(media_type: str, asked: Sequence[tuple[str, float]]) -> tuple[float, int]:
+    """How much it is wanted, by the range that names it most closely; and how closely, where as much is wanted."""
+    ranges = ("*/*", f"{media_type.partition('/')[0]}/*", media_type)
+    found = [(ranges.index(name), quality) for name, quality in asked if name in ranges]
+    closeness, quality = max(found, default=(0, 0.0))
+    return quality, closeness

@@ -49,11 +49,13 @@ class DecisionAnswer(BaseModel):
 class ExplainedDecisionAnswer(DecisionAnswer):
     """A decision with the sentence that says why."""
 
+    why: dict[str, Any] | None = Field(description="What made it; null of releases before it was kept.")
     sentence: str
 
     @classmethod
     def explained(cls, decision: Decision) -> Self:
-        return cls(**decision_members(decision), sentence=sentence(decision))
+        why = None if decision.why is None else dict(decision.why)
+        return cls(**{**decision_members(decision), "why": why}, sentence=sentence(decision))
 
 
 class SteppedDecisionAnswer(DecisionAnswer):
