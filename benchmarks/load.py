@@ -20,7 +20,7 @@ import uvloop
 from typing_extensions import override
 
 HEAD = (
-    b"POST /v1/runs/%b/reports HTTP/1.1\r\nhost: bench\r\naccept: application/json\r\n"
+    b"POST /v1/runs/%b/reports HTTP/1.1\r\nhost: localhost\r\naccept: application/json\r\n"
     b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
 )
 BODY = (

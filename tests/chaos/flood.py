@@ -50,7 +50,7 @@ class Connection(asyncio.Protocol):
         body = f'{{"epoch":{self._epoch},"metrics":{{"loss":1.0}}}}'
         self._sent_at = time.perf_counter()
         self._transport.write(
-            f"POST /v1/runs/{self._run}/reports HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            f"POST /v1/runs/{self._run}/reports HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\n\r\n{body}".encode()
         )
 

@@ -116,7 +116,7 @@ def test_a_client_that_never_reads_its_answer_delays_the_end_by_a_bound(sqlite_u
     host, port = service.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as stuck:
         stuck.sendall(
-            b"POST /v1/policies/preview HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            b"POST /v1/policies/preview HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
             b"content-length: 10\r\n\r\n{"
         )
         time.sleep(0.3)
