@@ -126,20 +126,29 @@ def test_a_token_file_that_is_not_there_is_a_mistake(terminal, monkeypatch):
     assert (1, True) == (said.code, "/no/such/file cannot be read" in said.err)
 
 
-@pytest.mark.parametrize("token", ["two\nlines", "schlüssel"])
+@pytest.mark.parametrize("token", ["two\nlines", "schlüssel", "x" * 2_000])
 def test_what_cannot_be_a_token_is_not_sent(terminal, monkeypatch, token):
     monkeypatch.setenv("REMOTELR_TOKEN", token)
 
-    assert (1, True) == ((said := terminal("runs", "list")).code, "no token has" in said.err)
+    assert (1, True) == ((said := terminal("runs", "list")).code, "the token is one word" in said.err)
 
 
 def test_a_port_that_listens_and_says_nothing_is_not_waited_for_long(terminal, monkeypatch):
     from remotelr_service.cli import doctor
     from remotelr_service.cli.desk import Desk
 
-    monkeypatch.setattr(doctor, "Desk", lambda url, token: Desk(url, token, timeout_s=0.2))
+    monkeypatch.setattr(doctor, "Desk", lambda url, headers: Desk(url, headers, timeout_s=0.2))
     with listen("127.0.0.1", 0) as silent:
         silent.listen()
         said = terminal("doctor", "--url", f"http://127.0.0.1:{silent.getsockname()[1]}", "--json")
 
     assert "firewall" in checks(said)["service"][2]
+
+
+def test_a_token_that_others_could_read_on_its_way_is_not_sent(terminal, monkeypatch):
+    monkeypatch.setenv("REMOTELR_TOKEN", "a-token-of-some-length")
+
+    ended, doctor = (terminal(*words, "--url", "http://gpu-box:8000") for words in (["runs", "list"], ["doctor"]))
+
+    assert (1, True) == (ended.code, "others can read it: use https" in ended.err)
+    assert (1, True) == (doctor.code, "others can read it: use https" in doctor.out)

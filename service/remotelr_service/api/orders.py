@@ -3,8 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Discriminator, Field, field_validator, model_validator
-from pydantic_core.core_schema import ValidationInfo
+from pydantic import AfterValidator, Discriminator, Field, ValidationInfo, field_validator, model_validator
 
 from remotelr.rules import Command, InvalidCommand, Until, policy_from_json
 from remotelr_service.actions.selection import Bound, Selector

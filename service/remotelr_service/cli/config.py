@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from remotelr_service.cli import look
-from remotelr_service.cli.desk import NOT_SET, address, token
+from remotelr_service.cli.desk import NOT_SET, address, credentials, token_source
 from remotelr_service.cli.options import AsJson
 
 app = typer.Typer(help="What is set here.", no_args_is_help=True, rich_markup_mode=None)
@@ -29,10 +29,10 @@ Setting = Mapping[str, str | None]
 
 def _terminal() -> dict[str, Setting]:
     url, url_source = address()
-    secret, secret_source = token()
+    sent = credentials(url).get("authorization")
     return {
         "url": {"value": url, "source": url_source},
-        "token": {"value": None if secret is None else masked(secret), "source": secret_source},
+        "token": {"value": None if sent is None else masked(sent.removeprefix("Bearer ")), "source": token_source()},
     }
 
 

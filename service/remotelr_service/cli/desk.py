@@ -10,10 +10,10 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
+from remotelr import _token
 from remotelr.errors import ServiceRefused, ServiceUnreachable
 from remotelr_service.mistakes import Mistake
 
@@ -52,25 +52,29 @@ def address(given: str | None = None) -> tuple[str, str]:
     """The address of the service, and where it was found. Raises Mistake for what is none."""
     named = os.environ.get("REMOTELR_URL")
     url, source = (given, "--url") if given else (named, "REMOTELR_URL") if named else (DEFAULT_URL, "default")
-    if not url.startswith(("http://", "https://")):
-        raise Mistake(f"{source} is {url!r}: the service's address begins with http:// or https://")
-    return url.rstrip("/"), source
+    try:
+        return _token.address(url).rstrip("/"), source
+    except ValueError as error:
+        raise Mistake(f"{source}: {error}") from None
 
 
-def token() -> tuple[str | None, str]:
-    """The token to ask with, and where it was found. Raises Mistake for a file that cannot be read.
+def token_source() -> str:
+    """Where the token is found, or NOT_SET.
 
     It is no option: what is typed stands in the list of processes and in the shell's history.
     """
-    if named := os.environ.get("REMOTELR_TOKEN"):
-        return named.strip(), "REMOTELR_TOKEN"
-    file = os.environ.get("REMOTELR_TOKEN_FILE")
-    if not file:
-        return None, NOT_SET
+    return next((name for name in ("REMOTELR_TOKEN", "REMOTELR_TOKEN_FILE") if os.environ.get(name)), NOT_SET)
+
+
+def credentials(url: str) -> dict[str, str]:
+    """The header that carries the token, as every client sends it; none where there is no token.
+
+    Raises Mistake for what can be no token, and where others could read it on its way.
+    """
     try:
-        return Path(file).read_text().strip(), "REMOTELR_TOKEN_FILE"
-    except OSError as error:
-        raise Mistake(f"REMOTELR_TOKEN_FILE: {file} cannot be read: {error.strerror}") from None
+        return _token.bearer(url)
+    except ValueError as error:
+        raise Mistake(str(error)) from None
 
 
 class Desk:
@@ -80,17 +84,13 @@ class Desk:
     with its tries.
     """
 
-    def __init__(self, url: str, token: str | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str] | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
         import httpx
 
         self.url = url
         self.timeout_s = timeout_s
-        headers = {"accept": "application/json"}
-        if token is not None:
-            if not token.isascii() or not token.isprintable():
-                raise Mistake("the token holds characters that no token has: was something else pasted?")
-            headers["authorization"] = f"Bearer {token}"
-        self._http = httpx.Client(headers=headers, timeout=timeout_s, follow_redirects=False)
+        sent = {"accept": "application/json", **(headers or {})}
+        self._http = httpx.Client(headers=sent, timeout=timeout_s, follow_redirects=False)
 
     def __enter__(self) -> Self:
         return self
@@ -215,7 +215,8 @@ class Desk:
 
 def open_desk(url: str | None, *, timeout_s: float = TIMEOUT_S) -> Desk:
     """The service that the option or the environment names. Raises Mistake."""
-    return Desk(address(url)[0], token()[0], timeout_s=timeout_s)
+    found, _ = address(url)
+    return Desk(found, credentials(found), timeout_s=timeout_s)
 
 
 def run_path(run: str, *more: str) -> str:

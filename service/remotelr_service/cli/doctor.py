@@ -19,7 +19,7 @@ import typer
 
 from remotelr.errors import RemoteLRError, ServiceRefused, ServiceUnreachable
 from remotelr_service.cli import look
-from remotelr_service.cli.desk import NOT_SET, Desk, Json, NotUnderstood, address, token
+from remotelr_service.cli.desk import NOT_SET, Desk, Json, NotUnderstood, address, credentials, token_source
 from remotelr_service.cli.options import AsJson, Url
 from remotelr_service.cli.refusals import REFUSED, UNREACHABLE
 from remotelr_service.mistakes import Mistake
@@ -63,11 +63,16 @@ def _checks(given: str | None) -> Iterator[Check]:
     """Each check after those it needs: what cannot work any more is not looked at."""
     yield from _environment()
     try:
-        (url, source), (secret, secret_source) = address(given), token()
+        url, source = address(given)
     except Mistake as error:
         yield Check("address", "wrong", str(error), "set REMOTELR_URL=http://host:8000, or give --url")
         return
-    yield _address(url, source, secret is not None)
+    yield _address(url, source)
+    try:
+        headers = credentials(url)
+    except Mistake as error:
+        yield Check("token", "wrong", str(error), "make one with `remotelr token create`, and set REMOTELR_TOKEN to it")
+        return
     proxy = _proxy(url)
     if proxy is not None:
         yield _proxied(url, proxy)
@@ -75,7 +80,7 @@ def _checks(given: str | None) -> Iterator[Check]:
     yield name
     if name.state == "wrong":
         return
-    with Desk(url, secret) as desk:
+    with Desk(url, headers) as desk:
         try:
             answer = desk.answer("/livez")
         except ServiceUnreachable as error:
@@ -86,7 +91,7 @@ def _checks(given: str | None) -> Iterator[Check]:
             return
         yield Check("service", "ok", f"answers in {answer.elapsed.total_seconds() * 1000:.0f} ms")
         yield _clock(answer)
-        yield from _asked(desk, secret_source)
+        yield from _asked(desk, token_source())
 
 
 def _environment() -> Iterator[Check]:
@@ -101,17 +106,9 @@ def _environment() -> Iterator[Check]:
         )
 
 
-def _address(url: str, source: str, with_token: bool) -> Check:
+def _address(url: str, source: str) -> Check:
     said = f"{url} ({source})"
-    parts = urlsplit(url)
-    if parts.scheme == "http" and with_token and not _is_local(parts.hostname or ""):
-        return Check(
-            "address",
-            "warning",
-            f"{said}: the token goes over the network in the clear",
-            "serve it behind TLS: https://",
-        )
-    if parts.path.rstrip("/").endswith(("/v1", "/docs")):
+    if urlsplit(url).path.rstrip("/").endswith(("/v1", "/docs")):
         return Check("address", "warning", f"{said}: the address ends before /v1", f"use {url.rpartition('/')[0]}")
     return Check("address", "ok", said)
 
@@ -197,13 +194,13 @@ def _clock(answer: "httpx.Response") -> Check:
     return Check("clock", "warning", said, "`--until-time` goes by the service's clock: let NTP set both")
 
 
-def _asked(desk: Desk, secret_source: str) -> Iterator[Check]:
+def _asked(desk: Desk, found_in: str) -> Iterator[Check]:
     yield from _versions(desk)
     yield from _readiness(desk)
     try:
         runs = desk.get("/v1/runs", status="running", limit=_LOOKED_AT)["runs"]
     except ServiceRefused as error:
-        yield _token_refused(error, secret_source)
+        yield _token_refused(error, found_in)
         return
     except NotUnderstood as error:
         yield Check("service", "wrong", str(error), "look at what serves this address: GET /version says")
@@ -211,7 +208,7 @@ def _asked(desk: Desk, secret_source: str) -> Iterator[Check]:
     except ServiceUnreachable as error:
         yield Check("runs", "wrong", error.reason, "the database may be away: see the service's log")
         return
-    said = "no token is needed" if secret_source == NOT_SET else f"taken ({secret_source})"
+    said = "no token is needed" if found_in == NOT_SET else f"taken ({found_in})"
     yield Check("token", "ok", said)
     yield from _habits(runs)
 

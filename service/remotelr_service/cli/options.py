@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from remotelr.errors import RemoteLRError
-from remotelr_service.cli.desk import open_desk, token
+from remotelr_service.cli.desk import NOT_SET, open_desk, token_source
 from remotelr_service.mistakes import Mistake
 
 # A shell that waits for its suggestions is worse than one without.
@@ -68,7 +68,7 @@ def given(**members: Any) -> dict[str, Any]:
 
 def actor_of(actor: str | None) -> str | None:
     """Who orders: as said; a token has a name of its own; else who is logged in here."""
-    if actor is not None or token()[0] is not None:
+    if actor is not None or token_source() != NOT_SET:
         return actor
     try:
         return getpass.getuser()

@@ -11,7 +11,6 @@
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable
 
@@ -37,10 +36,6 @@ def run(cli: Callable[[], object]) -> None:
         cli()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has seen enough. Python would complain once more when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception as error:
         # Imported here, where somebody has imported it already: it is the one thing slow to import.
         from remotelr.rules.errors import RulesError

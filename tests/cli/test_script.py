@@ -1,0 +1,126 @@
+"""The real console script in a real shell: what only shows there."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(sys.executable).parent / "remotelr"
+
+
+def environment(url: str, **more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("REMOTELR_", "COV_"))}
+    return {**kept, "REMOTELR_URL": url, "NO_PROXY": "*", "TERM": "xterm-256color", **more}
+
+
+def start(url: str, *arguments: str, **more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [SCRIPT, *arguments],
+        env=environment(url, **more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def on_a_terminal(url: str, *arguments: str, **more: str) -> str:
+    """What the script writes when it writes to a terminal."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen([SCRIPT, *arguments], env=environment(url, **more), stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    written = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:
+            # What Linux says when the last writer has gone.
+            break
+        if not part:
+            break
+        written += part
+    os.close(ours)
+    assert 0 == process.wait(60), written
+    return written.decode()
+
+
+def test_a_terminal_gets_colours_and_a_pipe_none(shared_service, trained):
+    trained("coloured", [0.9])
+
+    piped = start(shared_service.url, "runs", "watch", "coloured", "--once")
+    out, err = piped.communicate(timeout=60)
+
+    assert (0, "", False) == (piped.returncode, err, "\x1b" in out)
+    assert "\x1b[" in on_a_terminal(shared_service.url, "runs", "watch", "coloured", "--once")
+
+
+def test_no_color_is_heeded(shared_service, trained):
+    trained("plain", [0.9])
+
+    written = on_a_terminal(shared_service.url, "runs", "list", NO_COLOR="1")
+
+    assert "\x1b[3" not in written
+    assert "running" in written
+
+
+def test_ctrl_c_ends_a_watch_without_a_traceback(shared_service, trained):
+    trained("interrupted", [0.9])
+    watching = start(shared_service.url, "runs", "watch", "interrupted", "--json")
+    assert watching.stdout is not None
+    assert "interrupted" in watching.stdout.readline()
+
+    watching.send_signal(signal.SIGINT)
+    _, err = watching.communicate(timeout=60)
+
+    assert (130, "") == (watching.returncode, err)
+
+
+def test_a_reader_that_has_seen_enough_hears_no_complaint(shared_service, trained):
+    trained("long-output", [0.9] * 300)
+    writing = start(shared_service.url, "runs", "history", "long-output", "--json")
+    assert writing.stdout is not None
+    assert writing.stderr is not None
+    writing.stdout.close()
+
+    with writing.stderr as errors:
+        said = errors.read()
+    writing.wait(60)
+
+    assert "" == said
+
+
+def test_a_watch_survives_a_service_that_goes_away(sqlite_url, start_service):
+    from remotelr import Client
+
+    service = start_service(sqlite_url)
+    service.wait_ready()
+    with Client(service.url, trust_env=False) as client:
+        client.run("alone", policy={"type": "constant", "learning_rate": 0.1})
+    watching = start(service.url, "runs", "watch", "alone", "--json", "--every", "0.2")
+    assert watching.stdout is not None
+    assert '"trouble": null' in watching.stdout.readline()
+
+    service.end()
+    line = ""
+    deadline = time.monotonic() + 60
+    while '"trouble": null' in (line := watching.stdout.readline()):
+        assert time.monotonic() < deadline
+    watching.send_signal(signal.SIGINT)
+    watching.communicate(timeout=60)
+
+    assert ("alone" in line, 130) == (True, watching.returncode)
+
+
+@pytest.mark.parametrize(("typed", "offered"), [("remotelr ru", "runs"), ("remotelr runs show compl", "completed-run")])
+def test_the_shell_completes_commands_and_the_keys_of_runs(shared_service, trained, typed, offered):
+    trained("completed-run", [])
+    words = {"_REMOTELR_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+
+    done = start(shared_service.url, **words)
+    out, _ = done.communicate(timeout=60)
+
+    assert offered in out.split()
