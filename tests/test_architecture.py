@@ -25,8 +25,7 @@ class Room:
 ROOMS = (
     Room("remotelr.rules", (), "the rules run in trainers and in the service alike, and are replayed for years"),
     Room("remotelr._transport", ("remotelr", "httpx", "httpx2"), "the only file that knows which library speaks HTTP"),
-    Room("remotelr.keras", ("remotelr", "keras"), "one file per framework, and no other framework in it"),
-    Room("remotelr._keras_momentum", ("keras",), "an optimizer of Keras is made of Keras alone"),
+    Room("remotelr.keras", ("remotelr", "keras"), "one folder per framework, and no other framework in it"),
     Room("remotelr", (), "a trainer's environment is not ours: the client needs httpx, in _transport.py, and no more"),
     Room(
         "remotelr_service.db",

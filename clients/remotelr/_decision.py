@@ -6,7 +6,7 @@ from typing import Any
 
 from remotelr import rules
 from remotelr._wire import Json
-from remotelr.rules import Policy, RulesError, RunSpec, RunState, policy_from_json, rate_at
+from remotelr.rules import Policy, RulesError, RunSpec, RunState, rate_at
 
 
 class Plan:
@@ -23,7 +23,7 @@ class Plan:
     def policy(self) -> Policy:
         """With its rates and lengths filled in. Raises InvalidPolicy for one that is newer than this package."""
         if self._policy is None:
-            self._policy = RunSpec(**{**self._spec, "policy": policy_from_json(self._spec["policy"])}).bound()
+            self._policy = RunSpec.from_json(self._spec).bound()
         return self._policy
 
     @property

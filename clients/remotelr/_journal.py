@@ -25,7 +25,6 @@ from remotelr.rules import (
     RunSpec,
     metrics_from_json,
     metrics_to_json,
-    policy_from_json,
 )
 
 
@@ -234,7 +233,7 @@ class Journal:
     def _take(self, record: Record) -> None:
         ((kind, document),) = record.items()
         if kind == "run":
-            self.spec = RunSpec(**{**document, "policy": policy_from_json(document["policy"])})
+            self.spec = RunSpec.from_json(document)
             self.spec.bound()
             return
         entry = _READERS[kind](document)

@@ -14,7 +14,7 @@ from remotelr._journal import End, Journal, Told
 from remotelr._run import Run
 from remotelr.client import Client
 from remotelr.errors import ServiceRefused, ServiceUnreachable
-from remotelr.rules import AttemptRequest, Decision, Report, RunSpec, policy_from_json
+from remotelr.rules import AttemptRequest, Decision, Report, RunSpec
 
 # Reports sent together: their answers stay far below what a transport takes.
 _BATCH = 200
@@ -74,7 +74,7 @@ class Link:
     def spec(self) -> RunSpec:
         """What the service says the run is. Raises InvalidPolicy for a policy newer than this package."""
         view = self.find().view
-        return RunSpec(**{**view.spec, "policy": policy_from_json(view.spec["policy"])})
+        return RunSpec.from_json(view.spec)
 
     def refresh(self) -> None:
         """Read the run anew. Raises ServiceRefused and ServiceUnreachable."""

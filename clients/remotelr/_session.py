@@ -24,9 +24,16 @@ from remotelr._live import listen
 from remotelr._people import People
 from remotelr._shadow import Asked, Shadow, same
 from remotelr.client import Client, FinalStatus
-from remotelr.rules import AttemptRequest, Decision, Report, RulesError, RunSpec, policy_from_json
+from remotelr.rules import AttemptRequest, Decision, Report, RulesError, RunSpec, policy_from_json, policy_to_json
 
 OnUnreachable = Literal["local", "hold", "raise"]
+
+# What in a policy ends a run, by the words of its state.
+_ENDS = {
+    "early_stopping": "nothing has improved for as long as its policy waits",
+    "target": "the target of its policy is reached",
+    "guard": "the guard of its policy says so",
+}
 
 # What a state or a file that somebody has tampered with can lead to.
 _NONSENSE = (ArithmeticError, AttributeError, LookupError, RulesError, TypeError, ValueError)
@@ -70,6 +77,7 @@ class Session:
         self._on_unreachable = on_unreachable
         self._people = People(say)
         self._shadow: Shadow | None = None
+        self._asked: RunSpec | None = None
         self._begun = False
         self._obeyed = 0
         self._link: Link | None = None
@@ -95,9 +103,9 @@ class Session:
         Raises ServiceRefused, or PolicyConflict and InvalidPolicy where there is no service to say so: what
         is wrong before the first epoch is the user's to mend.
         """
-        spec = RunSpec(policy=policy_from_json(self._members["policy"]), **lengths)
+        spec = self._asked = RunSpec(policy=policy_from_json(self._members["policy"]), **lengths)
         known = self._journal.spec
-        if known is not None and known.policy == spec.policy:
+        if known is not None and (known.policy == spec.policy or known.asked):
             # The rate the run began with, which is seldom the one a later life finds in its optimizer.
             spec = replace(spec, initial_learning_rate=known.initial_learning_rate)
         self.renew_budget()
@@ -181,8 +189,23 @@ class Session:
 
     @property
     def stopped(self) -> bool:
-        """Somebody ordered the run to stop."""
+        """The run is to stop: somebody ordered it, or its policy says so."""
         return self.decision is not None and self.decision.action == "stop"
+
+    @property
+    def why_stopped(self) -> str:
+        """Why this process must end, in words that go on after a colon."""
+        if self.lost:
+            return "a newer attempt has taken the run over"
+        ended = None if self.decision is None else self.decision.state.get("ended")
+        return _ENDS.get(str(ended), "the run was told to stop")
+
+    def rollback_to(self, epoch: int) -> int | None:
+        """The epoch whose checkpoint `epoch` is to begin with; None where it goes on from where the training is."""
+        decision = self.decision
+        if self.lost or decision is None or decision.epoch != epoch or decision.action != "rollback":
+            return None
+        return decision.rollback_to
 
     def step_of(self, epoch: int) -> int | None:
         """Optimizer steps of the run before `epoch`, where somebody said so."""
@@ -259,7 +282,9 @@ class Session:
         if shadow is not None:
             shadow.follow(theirs, None if ours is None else asked)
         as_expected = shadow is not None and (shadow.agrees if ours is None else same(ours, theirs))
-        if not as_expected:
+        # One event for each rank's report; what is more may be another policy, even one that gives the same rate now.
+        more = self.decision is not None and theirs.seq - self.decision.seq > self._life.world_size
+        if not as_expected or more:
             self._learn_anew(theirs)
         self._tell_drift(theirs)
         self._hold(theirs)
@@ -284,7 +309,7 @@ class Session:
             return
         self._asking.ask(self._link.refresh)
         try:
-            fresh = Shadow(self._key, self._link.spec)
+            fresh = Shadow(self._key, self._spec_of(self._link))
         except _NONSENSE:
             # A policy of a newer release.
             self._shadow = None
@@ -298,7 +323,7 @@ class Session:
         """The run as far as it is known here: by the service, by earlier lives, or by what its owner says."""
         run = None if self._link is None else self._link.run
         try:
-            known = spec if run is None or self._link is None else self._link.spec
+            known = spec if run is None or self._link is None else self._spec_of(self._link)
         except RulesError:
             # A policy of a newer release.
             return None
@@ -310,6 +335,13 @@ class Session:
         shadow = self._folded(self._journal.spec or known)
         shadow.put(known, self._members.get("on_conflict") or "error")
         return shadow
+
+    def _spec_of(self, link: Link) -> RunSpec:
+        """What the run is, and what its owner had asked for, where an operator has changed it since."""
+        spec, asked = link.spec, self._asked
+        if asked is None or (spec.policy, spec.total_epochs) == (asked.policy, asked.total_epochs):
+            return spec
+        return replace(spec, asked={"policy": policy_to_json(asked.policy), "total_epochs": asked.total_epochs})
 
     def _folded(self, spec: RunSpec) -> Shadow:
         shadow = Shadow(self._key, spec)

@@ -6,6 +6,8 @@
 | `REMOTELR_RUN` | the run's key |
 | `REMOTELR_MODE` | `online`; `local`: no service, the same rules here; `disabled`: the optimizer's own rate stays |
 | `REMOTELR_SPOOL_DIR` | where reports are kept while the service is away |
+| `REMOTELR_TOKEN` | what the service lets us in by; or the file it stands in: `REMOTELR_TOKEN_FILE` |
+| `REMOTELR_ALLOW_HTTP` | `1`: the token may go to another machine over plain http |
 """
 
 import os
@@ -18,6 +20,7 @@ from typing import Any, Literal, cast, get_args
 
 from remotelr._journal import Journal
 from remotelr._life import Life
+from remotelr._misspelt import warn_of_misspelt
 from remotelr._scheduler import restart_id
 from remotelr._session import OnUnreachable, Session
 from remotelr._spool import Spool, SpoolUnusable, default_directory, spool_path
@@ -92,6 +95,7 @@ def set_up(
     **client: Any,
 ) -> Setup:
     """The setup these arguments and the environment make. client: as `Client` takes it. Raises ValueError."""
+    warn_of_misspelt(os.environ)
     url, run = url or os.environ.get("REMOTELR_URL"), run or os.environ.get("REMOTELR_RUN")
     mode = _mode(url)
     if on_unreachable not in get_args(OnUnreachable):

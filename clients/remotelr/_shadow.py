@@ -18,18 +18,19 @@ from remotelr.rules import (
     Outcome,
     Policy,
     Report,
+    RulesError,
     Run,
     RunSpec,
     RunState,
     begin_attempt,
+    command,
     create,
     put_policy,
     rate_at,
     report,
 )
-from remotelr.rules.commands import ordered
 from remotelr.rules.run import OnConflict
-from remotelr.rules.state import carried_out
+from remotelr.rules.state import Order, carried_out
 
 Asked = AttemptRequest | Report
 
@@ -128,15 +129,28 @@ class Shadow:
         )
 
     def obey(self, order: Command) -> bool:
-        """Carry out in this epoch what for everybody else holds from the next one on; whether it bears on it."""
-        run, epoch, told = self.run, self.decision.epoch, self.decision
-        state = carried_out(run.policy, ordered(run.state, order, epoch), epoch, self._position)
-        rate = rate_at(run.policy, state, epoch, self._position)
+        """Carry out in this epoch what for everybody else holds from the next one on, which comes out alike.
+
+        Whether that changes anything in it. What the rules refuse does not, nor do a pause and its end, which need
+        to know where in the schedule they are.
+        """
+        run, told = self.run, self.decision
+        try:
+            noted = command(run, replace(order, key=None, expected_seq=None), self.log).run
+        except RulesError:
+            return False
+        orders: list[Order] = []
+        for each in noted.state.orders:
+            new = each not in run.state.orders and each.epoch == told.epoch + 1
+            orders.extend(_hastened(each) if new else (each,))
+        hastened = replace(noted.state, orders=tuple(sorted(orders, key=lambda each: each.epoch)))
+        state = carried_out(run.policy, hastened, told.epoch, self._position)
+        rate = rate_at(run.policy, state, told.epoch, self._position)
         self.run = replace(run, state=state, learning_rate=rate.learning_rate)
         self.decision = replace(
-            self.decision,
+            told,
             learning_rate=rate.learning_rate,
-            reason=rate.reason,
+            reason=told.reason if rate.learning_rate == told.learning_rate else rate.reason,
             action="stop" if state.stop else "continue",
             state=state.to_json(),
         )
@@ -183,6 +197,16 @@ class Shadow:
         if len(self.log.events) > 2 * _KEPT:
             # The first event stays: it says what to begin from when nothing else reaches so far back.
             self.log.events = [self.log.events[0], *self.log.events[-_KEPT:]]
+
+
+def _hastened(order: Order) -> Sequence[Order]:
+    """The order as it is carried out an epoch earlier, and comes out alike in its own."""
+    if order.clock is not None:
+        return (order,)
+    if order.base is not None:
+        # What the schedule goes on from is held until it does.
+        return Order(epoch=order.epoch - 1, once=order.base), Order(epoch=order.epoch, over="one_shot"), order
+    return (replace(order, epoch=order.epoch - 1),)
 
 
 def same(one: Decision, other: Decision) -> bool:

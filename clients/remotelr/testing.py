@@ -53,6 +53,8 @@ __all__ = ["InMemoryService"]
 
 _PATH = re.compile(r"/v1/runs/(?P<key>[^/]+)(?P<call>(/[a-z]+)*)")
 _INVALID = ("invalid_policy", "invalid_report", "invalid_command")
+# What of a decision is not answered.
+_UNSAID = ("local", "why")
 _SPEC = ("initial_learning_rate", "world_size", "steps_per_epoch", "total_epochs")
 
 
@@ -240,7 +242,7 @@ def _told(answer: Decision | Waiting) -> dict[str, Any]:
     if isinstance(answer, Waiting):
         members = {name: getattr(answer, name) for name in ("run", "attempt", "epoch", "have", "need")}
         return {"status": "waiting", **members}
-    return {name: getattr(answer, name) for name in Decision.__slots__ if name != "local"}
+    return {name: getattr(answer, name) for name in Decision.__slots__ if name not in _UNSAID}
 
 
 def _run(kept: _Kept) -> dict[str, Any]:

@@ -25,9 +25,7 @@ def test_whatever_the_client_gives_can_be_named():
     """
     A user who writes types needs every class that the calls give.
     """
-    calls = [
-        getattr(owner, name) for owner in (remotelr.Client, remotelr.Run) for name in dir(owner) if name[0] != "_"
-    ]
+    calls = [getattr(owner, name) for owner in (remotelr.Client, remotelr.Run) for name in dir(owner) if name[0] != "_"]
     given = {get_type_hints(call).get("return") for call in calls if callable(call)}
     ours = {kind for each in given for kind in classes_in(each) if kind.__module__.startswith("remotelr")}
     unnamed = {kind for kind in ours if kind not in [getattr(home, kind.__name__, None) for home in (remotelr, rules)]}

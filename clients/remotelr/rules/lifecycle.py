@@ -1,5 +1,6 @@
 """The beginning and the end of a run, and the exchange of its policy."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -13,6 +14,9 @@ from remotelr.rules.log import Event
 from remotelr.rules.policy import Policy
 from remotelr.rules.run import FinalStatus, OnConflict, Outcome, Run, RunSpec
 from remotelr.rules.state import RunState
+
+# How many differences of two policies a message shows, and how much of each value.
+_SHOWN, _SHORT = 5, 60
 
 
 def create(key: str, spec: RunSpec) -> Outcome:
@@ -38,9 +42,11 @@ def put_policy(run: Run, spec: RunSpec, on_conflict: OnConflict = "error") -> Ou
     initial = given or kept if on_conflict == "restart" else kept or given
     wanted = replace(spec, initial_learning_rate=initial, rails=run.spec.rails)
     if on_conflict == "error":
+        difference = _difference(replace(run.spec, asked=None).to_json(), wanted.to_json())
         raise PolicyConflict(
-            "the run exists with another policy: ask with on_conflict = keep, replace or restart",
-            difference=_difference(replace(run.spec, asked=None).to_json(), wanted.to_json()),
+            f"the run exists with another policy ({_in_words(difference)}): ask with on_conflict = keep, replace or "
+            f"restart",
+            difference=difference,
         )
     policy = wanted.bound()
     state = remembered(run, policy, wanted if on_conflict == "restart" else None)
@@ -138,3 +144,15 @@ def _difference(stored: Any, given: Any, path: str = "") -> dict[str, list[Any]]
             found |= _difference(stored.get(name), given.get(name), f"{path}.{name}" if path else name)
         return found
     return {} if stored == given else {path: [stored, given]}
+
+
+def _in_words(difference: Mapping[str, list[Any]]) -> str:
+    """`policy.schedule.patience is 2, not 5`, for the first few."""
+    shown = [f"{path} is {_short(stored)}, not {_short(given)}" for path, (stored, given) in difference.items()]
+    more = len(shown) - _SHOWN
+    return "; ".join(shown[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _short(value: Any) -> str:
+    shown = json.dumps(value)
+    return shown if len(shown) <= _SHORT else f"{shown[:_SHORT]}…"

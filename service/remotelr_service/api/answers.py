@@ -33,7 +33,11 @@ class DecisionAnswer(BaseModel):
     momentum: float | None = Field(description="What goes with the rate under one_cycle and cyclic.")
     reason: Literal["start", "schedule", "plateau", "command", "bounds", "guard"]
     changed: bool = Field(description="The rate differs from that of the epoch before.")
-    action: Literal["continue", "stop"] = Field(description="`stop` asks the trainer to end.")
+    action: Literal["continue", "stop", "rollback"] = Field(
+        description="`stop` asks the trainer to end; `rollback` to load the checkpoint made at the end of epoch "
+        "`rollback_to`, and to train `epoch` from there."
+    )
+    rollback_to: int | None = Field(description="The epoch whose checkpoint to load; null but with `rollback`.")
     plateau: PlateauAnswer | None
     state: dict[str, Any] = Field(description="What the rules need to go on from here without the service.")
     drift: float | None = Field(
@@ -334,6 +338,7 @@ def decision_members(decision: Decision) -> dict[str, Any]:
         "reason": decision.reason,
         "changed": decision.changed,
         "action": decision.action,
+        "rollback_to": decision.rollback_to,
         "plateau": decision.plateau,
         "state": decision.state,
         "drift": decision.drift,

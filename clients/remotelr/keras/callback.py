@@ -1,26 +1,14 @@
-"""RemoteLR for Keras 3, on any of its backends: a callback that sets the rate the service decides.
-
-model.fit(x, y, validation_data=(x_val, y_val), epochs=50, callbacks=[
-    RemoteLR("http://127.0.0.1:8000", run="mnist-7", factor=0.5, patience=5),
-    BackupAndRestore("/checkpoints/mnist-7"),
-])
-
-In this order: an epoch is then reported before its checkpoint says that it is over. A job that is killed between
-the two trains the epoch again, and the run goes back to before it.
-"""
+"""The callback itself: it sets the rates, reports the epochs, and does what the answers say."""
 
 import inspect
-import logging
 import os
-import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import keras
 
-from remotelr._keras_momentum import SGD, move_momentum
 from remotelr._life import Life
 from remotelr._session import OnUnreachable, Session
 from remotelr._setup import refuse_nameless_ranks, set_up
@@ -28,14 +16,26 @@ from remotelr._takeover import first_rate, take_over, with_rate
 from remotelr._transport import Transport
 from remotelr.client import OnConflict
 from remotelr.errors import RemoteLRWarning
-from remotelr.rules import Policy, policy_from_json, policy_to_json
-from remotelr.rules.codec import node_to_json
+from remotelr.keras.checkpoints import Checkpoints, Kept
+from remotelr.keras.epoch import Epoch
+from remotelr.keras.metrics import reportable
+from remotelr.keras.momentum import move_momentum
+from remotelr.keras.optimizers import (
+    batches_of,
+    batches_per_step_of,
+    heal,
+    innermost,
+    optimizers_of,
+    rate_of,
+    rates_by_name,
+    refuse_unsettable,
+    updates_of,
+)
+from remotelr.keras.policies import policy_of
+from remotelr.keras.saying import say, say_order, say_reduction, say_rollback, say_setting, say_stop
+from remotelr.rules import Policy
 
-__all__ = ["SGD", "RemoteLR"]
-
-# What the service takes: names of metrics, how many of them, and the longest run.
-_METRIC_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_./-]{0,99}")
-_MAX_METRICS = 64
+# The longest run the service takes.
 _MAX_EPOCHS = 10**7
 
 _PLATEAU = ("monitor", "factor", "patience", "mode", "min_delta", "cooldown", "min_lr")
@@ -73,6 +73,11 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
     state_file: where the run is kept from one life of the job to the next, without a service or while it is
         away; beside the checkpoint is a good place. spool_dir: where it is kept when no file is given, only
         with a service and until the run ends; `REMOTELR_SPOOL_DIR`, or where programs keep their state.
+    checkpoint: where `ModelCheckpoint` keeps them, as `checkpoints/{epoch:03d}.weights.h5`, or a function that is given
+        the number of an epoch (0-based) and loads what the model was at its end. A guard of the policy may tell a
+        run to go back to one; without it training goes on with the weights it has, and a warning says so.
+    token: what the service lets us in by; `REMOTELR_TOKEN`, or what the file `REMOTELR_TOKEN_FILE` holds, when not
+        given. verify: certificates to trust. Both, and allow_http, as `Client` has them.
     headers: sent with every request. transport: what carries requests instead of HTTP, for tests.
 
     `REMOTELR_MODE` = `online`, `local` (no service, whatever `url` says) or `disabled` (the callback does
@@ -115,14 +120,18 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
         on_unreachable: OnUnreachable = "local",
         timeout_s: float = 5.0,
         live: bool = False,
+        checkpoint: Kept | None = None,
         state_file: str | os.PathLike[str] | None = None,
         spool_dir: str | os.PathLike[str] | None = None,
+        token: str | None = None,
+        allow_http: bool = False,
+        verify: Any = True,
         headers: Mapping[str, str] | None = None,
         transport: Transport | None = None,
     ) -> None:
         super().__init__()
         plateau = dict(zip(_PLATEAU, (monitor, factor, patience, mode, min_delta, cooldown, min_lr), strict=True))
-        self.policy = _policy(policy, plateau)
+        self.policy = policy_of(policy, plateau, _DEFAULTS)
         self._setup = set_up(
             url,
             run,
@@ -131,6 +140,9 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
             state_file=state_file,
             spool_dir=spool_dir,
             timeout_s=timeout_s,
+            token=token,
+            allow_http=allow_http,
+            verify=verify,
             headers=headers,
             transport=transport,
         )
@@ -143,7 +155,9 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
         self._members = {"policy": self.policy, "experiment": experiment, "tags": tags, "on_conflict": on_conflict}
         self._chosen: list[float] = []
         self._session: Session
-        self._epoch: _Epoch
+        self._epoch: Epoch
+        self._checkpoints = Checkpoints(checkpoint)
+        self._rolled_back_at: int | None = None
         self._warned = False
         self._unmoved: str | None = None
 
@@ -171,34 +185,34 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
         optimizer = getattr(model, "optimizer", None)
         config = {} if optimizer is None else optimizer.get_config()
         schedule = config.get("learning_rate") if isinstance(config.get("learning_rate"), Mapping) else None
-        rates = [] if schedule is not None else [_rate_of(each) for each in _optimizers(optimizer)]
+        rates = [] if schedule is not None else [rate_of(each) for each in optimizers_of(optimizer)]
         taken = take_over(callbacks, schedule=schedule, learning_rate=rates[0] if rates else None, epochs=epochs)
         if taken.policy is not None:
             remote = cls(url, run, taken.policy, **{"verbose": taken.verbose, **settings})
             taken.callbacks.insert(taken.place, remote)
             if schedule is not None:
                 with_rate(model, first_rate(taken.policy))
-        _say(taken.said)
+        say(taken.said)
         return taken.callbacks
 
     def set_model(self, model: Any) -> None:
         """Keras gives the model before any callback restores a checkpoint: its rates are those the user chose."""
         super().set_model(model)
-        self._chosen = [_rate_of(optimizer) for optimizer in _optimizers(getattr(model, "optimizer", None))]
+        self._chosen = [rate_of(optimizer) for optimizer in optimizers_of(getattr(model, "optimizer", None))]
 
     def on_train_begin(self, logs: Any = None) -> None:
         if self._idle:
             return
         optimizer = getattr(self.model, "optimizer", None)
-        _refuse_unsettable(optimizer)
-        if len(self._chosen) != len(_optimizers(optimizer)):
+        refuse_unsettable(optimizer)
+        if len(self._chosen) != len(optimizers_of(optimizer)):
             # A MultiOptimizer may learn of its optimizers only when it is built.
-            self._chosen = [_rate_of(each) for each in _optimizers(optimizer)]
+            self._chosen = [rate_of(each) for each in optimizers_of(optimizer)]
         self._begin_life()
         batches, epochs = self.params.get("steps"), self.params.get("epochs")
         self._session.open(
             initial_learning_rate=self._chosen[0] or None,
-            steps_per_epoch=None if batches is None else max(batches // _batches_per_step(optimizer), 1),
+            steps_per_epoch=None if batches is None else max(batches // batches_per_step_of(optimizer), 1),
             # "Until something stops it" is no length.
             total_epochs=epochs if epochs and epochs <= _MAX_EPOCHS else None,
         )
@@ -208,22 +222,24 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
             return
         # Not earlier: only now has BackupAndRestore said at which epoch training really begins.
         optimizer = self.model.optimizer
-        updates = _updates(optimizer)
+        updates = updates_of(optimizer)
         self._session.begin(epoch, step=updates)
         decided_step = self._session.step_of(epoch)
-        self._epoch = _Epoch(
+        self._epoch = Epoch(
             number=epoch,
             step=self._epoch.step_after(updates) if decided_step is None else decided_step,
             updates=updates,
-            batches_per_step=_batches_per_step(optimizer),
-            batches_held=_batches(optimizer) % _batches_per_step(optimizer),
+            batches_per_step=batches_per_step_of(optimizer),
+            batches_held=batches_of(optimizer) % batches_per_step_of(optimizer),
         )
+        self._roll_back(epoch)
         learning_rate = self._session.learning_rate(epoch, step=0)
         if learning_rate is not None:
             self._set(learning_rate)
             self._set_momentum(self._session.momentum(epoch, step=0))
-            self._announce_setting(epoch, learning_rate)
-        self._epoch.learning_rate = _rate_of(_optimizers(optimizer)[0])
+            if self.verbose and self._session.decision is not None:
+                say_setting(self._session.decision, learning_rate)
+        self._epoch.learning_rate = rate_of(optimizers_of(optimizer)[0])
         self._obey(epoch)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
@@ -239,28 +255,31 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
             self._set(learning_rate)
             self._set_momentum(self._session.momentum(epoch, step))
         if ordered:
-            self._announce_order(batch)
-            self._obey(self._epoch.number)
+            if self.verbose:
+                say_order(epoch, batch, self._epoch.set_to)
+            self._obey(epoch)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if self._idle:
             return
         logs = {} if logs is None else logs
         optimizer, session = self.model.optimizer, self._session
-        logs.update(_rates_by_name(optimizer))
+        logs.update(rates_by_name(optimizer))
         session.renew_budget()
         if session.stopped:
             return  # what a stop cut short is no epoch
-        metrics = _reportable(logs, first=session.monitors())
+        metrics = reportable(logs, first=session.monitors())
         self._warn_of_missing(metrics)
         session.report(
             epoch,
             metrics,
-            step=self._epoch.step_after(_updates(optimizer)) if session.counts_steps else None,
+            step=self._epoch.step_after(updates_of(optimizer)) if session.counts_steps else None,
             # The service decided the rate of the first step; the last one's differs when the policy counts steps.
-            learning_rate=self._epoch.learning_rate if session.per_step else _rate_of(_optimizers(optimizer)[0]),
+            learning_rate=self._epoch.learning_rate if session.per_step else rate_of(optimizers_of(optimizer)[0]),
         )
-        self._announce_plateau(epoch)
+        if self.verbose and session.decision is not None and session.decision.epoch == epoch + 1:
+            say_reduction(session.decision)
+        self._roll_back(epoch + 1)
         self._obey(epoch)
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -276,19 +295,19 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
             # A `fit` that raised has told nobody that it ended.
             self._session.abandon()
         elif self._setup.implied:
-            _say(
+            say(
                 "RemoteLR: no service is given, so the same rules decide in this process alone. With `url=` or "
                 "REMOTELR_URL others can see and change the run."
             )
         self._life = replace(self._life, number=self._life.number + 1)
         self._warned = False
-        self._epoch = _Epoch()
-        self._session = self._setup.session(self._members, self._life, _say)
+        self._epoch = Epoch()
+        self._session = self._setup.session(self._members, self._life, say)
 
     def _set(self, learning_rate: float) -> None:
         # `self.model`, not a model kept from before: on JAX the state of the optimizer is outside its
         # variables while an epoch runs, and Keras brings it back when a callback asks for the model.
-        optimizers = _optimizers(self.model.optimizer)
+        optimizers = optimizers_of(self.model.optimizer)
         for optimizer, chosen in zip(optimizers, self._chosen, strict=False):
             alike = len(optimizers) == 1 or not self._chosen[0]
             optimizer.learning_rate = learning_rate if alike else learning_rate * (chosen / self._chosen[0])
@@ -298,7 +317,7 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
         if momentum is None or self._unmoved:
             return
         model = self.model
-        reasons = [move_momentum(model, _innermost(each), momentum) for each in _optimizers(model.optimizer)]
+        reasons = [move_momentum(model, innermost(each), momentum) for each in optimizers_of(model.optimizer)]
         self._unmoved = next((reason for reason in reasons if reason), None)
         if self._unmoved:
             warnings.warn(
@@ -308,28 +327,28 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
     def _obey(self, epoch: int) -> None:
         if not (self._session.stopped or self._session.lost):
             return
-        why = "a newer attempt has taken the run over" if self._session.lost else "the run was told to stop"
-        _say(f"\nEpoch {epoch + 1}: RemoteLR stops training: {why}.")
+        say_stop(epoch, self._session.why_stopped)
         self.model.stop_training = True
 
-    def _announce_setting(self, epoch: int, learning_rate: float) -> None:
-        decision = self._session.decision
-        if self.verbose == 0 or decision is None or decision.reason == "plateau":
+    def _roll_back(self, epoch: int) -> None:
+        """Before `epoch`, load the checkpoint that the decision for it asks for; once."""
+        back_to = self._session.rollback_to(epoch)
+        if back_to is None or self._rolled_back_at == epoch:
             return
-        if decision.changed or decision.reason == "start":
-            _say(f"\nEpoch {epoch + 1}: RemoteLR setting learning rate to {learning_rate}.")
-
-    def _announce_order(self, batch: int) -> None:
-        if self.verbose:
-            where = f"Epoch {self._epoch.number + 1}, batch {batch + 1}"
-            _say(f"\n{where}: RemoteLR setting learning rate to {self._epoch.set_to}, as was ordered.")
-
-    def _announce_plateau(self, epoch: int) -> None:
-        decision = self._session.decision
-        if self.verbose == 0 or decision is None or decision.epoch != epoch + 1:
+        self._rolled_back_at = epoch
+        # Asked for first: on JAX that brings the state of the training step back into its variables.
+        model = self.model
+        failure = self._checkpoints.load(model, back_to)
+        if failure is None:
+            heal(model.optimizer)
+            say_rollback(epoch, back_to)
             return
-        if decision.changed and decision.reason == "plateau":
-            _say(f"\nEpoch {epoch + 1}: RemoteLR reducing learning rate to {decision.learning_rate}.")
+        warnings.warn(
+            f"RemoteLR: the run was told to go back to the end of epoch {back_to + 1}, which was not possible: "
+            f"{failure}. Training goes on with the weights it has.",
+            RemoteLRWarning,
+            stacklevel=2,
+        )
 
     def _warn_of_missing(self, metrics: Mapping[str, float]) -> None:
         missing = [name for name in self._session.monitors() if name not in metrics]
@@ -341,137 +360,6 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
                 RemoteLRWarning,
                 stacklevel=2,
             )
-
-
-@dataclass(slots=True)
-class _Epoch:
-    """Where the epoch stands, in batches and in optimizer steps.
-
-    step: optimizer steps of the run before it. updates: what the optimizer had counted by then.
-    batches_held: batches before it whose gradients wait to be applied. batches: begun so far.
-    learning_rate: what it began with. set_to: the newest rate set in it.
-    """
-
-    number: int = 0
-    step: int = 0
-    updates: int = 0
-    batches_per_step: int = 1
-    batches_held: int = 0
-    batches: int = 0
-    learning_rate: float | None = None
-    set_to: float | None = None
-
-    def steps_before(self, batch: int) -> int:
-        """Updates made in this epoch before that batch."""
-        return (self.batches_held + batch) // self.batches_per_step
-
-    def step_after(self, updates: int) -> int:
-        """Steps of the run by its end. updates: what the optimizer has counted by now.
-
-        A training step of one's own may never move the optimizer's counter; then the batches count.
-        """
-        made = updates - self.updates
-        return self.step + (made if made > 0 else self.steps_before(self.batches))
-
-
-def _policy(policy: Any, plateau: Mapping[str, Any]) -> dict[str, Any]:
-    """The canonical document of whatever the user gave. Raises InvalidPolicy and ValueError."""
-    if policy is None:
-        return policy_to_json(policy_from_json({"type": "reduce_on_plateau", "flavor": "keras", **plateau}))
-    given = [name for name, value in plateau.items() if value != _DEFAULTS[name]]
-    if given:
-        raise ValueError(f"{', '.join(given)} belong to the plateau that stands for a missing policy: put them into it")
-    if isinstance(policy, Policy):
-        return policy_to_json(policy)
-    if isinstance(policy, keras.optimizers.schedules.LearningRateSchedule):
-        schedule = {"type": type(policy).__name__, **policy.get_config()}
-        # Keras's name for the graph, not for the curve.
-        schedule.pop("name", None)
-        return policy_to_json(policy_from_json({"schedule": schedule, "unit": "step"}))
-    document = policy if isinstance(policy, Mapping) else node_to_json(policy)
-    return policy_to_json(policy_from_json(dict(document)))
-
-
-def _refuse_unsettable(optimizer: Any) -> None:
-    if not _optimizers(optimizer):
-        raise TypeError("the model has no optimizer whose rate could be set: give one to compile()")
-    for each in _optimizers(optimizer):
-        if not isinstance(each.learning_rate, keras.Variable):
-            raise TypeError(
-                f"the optimizer {each.name!r} follows a learning-rate schedule of its own, so nobody else can set its "
-                f"rate. Give the schedule to RemoteLR as `policy=`, and the optimizer a float: "
-                f"keras.optimizers.{type(each).__name__}(learning_rate=0.01)"
-            )
-
-
-def _optimizers(optimizer: Any) -> list[Any]:
-    """The optimizers that have a rate: those inside a MultiOptimizer, or the one there is."""
-    if optimizer is None:
-        return []
-    return list(optimizer.optimizers) if hasattr(optimizer, "optimizers") else [optimizer]
-
-
-def _rate_of(optimizer: Any) -> float:
-    return float(_value(optimizer.learning_rate))
-
-
-def _rates_by_name(optimizer: Any) -> dict[str, float]:
-    """The rates as Keras names them in its logs."""
-    if hasattr(optimizer, "optimizers"):
-        return {f"learning_rate_{each.name}": _rate_of(each) for each in optimizer.optimizers}
-    return {"learning_rate": _rate_of(optimizer)}
-
-
-def _updates(optimizer: Any) -> int:
-    """Updates of the weights so far; unlike the raw counter not the batches of an accumulated gradient."""
-    return int(_value(optimizer.iterations))
-
-
-def _batches_per_step(optimizer: Any) -> int:
-    return getattr(_innermost(optimizer), "gradient_accumulation_steps", None) or 1
-
-
-def _batches(optimizer: Any) -> int:
-    """Batches so far: Keras calls the raw counter `iteration`, and checkpoints carry it."""
-    counters = [variable for variable in _innermost(optimizer).variables if variable.name == "iteration"]
-    return int(_value(counters[0])) if counters else 0
-
-
-def _value(variable: Any) -> Any:
-    # Its value, not the variable: NumPy 2 warns of how Keras 3.15 turns a variable into an array.
-    return keras.ops.convert_to_numpy(variable.value if isinstance(variable, keras.Variable) else variable)
-
-
-def _innermost(optimizer: Any) -> Any:
-    """The optimizer that makes the steps; mixed precision wraps it in one that scales the loss."""
-    return getattr(optimizer, "inner_optimizer", optimizer)
-
-
-def _reportable(logs: Mapping[str, Any], first: tuple[str, ...]) -> dict[str, float]:
-    """The metrics the service takes, those the policy looks at first."""
-    names = sorted(logs, key=lambda name: name not in first)
-    metrics = {
-        name: float(logs[name])
-        for name in names
-        if _METRIC_NAME.fullmatch(name) and not name.startswith("learning_rate") and _is_number(logs[name])
-    }
-    return dict(list(metrics.items())[:_MAX_METRICS])
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _say(message: str) -> None:
-    """To people, where Keras's own messages go: the console, or a log once interactive logging is off."""
-    if keras.config.is_interactive_logging_enabled():
-        print(message, flush=True)  # noqa: T201 - where Keras prints
-    else:
-        logging.getLogger("remotelr").info(message.strip())
 
 
 _DEFAULTS = {name: inspect.signature(RemoteLR).parameters[name].default for name in _PLATEAU}
