@@ -3,6 +3,7 @@
 from remotelr import rules
 from remotelr.rules import AttemptRequest, Command, Decision, Rails
 from remotelr_service.actions.finding import locked_run
+from remotelr_service.actions.holding import let_go
 from remotelr_service.db.experiments import lock_experiment
 from remotelr_service.db.group import Group
 from remotelr_service.db.store import Head
@@ -16,7 +17,7 @@ async def begin_attempt(writer: Writer, key: str, request: AttemptRequest) -> De
     """
 
     def action(group: Group) -> Decision:
-        head = _with_rails_of_today(group, locked_run(group, key))
+        head = _with_rails_of_today(group, let_go(group, locked_run(group, key)))
         outcome = rules.begin_attempt(head.run, request, group.log(key))
         group.append(head, outcome)
         assert isinstance(outcome.answer, Decision), "an attempt is always answered with a decision"

@@ -29,6 +29,7 @@ from remotelr.rules import (
 )
 from remotelr_service.actions.errors import CommandNotFound, RunBusy, ServiceError
 from remotelr_service.actions.finding import locked_run, stored_run
+from remotelr_service.actions.holding import let_go
 from remotelr_service.actions.selection import Selector, select_runs
 from remotelr_service.db import bulk_commands, experiments
 from remotelr_service.db.bulk_commands import BulkCommand, BulkResult, Progress
@@ -216,7 +217,7 @@ def _current(group: Group, bulk: BulkCommand) -> Command:
 def _obeyed(group: Group, bulk: BulkCommand, order: Command, place: int) -> BulkResult:
     key = bulk.runs[place]
     try:
-        head = locked_run(group, key)
+        head = let_go(group, locked_run(group, key))
         outcome = rules.command(head.run, order, group.log(key))
     except (RulesError, ServiceError) as refusal:
         return _refused(place, key, refusal.code, refusal.message)

@@ -11,6 +11,7 @@ from remotelr import rules
 from remotelr.rules import Command, Event, command_from_payload, is_command, life_of
 from remotelr_service.actions.errors import CommandNotFound
 from remotelr_service.actions.finding import locked_run, stored_run
+from remotelr_service.actions.holding import let_go
 from remotelr_service.actions.views import CommandView, LifeStep
 from remotelr_service.db import orders, store
 from remotelr_service.db.engine import reading
@@ -47,7 +48,7 @@ async def command(writer: Writer, key: str, command: Command) -> int:
     name = named.key
 
     def action(group: Group) -> int:
-        head, log = locked_run(group, key), group.log(key)
+        head, log = let_go(group, locked_run(group, key)), group.log(key)
         outcome = rules.command(head.run, named, log)
         group.append(head, outcome)
         event = outcome.event or log.keyed("command", name) or log.keyed("policy", name)

@@ -7,6 +7,7 @@ from remotelr import rules
 from remotelr.rules import Decision, Report, RulesError, Waiting
 from remotelr_service.actions.decisions import wait_for_ranks
 from remotelr_service.actions.finding import locked_run
+from remotelr_service.actions.holding import let_go
 from remotelr_service.actions.timeouts import close_due
 from remotelr_service.db.group import Group
 from remotelr_service.db.notices import Notices
@@ -60,7 +61,7 @@ async def report_batch(writer: Writer, key: str, reports: Sequence[Report]) -> l
 
 
 def _report(group: Group, key: str, report: Report) -> Decision | Waiting:
-    head = locked_run(group, key)
+    head = let_go(group, locked_run(group, key))
     outcome = rules.report(head.run, report, group.log(key))
     head = group.append(head, outcome)
     assert outcome.answer is not None, "a report is always answered"

@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 
 from remotelr import rules
 from remotelr.rules import Decision, RulesError, Waiting
+from remotelr_service.actions.holding import let_go, let_go_due
 from remotelr_service.db import store
 from remotelr_service.db.engine import reading
 from remotelr_service.db.errors import ServiceError
@@ -29,7 +30,10 @@ RUNS = 200
 
 @asynccontextmanager
 async def keeping_time(writer: Writer, engine: Engine, told: Callable[[Decision], None]) -> AsyncIterator[None]:
-    """Within this block points whose time is over are decided. told: is given every decision this replica takes."""
+    """Within this block points whose time is over are decided, and rates held until a time are let go of.
+
+    told: is given every decision this replica takes.
+    """
     ended = asyncio.Event()
     keeping = asyncio.create_task(_keep_time(writer, engine, told, ended))
     try:
@@ -54,6 +58,7 @@ def close_due(group: Group, head: Head) -> Decision | Waiting | None:
     """The decision for the run's waiting point when its time is over; None when it is not."""
     if not group.is_due(head):
         return None
+    head = let_go(group, head)
     outcome = rules.expire(head.run, group.log(head.run.key))
     group.append(head, outcome)
     return outcome.answer
@@ -66,6 +71,7 @@ async def _keep_time(writer: Writer, engine: Engine, told: Callable[[Decision], 
                 await ended.wait()
                 return
         try:
+            await let_go_due(writer, engine)
             for decision in await decide_due(writer, engine):
                 told(decision)
         except ServiceError as error:

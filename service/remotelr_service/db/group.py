@@ -7,7 +7,7 @@ from functools import cached_property
 
 from sqlalchemy import Connection
 
-from remotelr.rules import Decision, Event, Log, Outcome, Run
+from remotelr.rules import Decision, Event, Log, Outcome, Run, next_until
 from remotelr_service.db import store
 from remotelr_service.db.log import EventLog
 from remotelr_service.db.store import Head, Locked
@@ -74,11 +74,15 @@ class Group:
         self._log(head.run.key).appended(outcome.event)
         if outcome.run.spec is not head.run.spec:
             store.save_spec(self._connection, after)
-        return self._timed(after, outcome.event)
+        return self._timed(self._held(after), outcome.event)
 
     def is_due(self, head: Head) -> bool:
         """Whether the point that waits for its ranks has waited long enough."""
         return head.due_at is not None and head.due_at <= self.now
+
+    def is_held_too_long(self, head: Head) -> bool:
+        """Whether a rate was to be held until a time that has come."""
+        return head.release_at is not None and head.release_at <= self.now
 
     def wait_on(self, head: Head) -> None:
         """Let the point that waits for its ranks wait until another report comes."""
@@ -135,6 +139,15 @@ class Group:
             waiting = store.find_reported(self._connection, head, head.run.epoch)
             due_at = None if waiting is None else waiting[1] + timedelta(seconds=timeout_s)
         after = self._heads[head.run.key] = replace(head, due_at=due_at)
+        return after
+
+    def _held(self, head: Head) -> Head:
+        """The head with the time at which a held rate is let go."""
+        release_at = next_until(head.run) if head.run.status == "running" else None
+        if release_at == head.release_at:
+            return head
+        after = self._heads[head.run.key] = replace(head, release_at=release_at)
+        store.save_release(self._connection, after)
         return after
 
     def _move(self, head: Head, run: Run) -> Head:

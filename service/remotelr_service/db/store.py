@@ -35,6 +35,7 @@ class Head:
     """A run as it is stored: what the rules know of it, and what only the service does.
 
     due_at: when the point that waits for ranks has to be decided without them, by the database's clock.
+    release_at: when a rate that is held until a time is let go, by the same clock.
     row: a row it was made from, as the driver gave it; None of a new one.
     """
 
@@ -43,6 +44,7 @@ class Head:
     experiment: str | None
     tags: Mapping[str, str]
     due_at: datetime | None = None
+    release_at: datetime | None = None
     created_at: datetime
     updated_at: datetime
     row: tuple[Any, ...] | None = field(default=None, repr=False, compare=False)
@@ -105,6 +107,12 @@ def database_time(connection: Connection) -> datetime:
 def list_due(connection: Connection, limit: int) -> list[str]:
     """The keys of runs with a point that has waited for its ranks long enough, the most overdue first."""
     due = select(runs.c.key).where(runs.c.due_at <= database_now()).order_by(runs.c.due_at).limit(limit)
+    return list(connection.execute(due).scalars())
+
+
+def list_held_too_long(connection: Connection, limit: int) -> list[str]:
+    """The keys of runs with a rate that was to be held until a time that has come, the most overdue first."""
+    due = select(runs.c.key).where(runs.c.release_at <= database_now()).order_by(runs.c.release_at).limit(limit)
     return list(connection.execute(due).scalars())
 
 
@@ -172,6 +180,10 @@ def save_heads(connection: Connection, heads: Iterable[Head]) -> None:
         update_rows(connection, runs, changes)
     for head, change in zip(heads, changes, strict=True):
         _keep(head, as_read(connection.dialect, change))
+
+
+def save_release(connection: Connection, head: Head) -> None:
+    connection.execute(update(runs).where(runs.c.id == head.id).values(release_at=head.release_at))
 
 
 def save_spec(connection: Connection, head: Head) -> None:
@@ -360,6 +372,7 @@ def _head(row: Row) -> Head:
         experiment=row["experiment"],
         tags=from_text(row["tags"]),
         due_at=row["due_at"],
+        release_at=row["release_at"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
     )
