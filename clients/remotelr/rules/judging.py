@@ -35,7 +35,7 @@ def _guarded(run: Run, guard: Guard, metrics: Mapping[str, float], epoch: int) -
     seen: dict[str, Any] = {"guard": why_of_guard(guard, finding, value)}
     if finding.act == "stop" and state.ended is None:
         state = replace(state, ended="guard")
-        seen["stop"] = {"by": "guard"}
+        seen["stop"] = {**seen["guard"], "by": "guard"}
     return state, seen
 
 
@@ -52,7 +52,7 @@ def _impatient(
     state: RunState, rule: EarlyStopping, metrics: Mapping[str, float], epoch: int, seen: dict[str, Any]
 ) -> RunState:
     value = metrics.get(rule.monitor)
-    after = rule.observe(state.early, value, epoch)
+    after = rule.judge(state.early, value, epoch)
     state = replace(state, early=after.memory)
     if not after.over or state.ended is not None or value is None or after.memory is None:
         return state

@@ -62,13 +62,14 @@ def decide_point(
     elif not clock.paused:
         # Orders due in the reported epoch have long been carried out; those of the next one are not yet.
         schedule = policy.observe(schedule, Point(clock.read(began), metrics))
-        if schedule is not state.schedule:
-            moved = _moved(policy, state.schedule, schedule, clock.read(position))
-            before, rate = state.schedule, run.learning_rate
+        before, rate = state.schedule, run.learning_rate
+        if schedule is not before:
+            moved = _moved(policy, before, schedule, clock.read(position))
+            state = replace(state, schedule=schedule)
+        if schedule is not None:
             plateau = why_of_plateau(policy.schedule, before, schedule, metrics, moved=moved, learning_rate=rate)
             if plateau is not None:
                 seen["plateau"] = plateau
-            state = replace(state, schedule=schedule)
     return decide_rate(
         run,
         kind,

@@ -48,7 +48,7 @@ class EarlyStopping:
         object.__setattr__(self, "mode", direction(self.mode, self.monitor))
         object.__setattr__(self, "min_delta", abs(self.min_delta))
 
-    def observe(self, memory: Mapping[str, Any] | None, value: float | None, epoch: int) -> "Patience":
+    def judge(self, memory: Mapping[str, Any] | None, value: float | None, epoch: int) -> "Patience":
         """What it remembers after one more report, and whether that is one too many. Raises InvalidReport."""
         if value is None or epoch < self.start_from_epoch or not counts(value, self.monitor, self.nan_policy):
             return Patience(memory, False)

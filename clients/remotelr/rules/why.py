@@ -76,6 +76,9 @@ def why_of_plateau(
     value = metrics.get(node.monitor)
     if value is None:
         return {"monitor": node.monitor, "missing": True}
+    if after is before:
+        # Not yet its turn, or a value it was told to skip.
+        return None
     why = {"monitor": node.monitor, "value": number_to_json(value), "best": old["best"], "patience": node.patience}
     if moved:
         did = "reduced" if moved < 0 else "raised"
