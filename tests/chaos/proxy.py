@@ -220,7 +220,8 @@ class CutCommit:
         cut = asyncio.Event()
 
         async def watched(chunk: bytes) -> bytes:
-            if b"COMMIT" not in chunk or self.chance.random() >= self.p:
+            # It ends with a zero; BEGIN … READ COMMITTED goes on.
+            if b"COMMIT\x00" not in chunk or self.chance.random() >= self.p:
                 return chunk
             link.happened["commit cut"] += 1
             cut.set()

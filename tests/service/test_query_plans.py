@@ -52,7 +52,7 @@ def statements_of(*engines: Engine) -> Iterator[list[tuple[str, Any]]]:
 
 
 def _noted(said: Callable[..., Any], seen: list[tuple[str, Any]]) -> Callable[..., Any]:
-    def note(connection: Any, statement: str, parameters: Any) -> Any:
+    def note(connection: Any, statement: str, parameters: Any = ()) -> Any:
         seen.append((statement, parameters[0] if said.__name__ == "execute_many" else parameters))
         return said(connection, statement, parameters)
 

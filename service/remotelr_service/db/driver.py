@@ -21,7 +21,7 @@ def fetch(connection: Connection, statement: str, parameters: Any) -> list[tuple
         return rows
 
 
-def execute(connection: Connection, statement: str, parameters: Any) -> None:
+def execute(connection: Connection, statement: str, parameters: Any = ()) -> None:
     """Raises what SQLAlchemy would."""
     with _errors(connection, statement):
         cursor = connection.connection.cursor()

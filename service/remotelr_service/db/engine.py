@@ -24,6 +24,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, QueuePool
 from sqlalchemy.sql import ColumnElement, TableValuedAlias
 
+from remotelr_service.db import driver
 from remotelr_service.db.errors import DatabaseAway, DatabaseDamaged, DatabaseInUse, InvalidDatabaseUrl
 
 SQLITE_BUSY_TIMEOUT_MS = 5_000
@@ -78,8 +79,11 @@ def open_database(url: str) -> Database:
     """
     parsed = parse_url(url)
     if parsed.get_backend_name() == "postgresql":
-        engine = _postgres_engine(parsed)
-        return Database(reads=engine, writes=engine)
+        # The writer keeps its connection, and does everything again on another where that one is lost.
+        return Database(
+            reads=_postgres_engine(parsed, pool_pre_ping=True, **_READERS),
+            writes=_postgres_engine(parsed, pool_size=1, pool_timeout=2),
+        )
     file = _sqlite_file(parsed)
     lock = _lock_file(file)
     try:
@@ -230,13 +234,12 @@ def _postgres_engine(
     *,
     lock_timeout_ms: int = POSTGRES_LOCK_TIMEOUT_MS,
     statement_timeout_ms: int = POSTGRES_STATEMENT_TIMEOUT_MS,
-    poolclass: type[QueuePool] | type[NullPool] = QueuePool,
+    **pool: Any,
 ) -> Engine:
-    pool = {**_READERS, "pool_pre_ping": True} if poolclass is QueuePool else {}
     engine = create_engine(
         url,
-        poolclass=poolclass,
-        isolation_level="READ COMMITTED",
+        # So that the driver does not say BEGIN by itself: it is said below, in one message with the rest.
+        isolation_level="AUTOCOMMIT",
         connect_args={
             # A prepared statement belongs to a server connection; PgBouncer's transaction mode changes those.
             "prepare_threshold": None,
@@ -247,16 +250,12 @@ def _postgres_engine(
         **pool,
     )
     # Local to the transaction, and not in the start-up packet: PgBouncer lets neither pass otherwise.
-    timeouts = (
-        f"SELECT set_config('lock_timeout', '{lock_timeout_ms}', true), "
-        f"set_config('statement_timeout', '{statement_timeout_ms}', true), "
-        f"set_config('idle_in_transaction_session_timeout', '{POSTGRES_IDLE_TIMEOUT_MS}', true)"
+    _on_begin(
+        engine,
+        f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {lock_timeout_ms}; "
+        f"SET LOCAL statement_timeout = {statement_timeout_ms}; "
+        f"SET LOCAL idle_in_transaction_session_timeout = {POSTGRES_IDLE_TIMEOUT_MS}",
     )
-
-    @event.listens_for(engine, "begin")
-    def limit(connection: Connection) -> None:
-        connection.exec_driver_sql(timeouts)
-
     return engine
 
 
@@ -309,7 +308,7 @@ def _close_returned(_: DBAPIConnection | None, entry: ConnectionPoolEntry) -> No
 def _on_begin(engine: Engine, statement: str) -> None:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        connection.exec_driver_sql(statement)
+        driver.execute(connection, statement)
 
 
 def _sqlite_file(url: URL) -> Path:

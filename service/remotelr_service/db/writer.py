@@ -32,7 +32,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from remotelr_service.db import store
@@ -109,6 +109,8 @@ class Writer:
         self._ending = False
         self._ended = False
         self._failed: tuple[float, str] | None = None
+        # Kept from one transaction to the next. One that is lost is made anew by itself, when it is next used.
+        self._connection: Connection | None = None
         self._thread = threading.Thread(target=self._work, name="remotelr-writer", daemon=True)
 
     def start(self) -> None:
@@ -166,6 +168,8 @@ class Writer:
         for job in self._take_all():
             job.error = Overloaded("the service is stopping")
             _answer([job])
+        if self._connection is not None:
+            self._connection.close()
 
     def _next_group(self) -> list[_Job]:
         """Whatever waits, or the first that comes."""
@@ -193,7 +197,8 @@ class Writer:
         """Run the actions in one transaction, then answer. Raises what spoils the transaction."""
         began = time.monotonic()
         keys = {key for job in jobs for key in job.keys}
-        with self._engine.begin() as connection:
+        connection = self._connection = self._connection or self._engine.connect()
+        with connection.begin():
             locked = store.lock_heads(connection, keys)
             group = Group(connection, locked)
             ready = [job for job in jobs if locked.busy.isdisjoint(job.keys)]
