@@ -42,7 +42,9 @@ get_replay_policy        401     in    404    in    in       in
 what_if                  401     in    404    in    in       in
 list_commands            401     in    404    in    in       in
 get_command              401     in    404    in    in       in
+stream_run               401     in    404    in    in       in
 list_runs                401     403   403    in    in       in
+stream_runs              401     403   403    in    in       in
 list_experiments         401     403   403    in    in       in
 get_experiment           401     403   403    in    in       in
 get_bulk_command         401     403   403    in    in       in

@@ -16,6 +16,7 @@ RUN = {"policy": {"type": "reduce_on_plateau", "monitor": "val_loss", "patience"
 # Whatever a user may name, and what would break a line of the format.
 HOSTILE = 'evil"} 1\n# HELP x'
 LABELS = {
+    "remotelr_refusals": {"code"},
     "remotelr_reports": {"outcome"},
     "remotelr_decisions": {"reason"},
     "remotelr_http_requests": {"method", "route", "status"},

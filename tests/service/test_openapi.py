@@ -26,9 +26,12 @@ def test_the_committed_document_is_the_one_the_service_gives():
 
 def test_operations_have_names_of_their_own_that_stay():
     assert {
-        "report", "report_batch", "begin_attempt", "get_decision", "put_run", "get_run", "list_runs", "tag_run",
-        "delete_run", "finish_run", "get_history", "list_events", "command", "preview_policy", "get_policy_schema",
-        "livez", "readyz", "get_metrics", "get_version",
+        "report", "begin_attempt", "get_decision", "put_run", "get_run", "tag_run", "delete_run", "list_runs",
+        "finish_run", "get_history", "list_events", "command", "list_commands", "get_command", "bulk_command",
+        "get_bulk_command", "put_experiment", "get_experiment", "list_experiments", "get_decision_of_epoch",
+        "what_if", "get_replay_policy", "preview_policy", "get_policy_schema", "stream_run", "stream_runs",
+        "create_token", "list_tokens", "revoke_token", "list_audit", "livez", "readyz", "get_metrics", "get_version",
+        "report_batch",
     } == {operation["operationId"] for _, operation in OPERATIONS}  # fmt: skip
 
 

@@ -183,7 +183,8 @@ def test_a_head_that_is_wrong_or_too_large_is_a_problem_too(shared_service, sent
         (b"", "header_timeout_s"),
         (b"GET /livez HTTP/1.1\r\nHost:", "header_timeout_s"),
         (
-            b"POST /v1/policies/preview HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
+            b"POST /v1/policies/preview HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+            b"Content-Type: application/json\r\n\r\n{",
             "body_timeout_s",
         ),
     ],
