@@ -31,6 +31,7 @@ from remotelr_service.api.routes import (
     policies,
     reports,
     runs,
+    streams,
     tokens,
 )
 from remotelr_service.api.traffic import Traffic
@@ -53,6 +54,7 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
         app.state.resources = resources or Resources.open(settings.database_url)
         means = app.state.resources
         app.state.places = Places(settings.max_requests, settings.line_timeout_s)
+        means.streams.limit = settings.max_streams
         door = app.state.door = Door(settings, means)
         _watch(app)
 
@@ -63,6 +65,7 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
         try:
             async with (
                 door.kept(),
+                means.streams.kept(),
                 keeping_time(means.writer, means.reads, tell),
                 carrying(means.writer, means.reads) as app.state.carrier,
             ):
@@ -102,6 +105,7 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
         experiments,
         explain,
         policies,
+        streams,
         tokens,
         health,
     ):

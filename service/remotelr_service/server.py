@@ -15,6 +15,7 @@ from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from remotelr_service.api.problems import MEDIA_TYPE, PROBLEMS, RETRY_AFTER_S, problem_body
+from remotelr_service.api.sse import ABORT
 from remotelr_service.mistakes import Mistake
 from remotelr_service.settings import Settings
 
@@ -187,6 +188,8 @@ def _protocol(header_timeout_s: float, max_connections: int) -> type[asyncio.Pro
         @override
         def on_headers_complete(self) -> None:
             self._head_came()
+            # A stream is not to wait for who does not read it: closing would.
+            self.scope.setdefault("extensions", {})[ABORT] = {"abort": self.transport.abort}
             super().on_headers_complete()
 
         @override

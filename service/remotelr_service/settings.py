@@ -123,6 +123,12 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="How many connections may be open at once, idle ones included; more are answered 503.",
     )
+    max_streams: int = Field(
+        default=1_000,
+        ge=0,
+        le=1_000_000,
+        description="How many streams of events may be open at once; more are answered 503.",
+    )
     wait_limit_s: float = Field(
         default=60.0, ge=0, le=300, description="The longest `wait` a request may ask for, in seconds."
     )

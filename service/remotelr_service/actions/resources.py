@@ -5,6 +5,7 @@ from typing import Self
 
 from sqlalchemy import Engine
 
+from remotelr_service.actions.streams import Streams
 from remotelr_service.db.engine import Database, open_database
 from remotelr_service.db.notices import Notices
 from remotelr_service.db.writer import Writer
@@ -19,6 +20,7 @@ class Resources:
     writer: Writer
     notices: Notices
     metrics: Metrics
+    streams: Streams
 
     @property
     def reads(self) -> Engine:
@@ -28,13 +30,19 @@ class Resources:
     def open(cls, url: str) -> Self:
         """The database at `url` with its writer at work. Raises what `open_database` does."""
         database = open_database(url)
-        notices = Notices(database.reads)
+        notices, streams = Notices(database.reads), Streams(database.reads)
         metrics = Metrics()
-        writer = Writer(database.writes, committed=notices.publish, measured=metrics.group)
+
+        def committed(keys: frozenset[str]) -> None:
+            notices.publish(keys)
+            streams.committed()
+
+        writer = Writer(database.writes, committed=committed, measured=metrics.group)
         metrics.watch("remotelr_writer_queue_length", "Actions that wait to be written.", lambda: writer.waiting)
         metrics.watch("remotelr_writer_failing", "1 while writing fails.", lambda: writer.failing is not None)
+        metrics.watch("remotelr_streams", "Streams that are open.", lambda: streams.count)
         writer.start()
-        return cls(database, writer, notices, metrics)
+        return cls(database, writer, notices, metrics, streams)
 
     def close(self) -> None:
         """Commit and answer what is waiting, then let go of the database."""

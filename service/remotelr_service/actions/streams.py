@@ -8,7 +8,7 @@ connection. Whoever comes back with what they had last, or cannot keep up, reads
 import asyncio
 import logging
 from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,8 +20,10 @@ from remotelr_service.actions.errors import DatabaseAway, Overloaded
 from remotelr_service.actions.finding import stored_run
 from remotelr_service.db import feed
 from remotelr_service.db.engine import reading
-from remotelr_service.db.feed import Cursor, Entry, Hole
+from remotelr_service.db.feed import Cursor, Entry, Hole, Stall
 from remotelr_service.db.signals import Signals
+
+__all__ = ["Cursor", "Entry", "Place", "Selection", "Stall", "Step", "Streams", "Told"]
 
 T = TypeVar("T")
 
@@ -172,7 +174,7 @@ class Streams:
                 with suppress(asyncio.CancelledError):
                     await self._looking
 
-    def committed(self, _keys: Collection[str] = ()) -> None:
+    def committed(self) -> None:
         """Say that runs have moved; after the commit, from any thread."""
         self._signals.committed()
         if self._loop is None or self._is_told or not (self._of_all or self._of_run):

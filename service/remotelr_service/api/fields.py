@@ -25,6 +25,8 @@ METRIC_PATTERN: Final = r"^[A-Za-z][A-Za-z0-9_./-]{0,99}$"
 TAG_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$"
 KEY_HELP: Final = "1 to 200 letters, digits, `.`, `_`, `:` or `-`, beginning with a letter or digit."
 
+TAG_FILTER_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}:\P{C}{0,200}$"
+
 # What a pattern asks for, in words.
 SAID_OF_PATTERNS: Final = {
     KEY_PATTERN: "1 to 200 letters, digits, '.', '_', ':' or '-', beginning with a letter or digit",

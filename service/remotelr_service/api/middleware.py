@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from remotelr_service.actions.callers import Caller
 from remotelr_service.api.door import CALLER, Door
 from remotelr_service.api.problems import problem
+from remotelr_service.api.sse import IS_HEAD
 from remotelr_service.api.traces import Trace, read_traceparent
 from remotelr_service.logs import REQUEST_ID, TRACE, new_request_id
 
@@ -86,7 +87,7 @@ class HeadAsGet:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = {**scope, "method": "GET"} if scope.get("method") == "HEAD" else scope
+        asked = {**scope, "method": "GET", IS_HEAD: True} if scope.get("method") == "HEAD" else scope
         await self._app(asked, receive, send)
         if "route" in asked:
             # Requests are counted by it.

@@ -10,7 +10,6 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
-import psycopg
 from sqlalchemy import Engine
 
 log = logging.getLogger(__name__)
@@ -52,6 +51,9 @@ class Signals:
                 await talking
 
     async def _talk(self) -> None:
+        # Importing it takes longer than all the rest of a start, and SQLite has no use for it.
+        import psycopg  # noqa: PLC0415
+
         while True:
             try:
                 await self._listen()
@@ -62,7 +64,9 @@ class Signals:
             await asyncio.sleep(TRY_AGAIN_S)
 
     async def _listen(self) -> None:
-        connection = await psycopg.AsyncConnection.connect(
+        from psycopg import AsyncConnection  # noqa: PLC0415  # as above
+
+        connection = await AsyncConnection.connect(
             self._url, autocommit=True, prepare_threshold=None, connect_timeout=2, application_name="remotelr signals"
         )
         async with connection:

@@ -9,7 +9,7 @@ from remotelr_service.actions import runs
 from remotelr_service.api.answers import RunAnswer, RunPage, Status
 from remotelr_service.api.bodies import FinishRequest, RunRequest, TagsRequest
 from remotelr_service.api.dependencies import Means
-from remotelr_service.api.fields import KEY_PATTERN, Limit, RunKey
+from remotelr_service.api.fields import KEY_PATTERN, TAG_FILTER_PATTERN, Limit, RunKey
 from remotelr_service.api.problems import Responses, described
 from remotelr_service.api.route import StrictRoute
 
@@ -51,10 +51,7 @@ def list_runs(
     means: Means,
     experiment: Annotated[str | None, Query(pattern=KEY_PATTERN, description="Only runs of this experiment.")] = None,
     status: Annotated[Status | None, Query(description="Only runs that stand so.")] = None,
-    tag: Annotated[
-        str | None,
-        Query(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}:\P{C}{0,200}$", description="Only runs with `name:value`."),
-    ] = None,
+    tag: Annotated[str | None, Query(pattern=TAG_FILTER_PATTERN, description="Only runs with `name:value`.")] = None,
     after: Annotated[str | None, Query(pattern=KEY_PATTERN, description="Only keys behind this one.")] = None,
     limit: Limit = 100,
 ) -> RunPage:
