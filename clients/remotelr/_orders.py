@@ -54,9 +54,8 @@ class Orders:
             8601 with its offset.
         """
         until = {"epoch": until_epoch} if until_time is None else {"time": until_time}
-        members = {"value": value, "mode": None if mode == "pin" else mode}
         held = until_epoch is None and until_time is None
-        return self.command("set_learning_rate", **members, until=None if held else until, **about)
+        return self.command("set_learning_rate", value=value, mode=mode, until=None if held else until, **about)
 
     def scale(self, factor: float, **about: Unpack[About]) -> Commanded:
         """Multiply what is in force."""
