@@ -63,6 +63,10 @@ class Story:
     def command(self, type: Any, value: float | None = None, **rest: Any) -> None:
         self._take(command(self.run, Command(type=type, value=value, **rest), self.log))
 
+    def order(self, order: Command) -> None:
+        """A command made elsewhere."""
+        self._take(command(self.run, order, self.log))
+
     def put(self, policy: dict[str, Any], on_conflict: Any = "error", **rest: Any) -> None:
         self._take(put_policy(self.run, spec(policy, **rest), on_conflict))
 

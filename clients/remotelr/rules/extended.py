@@ -49,8 +49,12 @@ class Extended:
         return getattr(self.schedule, "initial_learning_rate", None)
 
     def bind(self, binding: Binding) -> Self:
+        total = binding.total
+        if total is not None:
+            # What the whole takes is not what its schedule is gone through.
+            total = max(round(self._inner(float(total))), 1)
         try:
-            return replace(self, schedule=self.schedule.bind(binding))
+            return replace(self, schedule=self.schedule.bind(replace(binding, total=total)))
         except InvalidPolicy as error:
             raise error.under("schedule") from None
 
