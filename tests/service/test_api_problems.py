@@ -297,7 +297,7 @@ def test_a_key_with_a_slash_is_told_why_nothing_is_there(hostile):
         ("GET", "/v1/runs/target/reports", "POST"),
         ("DELETE", "/livez", "GET, HEAD"),
         ("OPTIONS", "/v1/runs", "GET, HEAD"),
-        ("TRACE", "/v1/runs/target/commands", "POST"),
+        ("TRACE", "/v1/runs/target/commands", "GET, HEAD, POST"),
     ],
 )
 def test_a_method_the_path_does_not_take_is_told_all_that_it_does(hostile, method, path, allow):

@@ -321,18 +321,6 @@ def test_a_stop_asks_the_trainer_to_end(service):
     assert "stop" == report(service, 0).json()["action"]
 
 
-@pytest.mark.parametrize("order", [{"type": "scale"}, {"type": "scale", "value": 0}, {"type": "stop", "value": 1.0}])
-def test_a_command_that_makes_no_sense_is_refused(service, order):
-    create(service)
-    answer = service.http.post("/v1/runs/mnist-7/commands", json=order)
-
-    assert (422, "invalid_command", "value") == (
-        answer.status_code,
-        answer.json()["code"],
-        answer.json()["errors"][0]["path"],
-    )
-
-
 def test_the_history_is_the_curve_in_pages(service):
     create(service)
     for epoch in range(5):
