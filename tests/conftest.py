@@ -13,4 +13,4 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["REMOTELR_SPOOL_DIR"] = tempfile.mkdtemp(prefix="remotelr-spools-")
 atexit.register(shutil.rmtree, os.environ["REMOTELR_SPOOL_DIR"], ignore_errors=True)
 
-pytest_plugins = ["fixtures.databases", "fixtures.processes", "fixtures.service"]
+pytest_plugins = ["fixtures.databases", "fixtures.processes", "fixtures.service", "fixtures.terminal"]

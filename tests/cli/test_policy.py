@@ -6,7 +6,7 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def no_service(monkeypatch, terminal):
+def no_service(monkeypatch, _at_the_shared_service):
     monkeypatch.setenv("REMOTELR_URL", "http://127.0.0.1:1")
 
 

@@ -240,3 +240,19 @@ def test_an_order_that_is_based_on_an_old_view_is_refused(terminal, trained):
     said = terminal("runs", "scale", "two-operators", "0.5", "--expected-seq", str(seen))
 
     assert (1, True) == (said.code, "seq_conflict" in said.err)
+
+
+def test_a_new_policy_can_begin_at_the_rate_in_force(terminal, trained):
+    run = trained("spliced", [0.9, 0.9, 0.9, 0.9])
+
+    said = terminal("runs", "replace-policy", "spliced", '{"type": "cosine", "decay_steps": 2}', "--keep-rate")
+    rates = [run.report(epoch, {"val_loss": 0.8}).learning_rate for epoch in (4, 5, 6)]
+
+    assert (0, "") == (said.code, said.err)
+    assert pytest.approx([0.05, 0.025, 0.0]) == rates
+
+
+def test_many_runs_have_no_rate_in_common_to_keep(terminal):
+    said = terminal("bulk", "replace-policy", '{"type": "cosine"}', "--keep-rate", "-e", "any", "-y")
+
+    assert (1, True) == (said.code, "one run after the other" in said.err)

@@ -68,6 +68,8 @@ def _order(
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
+    if orders.KEEP_RATE in order:
+        raise Mistake("each run has a rate of its own to keep: order it to one run after the other")
     body = {
         "selector": _selector(experiment=experiment, tag=tag, status=status, run=run, metric=metric),
         "command": order,

@@ -14,6 +14,9 @@ from remotelr_service.mistakes import Mistake
 
 Order = dict[str, Any]
 
+# No member of the service's: who orders one run makes a policy of it that begins where the run is.
+KEEP_RATE = "keep_rate"
+
 
 class Mode(StrEnum):
     """How a rate is set."""
@@ -114,9 +117,13 @@ def extend(
 def replace_policy(
     policy: Annotated[str, typer.Argument(metavar="POLICY", help="A file of JSON, JSON itself, or - for stdin.")],
     state: Annotated[State, typer.Option(help="What a plateau remembers of the run so far.")] = State.KEEP,
+    keep_rate: Annotated[
+        bool, typer.Option("--keep-rate", help="The new curve begins here, at the rate in force.")
+    ] = False,
 ) -> Order:
     """Give another policy from here on."""
-    return {"type": "replace_policy", "policy": read_document(policy), "state": state.value}
+    order: Order = {"type": "replace_policy", "policy": read_document(policy), "state": state.value}
+    return order | {KEEP_RATE: True} if keep_rate else order
 
 
 def note(text: Annotated[str, typer.Argument(metavar="TEXT", help="What to remember.")]) -> Order:

@@ -34,6 +34,7 @@ from remotelr_service.cli.readings import (
     standing,
 )
 from remotelr_service.cli.refusals import NotInTime, NotObeyed
+from remotelr_service.cli.splicing import beginning_here
 
 app = typer.Typer(help="See and steer runs.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -151,8 +152,11 @@ def _order(
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    body = order | given(reason=reason, actor=actor_of(actor), expected_seq=expected_seq)
     with open_desk(url) as desk:
+        if order.pop(orders.KEEP_RATE, False):
+            seen = desk.get(run_path(run))
+            order["policy"] = beginning_here(order["policy"], seen)
+        body = order | given(reason=reason, actor=actor_of(actor), expected_seq=expected_seq)
         noted = desk.post(run_path(run, "commands"), body, key=key)
         life = None if wait_s is None else _wait(desk, run, noted["seq"], wait_s)
     if as_json:

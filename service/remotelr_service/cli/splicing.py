@@ -1,0 +1,32 @@
+"""A policy that begins where a run is, at the rate it has."""
+
+from typing import Any
+
+from remotelr_service.cli.desk import Json
+from remotelr_service.mistakes import Mistake
+
+
+def beginning_here(policy: Any, run: Json) -> Json:
+    """The policy with its curve put behind the rate in force, which the first epoch not yet decided still has.
+
+    policy: a document, in any words that policies are understood in. run: as the service describes it.
+
+    Raises InvalidPolicy, and Mistake where the policy counts steps and nobody knows how many an epoch has.
+    """
+    from remotelr.rules import policy_from_json, policy_to_json
+
+    document = policy_to_json(policy_from_json(policy))
+    rate = run["learning_rate"]
+    held = {"type": "constant", "learning_rate": rate}
+    curve = {**document["schedule"], "initial_learning_rate": rate}
+    spliced = {"type": "sequential", "schedules": [held, curve], "milestones": [_begin(document["unit"], run)]}
+    return {**document, "schedule": spliced}
+
+
+def _begin(unit: str, run: Json) -> int:
+    """Where the first epoch that is not yet decided begins, in the policy's unit."""
+    if unit == "epoch":
+        return int(run["epoch"]) + 1
+    if run["steps_per_epoch"] is None:
+        raise Mistake("the policy counts steps, and the run does not say how many an epoch has: --keep-rate needs it")
+    return int(run["step"] or 0) + int(run["steps_per_epoch"])
