@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from remotelr.rules.errors import InvalidPolicy
@@ -146,6 +147,9 @@ class ReduceOnPlateau:
     @property
     def rule(self) -> Rule:
         """This flavour as settings of the canonical machine."""
+        return _rule_of(self)
+
+    def _rule(self) -> Rule:
         match self.flavor:
             case "keras":
                 return self._keras_rule(margin_on_value=True, compared=float32, takes_first=True)
@@ -237,3 +241,9 @@ class ReduceOnPlateau:
             raise InvalidPolicy('must be "min" in flavor "optax": report the negated metric', "mode")
         if self.schedule is not None and self.initial_learning_rate is not None:
             raise InvalidPolicy("belongs to the schedule inside: give it there", "initial_learning_rate")
+
+
+@lru_cache(maxsize=1024)
+def _rule_of(node: ReduceOnPlateau) -> Rule:
+    """Made once for a node: every report asks for it, several times."""
+    return node._rule()  # noqa: SLF001  # its own, kept apart for the cache alone

@@ -13,18 +13,19 @@ from typing import Any
 from sqlalchemy import Connection, Dialect, Table
 
 from remotelr_service.db import driver
+from remotelr_service.db.tables import Moment
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 def insert_rows(connection: Connection, table: Table, rows: Rows) -> None:
     """Add rows, all with the same columns. Raises IntegrityError where one contradicts what is there."""
-    _execute(connection, _insertion(connection.dialect, table, tuple(rows[0])), rows)
+    _execute(connection, table, _insertion(connection.dialect, table, tuple(rows[0])), rows)
 
 
 def update_rows(connection: Connection, table: Table, rows: Rows) -> None:
     """Set the other columns of the rows named by `id`. All have the same columns."""
-    _execute(connection, _change(connection.dialect, table, tuple(rows[0])), rows)
+    _execute(connection, table, _change(connection.dialect, table, tuple(rows[0])), rows)
 
 
 @lru_cache(maxsize=64)
@@ -33,18 +34,25 @@ def moment_to_text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def as_read(dialect: Dialect, row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row as the driver will give it back."""
+def as_read(dialect: Dialect, table: Table, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row of this table as the driver will give it back."""
     if dialect.name == "postgresql":
         return row
-    return {name: moment_to_text(value) if isinstance(value, datetime) else value for name, value in row.items()}
+    texts = {name: moment_to_text(row[name]) for name in moments(table) if row.get(name) is not None}
+    return {**row, **texts}
 
 
-def _execute(connection: Connection, statement: str, rows: Rows) -> None:
+@lru_cache(maxsize=64)
+def moments(table: Table) -> tuple[str, ...]:
+    """The columns that hold a time."""
+    return tuple(column.name for column in table.c if isinstance(column.type, Moment))
+
+
+def _execute(connection: Connection, table: Table, statement: str, rows: Rows) -> None:
     if connection.dialect.name == "postgresql":
         driver.execute(connection, statement, {"rows": _ENCODER.encode(rows)})
     else:
-        driver.execute_many(connection, statement, [as_read(connection.dialect, row) for row in rows])
+        driver.execute_many(connection, statement, [as_read(connection.dialect, table, row) for row in rows])
 
 
 @lru_cache(maxsize=64)

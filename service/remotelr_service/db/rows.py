@@ -11,7 +11,7 @@ from remotelr.rules import Decision, Event, Policy, Run, RunSpec, RunState
 
 Row = Mapping[str, Any] | RowMapping
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"))
 
 
 def to_text(document: Any) -> str:

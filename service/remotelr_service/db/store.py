@@ -14,7 +14,7 @@ from sqlalchemy.sql import ColumnElement
 from remotelr.rules import Decision, Event, Run
 from remotelr.rules.log import OF_A_POINT, Kind
 from remotelr_service.db import driver
-from remotelr_service.db.bulk import as_read, insert_rows, update_rows
+from remotelr_service.db.bulk import as_read, insert_rows, moments, update_rows
 from remotelr_service.db.clock import SQLITE_NOW, database_now
 from remotelr_service.db.engine import json_members
 from remotelr_service.db.rows import (
@@ -27,7 +27,7 @@ from remotelr_service.db.rows import (
     spec_to_text,
     to_text,
 )
-from remotelr_service.db.tables import Moment, events, runs
+from remotelr_service.db.tables import events, runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,6 @@ class Locked:
 
 _HEADS = select(runs).where(runs.c.key.in_(bindparam("keys", expanding=True)))
 _COLUMNS = tuple(runs.c.keys())
-_MOMENTS = tuple(column.name for column in runs.c if isinstance(column.type, Moment))
 _NAMES = ", ".join(_COLUMNS)
 _LOCK_HEADS = {
     # SKIP LOCKED: a run that another replica holds must not make all the others of a group wait.
@@ -179,7 +178,7 @@ def save_heads(connection: Connection, heads: Iterable[Head]) -> None:
     if changes:
         update_rows(connection, runs, changes)
     for head, change in zip(heads, changes, strict=True):
-        _keep(head, as_read(connection.dialect, change))
+        _keep(head, as_read(connection.dialect, runs, change))
 
 
 def save_release(connection: Connection, head: Head) -> None:
@@ -354,7 +353,7 @@ def _kept_head(found: tuple[Any, ...]) -> Head:
     if kept is not None and kept[0] == row:
         return kept[1]
     named = dict(zip(_COLUMNS, row, strict=True))
-    return replace(_head({**named, **{name: _moment(named[name]) for name in _MOMENTS}}), row=row)
+    return replace(_head({**named, **{name: _moment(named[name]) for name in moments(runs)}}), row=row)
 
 
 _KEY = _COLUMNS.index("key")
