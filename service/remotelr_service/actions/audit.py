@@ -1,14 +1,21 @@
 """The audit: what people did to tokens, and to runs whose own log is gone. Rows are added and never changed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from sqlalchemy import Engine
 
+from remotelr_service.db import store
 from remotelr_service.db import tokens as stored
 from remotelr_service.db.engine import reading
+from remotelr_service.db.group import Group
+from remotelr_service.db.store import Head
 from remotelr_service.db.tokens import AuditEntry as AuditView
 
-__all__ = ["AuditView", "list_audit"]
+__all__ = ["AuditView", "list_audit", "note", "note_deletion"]
+
+# Of a run that is deleted so many commands are kept, the oldest ones.
+MAX_COMMANDS: Final = 1_000
 
 
 def list_audit(engine: Engine, after: int = 0, limit: int = 100) -> tuple[Sequence[AuditView], int | None]:
@@ -17,3 +24,28 @@ def list_audit(engine: Engine, after: int = 0, limit: int = 100) -> tuple[Sequen
         found = stored.list_audit(connection, after=after, limit=limit + 1)
     shown = found[:limit]
     return shown, shown[-1].id if len(found) > limit else None
+
+
+def note(group: Group, action: str, subject: str, details: Mapping[str, Any], by: str | None) -> None:
+    """Remember in the group's transaction that `by` did this."""
+    stored.add_audit(group.writing(), at=group.now, actor=by, action=action, subject=subject, details=details)
+
+
+def note_deletion(group: Group, head: Head, by: str | None) -> None:
+    """Remember that a run was deleted, where it stood, and who had ordered what of it when."""
+    group.flush()
+    ordered = store.list_dated_events(group.connection, head, after=0, limit=MAX_COMMANDS, kind="command")
+    run = head.run
+    details = {
+        "experiment": head.experiment,
+        "status": run.status,
+        "attempt": run.attempt,
+        "epoch": run.epoch,
+        "learning_rate": run.learning_rate,
+        "seq": run.seq,
+        "commands": [
+            {"seq": event.seq, "at": at.isoformat(), "holds_from": event.holds_from, **event.payload}
+            for event, at in ordered
+        ],
+    }
+    note(group, "run_deleted", run.key, details, by)

@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from remotelr import rules
 from remotelr.rules import InvalidPolicy, Policy, Rails, RunSpec, policy_from_json
 from remotelr.rules.run import FinalStatus, OnConflict, Status
+from remotelr_service.actions import audit
 from remotelr_service.actions.errors import ExperimentConflict, TooManyTags
 from remotelr_service.actions.finding import locked_run, stored_decision, stored_run
 from remotelr_service.actions.views import Page, RunView, view_of
@@ -113,17 +114,18 @@ def list_runs(
     experiment: str | None = None,
     status: Status | None = None,
     tag: tuple[str, str] | None = None,
+    stalled: bool | None = None,
     after: str | None = None,
     limit: int = 100,
 ) -> Page:
     """Up to `limit` runs in order of key, from the first one behind `after` on.
 
-    experiment, status, tag (name and value): only the runs that have it.
+    experiment, status, tag (name and value), stalled: only the runs that have it.
     """
     with reading(engine) as connection:
         # One more than asked for tells whether there is a next page.
         heads = store.list_heads(
-            connection, experiment=experiment, status=status, tag=tag, after=after, limit=limit + 1
+            connection, experiment=experiment, status=status, tag=tag, stalled=stalled, after=after, limit=limit + 1
         )
         shown = heads[:limit]
         decisions = store.list_decisions(connection, shown)
@@ -160,6 +162,12 @@ async def finish_run(writer: Writer, key: str, status: FinalStatus) -> RunView:
     return await writer.submit(action, key)
 
 
-async def delete_run(writer: Writer, key: str) -> None:
-    """The run and its events are gone. Raises RunNotFound."""
-    await writer.submit(lambda group: group.delete(locked_run(group, key)), key)
+async def delete_run(writer: Writer, key: str, *, by: str | None = None) -> None:
+    """The run and its events are gone; the audit keeps what people ordered of it. Raises RunNotFound."""
+
+    def action(group: Group) -> None:
+        head = locked_run(group, key)
+        audit.note_deletion(group, head, by)
+        group.delete(head)
+
+    await writer.submit(action, key)

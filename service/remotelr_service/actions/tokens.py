@@ -7,6 +7,7 @@ from typing import cast
 
 from sqlalchemy import Engine
 
+from remotelr_service.actions import audit
 from remotelr_service.actions.callers import Scope
 from remotelr_service.actions.credentials import digest, new_token
 from remotelr_service.actions.errors import AdminTokenNeeded, TokenNameTaken, TokenNotFound
@@ -160,7 +161,7 @@ def _add(group: Group, request: TokenRequest, secret: str, by: str | None) -> To
 
 def _note(group: Group, action: str, token: StoredToken, by: str | None) -> None:
     details = {"token": token.id, "scope": token.scope, "experiment": token.experiment, "run": token.run}
-    stored.add_audit(group.writing(), at=group.now, actor=by, action=action, subject=token.name, details=details)
+    audit.note(group, action, token.name, details, by)
 
 
 def _found(group: Group, token_id: int) -> StoredToken:

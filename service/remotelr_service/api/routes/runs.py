@@ -8,8 +8,8 @@ from starlette.concurrency import run_in_threadpool
 from remotelr_service.actions import runs
 from remotelr_service.api.answers import RunAnswer, RunPage, Status
 from remotelr_service.api.bodies import FinishRequest, RunRequest, TagsRequest
-from remotelr_service.api.dependencies import Means
-from remotelr_service.api.fields import KEY_PATTERN, TAG_FILTER_PATTERN, Limit, RunKey
+from remotelr_service.api.dependencies import CalledBy, Means
+from remotelr_service.api.fields import KEY_PATTERN, TAG_FILTER_PATTERN, Limit, RunKey, Stalled
 from remotelr_service.api.problems import Responses, described
 from remotelr_service.api.route import StrictRoute
 
@@ -32,12 +32,13 @@ _CREATED: Responses = {
         **described("policy_conflict", "experiment_conflict", "invalid_policy", "invalid_request", "database_away"),
     },
 )
-async def put_run(run: RunKey, body: RunRequest, means: Means, response: Response) -> RunAnswer:
+async def put_run(*, run: RunKey, body: RunRequest, means: Means, caller: CalledBy, response: Response) -> RunAnswer:
     """Create the run, or get it: the same policy again is the same run."""
     # Checking a policy can take some milliseconds, in which no other request shall wait.
     spec = await run_in_threadpool(body.spec)
+    experiment = caller.experiment_for(body.experiment)
     view, is_new = await runs.put_run(
-        means.writer, run, spec, experiment=body.experiment, tags=body.tags, on_conflict=body.on_conflict
+        means.writer, run, spec, experiment=experiment, tags=body.tags, on_conflict=body.on_conflict
     )
     if is_new:
         response.status_code = 201
@@ -52,12 +53,19 @@ def list_runs(
     experiment: Annotated[str | None, Query(pattern=KEY_PATTERN, description="Only runs of this experiment.")] = None,
     status: Annotated[Status | None, Query(description="Only runs that stand so.")] = None,
     tag: Annotated[str | None, Query(pattern=TAG_FILTER_PATTERN, description="Only runs with `name:value`.")] = None,
+    stalled: Stalled = None,
     after: Annotated[str | None, Query(pattern=KEY_PATTERN, description="Only keys behind this one.")] = None,
     limit: Limit = 100,
 ) -> RunPage:
     """Runs in order of their keys, page by page."""
     page = runs.list_runs(
-        means.reads, experiment=experiment, status=status, tag=_name_and_value(tag), after=after, limit=limit
+        means.reads,
+        experiment=experiment,
+        status=status,
+        tag=_name_and_value(tag),
+        stalled=stalled,
+        after=after,
+        limit=limit,
     )
     return RunPage(runs=[RunAnswer.of(view) for view in page.runs], next=page.after)
 
@@ -84,9 +92,9 @@ async def tag_run(run: RunKey, body: TagsRequest, means: Means) -> RunAnswer:
     status_code=204,
     responses=described("run_not_found", "invalid_request", "database_away"),
 )
-async def delete_run(run: RunKey, means: Means) -> None:
-    """Take the run and its whole log away, for good."""
-    await runs.delete_run(means.writer, run)
+async def delete_run(run: RunKey, means: Means, caller: CalledBy) -> None:
+    """Take the run and its whole log away, for good. The audit keeps what was ordered of it, and by whom."""
+    await runs.delete_run(means.writer, run, by=caller.name)
 
 
 @router.post(
