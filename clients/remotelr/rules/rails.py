@@ -42,5 +42,5 @@ class Rails:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any] | None) -> "Rails | None":
-        """None for nothing, and for rails none of which is set. Raises InvalidPolicy, and TypeError for other names."""
-        return cls(**document) if document else None
+        """The inverse of `to_json`; None for nothing. Raises InvalidPolicy, and TypeError for other names."""
+        return None if document is None else cls(**document)
