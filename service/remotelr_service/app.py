@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from remotelr.rules import Decision
 from remotelr_service.actions.carrying import carrying
 from remotelr_service.actions.resources import Resources
+from remotelr_service.actions.stalls import Stalls
 from remotelr_service.actions.timeouts import keeping_time
 from remotelr_service.api import docs, errors, openapi
 from remotelr_service.api.decided import log_decision
@@ -55,6 +56,8 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
         means = app.state.resources
         app.state.places = Places(settings.max_requests, settings.line_timeout_s)
         means.streams.limit = settings.max_streams
+        stalls = Stalls(means.writer, means.reads)
+        means.metrics.watch("remotelr_runs_stalled", "Runs whose trainer has fallen silent.", lambda: stalls.count)
         door = app.state.door = Door(settings, means)
         _watch(app)
 
@@ -66,6 +69,7 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
             async with (
                 door.kept(),
                 means.streams.kept(),
+                stalls.watched(),
                 keeping_time(means.writer, means.reads, tell),
                 carrying(means.writer, means.reads) as app.state.carrier,
             ):

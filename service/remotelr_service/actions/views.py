@@ -19,6 +19,7 @@ class RunView:
     attempt: the life of the trainer group in charge; 0 before the first.
     epoch: the next epoch to be reported; `learning_rate` is its rate, `step` the optimizer steps before it.
     decision: the decision in force.
+    stalled: nothing was heard of its trainer for much longer than an epoch takes.
     """
 
     key: str
@@ -34,6 +35,7 @@ class RunView:
     created_at: datetime
     updated_at: datetime
     decision: Decision
+    stalled: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,4 +173,5 @@ def view_of(head: Head, decision: Decision) -> RunView:
         created_at=head.created_at,
         updated_at=head.updated_at,
         decision=decision,
+        stalled=head.stalled_at is not None,
     )

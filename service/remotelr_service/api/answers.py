@@ -135,6 +135,9 @@ class RunAnswer(BaseModel):
     status: Status
     created_at: datetime
     updated_at: datetime
+    stalled: bool = Field(
+        description="Nothing was heard of its trainer for three times as long as its epochs take, and 30 s at least."
+    )
     decision: DecisionAnswer = Field(description="The decision in force.")
 
     @classmethod
@@ -157,6 +160,7 @@ class RunAnswer(BaseModel):
             status=view.status,
             created_at=view.created_at,
             updated_at=view.updated_at,
+            stalled=view.stalled,
             decision=DecisionAnswer.of(view.decision),
         )
 

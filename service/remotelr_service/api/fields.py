@@ -148,4 +148,9 @@ WithSteps = Annotated[
         description="Add `learning_rates`: one per step of the coming epoch. Needs the run's steps_per_epoch.",
     ),
 ]
+Stalled = Annotated[
+    bool | None,
+    _FLAG,
+    Query(description="Only runs whose trainer has fallen silent; with `false` only the others."),
+]
 Verbose = Annotated[bool, _FLAG, Query(description="Say every check by name.")]

@@ -8,10 +8,13 @@ from functools import cached_property
 from sqlalchemy import Connection
 
 from remotelr.rules import Decision, Event, Log, Outcome, Run, next_until
-from remotelr_service.db import store
+from remotelr_service.db import silence, store
 from remotelr_service.db.log import EventLog
 from remotelr_service.db.store import Head, Locked
 from remotelr_service.db.tables import events
+
+# What tells that a trainer lives, or is not expected to.
+_HEARD_OF = frozenset({"report", "attempt", "finished"})
 
 
 class Group:
@@ -74,7 +77,17 @@ class Group:
         self._log(head.run.key).appended(outcome.event)
         if outcome.run.spec is not head.run.spec:
             store.save_spec(self._connection, after)
+        if head.stalled_at is not None and outcome.event.kind in _HEARD_OF:
+            silence.end_stall(self._connection, head)
+            after = self._heads[head.run.key] = replace(after, stalled_at=None)
         return self._timed(self._held(after), outcome.event)
+
+    def stall(self, head: Head, heard_at: datetime, usual_s: float, at: datetime) -> None:
+        """Note that the run's trainer is silent: last heard of at `heard_at`, though epochs take `usual_s`."""
+        self.writes += 1
+        self.flush()
+        silence.add_stall(self._connection, head, heard_at, usual_s, at)
+        self._heads[head.run.key] = replace(head, stalled_at=at)
 
     def is_due(self, head: Head) -> bool:
         """Whether the point that waits for its ranks has waited long enough."""

@@ -36,6 +36,7 @@ class Head:
 
     due_at: when the point that waits for ranks has to be decided without them, by the database's clock.
     release_at: when a rate that is held until a time is let go, by the same clock.
+    stalled_at: since when its trainer is known to be silent.
     row: a row it was made from, as the driver gave it; None of a new one.
     """
 
@@ -45,6 +46,7 @@ class Head:
     tags: Mapping[str, str]
     due_at: datetime | None = None
     release_at: datetime | None = None
+    stalled_at: datetime | None = None
     created_at: datetime
     updated_at: datetime
     row: tuple[Any, ...] | None = field(default=None, repr=False, compare=False)
@@ -129,9 +131,12 @@ def list_heads(
     tag: tuple[str, str] | None,
     after: str | None,
     limit: int,
+    stalled: bool | None = None,
 ) -> list[Head]:
     """Up to `limit` runs in order of key, from the first one behind `after` on."""
     query = select(runs).order_by(runs.c.key).limit(limit)
+    if stalled is not None:
+        query = query.where(runs.c.stalled_at.is_not(None) if stalled else runs.c.stalled_at.is_(None))
     if after is not None:
         query = query.where(runs.c.key > after)
     query = query.where(*having(connection, experiment, status, {} if tag is None else dict([tag])))
@@ -372,6 +377,7 @@ def _head(row: Row) -> Head:
         tags=from_text(row["tags"]),
         due_at=row["due_at"],
         release_at=row["release_at"],
+        stalled_at=row["stalled_at"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
     )

@@ -1,0 +1,149 @@
+"""Runs that have fallen silent: a trainer that hangs, or died, says nothing; so it is noticed what is not said.
+
+A run is stalled when nothing was heard of its trainer for three times as long as its epochs usually take. What tells
+the time is the database's clock, so replicas agree, and the one that is first marks the run. It is marked no longer
+when its trainer is heard of again.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import pairwise
+from statistics import median
+from typing import Final
+
+from sqlalchemy import Connection, Engine
+
+from remotelr_service.actions.errors import ServiceError
+from remotelr_service.db import silence
+from remotelr_service.db.engine import reading
+from remotelr_service.db.group import Group
+from remotelr_service.db.silence import Pace, Quiet
+from remotelr_service.db.store import database_time
+from remotelr_service.db.writer import Writer
+
+log = logging.getLogger(__name__)
+
+# So many times the usual time of an epoch is too long; but no silence shorter than that many seconds is.
+TIMES: Final = 3.0
+LEAST_S: Final = 30.0
+# How often a replica looks. One that begins to lead the others' work does no harm.
+LOOK_S: Final = 5.0
+# From fewer epochs nobody can tell what is usual.
+_LEAST_EPOCHS = 2
+
+
+class Stalls:
+    """Looks for runs that have fallen silent. engine: `Database.reads`.
+
+    count: how many there are, as of the last look.
+    """
+
+    def __init__(self, writer: Writer, engine: Engine) -> None:
+        self.count = 0
+        self._writer = writer
+        self._engine = engine
+        # What the last look has worked out: until when the run, as it stands, may be silent; None: nobody knows.
+        self._patience: dict[int, tuple[int, datetime | None]] = {}
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Within this block runs that fall silent are marked."""
+        ended = asyncio.Event()
+        watching = asyncio.create_task(self._watch(ended))
+        try:
+            yield
+        finally:
+            ended.set()
+            await watching
+
+    async def look(self, at: datetime | None = None) -> list[str]:
+        """Mark the runs that have fallen silent; gives their keys. Raises DatabaseAway.
+
+        at: the time to judge by; by default the database's own.
+        """
+        silent = await asyncio.to_thread(self._silent, at)
+        marked = [quiet.key for quiet, pace in silent if await self._mark(quiet, pace, at)]
+        self.count = await asyncio.to_thread(self._counted)
+        return marked
+
+    async def _watch(self, ended: asyncio.Event) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await ended.wait()
+                    return
+            try:
+                for key in await self.look():
+                    log.warning("the run %s has fallen silent", key)
+            except ServiceError as error:
+                log.debug("no look for silent runs, because: %s", error)
+            except Exception:
+                # One look that fails must not be the last.
+                log.exception("the look for silent runs failed")
+
+    def _silent(self, at: datetime | None) -> list[tuple[Quiet, Pace]]:
+        with reading(self._engine) as connection:
+            now = at or database_time(connection)
+            quiet = silence.list_quiet(connection, LEAST_S, at)
+            # Who is heard of again, or gone, is forgotten.
+            self._patience = {run.id: self._patience[run.id] for run in quiet if run.id in self._patience}
+            return [found for run in quiet if (found := self._judged(connection, run, now)) is not None]
+
+    def _judged(self, connection: Connection, run: Quiet, now: datetime) -> tuple[Quiet, Pace] | None:
+        known = self._patience.get(run.id)
+        if known is not None and known[0] == run.seq and (known[1] is None or known[1] > now):
+            return None
+        pace = silence.pace_of(connection, run.id)
+        until = patient_until(pace)
+        self._patience[run.id] = run.seq, until
+        return (run, pace) if until is not None and until <= now else None
+
+    async def _mark(self, quiet: Quiet, pace: Pace, at: datetime | None) -> bool:
+        try:
+            return await self._writer.submit(partial(_mark, quiet=quiet, pace=pace, at=at), quiet.key)
+        except ServiceError as error:
+            log.debug("the run %s is left to the next look, because: %s", quiet.key, error)
+            return False
+
+    def _counted(self) -> int:
+        with reading(self._engine) as connection:
+            return silence.count_stalled(connection)
+
+
+def usual_s(epochs: Sequence[tuple[int, int, datetime]]) -> float | None:
+    """The seconds an epoch usually takes: the median of the last ones. None where there are too few.
+
+    epochs: (attempt, epoch, time) of what was decided, newest first. What lies between two attempts is no epoch.
+    """
+    took = [
+        (later - earlier).total_seconds() / max(epoch - before, 1)
+        for (attempt, epoch, later), (attempt_before, before, earlier) in pairwise(epochs)
+        if attempt == attempt_before
+    ]
+    return median(took) if len(took) >= _LEAST_EPOCHS else None
+
+
+def patient_until(pace: Pace) -> datetime | None:
+    """Until when silence means nothing; None when that is not known."""
+    usual = usual_s(pace.epochs)
+    if usual is None or pace.heard_at is None:
+        return None
+    return pace.heard_at + timedelta(seconds=max(TIMES * usual, LEAST_S))
+
+
+def _mark(group: Group, *, quiet: Quiet, pace: Pace, at: datetime | None) -> bool:
+    head = group.find(quiet.key)
+    usual = usual_s(pace.epochs)
+    if head is None or usual is None or pace.heard_at is None:
+        return False
+    # Something may have come since it was looked; then the next look will see that.
+    if head.id != quiet.id or head.run.seq != quiet.seq or head.stalled_at is not None:
+        return False
+    if head.run.status != "running":
+        return False
+    group.stall(head, pace.heard_at, usual, at or group.now)
+    return True
