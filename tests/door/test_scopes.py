@@ -1,21 +1,19 @@
 """Every call of the service, and who is let in: one table. A new call needs a row."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from fastapi.routing import APIRoute, iter_route_contexts
 
-from fixtures.service import Service, serving
+from door.conftest import RUN, make_token
+from fixtures.service import Service
 from remotelr_service.api.plain import PlainReports
 from remotelr_service.api.rights import RIGHTS
 from remotelr_service.api.route import StrictRoute
 from remotelr_service.app import create_app
 from remotelr_service.settings import Settings
-
-ADMIN = "q8Zt3vLwX0cYb7NnR5fKd2HsJm9PgTaE"
 
 # One column for each token: `in` is let in, and a number is how it is refused. `mine` and `other` are tokens of the
 # scope report, for the experiment of the run that the call is about, and for another one.
@@ -68,7 +66,6 @@ list_audit               401     403   403    403   403      in
 OPEN_PAGES = ["/docs", "/docs/favicon.png", "/docs/start.js", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css",
               "/openapi.json"]  # fmt: skip
 
-POLICY = {"type": "constant", "learning_rate": 0.1}
 # What a call takes that would be refused for its body before it is seen whose run it is.
 BODIES: dict[str, Any] = {"report": {"epoch": 0, "metrics": {}}}
 
@@ -95,22 +92,12 @@ CALLS = [
 
 
 @pytest.fixture(scope="module")
-def guarded(sqlite_template, tmp_path_factory) -> Iterator[Service]:
-    file = tmp_path_factory.mktemp("guarded") / "remotelr.db"
-    file.write_bytes(sqlite_template.read_bytes())
-    with serving(f"sqlite:///{file}", auth="on", admin_token=ADMIN) as running:
-        running.http.headers["Authorization"] = f"Bearer {ADMIN}"
-        yield running
-
-
-@pytest.fixture(scope="module")
-def tokens(guarded: Service) -> dict[str, str | None]:
+def tokens(one_guarded: Service) -> dict[str, str | None]:
     """A token for every column."""
 
     def make(name: str, scope: str, **kept_to: str) -> str:
-        made = guarded.http.post("/v1/tokens", json={"name": name, "scope": scope, **kept_to})
-        assert 201 == made.status_code, made.text
-        return made.json()["token"]
+        token: str = make_token(one_guarded.http, name, scope, **kept_to)["token"]
+        return token
 
     return {
         "nobody": None,
@@ -141,8 +128,8 @@ def test_every_route_is_behind_the_door_or_a_page_of_the_documentation():
 
 
 @pytest.mark.parametrize("call", [call for call in CALLS if call.name in EXPECTED], ids=lambda call: call.name)
-def test_who_is_let_in(call: Call, guarded: Service, tokens: dict[str, str | None]):
-    seen = {column: verdict(call, column, guarded, tokens[column]) for column in COLUMNS}
+def test_who_is_let_in(call: Call, one_guarded: Service, tokens: dict[str, str | None]):
+    seen = {column: verdict(call, column, one_guarded, tokens[column]) for column in COLUMNS}
 
     assert EXPECTED[call.name] == seen
 
@@ -150,7 +137,7 @@ def test_who_is_let_in(call: Call, guarded: Service, tokens: dict[str, str | Non
 def verdict(call: Call, column: str, service: Service, token: str | None) -> str:
     run = f"{call.name}-{column}"
     if "{run}" in call.path:
-        made = service.http.put(f"/v1/runs/{run}", json={"policy": POLICY, "experiment": "mine"})
+        made = service.http.put(f"/v1/runs/{run}", json={**RUN, "experiment": "mine"})
         assert 201 == made.status_code, made.text
     path = re.sub(r"\{(\w+)\}", lambda name: run if name[1] == "run" else "9999", call.path)
     content = BODIES.get(call.name, {}) if call.method in ("POST", "PUT", "PATCH") else None
