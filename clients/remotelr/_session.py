@@ -197,8 +197,11 @@ class Session:
         """Why this process must end, in words that go on after a colon."""
         if self.lost:
             return "a newer attempt has taken the run over"
-        ended = None if self.decision is None else self.decision.state.get("ended")
-        return _ENDS.get(str(ended), "the run was told to stop")
+        state = {} if self.decision is None else self.decision.state
+        if state.get("stop"):
+            return "the run was told to stop"
+        # A budget is nothing to remember: it is spent.
+        return _ENDS.get(str(state.get("ended")), "the budget of its policy is spent")
 
     def rollback_to(self, epoch: int) -> int | None:
         """The epoch whose checkpoint `epoch` is to begin with; None where it goes on from where the training is."""
