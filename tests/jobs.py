@@ -43,22 +43,27 @@ def losses(count: int) -> list[float]:
 class Job:
     """A training job: its service, its file, and the rates it trained with. `start` begins another life of it.
 
-    max_bytes: how long the file of the next life may become.
+    lasting: the file stays when the run has ended. max_bytes: how long that of the next life may become.
     """
 
-    def __init__(self, service: InMemoryService | None, spool: Path | None = None, policy=PLATEAU, **members) -> None:
+    def __init__(
+        self, service: InMemoryService | None, spool: Path | None = None, policy=PLATEAU, *, lasting=False, **members
+    ) -> None:
         self.service = service
         self.rates: dict[int, list[float]] = {}
         self.said: list[str] = []
         self.members = {"policy": policy, **members}
         self._spool = spool
+        self._lasting = lasting
 
     def start(self, *, max_bytes: int = 2**20, total_epochs: int | None = None, **settings) -> "Job":
         client = None
         if self.service is not None:
             # So short a budget that nobody waits before asking again.
             client = Client(self.service.url, transport=self.service, timeout_s=0.05)
-        journal = Journal(None if self._spool is None else Spool(self._spool, max_bytes=max_bytes))
+        journal = Journal(
+            None if self._spool is None else Spool(self._spool, max_bytes=max_bytes), lasting=self._lasting
+        )
         settings = {"clock": stands_still, **settings}
         self.session = Session(client, "job", self.members, journal=journal, say=self.said.append, **settings)
         self.session.open(initial_learning_rate=0.1, steps_per_epoch=STEPS, total_epochs=total_epochs)

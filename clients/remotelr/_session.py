@@ -367,9 +367,9 @@ class Session:
             return True
         self._journal.keep()
         reports = sum(isinstance(asked, Report) for asked in left)
-        what = f"{reports} reports" if reports else "the end"
         kept = self._journal.path
-        where = f"they lie in {kept}, and are sent when a trainer of it begins again" if kept else "they are lost"
+        what, lie = (f"{reports} reports", "they lie") if reports else ("the end", "it lies")
+        where = f"{lie} in {kept}, to be told when a trainer of it begins again" if kept else "that is lost"
         self._people.warn_once("left", f"{what} of run {self._key!r} never reached the service: {where}")
         return False
 
