@@ -3,11 +3,12 @@
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -15,11 +16,13 @@ from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import psycopg
 import pytest
 import yaml
 from psycopg import sql
 
+from fixtures.service import ServiceProcess
 from postgres import find_binaries
 
 ROOT = Path(__file__).parent.parent
@@ -47,10 +50,36 @@ def test_the_service_can_have_replicas() -> None:
 
 @pytest.mark.parametrize(
     ("service", "variable"),
-    [("postgres", "POSTGRES_PASSWORD"), ("migrate", "PGPASSWORD"), ("remotelr", "PGPASSWORD")],
+    [
+        ("postgres", "POSTGRES_PASSWORD"),
+        ("migrate", "REMOTELR_DATABASE_PASSWORD"),
+        ("remotelr", "REMOTELR_DATABASE_PASSWORD"),
+    ],
 )
 def test_there_is_no_default_password(service: str, variable: str) -> None:
     assert SERVICES[service]["environment"][variable].startswith("${REMOTELR_POSTGRES_PASSWORD:?")
+
+
+def test_there_is_no_default_token() -> None:
+    assert SERVICES["remotelr"]["environment"]["REMOTELR_ADMIN_TOKEN"].startswith("${REMOTELR_ADMIN_TOKEN:?")
+
+
+def test_what_the_image_and_the_compose_file_say_starts_a_service_that_wants_a_token(
+    postgres_url: str, start_service: Callable[..., ServiceProcess]
+) -> None:
+    said = dict(re.findall(r"(REMOTELR_\w+)=(\S+)", " ".join(_instructions("ENV"))))
+    token = secrets.token_hex(32)
+    given = {"REMOTELR_HOST": said["REMOTELR_HOST"], "REMOTELR_ADMIN_TOKEN": token}
+    service = start_service(postgres_url, **given)
+    service.wait_ready()
+    without = httpx.get(f"{service.url}/v1/runs", timeout=30, trust_env=False)
+    with_it = httpx.get(
+        f"{service.url}/v1/runs", headers={"Authorization": f"Bearer {token}"}, timeout=30, trust_env=False
+    )
+
+    assert "0.0.0.0" == given["REMOTELR_HOST"]
+    assert set(given) <= set(said) | set(SERVICES["remotelr"]["environment"])
+    assert (401, 200) == (without.status_code, with_it.status_code)
 
 
 def test_the_image_does_not_run_as_root() -> None:
@@ -82,7 +111,9 @@ def test_the_migration_job_brings_the_database_up_to_date(empty_postgres_url: st
     url = SERVICES["migrate"]["environment"]["REMOTELR_DATABASE_URL"]
     with _owner(empty_postgres_url, password) as role:
         here = url.replace("remotelr@postgres/remotelr", f"{role}@{address.hostname}:{address.port}{address.path}")
-        done = _remotelr(*SERVICES["migrate"]["command"], REMOTELR_DATABASE_URL=here, PGPASSWORD=password)
+        done = _remotelr(
+            *SERVICES["migrate"]["command"], REMOTELR_DATABASE_URL=here, REMOTELR_DATABASE_PASSWORD=password
+        )
 
     assert here != url
     assert done.returncode == 0, done.stderr

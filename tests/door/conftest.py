@@ -1,25 +1,12 @@
 """Services that let nobody in without a token, and the tokens to get in with."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import httpx
 import pytest
 
+from door.asking import ADMIN, bearer
 from fixtures.service import Service, serving
-
-ADMIN = "q8Zt3vLwX0cYb7NnR5fKd2HsJm9PgTaE"
-RUN = {"policy": {"type": "constant", "learning_rate": 0.1}}
-
-
-def bearer(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"}
-
-
-def make_token(http: httpx.Client, name: str, scope: str, **rest: object) -> dict:
-    """A new token as it was answered; `http` asks as an admin."""
-    made = http.post("/v1/tokens", json={"name": name, "scope": scope, **rest})
-    assert 201 == made.status_code, made.text
-    return made.json()
 
 
 @pytest.fixture

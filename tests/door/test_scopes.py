@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fastapi.routing import APIRoute, iter_route_contexts
 
-from door.conftest import RUN, make_token
+from door.asking import RUN, make_token
 from fixtures.service import Service
 from remotelr_service.api.plain import PlainReports
 from remotelr_service.api.rights import RIGHTS

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from door.conftest import ADMIN, RUN, bearer, make_token
+from door.asking import ADMIN, RUN, bearer, make_token
 from fixtures.service import Service, serving
 from remotelr_service.actions import register
 from remotelr_service.actions.credentials import digest, is_token, new_token

@@ -1,0 +1,20 @@
+"""What the tests of the door ask with."""
+
+from typing import Any
+
+import httpx
+
+ADMIN = "q8Zt3vLwX0cYb7NnR5fKd2HsJm9PgTaE"
+RUN = {"policy": {"type": "constant", "learning_rate": 0.1}}
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def make_token(http: httpx.Client, name: str, scope: str, **rest: object) -> dict[str, Any]:
+    """A new token as it was answered; `http` asks as an admin."""
+    made = http.post("/v1/tokens", json={"name": name, "scope": scope, **rest})
+    assert 201 == made.status_code, made.text
+    answer: dict[str, Any] = made.json()
+    return answer
