@@ -35,7 +35,7 @@ from remotelr.rules.extended import Extended
 from remotelr.rules.greedy import Greedy
 from remotelr.rules.guard import Guard
 from remotelr.rules.json_schema import json_schema
-from remotelr.rules.life import Life, life_of
+from remotelr.rules.life import Life, life_of, life_steps
 from remotelr.rules.lifecycle import create, finish, put_policy
 from remotelr.rules.lines import Constant, Linear, LRRangeTest
 from remotelr.rules.log import Event, Log, MemoryLog
@@ -153,6 +153,7 @@ __all__ = [
     "is_command",
     "json_schema",
     "life_of",
+    "life_steps",
     "metrics_from_json",
     "metrics_to_json",
     "next_until",

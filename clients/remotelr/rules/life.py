@@ -55,7 +55,7 @@ def life_of(event: Event, later: Iterable[Event], run: Run) -> Life:
     """How far the command behind `event` has come.
 
     later: events after it, oldest first. Enough are: the commands, the first decision for an epoch from
-        `event.holds_from` on, the reports of that epoch, and the end of the run.
+        `event.holds_from` on, the reports of that epoch, and the newest end of the run.
     run: its head.
     """
     order, later = command_from_payload(event), list(later)
@@ -67,9 +67,28 @@ def life_of(event: Event, later: Iterable[Event], run: Run) -> Life:
     if ended is not None:
         return ended
     if told is None:
-        finished = run.status != "running"
-        return Life(state="expired", reason=f"the run is {run.status}") if finished else Life(state="queued")
+        end = next((each for each in reversed(later) if each.kind == "finished"), None)
+        if end is None or run.status == "running":
+            return Life(state="queued")
+        return Life(state="expired", seq=end.seq, reason=f"the run is {run.status}")
     return _delivered(order, told, later)
+
+
+def life_steps(event: Event, later: Iterable[Event], run: Run) -> list[Life]:
+    """How the command behind `event` came to stand as it does, oldest step first; the arguments as of `life_of`.
+
+    What it was at a moment is what the log said then.
+    """
+    steps, known = list[Life](), list(later)
+    life = life_of(event, known, run)
+    while life.seq is not None:
+        steps.append(life)
+        seq = life.seq
+        if seq == event.seq:
+            break
+        known = [each for each in known if each.seq < seq]
+        life = life_of(event, known, run)
+    return [Life(state="queued"), *reversed(steps)]
 
 
 def _tells(event: Event, holds_from: int) -> bool:

@@ -8,7 +8,7 @@ from uuid import uuid4
 from sqlalchemy import Connection, Engine
 
 from remotelr import rules
-from remotelr.rules import Command, Event, command_from_payload, is_command, life_of
+from remotelr.rules import Command, Event, command_from_payload, is_command, life_steps
 from remotelr_service.actions.errors import CommandNotFound
 from remotelr_service.actions.finding import locked_run, stored_run
 from remotelr_service.actions.holding import let_go
@@ -94,9 +94,9 @@ def _view(
 ) -> CommandView:
     event, at = dated
     told = orders.list_told(connection, head, event)
-    later = {each.seq: (each, when) for each, when in (*ordered, *told) if each.seq > event.seq}
-    ending = [ended] if ended is not None and ended[0].seq > event.seq else []
-    life = list(_steps(head, dated, [later[seq] for seq in sorted(later)], ending))
+    ending = [] if ended is None else [ended]
+    later = {each.seq: (each, when) for each, when in (*ordered, *told, *ending) if each.seq > event.seq}
+    life = list(_steps(head, dated, [later[seq] for seq in sorted(later)]))
     newest = life[-1]
     return CommandView(
         run=head.run.key,
@@ -113,35 +113,22 @@ def _view(
     )
 
 
-def _steps(head: Head, dated: _Dated, later: Sequence[_Dated], ending: Sequence[_Dated]) -> Iterable[LifeStep]:
-    """How the command came to stand as it does, oldest step first.
-
-    Its life at each moment is what the log said then: what came after is left out, step by step.
-    """
+def _steps(head: Head, dated: _Dated, later: Sequence[_Dated]) -> Iterable[LifeStep]:
+    """How the command came to stand as it does, oldest step first, each with the event that brought it."""
     event, at = dated
     order = command_from_payload(event)
-    steps: list[LifeStep] = []
-    known = list(later)
-    while True:
-        life = life_of(event, [each for each, _ in known], head.run)
-        if life.state == "queued" or (life.seq is None and not ending):
-            break
-        # The run's end stands in its head; the event tells when.
-        brought, when = next((each for each in known if each[0].seq == life.seq), (ending or [dated])[0])
-        by = command_from_payload(brought) if is_command(brought) and brought.seq != event.seq else None
-        steps.append(
-            LifeStep(
-                state=life.state,
-                at=when,
-                seq=brought.seq,
-                epoch=life.at_epoch,
-                rate=life.rate,
-                actor=None if by is None else by.actor,
-                reason=life.reason if by is None or by.reason is None else by.reason,
-            )
+    yield LifeStep(state="queued", at=at, seq=event.seq, actor=order.actor, reason=order.reason)
+    known = {each.seq: (each, when) for each, when in (dated, *later)}
+    for life in life_steps(event, [each for each, _ in later], head.run)[1:]:
+        assert life.seq is not None, "what is behind queued was brought by an event"
+        brought, when = known[life.seq]
+        by = command_from_payload(brought) if is_command(brought) and brought is not event else None
+        yield LifeStep(
+            state=life.state,
+            at=when,
+            seq=brought.seq,
+            epoch=life.at_epoch,
+            rate=life.rate,
+            actor=None if by is None else by.actor,
+            reason=life.reason if by is None or by.reason is None else by.reason,
         )
-        if life.seq is None or life.seq == event.seq:
-            break
-        known = [each for each in known if each[0].seq < brought.seq]
-    first = LifeStep(state="queued", at=at, seq=event.seq, actor=order.actor, reason=order.reason)
-    return [first, *reversed(steps)]
