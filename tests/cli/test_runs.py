@@ -1,5 +1,6 @@
 """`remotelr runs`: what an operator sees of runs, and orders of one."""
 
+import json
 import math
 
 import pytest
@@ -120,7 +121,6 @@ def test_a_mistake_is_one_line_and_a_code(terminal, arguments, code, said):
 
 
 def test_what_was_refused_is_json_where_json_is_wanted(terminal):
-    import json
 
     ended = terminal("runs", "show", "nobody", "--json")
 
@@ -256,3 +256,15 @@ def test_many_runs_have_no_rate_in_common_to_keep(terminal):
     said = terminal("bulk", "replace-policy", '{"type": "cosine"}', "--keep-rate", "-e", "any", "-y")
 
     assert (1, True) == (said.code, "one run after the other" in said.err)
+
+
+def test_a_log_tells_what_happened_in_sentences(terminal, trained):
+    trained("told", [0.9, 0.9, 0.9, 0.9])
+    terminal("runs", "note", "told", "look at this")
+
+    sentences = [line.split("  ", 1)[1] for line in terminal("runs", "log", "told").out.splitlines()]
+    last = [json.loads(line) for line in terminal("runs", "log", "told", "-n", "1", "--json").out.splitlines()]
+
+    assert "halved" in sentences[-2]
+    assert "look at this" in sentences[-1]
+    assert sentences[-2:] == [each["sentence"] for each in last]

@@ -231,6 +231,7 @@ class EventAnswer(BaseModel):
         description="What was noticed: `gap`, `late`, `drift`, `live`; of a closing the `ranks` that were there."
     )
     decision: DecisionAnswer | None
+    sentence: str = Field(description="What happened, for people.")
     superseded_by: int | None
     created_at: datetime
 
@@ -248,6 +249,7 @@ class EventAnswer(BaseModel):
             payload=dict(event.payload),
             notes=dict(event.notes),
             decision=None if event.decision is None else DecisionAnswer.of(event.decision),
+            sentence=sentence(event),
             superseded_by=event.superseded_by,
             created_at=view.created_at,
         )

@@ -46,6 +46,12 @@ def print_json(document: Any) -> None:
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
+def print_line(document: Any) -> None:
+    """The document on a line of its own, at once: for who reads while we write."""
+    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
 def say(line: str) -> None:
     """A remark beside the result: on stderr, so that the result can be piped on."""
     console(errors=True).print(safe(line))

@@ -8,12 +8,19 @@ from remotelr_service.cli.desk import Desk, Json, run_path
 
 
 def selected(
-    desk: Desk, *, experiment: str | None, tag: list[str] | None, status: str | None, limit: int | None = None
+    desk: Desk,
+    *,
+    experiment: str | None,
+    tag: list[str] | None,
+    status: str | None,
+    stalled: bool = False,
+    limit: int | None = None,
 ) -> list[Json]:
     """The runs with all of these, at most `limit`."""
     wanted = [(name, value) for name, _, value in (each.partition(":") for each in tag or ())]
     found: list[Json] = []
-    for run in desk.pages("/v1/runs", "runs", experiment=experiment, tag=tag[0] if tag else None, status=status):
+    asked = {"experiment": experiment, "tag": tag[0] if tag else None, "status": status, "stalled": stalled or None}
+    for run in desk.pages("/v1/runs", "runs", **asked):
         # The service looks for one tag; a run that lacks another one is left out here.
         if all(run["tags"].get(name) == value for name, value in wanted):
             found.append(run)

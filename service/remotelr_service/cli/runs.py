@@ -1,13 +1,14 @@
 """`remotelr runs`: what runs there are, how they stand, and what is ordered of one of them."""
 
 import time
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
 from remotelr.errors import ServiceRefused
 from remotelr_service.cli import look, orders, rehearsing, watch
-from remotelr_service.cli.desk import Desk, Json, NotUnderstood, open_desk, run_path
+from remotelr_service.cli.desk import TIMEOUT_S, Desk, Json, NotUnderstood, open_desk, run_path
 from remotelr_service.cli.merging import merged
 from remotelr_service.cli.options import (
     Actor,
@@ -38,6 +39,9 @@ from remotelr_service.cli.splicing import beginning_here
 
 app = typer.Typer(help="See and steer runs.", no_args_is_help=True, rich_markup_mode=None)
 
+# How long one question after news waits for them.
+_LONG_POLL_S = 25
+
 # The lives of a command that change no more.
 _OVER = ("applied", "rejected", "expired", "superseded", "cancelled")
 
@@ -53,13 +57,14 @@ def list_runs(
     experiment: InExperiment = None,
     tag: WithTag = None,
     status: WithStatus = None,
+    stalled: Annotated[bool, typer.Option("--stalled", help="Only runs that have fallen silent.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 200,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
     """List runs, in order of their keys."""
     with open_desk(url) as desk:
-        found = selected(desk, experiment=experiment, tag=tag, status=status, limit=limit + 1)
+        found = selected(desk, experiment=experiment, tag=tag, status=status, stalled=stalled, limit=limit + 1)
     look.show({"runs": found[:limit]}, as_json, lambda: _runs_table(found[:limit]))
     if len(found) > limit:
         look.say(
@@ -172,12 +177,46 @@ def _order(
         raise NotObeyed(f"command {noted['seq']} was {_life_in_words(life)}")
 
 
+@app.command("log")
+def log(
+    *,
+    run: RunKey,
+    last: Annotated[int, typer.Option("--last", "-n", min=1, help="Begin so far back.")] = 20,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what happened to it, in sentences.
+
+    As JSON it is one event on each line.
+    """
+    with open_desk(url, timeout_s=_LONG_POLL_S + TIMEOUT_S) as desk:
+        seq = desk.get(run_path(run))["decision"]["seq"]
+        after = max(seq - last, 0)
+        for event in _events(desk, run, after, follow=follow):
+            if as_json:
+                look.print_line(event)
+            else:
+                look.console().print(look.safe(f"{look.clock(event['created_at'])}  {event['sentence']}"))
+
+
 app.command("why")(rehearsing.why)
 app.command("what-if")(rehearsing.what_if)
 app.command("replay-policy")(rehearsing.replay_policy)
 
 for _name, _function in orders.FOR_ONE.items():
     app.command(_name)(merged(_function, _order))
+
+
+def _events(desk: Desk, run: str, after: int, *, follow: bool) -> Iterator[Json]:
+    """What is in the log after `after`, and what comes when that is followed."""
+    path = run_path(run, "events")
+    while True:
+        for event in desk.pages(path, "events", after=after, wait=_LONG_POLL_S if follow else None):
+            after = event["seq"]
+            yield event
+        if not follow:
+            return
 
 
 def _wait(desk: Desk, run: str, seq: int, wait_s: float) -> Json:

@@ -4,8 +4,6 @@ Where the service has an event stream it is the doorbell: something happened, lo
 runs are looked at every few seconds. What is new is asked for, and nothing twice.
 """
 
-import json
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -121,8 +119,7 @@ def _screen(as_json: bool) -> Iterator[Any]:
     if as_json:
 
         def lines(seen: list[Watched], trouble: str | None) -> None:
-            sys.stdout.write(json.dumps({**document(seen), "trouble": trouble}, ensure_ascii=False) + "\n")
-            sys.stdout.flush()
+            look.print_line({**document(seen), "trouble": trouble})
 
         yield lines
         return
