@@ -20,8 +20,9 @@ own, tokens, experiments, previews, and waiting (a long poll is answered at once
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, get_args
 from urllib.parse import unquote
 
 from remotelr._transport import NoAnswer
@@ -31,6 +32,7 @@ from remotelr.rules import (
     Command,
     Decision,
     Event,
+    Life,
     MemoryLog,
     Outcome,
     Report,
@@ -40,37 +42,49 @@ from remotelr.rules import (
     Waiting,
     begin_attempt,
     command,
+    command_from_json,
+    command_from_payload,
+    command_to_json,
     create,
     finish,
+    is_command,
+    life_steps,
     metrics_from_json,
     policy_from_json,
     policy_to_json,
     put_policy,
     report,
 )
+from remotelr.rules.orders import CommandType
 
 __all__ = ["InMemoryService"]
 
-_PATH = re.compile(r"/v1/runs/(?P<key>[^/]+)(?P<call>(/[a-z]+)*)")
+_PATH = re.compile(r"/v1/runs/(?P<key>[^/]+)(?P<call>(/[a-z0-9]+)*)")
+_COMMAND = re.compile(r"GET /commands/(?P<seq>[0-9]+)")
 _INVALID = ("invalid_policy", "invalid_report", "invalid_command")
 # What of a decision is not answered.
+
+# What is ordered over HTTP; rails are the service's own.
+_TAKEN = frozenset(get_args(CommandType)) - {"rails"}
 _UNSAID = ("local", "why")
 _SPEC = ("initial_learning_rate", "world_size", "steps_per_epoch", "total_epochs")
 
 
 @dataclass(slots=True)
 class _Kept:
-    """A run as the service keeps it."""
+    """A run as the service keeps it. moments: when each event came, by its number."""
 
     run: Run
     log: MemoryLog = field(default_factory=MemoryLog)
     experiment: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    moments: dict[int, str] = field(default_factory=dict)
 
     def take(self, outcome: Outcome) -> Decision | Waiting | None:
         self.run = outcome.run
         if outcome.event is not None:
             self.log.append(outcome.event)
+            self.moments[outcome.event.seq] = datetime.now(UTC).isoformat()
         return outcome.answer
 
     @property
@@ -106,7 +120,7 @@ class InMemoryService:
         return list(self._runs[run].log.events)
 
     def command(self, run: str, order: Command) -> None:
-        """Order what an operator would. Raises InvalidCommand, and KeyError for a run nobody made."""
+        """Order what an operator would. Raises InvalidCommand, SeqConflict, and KeyError for a run nobody made."""
         kept = self._runs[run]
         kept.take(command(kept.run, order, kept.log))
 
@@ -137,6 +151,9 @@ class InMemoryService:
             return self._put(key, body)
         if key not in self._runs:
             return _problem(404, "run_not_found", f"there is no run {key!r}", {})
+        command_path = _COMMAND.fullmatch(call)
+        if command_path is not None:
+            return _one_command(self._runs[key], int(command_path["seq"]))
         answer = _CALLS.get(call)
         if answer is None:
             return _problem(404, "not_found", f"there is nothing at {request.path}", {})
@@ -183,12 +200,65 @@ def _report_batch(kept: _Kept, body: dict[str, Any]) -> Response:
 
 
 def _command(kept: _Kept, body: dict[str, Any]) -> Response:
-    outcome = command(kept.run, Command(**body), kept.log)
+    if body["type"] not in _TAKEN or "only" in body:
+        raise ValueError(f"nobody can order {body['type']!r} so")
+    key, expected_seq = body.pop("key", None), body.pop("expected_seq", None)
+    order = replace(command_from_json(body, key), expected_seq=expected_seq)
+    outcome = command(kept.run, order, kept.log)
     kept.take(outcome)
-    noted = outcome.event or kept.log.keyed("command", body["key"])
-    assert noted is not None
-    value = {"type": body["type"], "value": body.get("value")}
-    return _response(200, {"run": kept.run.key, "seq": noted.seq, "holds_from": noted.holds_from, **value})
+    noted = outcome.event or next(event for event in kept.log.events if is_command(event) and event.key == key)
+    return _response(200, _ordered(kept, noted))
+
+
+def _commands(kept: _Kept) -> Response:
+    ordered = [_ordered(kept, event) for event in kept.log.events if is_command(event)]
+    return _response(200, {"run": kept.run.key, "commands": ordered, "next": None})
+
+
+def _one_command(kept: _Kept, seq: int) -> Response:
+    event = next((event for event in kept.log.events if event.seq == seq and is_command(event)), None)
+    if event is None:
+        detail = f"event {seq} of the run {kept.run.key!r} is no command"
+        return _problem(404, "command_not_found", detail, {"run": kept.run.key, "seq": seq})
+    return _response(200, _ordered(kept, event))
+
+
+def _ordered(kept: _Kept, event: Event) -> dict[str, Any]:
+    """A command, and what has become of it."""
+    order, later = command_from_payload(event), [each for each in kept.log.events if each.seq > event.seq]
+    life = [_step(kept, event, step) for step in life_steps(event, later, kept.run)]
+    newest = life[-1]
+    return {
+        "run": kept.run.key,
+        "seq": event.seq,
+        "holds_from": event.holds_from,
+        "key": event.key,
+        "command": command_to_json(order),
+        "created_at": kept.moments[event.seq],
+        "state": newest["state"],
+        "at_epoch": newest["epoch"],
+        "rate": newest["rate"] if newest["state"] in {"applied", "rejected"} else None,
+        "reason": None if len(life) == 1 else newest["reason"],
+        "life": life,
+        "type": order.type,
+        "value": order.multiplier if order.type == "scale" else order.value,
+    }
+
+
+def _step(kept: _Kept, event: Event, step: Life) -> dict[str, Any]:
+    brought = event if step.seq is None else next(each for each in kept.log.events if each.seq == step.seq)
+    by = None
+    if is_command(brought) and (step.seq is None or brought is not event):
+        by = command_from_payload(brought)
+    return {
+        "state": step.state,
+        "at": kept.moments[brought.seq],
+        "seq": brought.seq,
+        "epoch": step.at_epoch,
+        "rate": step.rate,
+        "actor": None if by is None else by.actor,
+        "reason": step.reason if by is None or by.reason is None else by.reason,
+    }
 
 
 def _finish(kept: _Kept, body: dict[str, Any]) -> Response:
@@ -226,6 +296,7 @@ _CALLS: Mapping[str, Callable[[_Kept, dict[str, Any]], Response]] = {
     "POST /attempts": _begin,
     "POST /reports": _report,
     "POST /reports/batch": _report_batch,
+    "GET /commands": lambda kept, _: _commands(kept),
     "POST /commands": _command,
     "POST /finish": _finish,
 }
