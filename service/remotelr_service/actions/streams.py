@@ -190,9 +190,9 @@ class Streams:
         It ends when the run is deleted. Its first step says where it begins, or raises RunNotFound, Overloaded or
         DatabaseAway.
         """
-        run_id, seq = await self._ask(lambda connection: _standing(connection, key))
-        is_lost = after is not None and after[0] > seq
-        place = (seq, 1) if after is None or is_lost else after
+        run_id, newest = await self._ask(lambda connection: _standing(connection, key))
+        is_lost = after is not None and after[0] > newest[0]
+        place = newest if after is None or is_lost else after
         follower = _Follower()
         async with self._following(self._of_run[run_id], follower):
             yield Step(_written(place), is_lost=is_lost)
@@ -347,11 +347,14 @@ class Streams:
         for entry in entries:
             assert entry.position is not None
             hole = (cursor.high + 1, entry.position - 1)
-            if hole[0] <= hole[1] and bound is not None:
+            # Without a bound there is no hole in which anything could come.
+            may_come = hole[0] <= hole[1] and bound is not None
+            if may_come:
                 doubt = self._doubts.setdefault(hole, _Doubt(bound, now))
-                if not _is_over(doubt, running, now) and now - doubt.since < PATIENCE_S:
+                may_come = not _is_over(doubt, running, now)
+                if may_come and now - doubt.since < PATIENCE_S:
                     break
-            cursor = cursor.passed(entry.position, None if bound is not None else Cursor(entry.position))
+            cursor = cursor.passed(entry.position, None if may_come else Cursor(entry.position))
             told.append(entry)
             ids.append(cursor.written() if self._of_all else "")
         # Only now: what has come in a hole has been taken out of it.
@@ -402,9 +405,9 @@ def _is_over(doubt: _Doubt, running: int | None, now: float) -> bool:
     return is_settled or now - doubt.since > HOLE_LIFE_S
 
 
-def _standing(connection: Connection, key: str) -> tuple[int, int]:
+def _standing(connection: Connection, key: str) -> tuple[int, Place]:
     head = stored_run(connection, key)
-    return head.id, head.run.seq
+    return head.id, (head.run.seq, int(feed.has_stall(connection, head.id, head.run.seq)))
 
 
 def _taken(batch: _Batch, cursor: Cursor, selection: Selection) -> tuple[list[Told], Cursor]:

@@ -145,6 +145,12 @@ def list_of_run(connection: Connection, run_id: int, after: tuple[int, int], lim
     return sorted(found, key=lambda entry: entry.place)[:limit]
 
 
+def has_stall(connection: Connection, run_id: int, seq: int) -> bool:
+    """Whether the run fell silent behind its event `seq`."""
+    found = select(stalls.c.seq).where(stalls.c.run_id == run_id, stalls.c.seq == seq)
+    return connection.execute(found).first() is not None
+
+
 def newest_position(connection: Connection) -> int:
     """The highest position that is to be seen; 0 when there is none."""
     newest = [
