@@ -107,6 +107,31 @@ def test_a_release_is_heard_too(url, key):
     assert steps.rates == pytest.approx([0.5] * BATCHES, abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        # One epoch is what the service says, which begins with the next; live, the rest of this one is added.
+        (lambda run: run.set_learning_rate(0.25, mode="one_shot"), [0.25, 0.25, 0.5]),
+        (lambda run: run.set_learning_rate(0.25, mode="rebase"), [0.25, 0.25, 0.25]),
+        (lambda run: run.set_learning_rate(0.25, until_epoch=2), [0.25, 0.25, 0.5]),
+        # Where the schedule stands is known from the next epoch on.
+        (lambda run: run.pause(), [0.5, 0.5, 0.5]),
+        (lambda run: run.note("a remark"), [0.5, 0.5, 0.5]),
+        (lambda run: run.replace_policy({"type": "constant", "learning_rate": 0.25}), [0.5, 0.25, 0.25]),
+    ],
+    ids=["one shot", "rebase", "until", "pause", "note", "policy"],
+)
+def test_what_else_can_be_ordered_comes_out_alike_in_the_next_epoch(url, key, order, expected):
+    steps, remote = StepsTaken(), RemoteLR(url, key, STEADY, live=True)
+    with Client(url) as client:
+        fit(remote, At(9, lambda: order(client.get_run(key)), None if expected[0] == 0.5 else remote), steps, epochs=3)
+
+    curve = [0.5] * 10 + [
+        rate for number, rate in enumerate(expected) for _ in range(BATCHES - (10 if number == 0 else 0))
+    ]
+    assert steps.rates == pytest.approx(curve, abs=1e-4)
+
+
 def test_without_live_nothing_listens_and_an_order_waits_for_the_next_epoch(url, key):
     steps, seen = StepsTaken(), []
     with Client(url) as client:
