@@ -205,3 +205,34 @@ def test_a_policy_command_lives_as_the_others_do():
     story.report(1, 0.5)
 
     assert ("queued", "delivered") == (queued, life(story, seq).state)
+
+
+def test_a_stop_is_applied_when_the_run_has_ended():
+    story = began()
+    seq = ordered(story, "stop")
+    story.report(1, 0.5, learning_rate=0.1)
+    told = life(story, seq)
+    story.finish("stopped")
+    ended = life(story, seq)
+
+    assert ("delivered", seq + 1, 2) == (told.state, told.seq, told.at_epoch)
+    assert ("applied", seq + 2, 2) == (ended.state, ended.seq, ended.at_epoch)
+
+
+def test_a_stop_is_rejected_by_a_trainer_that_goes_on():
+    story = began()
+    seq = ordered(story, "stop")
+    story.report(1, 0.5, learning_rate=0.1)
+    story.report(2, 0.5, learning_rate=0.1)
+
+    assert ("rejected", "the trainer went on with epoch 2") == (life(story, seq).state, life(story, seq).reason)
+
+
+def test_a_stop_that_was_taken_back_in_time_is_neither():
+    story = began()
+    seq = ordered(story, "stop")
+    story.report(1, 0.5, learning_rate=0.1)
+    ordered(story, "release")
+    story.report(2, 0.5, learning_rate=0.1)
+
+    assert "delivered" == life(story, seq).state

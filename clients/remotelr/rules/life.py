@@ -125,6 +125,8 @@ def _delivered(order: Command, told: Event, later: list[Event]) -> Life:
     decision = told.decision
     assert decision is not None
     told_of: dict[str, Any] = {"at_epoch": decision.epoch, "rate": decision.learning_rate}
+    if order.type == "stop":
+        return _stopped(told, decision.epoch, later) or Life(state="delivered", seq=told.seq, **told_of)
     if order.until is not None and order.until.epoch is not None and decision.epoch >= order.until.epoch:
         return Life(state="expired", seq=told.seq, reason=f"epoch {order.until.epoch} came before a trainer asked")
     if order.type in ("set_learning_rate", "scale") and decision.reason == "bounds":
@@ -144,3 +146,19 @@ def _delivered(order: Command, told: Event, later: list[Event]) -> Life:
         reason = f"the trainer used {rate!r}"
         return Life(state="rejected", seq=report.seq, at_epoch=decision.epoch, rate=rate, reason=reason)
     return Life(state="applied", seq=report.seq, at_epoch=decision.epoch, rate=rate)
+
+
+def _stopped(told: Event, epoch: int, later: list[Event]) -> Life | None:
+    """What became of a stop that a trainer was told of: it ended, or trained `epoch` all the same; else None."""
+    for each in later:
+        if each.seq <= told.seq:
+            continue
+        if each.kind == "finished":
+            return Life(state="applied", seq=each.seq, at_epoch=epoch)
+        if is_command(each) and command_from_payload(each).type == "release":
+            return None
+        if each.kind == "report" and each.epoch == epoch:
+            return Life(
+                state="rejected", seq=each.seq, at_epoch=epoch, reason=f"the trainer went on with epoch {epoch}"
+            )
+    return None
