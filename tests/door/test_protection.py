@@ -1,0 +1,478 @@
+"""What keeps those out who have no token, and what those who have one cannot do with it."""
+
+import asyncio
+import json
+import re
+from http.client import HTTPConnection
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import event
+from starlette.types import Scope
+
+from door.asking import ADMIN, RUN, bearer, make_token
+from door.test_scopes import APP, CALLS, EXPECTED
+from fixtures.service import Service, serving
+from remotelr_service.actions.credentials import new_token
+from remotelr_service.actions.resources import Resources
+from remotelr_service.api.door import Door
+from remotelr_service.api.problems import Refusal
+from remotelr_service.api.throttle import Throttle
+from remotelr_service.settings import Settings
+
+GUARDED = [call for call in CALLS if EXPECTED[call.name]["nobody"] == "401"]
+GARBLED = {
+    "empty": "",
+    "no scheme": ADMIN,
+    "basic": "Basic YWRtaW46YWRtaW4=",
+    "two spaces": f"Bearer  {ADMIN}",
+    "shorter": f"Bearer {ADMIN[:-1]}",
+    "longer": f"Bearer {ADMIN}x",
+    "long": f"Bearer {'x' * 5_000}",
+    "wrong sum": f"Bearer rlr_{'0' * 49}",
+    "list": f"Bearer {ADMIN}, Bearer {ADMIN}",
+    "no ascii": "Bearer ä".encode(),
+}
+
+
+def ask(service: Service, method: str, path: str, *, headers: Any = None, **rest: Any) -> httpx.Response:
+    """Without the admin's token of the fixture."""
+    with httpx.Client(base_url=service.url, timeout=30.0, trust_env=False) as http:
+        return http.request(method, path, headers=headers, **rest)
+
+
+@pytest.mark.parametrize("call", GUARDED, ids=lambda call: call.name)
+def test_without_a_good_token_nothing_is_told_but_how_to_send_one(one_guarded: Service, call: Any):
+    path = re.sub(r"\{\w+\}", "1", call.path)
+    answers = [ask(one_guarded, call.method, path, headers={"Authorization": said}) for said in ("", GARBLED["basic"])]
+
+    assert [401, 401] == [answer.status_code for answer in answers]
+    assert 1 == len({answer.content for answer in answers})
+    assert ["Bearer" in answer.headers["www-authenticate"] for answer in answers] == [True, True]
+
+
+@pytest.mark.parametrize("said", GARBLED.values(), ids=list(GARBLED))
+def test_a_garbled_token_is_refused(one_guarded: Service, said: Any):
+    assert ask(one_guarded, "GET", "/v1/runs", headers={"Authorization": said}).status_code in (401, 429)
+
+
+def test_two_tokens_are_none(one_guarded: Service):
+    headers = [("Authorization", f"Bearer {ADMIN}"), ("Authorization", f"Bearer {new_token()}")]
+
+    assert 401 == ask(one_guarded, "GET", "/v1/runs", headers=headers).status_code
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        (f"/v1/runs?token={ADMIN}", {}),
+        (f"/v1/runs?access_token={ADMIN}", {}),
+        ("/v1/runs", {"Cookie": f"token={ADMIN}; Authorization=Bearer {ADMIN}"}),
+        ("/v1/runs", {"X-Api-Key": ADMIN}),
+        ("/v1/runs", {"Proxy-Authorization": f"Bearer {ADMIN}"}),
+        ("/v1/runs", {"X-Original-URL": "/livez", "X-Rewrite-URL": "/livez"}),
+        ("/v1/runs", {"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Host": "localhost", "Forwarded": "for=127.0.0.1"}),
+        ("//livez/../v1/runs", {}),
+    ],
+)
+def test_a_token_counts_in_its_header_alone_and_no_other_header_lets_in(one_guarded: Service, path, headers):
+    assert ask(one_guarded, "GET", path, headers=headers).status_code in (401, 404)
+
+
+def test_a_method_cannot_be_overridden(one_guarded: Service):
+    one_guarded.http.put("/v1/runs/stays", json=RUN)
+    for header in ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"):
+        one_guarded.http.get("/v1/runs/stays", headers={header: "DELETE"})
+
+    assert 200 == one_guarded.http.get("/v1/runs/stays").status_code
+
+
+async def _refused(door: Door, scope: Scope) -> str:
+    try:
+        await door.admit(scope, "list_runs")
+    except Refusal as refusal:
+        return refusal.code
+    return "let in"
+
+
+def test_a_token_with_a_wrong_checksum_asks_no_database(sqlite_url):
+    """
+    And an unknown one with a right sum costs one short query in a quarter of a second, however many come.
+    """
+    resources = Resources.open(sqlite_url)
+    asked: list[str] = []
+    event.listen(resources.reads, "before_cursor_execute", lambda _c, _u, statement, *_: asked.append(statement))
+
+    async def attempts() -> tuple[list[str], int, int]:
+        door = Door(Settings(database_url=sqlite_url, auth="on"), resources)
+        await door.register.look()
+        asked.clear()
+        wrong = [await _refused(door, scope(f"rlr_{number:049d}", "10.0.0.1")) for number in range(1_000)]
+        for_wrong = len(asked)
+        unknown = [_refused(door, scope(new_token(), f"10.0.{number}.1")) for number in range(200)]
+        wrong += await asyncio.gather(*unknown)
+        return wrong, for_wrong, sum("FROM tokens" in statement for statement in asked)
+
+    def scope(token: str, address: str) -> Scope:
+        return {
+            "type": "http",
+            "headers": [(b"authorization", f"Bearer {token}".encode())],
+            "client": (address, 1),
+            "server": ("127.0.0.1", 8000),
+            "path_params": {},
+        }
+
+    try:
+        seen, for_wrong, for_unknown = asyncio.run(attempts())
+    finally:
+        resources.close()
+
+    assert {"unauthorized", "rate_limited"} == set(seen)
+    assert 0 == for_wrong
+    assert for_unknown <= 2
+
+
+def test_who_guesses_is_slowed_down_and_who_has_a_token_is_not(sqlite_url):
+    """
+    From the same address: behind a proxy everybody has one.
+    """
+    with serving(sqlite_url, auth="on", admin_token=ADMIN) as service:
+        guessed = [service.http.get("/v1/runs", headers=bearer(f"rlr_{number:049d}")) for number in range(100)]
+        good = service.http.get("/v1/runs", headers=bearer(ADMIN))
+        without = service.http.get("/v1/runs")
+
+    assert [401] * 20 == [answer.status_code for answer in guessed[:20]]
+    assert 429 == guessed[-1].status_code
+    assert int(guessed[-1].headers["retry-after"]) >= 1
+    assert (200, 401) == (good.status_code, without.status_code)
+
+
+def test_one_token_that_asks_too_much_is_told_when_to_come_back_and_others_are_served(sqlite_url):
+    with serving(sqlite_url, auth="on", admin_token=ADMIN, rate_limit=1) as service:
+        service.http.headers.update(bearer(ADMIN))
+        greedy, modest = (make_token(service.http, name, "view")["token"] for name in ("greedy", "modest"))
+        answers = [service.http.get("/v1/runs", headers=bearer(greedy)) for _ in range(50)]
+        other = service.http.get("/v1/runs", headers=bearer(modest))
+    refused = [answer for answer in answers if answer.status_code == 429]
+
+    assert {200, 429} == {answer.status_code for answer in answers}
+    assert {"rate_limited"} == {answer.json()["code"] for answer in refused}
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+    assert 200 == other.status_code
+
+
+def test_a_bucket_fills_again_with_time():
+    now = 0.0
+    throttle: Throttle[str] = Throttle(rate_per_s=2, burst=3, clock=lambda: now)
+    at_once = [throttle.take("a") for _ in range(4)]
+    other = throttle.take("b")
+    now = 0.5
+    later = throttle.take("a"), throttle.take("a")
+
+    assert [0, 0, 0, 0.5] == at_once
+    assert 0 == other
+    assert (0, 0.5) == later
+
+
+def test_a_throttle_forgets_those_it_has_not_seen_for_longest(monkeypatch):
+    monkeypatch.setattr("remotelr_service.api.throttle.MAX_BUCKETS", 3)
+    throttle: Throttle[int] = Throttle(rate_per_s=1, burst=1, clock=lambda: 0.0)
+    for key in range(10):
+        throttle.take(key)
+
+    assert [False] * 7 + [True] * 3 == [throttle.is_empty(key) for key in range(10)]
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "10.evil", "localhost.evil", "127.0.0.1.evil", "xn--lcalhost", "remotelr", "localhost."]
+)
+def test_where_no_token_is_needed_the_service_answers_to_its_own_names_alone(shared_service, host):
+    """
+    A site that lets its own name lead to 127.0.0.1 would read and order everything through somebody's browser.
+    """
+    answers = [ask(shared_service, "GET", path, headers={"Host": host}) for path in ("/v1/runs", "/docs", "/")]
+
+    assert [421] * 3 == [answer.status_code for answer in answers]
+    assert {"misdirected_request"} == {answer.json()["code"] for answer in answers}
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000", "192.168.1.7", "[fe80::1]"]
+)
+def test_an_address_is_a_name_nobody_else_can_have(shared_service, host):
+    assert 200 == ask(shared_service, "GET", "/v1/runs", headers={"Host": host}).status_code
+
+
+@pytest.mark.parametrize(
+    "host", ["", "user@localhost", "localhost:8000:9000", "local host", "localhost/livez?x=", "a" * 300]
+)
+def test_a_host_that_is_none_is_refused(shared_service, host):
+    assert 400 == ask(shared_service, "GET", "/v1/runs", headers={"Host": host}).status_code
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics"])
+def test_who_asks_how_we_are_may_call_us_anything(shared_service, path):
+    assert 200 == ask(shared_service, "GET", path, headers={"Host": "10.evil"}).status_code
+
+
+def test_with_names_given_no_others_are_taken(sqlite_url):
+    with serving(sqlite_url, allowed_hosts="lr.example.org, *.lab.example.org") as service:
+        seen = {
+            host: ask(service, "GET", "/v1/runs", headers={"Host": host}).status_code
+            for host in ("lr.example.org", "LR.example.org:443", "a.lab.example.org", "127.0.0.1")
+        }
+        others = {
+            host: ask(service, "GET", "/v1/runs", headers={"Host": host}).status_code
+            for host in ("192.168.1.7", "lab.example.org.evil", "evil-lr.example.org", "example.org")
+        }
+
+    assert {200} == set(seen.values())
+    assert {421} == set(others.values())
+
+
+def test_where_a_token_is_needed_any_name_will_do(one_guarded: Service):
+    assert 200 == one_guarded.http.get("/v1/runs", headers={"Host": "lr.example.org"}).status_code
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://localhost.evil:8000"},
+        {"Origin": "file://"},
+        {"Origin": ""},
+    ],
+)
+@pytest.mark.parametrize("method", ["PUT", "POST", "PATCH", "DELETE"])
+def test_a_page_of_another_site_changes_nothing(shared_service, method, headers):
+    shared_service.http.put("/v1/runs/visited", json=RUN)
+    answer = ask(shared_service, method, "/v1/runs/visited", json=RUN, headers=headers)
+
+    assert (403, "cross_origin") == (answer.status_code, answer.json()["code"])
+    assert 200 == shared_service.http.get("/v1/runs/visited").status_code
+
+
+def test_a_page_of_our_own_does(shared_service):
+    assert (
+        200
+        == ask(
+            shared_service,
+            "POST",
+            "/v1/policies/preview",
+            headers={"Origin": shared_service.url},
+            json={**RUN, "count": 1},
+        ).status_code
+    )
+
+
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", None]
+)
+def test_what_a_form_can_send_is_no_order(shared_service, content_type):
+    """
+    A page of another site can send these three kinds without asking first.
+    """
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    answer = ask(shared_service, "PUT", "/v1/runs/formed", content=json.dumps(RUN), headers=headers)
+
+    assert 415 == answer.status_code
+    assert 404 == shared_service.http.get("/v1/runs/formed").status_code
+
+
+@pytest.mark.parametrize("path", ["/v1/runs", "/v1/runs/a/commands", "/openapi.json"])
+def test_no_other_site_is_let_read_anything(shared_service, path):
+    asked = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    answers = [ask(shared_service, method, path, headers=asked) for method in ("OPTIONS", "GET")]
+
+    assert not any(name.startswith("access-control-") for answer in answers for name in answer.headers)
+    assert 405 == answers[0].status_code
+
+
+@pytest.mark.parametrize("path", ["/v1/runs", "/livez", "/no/such/path", "/docs", "/docs/start.js", "/v1/runs/none"])
+def test_every_answer_says_what_a_browser_may_do_with_it(shared_service, path):
+    headers = shared_service.http.get(path).headers
+    policy = headers["content-security-policy"]
+
+    assert ("nosniff", "no-referrer", "DENY") == (
+        headers["x-content-type-options"],
+        headers["referrer-policy"],
+        headers["x-frame-options"],
+    )
+    assert "frame-ancestors 'none'" in policy
+    assert re.match(r"default-src 'none'|default-src 'self'", policy)
+    assert "script-src" not in policy
+    assert "set-cookie" not in headers
+    assert "server" not in headers
+
+
+@pytest.mark.parametrize(
+    "member",
+    ["id", "run", "attempt", "epoch", "seq", "state", "status", "best", "created_at", "policy_version", "rails"],
+)
+def test_what_the_service_decides_nobody_can_set(shared_service, member):
+    """
+    Mass assignment: no member of an answer is one of a request because it stands there.
+    """
+    made = shared_service.http.put("/v1/runs/assigned", json={**RUN, member: 1})
+    changed = shared_service.http.patch("/v1/runs/assigned", json={"tags": {}, member: 1})
+
+    assert (422, 422) == (made.status_code, changed.status_code)
+
+
+@pytest.mark.parametrize(
+    "name", ["__proto__", "constructor\r\n", "=1+1", "+1", "-1", "@SUM(A1)", "\tx", "a\u2028b", "%_"]
+)
+def test_a_name_cannot_be_a_formula_a_line_or_a_prototype(shared_service, name):
+    """
+    So nothing has to be escaped where names are put into CSV, a log, a header or a page.
+    """
+    http = shared_service.http
+    http.put("/v1/runs/named", json=RUN)
+    statuses = {
+        http.post("/v1/runs/named/reports", json={"epoch": 0, "metrics": {name: 1.0}}).status_code,
+        http.patch("/v1/runs/named", json={"tags": {name: "x"}}).status_code,
+        http.put("/v1/runs/other-named", json={**RUN, "experiment": name}).status_code,
+    }
+
+    assert {422} == statuses
+
+
+SQL = [
+    "' OR '1'='1",
+    "'; DROP TABLE runs; --",
+    "a') UNION SELECT digest FROM tokens --",
+    "%",
+    "_",
+    "\\",
+    "a\x00b",
+    "🙂",
+]
+
+
+def test_sql_is_text(guarded: Service):
+    http = guarded.http
+    http.put("/v1/runs/mine", json={**RUN, "tags": {"who": "me"}})
+    searched, others = [], []
+    for text in SQL:
+        searched += [
+            http.get("/v1/runs", params={"experiment": text}),
+            http.get("/v1/runs", params={"tag": f"who:{text}"}),
+            http.get("/v1/runs", params={"status": text}),
+        ]
+        others += [
+            http.get("/v1/runs", params={"after": text}),
+            http.get(f"/v1/runs/{text.replace(chr(0), '%00')}"),
+            http.patch("/v1/runs/mine", json={"tags": {"said": text}}),
+            http.post("/v1/runs/mine/commands", json={"type": "note", "text": text}),
+            http.get("/v1/runs/mine/events", params={"kind": text}),
+            http.get("/v1/tokens", params={"after": text}),
+        ]
+
+    assert all(answer.status_code < 500 for answer in [*searched, *others])
+    assert [] == [run for answer in searched if answer.status_code == 200 for run in answer.json()["runs"]]
+    assert ["mine"] == [run["run"] for run in http.get("/v1/runs").json()["runs"]]
+
+
+OUT = [
+    "/docs/../../etc/passwd",
+    "/docs/%2e%2e/%2e%2e/etc/passwd",
+    "/docs/..%2f..%2fetc/passwd",
+    "/docs/%252e%252e/passwd",
+    "/docs/start.js/../../app.py",
+    "/docs//etc/passwd",
+    "/v1/runs/..%2f..%2ftokens",
+    "/livez/../v1/runs",
+]
+
+
+@pytest.mark.parametrize("path", OUT)
+def test_no_path_leads_out(one_guarded: Service, path: str):
+    """Sent as they stand here: other clients make them straight first."""
+    connection = HTTPConnection(one_guarded.url.removeprefix("http://"), timeout=30)
+    connection.request("GET", path)
+    status = connection.getresponse().status
+    connection.close()
+
+    assert status in (401, 404)
+
+
+def test_a_thousand_ranges_of_a_file_are_no_work(shared_service):
+    """
+    CVE-2025-62727: older releases of Starlette merged ranges in quadratic time.
+    """
+    ranges = ",".join(f"{number}-{number}" for number in range(0, 2_000, 2))
+    answer = shared_service.http.get("/docs/swagger-ui.css", headers={"Range": f"bytes={ranges}"})
+
+    assert answer.status_code in (200, 206, 416)
+    assert answer.elapsed.total_seconds() < 5
+
+
+def test_a_bound_token_cannot_reach_a_run_that_was_made_anew_in_another_experiment(guarded: Service):
+    """
+    The writer looks in the transaction that changes the run, so it cannot become another one in between.
+    """
+    http = guarded.http
+    token = make_token(http, "trainer", "report", experiment="mine")["token"]
+    first = http.put("/v1/runs/again", json=RUN, headers=bearer(token)).json()
+    own = http.post("/v1/runs/again/reports", json={"epoch": 0, "metrics": {}}, headers=bearer(token))
+    http.delete("/v1/runs/again")
+    http.put("/v1/runs/again", json={**RUN, "experiment": "other"})
+    foreign = [
+        http.post("/v1/runs/again/reports", json={"epoch": 0, "metrics": {}}, headers=bearer(token)),
+        http.post("/v1/runs/again/reports?steps=true", json={"epoch": 0, "metrics": {}}, headers=bearer(token)),
+        http.put("/v1/runs/again", json=RUN, headers=bearer(token)),
+        http.get("/v1/runs/again", headers=bearer(token)),
+        http.get("/v1/runs/again/history?format=csv", headers=bearer(token)),
+        http.get("/v1/runs/none", headers=bearer(token)),
+    ]
+    elsewhere = http.put("/v1/runs/else", json={**RUN, "experiment": "other"}, headers=bearer(token))
+
+    assert ("mine", 200) == (first["experiment"], own.status_code)
+    assert {(404, "run_not_found")} == {(answer.status_code, answer.json()["code"]) for answer in foreign}
+    assert 403 == elsewhere.status_code
+    assert 0 == http.get("/v1/runs/again").json()["epoch"]
+
+
+def test_a_token_for_one_run_is_for_no_other(one_guarded: Service):
+    http = one_guarded.http
+    http.put("/v1/runs/run-2", json=RUN)
+    token = make_token(http, "for run-1", "report", run="run-1")["token"]
+    own = http.put("/v1/runs/run-1", json=RUN, headers=bearer(token)).status_code
+    others = [
+        http.get("/v1/runs/run-2", headers=bearer(token)),
+        http.put("/v1/runs/run-2", json=RUN, headers=bearer(token)),
+        http.put("/v1/runs/run-3", json=RUN, headers=bearer(token)),
+        http.post("/v1/runs/run-2/reports", json={"epoch": 0, "metrics": {}}, headers=bearer(token)),
+        http.post("/v1/runs/run-2/attempts", json={"key": "a", "epoch": 0}, headers=bearer(token)),
+    ]
+
+    assert 201 == own
+    assert {404} == {answer.status_code for answer in others}
+
+
+def test_refusals_are_written_down_with_their_reason_and_without_the_token(sqlite_url, start_service):
+    service = start_service(sqlite_url, REMOTELR_AUTH="on", REMOTELR_ADMIN_TOKEN=ADMIN, REMOTELR_LOG_LEVEL="debug")
+    service.wait_ready()
+    wrong = new_token()
+    with httpx.Client(base_url=service.url, timeout=30, trust_env=False) as http:
+        token = http.post("/v1/tokens", json={"name": "looker", "scope": "view"}, headers=bearer(ADMIN)).json()["token"]
+        http.get("/v1/runs", headers=bearer(wrong))
+        http.put("/v1/runs/r", json=RUN, headers=bearer(token))
+        http.post("/v1/runs", json=RUN, headers={**bearer(ADMIN), "Origin": "https://evil.example"})
+        http.get(f"/v1/runs/{token}", headers=bearer(ADMIN))
+        counted = http.get("/metrics").text
+    service.end()
+    log = service.log.read_text()
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    refused = [(line["code"], line["token"], line["call"]) for line in lines if line["event"] == "refused"]
+
+    assert [("unauthorized", None, None), ("forbidden", "looker", "put_run"), ("cross_origin", None, None)] == refused
+    assert all(line["address"] == "127.0.0.1" and line["request_id"] for line in lines if line["event"] == "refused")
+    assert not any(secret in log for secret in (ADMIN, wrong, token))
+    assert 'remotelr_refusals_total{code="forbidden"} 1.0' in counted
+
+
+def test_the_application_is_not_in_debug_mode():
+    assert not APP.debug
