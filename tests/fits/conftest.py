@@ -51,7 +51,7 @@ class MortalService:
             self._process = subprocess.Popen(
                 [*command, "--database-url", self._database_url], stdout=log, stderr=log, cwd=self._log.parent
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 100
         while not self._answers():
             assert self._process.poll() is None, self._log.read_text()
             assert time.monotonic() < deadline, self._log.read_text()
