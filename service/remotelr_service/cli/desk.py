@@ -25,8 +25,9 @@ NOT_SET = "not set"
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
-# A person waits for it: long enough for a service that is busy, short enough to give up on one that is not there.
-TIMEOUT_S = 10.0
+# A person waits for it: long enough for a service that is busy, and not so long for one that is not there.
+TIMEOUT_S = 30.0
+_CONNECT_S = 10.0
 
 # The largest page the service gives.
 PAGE = 200
@@ -90,7 +91,7 @@ class Desk:
         self.url = url
         self.timeout_s = timeout_s
         sent = {"accept": "application/json", **(headers or {})}
-        self._http = httpx.Client(headers=sent, timeout=timeout_s, follow_redirects=False)
+        self._http = httpx.Client(headers=sent, timeout=_timeout(timeout_s), follow_redirects=False)
 
     def __enter__(self) -> Self:
         return self
@@ -164,7 +165,7 @@ class Desk:
         accept = {"accept": "text/event-stream"}
         try:
             with self._http.stream(
-                "GET", self.url + path, params=_given(params), headers=accept, timeout=httpx.Timeout(TIMEOUT_S, read=60)
+                "GET", self.url + path, params=_given(params), headers=accept, timeout=_timeout(60.0)
             ) as response:
                 if not response.is_success:
                     response.read()
@@ -211,6 +212,12 @@ class Desk:
 
     def _unreachable(self, reason: str, tries: int, began: float) -> ServiceUnreachable:
         return ServiceUnreachable(self.url, tries, reason, time.monotonic() - began)
+
+
+def _timeout(seconds: float) -> "httpx.Timeout":
+    import httpx
+
+    return httpx.Timeout(seconds, connect=min(seconds, _CONNECT_S))
 
 
 def open_desk(url: str | None, *, timeout_s: float = TIMEOUT_S) -> Desk:
