@@ -89,6 +89,7 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
     app.state.settings = settings
     app.state.draining = asyncio.Event()
     # The last one added is the first to see a request.
+    app.add_middleware(PlainReports)
     app.add_middleware(HeadAsGet)
     app.add_middleware(OwnNames, settings=settings)
     app.add_middleware(RequestIds)
@@ -96,8 +97,6 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
     errors.install(app)
     openapi.install(app)
     docs.install(app)
-    # The hot call first: routes are tried in order.
-    app.router.routes.append(PlainReports())
     for module in (
         reports,
         attempts,

@@ -1,11 +1,15 @@
 """What is logged, and how: one line per event, JSON for machines or plain for people, with the request's id."""
 
+import asyncio
+import atexit
 import json
 import logging
 import secrets
 import sys
+import threading
+from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
@@ -25,11 +29,51 @@ def new_request_id() -> str:
     return secrets.token_hex(8)
 
 
+class Gathered:
+    """Lines for `stream`, written in one go at the end of each turn of the event loop; without a loop, at once.
+
+    A line that is flushed by itself hands the interpreter to another thread and back, for every decision.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lines: list[str] = []
+        # The loop whose turn ends with writing out. Another loop does not wait for it: it may never turn again.
+        self._due: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.Lock()
+        # The last turn of a loop may have said something too.
+        atexit.register(self.write_out)
+
+    def write(self, line: str) -> int:
+        with self._lock:
+            self._lines.append(line)
+        return len(line)
+
+    def flush(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.write_out()
+            return
+        if self._due is not loop:
+            self._due = loop
+            loop.call_soon(self.write_out)
+
+    def write_out(self) -> None:
+        with self._lock:
+            lines, self._lines, self._due = self._lines, [], None
+            # A terminal that has gone is no reason to fail.
+            with suppress(OSError, ValueError):
+                self._stream.write("".join(lines))
+                self._stream.flush()
+
+
 def configure(level: str, style: str, stream: TextIO | None = None) -> None:
     """Log to `stream` (standard error) from `level` on; style: `json`, `console` or `auto`, as in the settings."""
     stream = stream or sys.stderr
     is_json = style == "json" or (style == "auto" and not stream.isatty())
     threshold = logging.getLevelNamesMapping()[level.upper()]
+    gathered = cast(TextIO, Gathered(stream))
     before: list[Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
@@ -42,10 +86,10 @@ def configure(level: str, style: str, stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[*before, *render],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=structlog.WriteLoggerFactory(file=gathered),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(gathered)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],

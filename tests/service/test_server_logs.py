@@ -1,5 +1,6 @@
 """The log: one line per event, whatever is in it, for machines and for people."""
 
+import asyncio
 import io
 import json
 import logging
@@ -66,3 +67,47 @@ def test_libraries_are_heard_when_something_is_wrong():
     logging.getLogger("uvicorn.error").warning("odd request")
 
     assert ["odd request"] == [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+
+
+class Writes(io.StringIO):
+    """Counts how often it is written to."""
+
+    count = 0
+
+    def write(self, text: str) -> int:
+        self.count += 1
+        return super().write(text)
+
+
+def test_the_lines_of_one_turn_of_the_loop_are_written_together_and_in_order():
+    stream = Writes()
+    logs.configure("info", "json", stream)
+
+    async def say() -> int:
+        structlog.get_logger("new").info("first")
+        logging.getLogger("remotelr_service").info("second")
+        structlog.get_logger("new").info("third")
+        return stream.count
+
+    before = asyncio.run(say())
+
+    assert (0, 1) == (before, stream.count)
+    assert ["first", "second", "third"] == [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+
+
+def test_a_line_whose_loop_never_turns_again_comes_with_the_next_one():
+    stream = io.StringIO()
+    logs.configure("info", "json", stream)
+
+    async def say_last_of_all() -> None:
+        structlog.get_logger("new").info("first")
+        asyncio.get_running_loop().stop()
+
+    loop = asyncio.new_event_loop()
+    saying = loop.create_task(say_last_of_all())
+    loop.run_forever()
+    assert saying.done()
+    loop.close()
+    asyncio.run(asyncio.to_thread(structlog.get_logger("new").info, "second"))
+
+    assert ["first", "second"] == [json.loads(line)["event"] for line in stream.getvalue().splitlines()]

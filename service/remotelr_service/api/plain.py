@@ -1,19 +1,18 @@
 """The short way of the hot call: a plain report is found first, read, and answered without FastAPI.
 
-FastAPI works out anew for every request what a call declares, which took longer than all the rest of a report.
-What is done is done by the call in `routes/reports.py`; it takes the reports with a query itself.
+FastAPI works out anew for every request what a call declares, which took longer than all the rest of a report, and
+goes through six layers to find it. What is done is done by the call in `routes/reports.py`; it takes the reports with
+a query itself.
 """
 
 import re
-from collections.abc import MutableMapping
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
-from starlette.routing import BaseRoute, Match
-from starlette.types import Receive, Scope, Send
-from typing_extensions import override
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from remotelr_service.api.bodies import ReportRequest
 from remotelr_service.api.door import Door
@@ -22,38 +21,59 @@ from remotelr_service.api.route import check_content_type
 from remotelr_service.api.routes.reports import ReportStrictRequest, report, router
 
 _PATH = re.compile(rf"/v1/runs/({KEY_PATTERN.strip('^$')})/reports")
+# Under its name the answers are counted, and its fields are hinted at.
+_DESCRIBED = next(route for route in router.routes if isinstance(route, APIRoute))
 
 
-class PlainReports(BaseRoute):
-    """Takes the reports that have nothing in their query."""
+class PlainReports:
+    """Answers the reports that have nothing in their query; the rest is for the application behind it."""
 
-    def __init__(self) -> None:
-        # Under its name the answers are counted, and its fields are hinted at.
-        self._described = next(route for route in router.routes if isinstance(route, APIRoute))
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
-    @override
-    def matches(self, scope: Scope) -> tuple[Match, MutableMapping[str, Any]]:
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["query_string"]:
-            return Match.NONE, {}
-        found = _PATH.fullmatch(scope["path"])
-        if found is None:
-            return Match.NONE, {}
-        return Match.FULL, {"route": self._described, "path_params": {"run": found[1]}}
-
-    @override
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        door: Door = scope["app"].state.door
-        # The writer looks whether the run is there for the caller: it reads the run anyhow.
-        caller = await door.admit(scope, "report", looks_at_run=False)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        run = _run(scope)
+        if run is None:
+            await self._app(scope, receive, send)
+            return
+        scope["route"], scope["path_params"] = _DESCRIBED, {"run": run}
         request = ReportStrictRequest(scope, receive, send)
-        check_content_type(request.headers.get("content-type"))
-        document = await request.json() if await request.body() else None
-        run, state = request.path_params["run"], request.app.state
-        with state.places:
-            response = await report(
-                run=run, body=_read(document), request=request, means=door.means_of(caller), settings=state.settings
-            )
+        try:
+            response = await _answer(run, request)
+        except Exception as error:  # noqa: BLE001  # what has no answer of its own is raised again
+            response = await _problem(request, error)
         await response(scope, receive, send)
+
+
+def _run(scope: Scope) -> str | None:
+    """The key of the run whose plain report this is."""
+    if scope["type"] != "http" or scope["method"] != "POST" or scope["query_string"]:
+        return None
+    found = _PATH.fullmatch(scope["path"])
+    return None if found is None else found[1]
+
+
+async def _answer(run: str, request: ReportStrictRequest) -> Response:
+    state = request.app.state
+    door: Door = state.door
+    # The writer looks whether the run is there for the caller: it reads the run anyhow.
+    caller = await door.admit(request.scope, "report", looks_at_run=False)
+    check_content_type(request.headers.get("content-type"))
+    document = await request.json() if await request.body() else None
+    with state.places:
+        return await report(
+            run=run, body=_read(document), request=request, means=door.means_of(caller), settings=state.settings
+        )
+
+
+async def _problem(request: ReportStrictRequest, error: Exception) -> Response:
+    """What the application answers to such an error; raises it where it has no answer."""
+    answers = request.app.exception_handlers
+    for kind in type(error).__mro__:
+        if kind in answers:
+            answer: Response = await answers[kind](request, error)
+            return answer
+    raise error
 
 
 def _read(document: Any) -> ReportRequest:
