@@ -29,6 +29,7 @@ from remotelr.rules import (
     rate_at,
     report,
 )
+from remotelr.rules.decision import Action
 from remotelr.rules.run import OnConflict
 from remotelr.rules.state import Order, carried_out
 
@@ -151,7 +152,7 @@ class Shadow:
             told,
             learning_rate=rate.learning_rate,
             reason=told.reason if rate.learning_rate == told.learning_rate else rate.reason,
-            action="stop" if state.stop else "continue",
+            action=_action(told, run.state, state),
             state=state.to_json(),
         )
         return (told.learning_rate, told.action) != (rate.learning_rate, self.decision.action)
@@ -207,6 +208,14 @@ def _hastened(order: Order) -> Sequence[Order]:
         # What the schedule goes on from is held until it does.
         return Order(epoch=order.epoch - 1, once=order.base), Order(epoch=order.epoch, over="one_shot"), order
     return (replace(order, epoch=order.epoch - 1),)
+
+
+def _action(told: Decision, before: RunState, after: RunState) -> Action:
+    """What the trainer is to do when a command has come within the epoch: a stop stands until it is taken back."""
+    if after.stop or after.ended is not None:
+        return "stop"
+    taken_back = before.stop or before.ended is not None
+    return "continue" if taken_back else told.action
 
 
 def same(one: Decision, other: Decision) -> bool:

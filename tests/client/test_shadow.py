@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 
 from remotelr import _wire
 from remotelr._shadow import Shadow, same
-from remotelr.rules import AttemptRequest, Decision, PolicyConflict, Report, RunSpec, policy_from_json
+from remotelr.rules import (
+    AttemptRequest,
+    Command,
+    Decision,
+    PolicyConflict,
+    Rails,
+    Report,
+    RunSpec,
+    Until,
+    policy_from_json,
+)
 from stories import Story
 
 PLATEAU = {"type": "reduce_on_plateau", "factor": 0.97, "patience": 1, "cooldown": 1, "min_delta": 0.0}
@@ -22,6 +32,23 @@ COMPOSED = {
     ],
 }
 COSINE = {"unit": "step", "schedule": {"type": "cosine", "decay_steps": 70, "warmup": {"steps": 20}}}
+WATCHED = {
+    "schedule": PLATEAU,
+    "guard": {"exploding": 2.0, "action": "rollback", "limit": 3, "then": "ignore"},
+    "stop": {"early_stopping": {"patience": 4}, "budget": {"epochs": 25}},
+}
+ORDERS = st.sampled_from(
+    [
+        {"type": "set_learning_rate", "value": 0.03, "until": Until(epoch=9)},
+        {"type": "set_learning_rate", "value": 0.03, "mode": "one_shot"},
+        {"type": "set_learning_rate", "value": 0.03, "mode": "rebase"},
+        {"type": "scale", "factor": 0.5},
+        {"type": "pause"},
+        {"type": "resume_schedule"},
+        {"type": "release"},
+        {"type": "rails", "rails": Rails(max_lr=0.05)},
+    ]
+)
 values = st.sampled_from([0.1, 0.2, 0.3, 0.4, 0.5, float("nan"), float("inf")])
 
 
@@ -40,7 +67,9 @@ def service(policy) -> Story:
     return story
 
 
-@given(policy=st.sampled_from([PLATEAU, COMPOSED, COSINE]), losses=st.lists(values, max_size=30), data=st.data())
+@given(
+    policy=st.sampled_from([PLATEAU, COMPOSED, COSINE, WATCHED]), losses=st.lists(values, max_size=30), data=st.data()
+)
 def test_from_any_decision_on_it_decides_what_the_service_decides(policy, losses, data):
     let_go = data.draw(st.integers(0, len(losses)))
     story, shadow = service(policy), Shadow("story", spec(policy))
@@ -51,6 +80,33 @@ def test_from_any_decision_on_it_decides_what_the_service_decides(policy, losses
             shadow.follow(over_the_wire(theirs))
         else:
             assert same(shadow.report(Report(epoch=epoch, metrics={"val_loss": loss})), theirs)
+
+
+@given(
+    policy=st.sampled_from([PLATEAU, COSINE, WATCHED]),
+    orders=st.lists(ORDERS, min_size=1, max_size=6),
+    losses=st.lists(values, max_size=15),
+)
+def test_what_operators_ordered_and_guards_remember_goes_on_without_the_service(policy, orders, losses):
+    story, shadow = service(policy), Shadow("story", spec(policy))
+    for epoch, order in enumerate(orders):
+        story.command(**order)
+        shadow.follow(over_the_wire(story.report(epoch, 0.3)))
+
+    for epoch, loss in enumerate(losses, len(orders)):
+        theirs = story.report(epoch, loss)
+        assert same(shadow.report(Report(epoch=epoch, metrics={"val_loss": loss})), theirs)
+
+
+def test_a_rate_that_comes_to_a_run_that_has_ended_does_not_let_it_go_on():
+    story, shadow = service(WATCHED), Shadow("story", spec(WATCHED))
+    for epoch in range(5):
+        shadow.follow(over_the_wire(story.report(epoch, 0.3)))
+    shadow.obey(Command(type="scale", factor=0.5))
+    scaled = shadow.decision.action
+    shadow.obey(Command(type="release"))
+
+    assert ["stop", "continue"] == [scaled, shadow.decision.action]
 
 
 @given(losses=st.lists(values, min_size=1, max_size=20), data=st.data())

@@ -616,3 +616,23 @@ def test_a_command_that_makes_no_sense_is_refused_by_the_name_of_the_member(orde
 
     assert field == refusal.value.details["field"]
     assert before == story.run
+
+
+@pytest.mark.parametrize(
+    ("continuity", "rate"),
+    [
+        ("keep_lr", lambda lr, t: lr(t * 10 / 17) * lr(4) / lr(4 * 10 / 17)),
+        ("keep_fraction", lambda lr, t: lr(4 + (t - 4) * (10 - 4) / (17 - 4))),
+        ("restart", lambda lr, t: lr((t - 4) * 10 / (17 - 4))),
+    ],
+)
+def test_the_formulas_of_an_extension_are_those_of_the_documentation(continuity, rate):
+    """
+    From 10 epochs to 17, at epoch 4.
+    """
+    story = began(total_epochs=10)
+    policy = story.run.policy
+    story.command("extend", total=17, continuity=continuity)
+    expected = [rate(lambda position: policy.learning_rate(None, position), epoch) for epoch in range(4, 18)]
+
+    assert ahead(story, 14) == pytest.approx(expected)
