@@ -73,6 +73,20 @@ def test_a_run_that_refuses_says_why_and_holds_up_no_other(process: Process):
     ]
 
 
+def test_a_run_whose_log_is_damaged_holds_up_no_other(process: Process):
+    """
+    What its next event would be is there already: the database refuses it, and the transaction of all with it.
+    """
+    for key in ("a", "b", "c"):
+        put(process, key)
+    with process.database.writes.begin() as connection:
+        connection.exec_driver_sql("UPDATE runs SET seq = 1, decided_seq = 1 WHERE key = 'b'")
+    view = order(process)
+
+    assert [None, "internal_error", None] == [each.code for each in view.results]
+    assert [1, 0, 1] == [len(commands_of(process, key)) for key in ("a", "b", "c")]
+
+
 def test_the_same_order_again_is_the_same_command_and_changes_no_run_twice(process: Process):
     put(process, "a")
     first = order(process)

@@ -58,6 +58,8 @@ REST: Final = 0.5
 TRIES: Final = 10
 PAUSE_S: Final = 0.2
 
+_OUR_MISTAKE = ("internal_error", "the service failed with this run; its log tells more")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkView:
@@ -168,16 +170,27 @@ def get_bulk(engine: Engine, bulk_id: int, *, after: int = -1, limit: int = 100,
 
 
 async def _carry_out_some(writer: Writer, bulk: BulkCommand, places: Sequence[int]) -> None:
-    """Do these together; one that another replica holds is done by itself, so that it keeps up no other."""
+    """Do these together. Where one of them spoils it for the others, each is done by itself."""
+    keys = [bulk.runs[place] for place in places]
     try:
-        await _patiently(writer, lambda group: _carry_out(group, bulk, places), *(bulk.runs[each] for each in places))
-    except RunBusy as busy:
-        if len(places) == 1:
-            result = BulkResult(place=places[0], run=bulk.runs[places[0]], code=busy.code, detail=busy.message)
-            await _patiently(writer, lambda group: _note(group, bulk, [result]))
-            return
-        for place in places:
-            await _carry_out_some(writer, bulk, [place])
+        await _patiently(writer, lambda group: _carry_out(group, bulk, places), *keys)
+    except ServiceError as error:
+        # Another replica holds a run. What else may be wrong is wrong with the service: the rest is left to be done.
+        if not isinstance(error, RunBusy):
+            raise
+        await _carry_out_apart(writer, bulk, places, error.code, error.message)
+    except Exception:
+        log.exception("the command %d fails for %s", bulk.id, keys[0] if len(keys) == 1 else "one of many")
+        await _carry_out_apart(writer, bulk, places, *_OUR_MISTAKE)
+
+
+async def _carry_out_apart(writer: Writer, bulk: BulkCommand, places: Sequence[int], code: str, detail: str) -> None:
+    if len(places) == 1:
+        result = _refused(places[0], bulk.runs[places[0]], code, detail)
+        await _patiently(writer, lambda group: _note(group, bulk, [result]))
+        return
+    for place in places:
+        await _carry_out_some(writer, bulk, [place])
 
 
 async def _patiently(writer: Writer, action: Any, *keys: str) -> None:
@@ -224,7 +237,7 @@ def _obeyed(group: Group, bulk: BulkCommand, order: Command, place: int) -> Bulk
     except Exception:
         # A mistake of ours, with one run: the others shall have their command all the same.
         log.exception("the command %d fails for the run %r", bulk.id, key)
-        return _refused(place, key, "internal_error", "the service failed with this run; its log tells more")
+        return _refused(place, key, *_OUR_MISTAKE)
     # A name nobody can give who orders: it leads from the run's log to the command.
     event = replace(_event(outcome), key=f"bulk/{bulk.id}")
     group.append(head, replace(outcome, event=event))
