@@ -14,7 +14,7 @@ from remotelr._journal import End, Journal, Told
 from remotelr._run import Run
 from remotelr.client import Client
 from remotelr.errors import ServiceRefused, ServiceUnreachable
-from remotelr.rules import AttemptRequest, Decision, Report, RunSpec
+from remotelr.rules import AttemptRequest, Decision, Report, RulesError, RunSpec
 
 # Reports sent together: their answers stay far below what a transport takes.
 _BATCH = 200
@@ -48,6 +48,8 @@ class Link:
     ) -> None:
         self.url = client.url
         self.run: Run | None = None
+        # What the run was before we asked for another policy, where somebody shall be told.
+        self.before: RunSpec | None = None
         self._client = client
         self._key = key
         self._members = dict(members)
@@ -66,9 +68,17 @@ class Link:
     def find(self) -> Run:
         """The run, created where there is none. Raises ServiceRefused and ServiceUnreachable."""
         if self.run is None:
+            if self._members.get("on_conflict") in ("replace", "restart") and self.before is None:
+                self.before = self._spec_before()
             self.run = self._client.run(self._key, timeout_s=self._budget.left_s(), **self._members)
             self.run.attempt = self._journal.attempt
         return self.run
+
+    def _spec_before(self) -> RunSpec | None:
+        try:
+            return RunSpec.from_json(self._client.get_run(self._key, timeout_s=self._budget.left_s()).view.spec)
+        except (ServiceRefused, RulesError):
+            return None
 
     @property
     def spec(self) -> RunSpec:

@@ -25,6 +25,7 @@ from remotelr._people import People
 from remotelr._shadow import Asked, Shadow, same
 from remotelr.client import Client, FinalStatus
 from remotelr.rules import AttemptRequest, Decision, Report, RulesError, RunSpec, policy_from_json, policy_to_json
+from remotelr.rules.lifecycle import difference, in_words
 
 OnUnreachable = Literal["local", "hold", "raise"]
 
@@ -114,6 +115,7 @@ class Session:
             self._asking.ask(self._link.find, refusals=True)
         self._shadow = self._remembered(spec)
         if self._shadow is not None:
+            self._tell_policy(self._shadow.spec, asked=spec)
             self._journal.describe(self._shadow.spec)
 
     def renew_budget(self) -> None:
@@ -373,6 +375,17 @@ class Session:
         self._people.warn_once("left", f"{what} of run {self._key!r} never reached the service: {where}")
         return False
 
+    def _tell_policy(self, now: RunSpec, *, asked: RunSpec) -> None:
+        """What came of `on_conflict`."""
+        before = self._journal.spec if self._link is None or self._link.before is None else self._link.before
+        match self._members.get("on_conflict"):
+            case "keep" if kept := _difference(now, asked):
+                self._people.say(f"run {self._key!r} keeps its own policy: {in_words(kept)}.")
+            case "replace" | "restart" as mode if before is not None and (changed := _difference(before, now)):
+                state = "what it remembers is kept" if mode == "replace" else "it remembers nothing"
+                changes = in_words(changed, "{} was {}, is {}")
+                self._people.say(f"run {self._key!r} has another policy now, {state}: {changes}.")
+
     def _tell_back(self, theirs: Decision, ours: Decision | None) -> None:
         if self._link is None or self._asking is None or not self._asking.away:
             return
@@ -399,3 +412,13 @@ class Session:
         if self._on_unreachable == "local" and self._decides_alone:
             return "Training goes on by the same rules here."
         return "Training goes on with the last learning rate."
+
+
+def _difference(one: RunSpec, other: RunSpec) -> Mapping[str, list[Any]]:
+    """Where the curves of two runs part."""
+    same_curve = policy_to_json(one.policy) == policy_to_json(other.policy) and one.bound() == other.bound()
+    return {} if same_curve else difference(_curve(one), _curve(other))
+
+
+def _curve(spec: RunSpec) -> Mapping[str, Any]:
+    return {"policy": policy_to_json(spec.policy), "total_epochs": spec.total_epochs}

@@ -81,7 +81,7 @@ class Client:
         self,
         key: str,
         *,
-        policy: Policy | Mapping[str, Any],
+        policy: Policy | Mapping[str, Any] | None = None,
         initial_learning_rate: float | None = None,
         experiment: str | None = None,
         tags: Mapping[str, str] | None = None,
@@ -93,7 +93,8 @@ class Client:
     ) -> Run:
         """The run of that key, created where there is none.
 
-        policy: a document (`{"type": "cosine", …}`), or a policy of `remotelr.rules`.
+        policy: a document (`{"type": "cosine", …}`), or a policy of `remotelr.rules`. Without one a run that is
+            there keeps its own, and a new one has its experiment's.
         initial_learning_rate: the trainer's own rate; needed where the policy names none.
         world_size: ranks of the run. steps_per_epoch, total_epochs: lengths, where known.
         on_conflict: what to do when the run exists with another policy: `error` (default), `keep` its own,

@@ -84,6 +84,24 @@ def test_every_step_of_an_epoch_is_known_without_another_request(client, key):
     assert rates == pytest.approx([0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
 
 
+def test_the_steps_of_a_run_that_was_made_longer_are_those_of_its_new_curve(client, key):
+    """Which begins with the very rate of the old one."""
+    run = client.run(key, policy=FALLING, steps_per_epoch=4, total_epochs=2)
+    run.begin(epoch=0)
+    client.get_run(key).extend(4, continuity="keep_fraction")
+
+    decision = run.report(0, {})
+
+    assert [decision.at(step) for step in range(4)] == pytest.approx([0.4 * (1 - step / 12) for step in range(4)])
+    assert decision == run.decision
+
+
+def test_a_run_without_a_policy_keeps_its_own(client, key):
+    client.run(key, policy=PLATEAU, initial_learning_rate=0.1)
+
+    assert client.run(key).policy.schedule.patience == 2
+
+
 def test_a_repeated_report_gets_the_same_decision_marked(client, key):
     run = client.run(key, policy=PLATEAU, initial_learning_rate=0.1)
     run.begin(epoch=0)

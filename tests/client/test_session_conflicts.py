@@ -84,3 +84,28 @@ def test_another_policy_after_a_kill_gives_the_same_rates_with_the_service_and_w
         return job.start().train(19, 40)
 
     assert life(away=True) == life(away=False)
+
+
+WAS = "policy.schedule.factor was 0.97, is 0.5; policy.schedule.patience was 1, is 3."
+SAID = {
+    "keep": "keeps its own policy: policy.schedule.factor is 0.97, not 0.5; policy.schedule.patience is 1, not 3.",
+    "replace": f"has another policy now, what it remembers is kept: {WAS}",
+    "restart": f"has another policy now, it remembers nothing: {WAS}",
+}
+
+
+@pytest.mark.parametrize("central", [True, False], ids=["service", "alone"])
+@pytest.mark.parametrize("on_conflict", SAID)
+def test_what_came_of_a_conflict_is_said_once(tmp_path, central, on_conflict):
+    job = Job(InMemoryService() if central else None, tmp_path / "state", on_conflict=on_conflict).start()
+    job.train(0, 3)
+    job.die()
+    assert job.said == []
+    job.members["policy"] = PATIENT
+    job.start().train(3, 5)
+    job.die()
+
+    job.start()
+
+    expected = [f"RemoteLR: run 'job' {SAID[on_conflict]}"]
+    assert job.said == (expected if on_conflict != "keep" else expected * 2)

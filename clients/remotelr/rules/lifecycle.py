@@ -42,11 +42,10 @@ def put_policy(run: Run, spec: RunSpec, on_conflict: OnConflict = "error") -> Ou
     initial = given or kept if on_conflict == "restart" else kept or given
     wanted = replace(spec, initial_learning_rate=initial, rails=run.spec.rails)
     if on_conflict == "error":
-        difference = _difference(replace(run.spec, asked=None).to_json(), wanted.to_json())
+        found = difference(replace(run.spec, asked=None).to_json(), wanted.to_json())
         raise PolicyConflict(
-            f"the run exists with another policy ({_in_words(difference)}): ask with on_conflict = keep, replace or "
-            f"restart",
-            difference=difference,
+            f"the run exists with another policy ({in_words(found)}): ask with on_conflict = keep, replace or restart",
+            difference=found,
         )
     policy = wanted.bound()
     state = remembered(run, policy, wanted if on_conflict == "restart" else None)
@@ -136,19 +135,19 @@ def _same(known: RunSpec, bound: Policy, spec: RunSpec) -> bool:
     return replace(spec, initial_learning_rate=known.initial_learning_rate).bound() == bound
 
 
-def _difference(stored: Any, given: Any, path: str = "") -> dict[str, list[Any]]:
+def difference(stored: Any, given: Any, path: str = "") -> dict[str, list[Any]]:
     """Where two documents differ: path to [stored, given]."""
     if isinstance(stored, dict) and isinstance(given, dict):
         found: dict[str, list[Any]] = {}
         for name in sorted(stored.keys() | given.keys()):
-            found |= _difference(stored.get(name), given.get(name), f"{path}.{name}" if path else name)
+            found |= difference(stored.get(name), given.get(name), f"{path}.{name}" if path else name)
         return found
     return {} if stored == given else {path: [stored, given]}
 
 
-def _in_words(difference: Mapping[str, list[Any]]) -> str:
-    """`policy.schedule.patience is 2, not 5`, for the first few."""
-    shown = [f"{path} is {_short(stored)}, not {_short(given)}" for path, (stored, given) in difference.items()]
+def in_words(found: Mapping[str, list[Any]], form: str = "{} is {}, not {}") -> str:
+    """A `difference` as people read it: `policy.schedule.patience is 2, not 5`; of many the first few."""
+    shown = [form.format(path, _short(stored), _short(given)) for path, (stored, given) in found.items()]
     more = len(shown) - _SHOWN
     return "; ".join(shown[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
