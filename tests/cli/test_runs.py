@@ -268,3 +268,19 @@ def test_a_log_tells_what_happened_in_sentences(terminal, trained):
     assert "halved" in sentences[-2]
     assert "look at this" in sentences[-1]
     assert sentences[-2:] == [each["sentence"] for each in last]
+
+
+def test_a_rate_is_kept_below_a_factor_and_after_a_pause(terminal, trained):
+    run = trained("spliced-later", [0.9])
+    terminal("runs", "scale", "spliced-later", "0.5")
+    terminal("runs", "pause", "spliced-later")
+    for epoch in (1, 2, 3):
+        run.report(epoch, {"val_loss": 0.9})
+    refused = terminal("runs", "replace-policy", "spliced-later", '{"type": "cosine", "decay_steps": 2}', "--keep-rate")
+    terminal("runs", "resume", "spliced-later")
+    run.report(4, {"val_loss": 0.9})
+    terminal("runs", "replace-policy", "spliced-later", '{"type": "cosine", "decay_steps": 2}', "--keep-rate")
+    rates = [run.report(epoch, {"val_loss": 0.9}).learning_rate for epoch in (5, 6, 7)]
+
+    assert (1, True) == (refused.code, "is paused" in refused.err)
+    assert pytest.approx([0.05, 0.025, 0.0]) == rates

@@ -134,7 +134,7 @@ def start_job(tmp_path: Path) -> Iterator[Callable[..., Job]]:
         job.close()
 
 
-# Some twelve seconds on two idle processors; the limit ends only what would never end.
+# The limit ends only what would never end, on a machine of any speed.
 @pytest.mark.timeout(600)
 def test_an_operator_steers_twenty_live_jobs_and_the_audit_says_what_they_trained_with(
     postgres_url: str,

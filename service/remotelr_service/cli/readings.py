@@ -89,7 +89,8 @@ def monitored(node: Any) -> str | None:
 def in_short(policy: Json) -> str:
     """A policy in one line: its schedule and what was said of it."""
     node = policy.get("schedule", policy)
-    inner = ", ".join(
+    parts = [part for part in node.get("schedules", []) if isinstance(part, dict)]
+    inner = ", ".join(str(part.get("type")) for part in parts) or ", ".join(
         f"{name} {value.get('type', '{…}') if isinstance(value, dict) else look.measured(value)}"
         for name, value in node.items()
         if name != "type" and isinstance(value, str | int | float | dict)

@@ -11,16 +11,32 @@ def beginning_here(policy: Any, run: Json) -> Json:
 
     policy: a document, in any words that policies are understood in. run: as the service describes it.
 
-    Raises InvalidPolicy, and Mistake where the policy counts steps and nobody knows how many an epoch has.
+    Raises InvalidPolicy, and Mistake for a run that is paused, and where the policy counts steps and nobody knows
+    how many an epoch has.
     """
     from remotelr.rules import policy_from_json, policy_to_json
 
     document = policy_to_json(policy_from_json(policy))
-    rate = run["learning_rate"]
+    state = run["decision"]["state"]
+    # A factor stays on the new curve; what holds the rate for now goes, and the factor with it.
+    factor = 1.0 if "pin" in state or "one_shot" in state else state.get("scale", 1.0)
+    rate = run["learning_rate"] / factor
     held = {"type": "constant", "learning_rate": rate}
     curve = {**document["schedule"], "initial_learning_rate": rate}
-    spliced = {"type": "sequential", "schedules": [held, curve], "milestones": [_begin(document["unit"], run)]}
+    spliced = {
+        "type": "sequential",
+        "schedules": [held, curve],
+        "milestones": [_begin(document["unit"], run) - _stood(state)],
+    }
     return {**document, "schedule": spliced}
+
+
+def _stood(state: Json) -> float:
+    """How long the schedule's clock has stood still. Raises Mistake while it does."""
+    clock = state.get("clock", {})
+    if "since" in clock:
+        raise Mistake("the run is paused: let its schedule go on first, remotelr runs resume")
+    return float(clock.get("shift", 0.0))
 
 
 def _begin(unit: str, run: Json) -> int:
