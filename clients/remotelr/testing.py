@@ -55,6 +55,7 @@ from remotelr.rules import (
     put_policy,
     report,
 )
+from remotelr.rules.log import OF_A_POINT
 from remotelr.rules.orders import CommandType
 
 __all__ = ["InMemoryService"]
@@ -268,12 +269,20 @@ def _finish(kept: _Kept, body: dict[str, Any]) -> Response:
 
 def _history(kept: _Kept) -> Response:
     rates = {event.decision.epoch: event.decision.learning_rate for event in kept.log.events if event.decision}
-    rows = [_row(event, rates) for event in kept.log.events if event.kind == "report"]
+    points = {
+        (event.epoch, event.superseded_by): event.decision
+        for event in kept.log.events
+        if event.kind in OF_A_POINT and event.decision is not None
+    }
+    rows = [
+        _row(event, rates, event.decision or points.get((event.epoch, event.superseded_by)))
+        for event in kept.log.events
+        if event.kind == "report"
+    ]
     return _response(200, {"run": kept.run.key, "reports": rows, "next": None})
 
 
-def _row(event: Event, rates: Mapping[int, float]) -> dict[str, Any]:
-    decision = event.decision
+def _row(event: Event, rates: Mapping[int, float], decision: Decision | None) -> dict[str, Any]:
     return {
         "seq": event.seq,
         "epoch": event.epoch,

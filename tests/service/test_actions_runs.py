@@ -2,14 +2,15 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from fixtures.processes import Process
-from remotelr.rules import InvalidPolicy, Report, RunFinished, policy_from_json
-from remotelr_service.actions import decisions, history, policies, reports, runs
+from remotelr.rules import InvalidPolicy, Report, RunFinished, Waiting, policy_from_json
+from remotelr_service.actions import decisions, history, policies, reports, runs, timeouts
 from remotelr_service.actions.errors import ExperimentConflict, RunNotFound, TooManyTags
 from remotelr_service.db import notices
 from stories import PLATEAU, spec
@@ -207,6 +208,31 @@ def test_history_shows_what_was_rewound_and_what_replaced_it(process: Process):
         (row.epoch, row.superseded_by) for row in rows
     ]
     assert rows[2].learning_rate == rows[4].learning_rate
+
+
+def test_history_gives_every_rank_the_decision_of_its_point_also_when_its_time_was_over(process: Process):
+    """
+    The point 0 is closed without rank 2, which comes late; then an attempt goes back to it, and it is decided again.
+    """
+    process.put("run", {"schedule": PLATEAU, "aggregate": {"ranks": "all", "timeout_s": 0.05}}, world_size=3)
+    for rank in (1, 0):
+        process.report("run", 0, 1.0, rank=rank)
+    time.sleep(0.1)
+    process.ask(timeouts.decide_due(process.writer, process.reads))
+    process.report("run", 0, 1.0, rank=2)
+    waiting = process.report("run", 1, 1.0, rank=1)
+    first = history.history(process.reads, "run")
+    process.attempt("run", "again", 0)
+    for rank in range(3):
+        process.report("run", 0, 9.0, rank=rank)
+    rows = history.history(process.reads, "run")
+
+    assert isinstance(waiting, Waiting)
+    assert [(0, 1.0), (0, 1.0), (0, 1.0), (1, None)] == [(row.epoch, row.next_learning_rate) for row in first]
+    assert ["schedule"] * 3 + [None] == [row.reason for row in first]
+    assert [row.next_learning_rate for row in first] == [row.next_learning_rate for row in rows[:4]]
+    assert [None] * 3 == [row.superseded_by for row in rows[4:]]
+    assert all(row.next_learning_rate is not None for row in rows[4:])
 
 
 def test_history_gives_the_rate_in_force_after_a_gap_and_to_a_late_rank(process: Process):

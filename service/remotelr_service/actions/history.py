@@ -2,11 +2,12 @@
 
 import asyncio
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 
 from sqlalchemy import Engine
 
-from remotelr.rules import metrics_from_json
+from remotelr.rules import Decision, Event, metrics_from_json
 from remotelr.rules.log import Kind
 from remotelr_service.actions.errors import RunNotFound
 from remotelr_service.actions.finding import stored_run
@@ -25,23 +26,31 @@ def history(engine: Engine, key: str, after: int = 0, limit: int = 200) -> list[
     with reading(engine) as connection:
         head = stored_run(connection, key)
         reports = store.list_reports(connection, head, after=after, limit=limit)
-    return [
-        HistoryRow(
-            seq=event.seq,
-            epoch=event.epoch or 0,
-            attempt=event.attempt,
-            rank=event.rank or 0,
-            metrics=metrics_from_json(event.payload["metrics"]),
-            learning_rate=told,
-            used_learning_rate=event.payload.get("learning_rate"),
-            next_learning_rate=None if event.decision is None else event.decision.learning_rate,
-            reason=None if event.decision is None else event.decision.reason,
-            action=None if event.decision is None else event.decision.action,
-            superseded_by=event.superseded_by,
-            created_at=at,
-        )
-        for event, at, told in reports
-    ]
+        # A rank that waited, or came late, did not decide its point itself.
+        points = {_point(event) for event, _, _ in reports if event.decision is None}
+        decided = store.list_point_decisions(connection, head, points)
+    return [_row(event, at, told, event.decision or decided.get(_point(event))) for event, at, told in reports]
+
+
+def _point(event: Event) -> tuple[int, int | None]:
+    return event.epoch or 0, event.superseded_by
+
+
+def _row(event: Event, at: datetime, told: float, decision: Decision | None) -> HistoryRow:
+    return HistoryRow(
+        seq=event.seq,
+        epoch=event.epoch or 0,
+        attempt=event.attempt,
+        rank=event.rank or 0,
+        metrics=metrics_from_json(event.payload["metrics"]),
+        learning_rate=told,
+        used_learning_rate=event.payload.get("learning_rate"),
+        next_learning_rate=None if decision is None else decision.learning_rate,
+        reason=None if decision is None else decision.reason,
+        action=None if decision is None else decision.action,
+        superseded_by=event.superseded_by,
+        created_at=at,
+    )
 
 
 def events(engine: Engine, key: str, after: int = 0, limit: int = 200, kind: Kind | None = None) -> list[EventView]:

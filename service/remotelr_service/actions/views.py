@@ -91,7 +91,8 @@ class HistoryRow:
     seq: number of the report in the run's log.
     learning_rate: the rate the epoch was told to run with. used_learning_rate: the one the trainer says it
     ran with, where it says so.
-    next_learning_rate, reason, action: what the report was answered; None where it did not decide the point.
+    next_learning_rate, reason, action: the decision of its point, by whichever report or timeout it was taken; None as
+    long as other ranks are awaited.
     superseded_by: the attempt that rewound past it; such a row counts no more.
     """
 

@@ -336,6 +336,25 @@ def list_reports(connection: Connection, head: Head, *, after: int, limit: int) 
     return [(event_from_row(head.run.key, row), row["created_at"], row["told"]) for row in rows]
 
 
+def list_point_decisions(
+    connection: Connection, head: Head, points: Collection[tuple[int, int | None]]
+) -> dict[tuple[int, int | None], Decision]:
+    """The decision of each of these points of the run, by epoch and by the attempt that rewound past it, if one did."""
+    if not points:
+        return {}
+    of_point = (events.c.kind.in_(sorted(OF_A_POINT)), events.c.learning_rate.is_not(None))
+    epochs = sorted({epoch for epoch, _ in points})
+    decided: dict[tuple[int, int | None], Decision] = {}
+    for rewound in (False, True):
+        # Apart, for those that count have an index of their own, and mostly there are no others.
+        wanted = events.c.superseded_by.is_not(None) if rewound else events.c.superseded_by.is_(None)
+        if any((by is not None) == rewound for _, by in points):
+            for event in list_events(connection, head, *of_point, events.c.epoch.in_(epochs), wanted):
+                assert event.epoch is not None and event.decision is not None, "the query asks for nothing else"
+                decided[event.epoch, event.superseded_by] = event.decision
+    return decided
+
+
 # Heads as they were saved, by key, each with the row that must be found for it to be what is stored. That saves making
 # them anew, and no more: the row is locked and read all the same, whole, for another replica may have written since.
 _KEPT: dict[str, tuple[tuple[Any, ...], Head]] = {}
