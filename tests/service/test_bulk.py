@@ -12,6 +12,7 @@ from remotelr_service.actions import bulk, commands, reports, runs
 from remotelr_service.actions.carrying import Carrier
 from remotelr_service.actions.errors import CommandNotFound
 from remotelr_service.actions.selection import Bound, Selector, select_runs
+from remotelr_service.db.engine import migration_engine
 from stories import PLATEAU, spec
 
 HALVE = Command(type="scale", factor=0.5, actor="ada", reason="too high", key="halve")
@@ -79,8 +80,10 @@ def test_a_run_whose_log_is_damaged_holds_up_no_other(process: Process):
     """
     for key in ("a", "b", "c"):
         put(process, key)
-    with process.database.writes.begin() as connection:
+    engine = migration_engine(process.url)
+    with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE runs SET seq = 1, decided_seq = 1 WHERE key = 'b'")
+    engine.dispose()
     view = order(process)
 
     assert [None, "internal_error", None] == [each.code for each in view.results]
