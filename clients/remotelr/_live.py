@@ -68,8 +68,9 @@ class Listener:
             try:
                 orders = self._ask()
             except ServiceRefused:
-                # A service without this call, or without the run.
-                return
+                # A service without this call, or without the run: it may have lost it, and be told again.
+                self._over.wait(_PAUSES_S[1])
+                continue
             except (NoAnswer, Unreadable):
                 self._over.wait(pause_s)
                 pause_s = min(pause_s * 2, _PAUSES_S[1])

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
+from remotelr import _sentences as sentences
 from remotelr._asking import Asking
 from remotelr._budget import Budget
 from remotelr._journal import End, Journal
@@ -25,16 +26,8 @@ from remotelr._people import People
 from remotelr._shadow import Asked, Shadow, same
 from remotelr.client import Client, FinalStatus
 from remotelr.rules import AttemptRequest, Decision, Report, RulesError, RunSpec, policy_from_json, policy_to_json
-from remotelr.rules.lifecycle import difference, in_words
 
 OnUnreachable = Literal["local", "hold", "raise"]
-
-# What in a policy ends a run, by the words of its state.
-_ENDS = {
-    "early_stopping": "nothing has improved for as long as its policy waits",
-    "target": "the target of its policy is reached",
-    "guard": "the guard of its policy says so",
-}
 
 # What a state or a file that somebody has tampered with can lead to.
 _NONSENSE = (ArithmeticError, AttributeError, LookupError, RulesError, TypeError, ValueError)
@@ -199,11 +192,7 @@ class Session:
         """Why this process must end, in words that go on after a colon."""
         if self.lost:
             return "a newer attempt has taken the run over"
-        state = {} if self.decision is None else self.decision.state
-        if state.get("stop"):
-            return "the run was told to stop"
-        # A budget is nothing to remember: it is spent.
-        return _ENDS.get(str(state.get("ended")), "the budget of its policy is spent")
+        return sentences.why_it_stops(self.decision)
 
     def rollback_to(self, epoch: int) -> int | None:
         """The epoch whose checkpoint `epoch` is to begin with; None where it goes on from where the training is."""
@@ -264,9 +253,8 @@ class Session:
         try:
             return self._shadow.decide(asked)
         except _NONSENSE as error:
-            self._people.warn_once(
-                "rules", f"the rules give no rate here: {error}. Training goes on with the last learning rate."
-            )
+            without = sentences.goes_on(by_the_rules=False)
+            self._people.warn_once("rules", f"the rules give no rate here: {error}. {without}")
             return None
 
     @property
@@ -297,11 +285,7 @@ class Session:
             self._obeyed = 0
             self._listener.follow(theirs.seq)
         if theirs.step is not None and not self._knows_steps:
-            self._people.warn_once(
-                "rules",
-                f"the rules of this version of remotelr do not give the rate the service decided for epoch "
-                f"{theirs.epoch}, which keeps its first rate: install the service's version",
-            )
+            self._people.warn_once("rules", sentences.older_rules(theirs))
 
     @property
     def _knows_steps(self) -> bool:
@@ -368,23 +352,14 @@ class Session:
         if not left:
             return True
         self._journal.keep()
-        reports = sum(isinstance(asked, Report) for asked in left)
-        kept = self._journal.path
-        what, lie = (f"{reports} reports", "they lie") if reports else ("the end", "it lies")
-        where = f"{lie} in {kept}, to be told when a trainer of it begins again" if kept else "that is lost"
-        self._people.warn_once("left", f"{what} of run {self._key!r} never reached the service: {where}")
+        self._people.warn_once("left", sentences.never_heard(self._key, left, self._journal.path))
         return False
 
     def _tell_policy(self, now: RunSpec, *, asked: RunSpec) -> None:
-        """What came of `on_conflict`."""
         before = self._journal.spec if self._link is None or self._link.before is None else self._link.before
-        match self._members.get("on_conflict"):
-            case "keep" if kept := _difference(now, asked):
-                self._people.say(f"run {self._key!r} keeps its own policy: {in_words(kept)}.")
-            case "replace" | "restart" as mode if before is not None and (changed := _difference(before, now)):
-                state = "what it remembers is kept" if mode == "replace" else "it remembers nothing"
-                changes = in_words(changed, "{} was {}, is {}")
-                self._people.say(f"run {self._key!r} has another policy now, {state}: {changes}.")
+        said = sentences.came_of_conflict(self._members.get("on_conflict"), before=before, now=now, asked=asked)
+        if said is not None:
+            self._people.say(f"run {self._key!r} {said}")
 
     def _tell_back(self, theirs: Decision, ours: Decision | None) -> None:
         if self._link is None or self._asking is None or not self._asking.away:
@@ -392,33 +367,14 @@ class Session:
         self._asking.away = False
         self._people.say(f"{self._link.url} answers again.")
         if ours is not None and self._on_unreachable == "local" and ours.learning_rate != theirs.learning_rate:
-            self._people.say(
-                f"the run was changed while it could not be reached: epoch {theirs.epoch + 1} has "
-                f"learning rate {theirs.learning_rate}, the local rules had {ours.learning_rate}."
-            )
+            self._people.say(sentences.changed_meanwhile(theirs, ours))
 
     def _tell_drift(self, theirs: Decision) -> None:
         held = self.decision
         if theirs.drift is None or held is None or not math.isclose(theirs.drift, held.learning_rate, rel_tol=1e-6):
             # What was used was not what we had been told either: the service was away, or has changed the run.
             return
-        self._people.warn_once(
-            "drift",
-            f"epoch {theirs.epoch} was to run with learning rate {theirs.drift}, and ran with another one: something "
-            f"else sets the optimizer's rate. Take it away, or give it to RemoteLR as its policy.",
-        )
+        self._people.warn_once("drift", sentences.other_rate(theirs))
 
     def _goes_on(self) -> str:
-        if self._on_unreachable == "local" and self._decides_alone:
-            return "Training goes on by the same rules here."
-        return "Training goes on with the last learning rate."
-
-
-def _difference(one: RunSpec, other: RunSpec) -> Mapping[str, list[Any]]:
-    """Where the curves of two runs part."""
-    same_curve = policy_to_json(one.policy) == policy_to_json(other.policy) and one.bound() == other.bound()
-    return {} if same_curve else difference(_curve(one), _curve(other))
-
-
-def _curve(spec: RunSpec) -> Mapping[str, Any]:
-    return {"policy": policy_to_json(spec.policy), "total_epochs": spec.total_epochs}
+        return sentences.goes_on(by_the_rules=self._on_unreachable == "local" and self._decides_alone)
