@@ -39,7 +39,19 @@ def show(document: Any, as_json: bool, draw: "Callable[[], RenderableType]") -> 
     if as_json:
         print_json(document)
     else:
-        console().print(draw())
+        print_drawn(draw())
+
+
+def print_drawn(drawn: "RenderableType") -> None:
+    """Print it; into a pipe without the blanks that fill a table's lines."""
+    terminal = console()
+    if terminal.is_terminal:
+        terminal.print(drawn)
+        return
+    with terminal.capture() as captured:
+        terminal.print(drawn)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+    sys.stdout.flush()
 
 
 def print_json(document: Any) -> None:

@@ -83,7 +83,7 @@ def show_run(run: RunKey, url: Url = None, as_json: AsJson = False) -> None:
             look.print_json(found)
             return
         why, curve = _why(desk, found), curve_of(desk, found, _SPARKS)
-    look.console().print(_run_facts(found, why, curve))
+    look.print_drawn(_run_facts(found, why, curve))
 
 
 @app.command("watch")
@@ -168,7 +168,7 @@ def _order(
         look.print_json(life or noted)
     else:
         said = f"{run}: {orders.in_words(order)}: command {noted['seq']}, from epoch {noted['holds_from']} on"
-        look.console().print(look.safe(said if life is None else f"{said}: {_life_in_words(life)}"))
+        look.print_drawn(look.safe(said if life is None else f"{said}: {_life_in_words(life)}"))
     if life is not None and life["state"] not in _OVER:
         raise NotInTime(
             f"after {wait_s:g} s command {noted['seq']} is {life['state']}: see remotelr runs commands {run}"
@@ -197,7 +197,7 @@ def log(
             if as_json:
                 look.print_line(event)
             else:
-                look.console().print(look.safe(f"{look.clock(event['created_at'])}  {event['sentence']}"))
+                look.print_drawn(look.safe(f"{look.clock(event['created_at'])}  {event['sentence']}"))
 
 
 app.command("why")(rehearsing.why)

@@ -129,7 +129,7 @@ def _screen(as_json: bool) -> Iterator[Any]:
     if not console.is_terminal:
 
         def tables(seen: list[Watched], trouble: str | None) -> None:
-            console.print(_page(seen, trouble))
+            look.print_drawn(_page(seen, trouble))
 
         yield tables
         return
