@@ -77,8 +77,35 @@ def test_the_curl_lines_answer_what_is_printed_below_them(service):
     assert table.startswith("seq,epoch,")
 
 
+def test_the_lines_of_the_desk_do_what_is_written_behind_them(service, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REMOTELR_URL", service.url)
+    (tmp_path / "cosine.json").write_text('{"type": "cosine", "decay_steps": 30}')
+    body = {"policy": {"type": "reduce_on_plateau"}, "initial_learning_rate": 0.1, "tags": {"team": "vision"}}
+    service.http.put("/v1/runs/my-run", json=body).raise_for_status()
+    for epoch in range(13):
+        report = {"epoch": epoch, "metrics": {"val_loss": 1 / (1 + epoch)}}
+        service.http.post("/v1/runs/my-run/reports", json=report).raise_for_status()
+
+    # Without an end of its own `watch` would go on for ever.
+    lines = block("remotelr runs watch").replace("runs watch", "runs watch --once").splitlines()
+    watched, why, _, bulk, orders, what_if = [
+        shell(f"{sys.executable} -m remotelr_service {line[9:]}", service.url) for line in lines
+    ]
+
+    assert "my-run" in watched
+    assert why.startswith("Epoch 12 trains with ")
+    assert "1 run" in bulk
+    assert "0.01" in bulk
+    assert "too hot" in orders
+    assert "cosine" in what_if
+    assert ["set_learning_rate"] == [
+        each["type"] for each in service.http.get("/v1/runs/my-run/commands").json()["commands"]
+    ]
+
+
 def test_every_command_of_the_readme_exists():
-    commands = set(re.findall(r"^remotelr ([a-z]+(?: [a-z]+)?)", README, re.MULTILINE))
+    commands = set(re.findall(r"^remotelr ([a-z]+(?: [a-z-]+)?)", README, re.MULTILINE))
     unknown = [
         command
         for command in commands
