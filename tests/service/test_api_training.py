@@ -55,6 +55,7 @@ def test_a_decision_tells_everything_a_trainer_needs(service):
         "reason": "plateau",
         "changed": True,
         "action": "continue",
+        "rollback_to": None,
         "plateau": {"best": 1.0, "wait": 0, "cooldown": 0},
         "drift": None,
         "replayed": False,

@@ -107,9 +107,10 @@ def test_a_commit_whose_answer_is_lost_counts_once(process: Process):
     for key in keys:
         process.put(key)
     with failing_commits(process, times=1, committed=True):
-        answers = together(process, *(report(process, key) for key in keys), scaled(process, "run 0"))
+        *answers, command = together(process, *(report(process, key) for key in keys), scaled(process, "run 0"))
 
     assert all(answer.replayed for answer in answers)
+    assert 3 == command
     assert [3, 2, 2, 2, 2] == [len(process.events(key)) for key in keys]
 
 
