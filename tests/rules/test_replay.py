@@ -18,7 +18,8 @@ from remotelr.rules import (
     policy_from_json,
     sentence,
 )
-from remotelr.rules.commands import cancelled_in, first_undecided, pending_orders
+from remotelr.rules.cancelling import cancelled_in, pending_orders
+from remotelr.rules.ordering import first_undecided
 from stories import PLATEAU, Story
 
 POLICIES = [

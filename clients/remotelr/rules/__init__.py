@@ -8,7 +8,7 @@ The way in: `policy_from_json` reads a policy; `create`, `begin_attempt`, `repor
 from remotelr.rules.attempts import begin_attempt
 from remotelr.rules.closing import expire
 from remotelr.rules.codec import node_from_json, node_to_json, policy_from_json, policy_to_json
-from remotelr.rules.commands import command, next_until, until_due
+from remotelr.rules.commands import command
 from remotelr.rules.compose import Chained, Sequential
 from remotelr.rules.cosines import Cosine, CosineRestarts, Tanh
 from remotelr.rules.cycles import Cyclic, OneCycle
@@ -70,6 +70,7 @@ from remotelr.rules.run import (
 from remotelr.rules.schedule import Binding, Point, Schedule, State
 from remotelr.rules.state import Order, Rate, RunState, rate_at
 from remotelr.rules.stopping import Budget, EarlyStopping, Stop, Target
+from remotelr.rules.until import next_until, until_due
 
 __all__ = [
     "RULES_VERSION",

@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
-from remotelr.rules.commands import cancelled_in, ordered, pending_orders
+from remotelr.rules.cancelling import cancelled_in, pending_orders
 from remotelr.rules.deciding import decide_rate, gap, refuse_if_behind, stale
 from remotelr.rules.errors import AttemptConflict, InvalidReport, ServerBehind
 from remotelr.rules.guard import Memory, done
 from remotelr.rules.lifecycle import carried, fitted
 from remotelr.rules.log import Event, Log
+from remotelr.rules.ordering import ordered
 from remotelr.rules.orders import command_from_payload
 from remotelr.rules.run import AttemptRequest, Outcome, Run, spec_from_payload
 from remotelr.rules.state import RunState

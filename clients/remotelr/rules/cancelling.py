@@ -1,0 +1,54 @@
+"""Taking a command back that nobody was told of yet."""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from remotelr.rules.errors import InvalidCommand
+from remotelr.rules.log import Event, Log
+from remotelr.rules.ordering import ordered
+from remotelr.rules.orders import Command, command_from_payload
+from remotelr.rules.run import Run
+from remotelr.rules.state import Order, RunState
+
+
+def cancelled(run: Run, order: Command, holds_from: int, log: Log) -> RunState:
+    """The state without a command that nobody was told of yet. Raises InvalidCommand where there is no such command."""
+    assert order.seq is not None
+    since = log.since("command", order.seq - 1)
+    event = since[0] if since and since[0].seq == order.seq else None
+    if event is None:
+        raise InvalidCommand(f"event {order.seq} is no command that can be cancelled", field="seq")
+    earlier = cancelled_in(log.since("command", 0))
+    if order.seq in earlier:
+        raise InvalidCommand(f"command {order.seq} is cancelled already", field="seq")
+    kind = command_from_payload(event).type
+    if kind in ("note", "cancel", "rails"):
+        raise InvalidCommand(f"command {order.seq} is a {kind}, which holds at once", field="seq")
+    if run.decided_seq > event.seq and run.epoch >= event.holds_from:
+        raise InvalidCommand(
+            f"command {order.seq} was delivered, for epoch {event.holds_from}: give one that undoes it", field="seq"
+        )
+    folded = _folded(log, earlier | {order.seq})
+    orders = tuple(each for each in folded.orders if each.epoch >= holds_from)
+    return replace(run.state, orders=orders, stop=folded.stop)
+
+
+def pending_orders(log: Log, cancelled: Collection[int], first: int) -> tuple[Order, ...]:
+    """What the commands in the log, but for the cancelled ones, still have to do from epoch `first` on."""
+    orders = _folded(log, cancelled).orders
+    return tuple(order for order in orders if order.epoch >= first)
+
+
+def cancelled_in(events: Collection[Event]) -> frozenset[int]:
+    """The numbers of the commands that commands among these events have cancelled."""
+    orders = [command_from_payload(event) for event in events if event.payload["type"] == "cancel"]
+    return frozenset(order.seq for order in orders if order.seq is not None)
+
+
+def _folded(log: Log, cancelled: Collection[int]) -> RunState:
+    """Every command ever noted, but for the cancelled ones, with none of them carried out."""
+    state = RunState()
+    for event in log.since("command", 0):
+        if event.seq not in cancelled:
+            state = ordered(state, command_from_payload(event), event.holds_from)
+    return state
