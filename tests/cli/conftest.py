@@ -1,6 +1,9 @@
 """What all tests of the terminal share: a service that is up, and runs on it."""
 
-from collections.abc import Callable
+import http.client
+import http.server
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -29,3 +32,43 @@ def trained(shared_service: Service) -> Callable[..., Run]:
         return run
 
     return train
+
+
+@pytest.fixture
+def lossy() -> Iterator[Callable[..., str]]:
+    """`lossy(url, lost=1)` is the address of a road to the service on which the first answers to orders are lost."""
+    servers: list[http.server.ThreadingHTTPServer] = []
+
+    def start(url: str, lost: int) -> str:
+        left = [lost]
+
+        class Road(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                there = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
+                there.request("POST", self.path, body, {name: self.headers[name] for name in self.headers})
+                answer = there.getresponse()
+                written = answer.read()
+                there.close()
+                if left[0] > 0:
+                    left[0] -= 1
+                    self.close_connection = True
+                    return
+                self.send_response(answer.status)
+                self.send_header("content-type", answer.headers["content-type"])
+                self.send_header("content-length", str(len(written)))
+                self.end_headers()
+                self.wfile.write(written)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Road)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

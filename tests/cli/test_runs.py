@@ -284,3 +284,41 @@ def test_a_rate_is_kept_below_a_factor_and_after_a_pause(terminal, trained):
 
     assert (1, True) == (refused.code, "is paused" in refused.err)
     assert pytest.approx([0.05, 0.025, 0.0]) == rates
+
+
+def test_tags_are_set_and_taken_away(terminal, trained):
+    trained("tagging", [], tags={"team": "vision", "draft": "yes"})
+
+    said = terminal("runs", "tag", "tagging", "team:audio", "gpu:a", "draft:")
+
+    assert "tagging: gpu:a team:audio\n" == said.out
+
+
+def test_a_run_whose_trainer_is_gone_can_be_ended(terminal, trained):
+    trained("gone-for-good", [0.9])
+
+    assert "gone-for-good: failed\n" == terminal("runs", "finish", "gone-for-good").out
+    assert "failed" == terminal("runs", "show", "gone-for-good", "--json").json["status"]
+
+
+def test_an_order_whose_answer_is_lost_is_asked_again_and_counts_once(terminal, trained, shared_service, lossy):
+    """
+    The service hears both; the answer to the first is lost on its way.
+    """
+    run = trained("lossy", [0.9])
+
+    said = terminal("runs", "scale", "lossy", "0.5", "--url", lossy(shared_service.url, lost=1))
+
+    assert (0, "") == (said.code, said.err)
+    assert [0.05, 0.05] == [run.report(epoch, {"val_loss": 0.9}).learning_rate for epoch in (1, 2)]
+
+
+def test_an_order_of_which_nobody_knows_names_its_key(terminal, trained, shared_service, lossy):
+    run = trained("lossier", [0.9])
+
+    lost = terminal("runs", "scale", "lossier", "0.5", "--url", lossy(shared_service.url, lost=2))
+    key = lost.err.split("--key ")[1].split(":")[0]
+    again = terminal("runs", "scale", "lossier", "0.5", "--key", key)
+
+    assert (3, 0) == (lost.code, again.code)
+    assert [0.05, 0.05] == [run.report(epoch, {"val_loss": 0.9}).learning_rate for epoch in (1, 2)]

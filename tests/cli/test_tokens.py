@@ -65,3 +65,15 @@ def test_a_token_that_cannot_be_is_a_mistake(terminal, options, code, said):
     ended = terminal("token", "create", "x", *options)
 
     assert (code, True) == (ended.code, said in ended.err)
+
+
+def test_the_audit_tells_who_made_and_revoked_tokens(guarded, terminal):
+    terminal("token", "create", "brief", "--scope", "view")
+    terminal("token", "revoke", "brief")
+
+    entries = terminal("token", "audit", "--json").json["entries"]
+
+    assert [("boss", "token_created"), ("boss", "token_revoked")] == [
+        (each["actor"], each["action"]) for each in entries if each["subject"] == "brief"
+    ]
+    assert "token revoked" in terminal("token", "audit").out

@@ -3,7 +3,6 @@
 import re
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -77,11 +76,12 @@ def _order(
     }
     with open_desk(url, timeout_s=_TIMEOUT_S) as desk:
         if dry_run:
-            look.show(rehearsed := _rehearsal(desk, body), as_json, lambda: _rehearsal_page(rehearsed))
+            rehearsed = _rehearsal(desk, body, whole=as_json)
+            look.show(rehearsed, as_json, lambda: _rehearsal_page(rehearsed))
             return
         if not yes:
-            _ask(_rehearsal(desk, body))
-        done = _finished(desk, desk.post("/v1/commands", body, key=key or uuid.uuid4().hex))
+            _ask(_rehearsal(desk, body, whole=False))
+        done = _finished(desk, desk.order("/v1/commands", body, key), whole=as_json)
     look.show(done, as_json, lambda: _result_page(done))
     if done["failed"]:
         raise NotObeyed(f"{done['failed']} of {done['count']} runs refused it")
@@ -99,7 +99,7 @@ def show(
 ) -> None:
     """Show how far a command to many runs is."""
     with open_desk(url) as desk:
-        found = _whole(desk, number)
+        found = _results_of(desk, number, whole=as_json)
     look.show(found, as_json, lambda: _result_page(found))
 
 
@@ -136,16 +136,16 @@ def _bound(text: str) -> tuple[str, dict[str, float | bool]]:
     raise Mistake(f"a metric is selected as in 'val_loss>1.5', with one of > >= < <=, or 'val_loss=nan'; not {text!r}")
 
 
-def _rehearsal(desk: Desk, body: Json) -> Json:
-    """What would come of it for each run."""
-    whole = desk.ask("POST", "/v1/commands", params={"limit": _PAGE}, body={**body, "dry_run": True})
-    part = whole
-    while part["next"] is not None:
+def _rehearsal(desk: Desk, body: Json, *, whole: bool) -> Json:
+    """What would come of it for each run; unless the `whole` is wanted, for as many as anybody reads."""
+    found = part = desk.ask("POST", "/v1/commands", params={"limit": _PAGE}, body={**body, "dry_run": True})
+    while whole and part["next"] is not None:
         params = {"limit": _PAGE, "after": part["next"]}
         part = desk.ask("POST", "/v1/commands", params=params, body={**body, "dry_run": True})
-        whole["runs"] += part["runs"]
-        whole["failed"] += part["failed"]
-    return {**whole, "next": None}
+        found["runs"] += part["runs"]
+        found["failed"] += part["failed"]
+        found["next"] = part["next"]
+    return found
 
 
 def _ask(rehearsed: Json) -> None:
@@ -158,7 +158,7 @@ def _ask(rehearsed: Json) -> None:
     typer.confirm(f"Order this to {_many(rehearsed['count'])}?", abort=True, err=True)
 
 
-def _finished(desk: Desk, noted: Json) -> Json:
+def _finished(desk: Desk, noted: Json, *, whole: bool) -> Json:
     """The command when every run has had its turn. Raises NotInTime when nothing moves for long."""
     number, done, since = noted["id"], -1, time.monotonic()
     with _progress(noted["count"]) as show:
@@ -172,7 +172,7 @@ def _finished(desk: Desk, noted: Json) -> Json:
                 )
             time.sleep(_POLL_S)
             noted = desk.get(f"/v1/commands/{number}", limit=1)
-    return _whole(desk, number)
+    return _results_of(desk, number, whole=whole)
 
 
 @contextmanager
@@ -189,15 +189,17 @@ def _progress(count: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: progress.update(task, completed=done)
 
 
-def _whole(desk: Desk, number: int) -> Json:
-    """The command with all its results."""
+def _results_of(desk: Desk, number: int, *, whole: bool) -> Json:
+    """The command with all its results; unless the `whole` is wanted, with some: those that failed, if any did."""
     path = f"/v1/commands/{number}"
-    whole = desk.get(path, limit=_PAGE)
-    part = whole
-    while part["next"] is not None:
+    found = part = desk.get(path, limit=_PAGE)
+    if not whole and found["failed"]:
+        return desk.get(path, limit=_PAGE, failed=True)
+    while whole and part["next"] is not None:
         part = desk.get(path, limit=_PAGE, after=part["next"])
-        whole["runs"] += part["runs"]
-    return {**whole, "next": None}
+        found["runs"] += part["runs"]
+        found["next"] = part["next"]
+    return found
 
 
 def _rehearsal_page(rehearsed: Json) -> Any:
@@ -206,12 +208,13 @@ def _rehearsal_page(rehearsed: Json) -> Any:
 
     runs = rehearsed["runs"]
     said = f"{orders.in_words(rehearsed['command'])}: {_many(rehearsed['count'])}"
-    said += f", {rehearsed['failed']} would refuse it" if rehearsed["failed"] else ""
+    least = "" if rehearsed["next"] is None else "at least "
+    said += f", {least}{rehearsed['failed']} would refuse it" if rehearsed["failed"] else ""
     parts: list[Any] = [Text(look.safe(said), "bold")]
     if runs:
         parts.append(_results(runs[:_SHOWN]))
-    if len(runs) > _SHOWN:
-        parts.append(Text(f"and {len(runs) - _SHOWN} more: --dry-run --json lists all", "dim"))
+    if rehearsed["count"] > _SHOWN:
+        parts.append(Text(f"and {rehearsed['count'] - _SHOWN} more: --dry-run --json lists all", "dim"))
     return Group(*parts)
 
 
@@ -224,10 +227,10 @@ def _result_page(done: Json) -> Any:
     said += "" if done["status"] == "finished" else f", {done['count'] - done['done']} still to come"
     parts: list[Any] = [Text(look.safe(said), "bold")]
     failed = [each for each in done["runs"] if each["code"] is not None]
-    shown = failed[:_SHOWN] if failed else done["runs"][:_SHOWN]
+    shown = (failed or done["runs"])[:_SHOWN]
     if shown:
         parts.append(_results(shown))
-    if len(done["runs"]) > len(shown):
+    if done["done"] > len(shown):
         parts.append(Text(f"remotelr bulk show {done['id']} --json lists all", "dim"))
     return Group(*parts)
 

@@ -1,7 +1,7 @@
 """The service as the terminal asks it: JSON there, JSON back, whatever the call.
 
-Every command that changes something carries an `Idempotency-Key`, so that asking again counts once. httpx is
-imported when somebody is asked: `remotelr --help` and `remotelr serve` begin sooner for it.
+Every order carries an `Idempotency-Key`, so that asking again counts once. httpx is imported when somebody is asked:
+`remotelr --help` and `remotelr serve` begin sooner for it.
 """
 
 import json
@@ -78,6 +78,10 @@ def credentials(url: str) -> dict[str, str]:
         raise Mistake(str(error)) from None
 
 
+class NotSent(ServiceUnreachable):
+    """There was nobody to send it to: nothing can have come of it."""
+
+
 class Desk:
     """A service at an address. A context manager: at its end the connection is closed.
 
@@ -102,9 +106,28 @@ class Desk:
     def get(self, path: str, **params: object) -> Json:
         return self.ask("GET", path, params=params)
 
-    def post(self, path: str, body: Mapping[str, Any], *, key: str | None = None) -> Json:
-        """key: the same key is the same order; random when not given."""
-        return self.ask("POST", path, body=body, headers={"idempotency-key": key or uuid.uuid4().hex})
+    def post(self, path: str, body: Mapping[str, Any]) -> Json:
+        return self.ask("POST", path, body=body)
+
+    def order(self, path: str, body: Mapping[str, Any], key: str | None) -> Json:
+        """What came of an order; asked once more where its answer was lost.
+
+        key: the same key is the same order; random when not given. When the second answer is lost, too,
+        ServiceUnreachable names it: nobody knows then whether the order was noted.
+        """
+        headers = {"idempotency-key": key or uuid.uuid4().hex}
+        began = time.monotonic()
+        try:
+            return self.ask("POST", path, body=body, headers=headers)
+        except NotSent:
+            raise
+        except ServiceUnreachable:
+            pass
+        try:
+            return self.ask("POST", path, body=body, headers=headers)
+        except ServiceUnreachable as error:
+            said = f"{error.reason}; to say it again so that it counts once, add --key {headers['idempotency-key']}"
+            raise self._unreachable(said, 2, began) from None
 
     def put(self, path: str, body: Mapping[str, Any]) -> Json:
         return self.ask("PUT", path, body=body)
@@ -192,6 +215,8 @@ class Desk:
             return self._http.request(
                 method, self.url + path, params=params, content=content, headers={**typed, **(headers or {})}
             )
+        except httpx.ConnectError as error:
+            raise NotSent(self.url, 1, _words(error), time.monotonic() - began) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(_words(error), 1, began) from None
 

@@ -285,7 +285,7 @@ def _habits(runs: list[Json]) -> Iterator[Check]:
             "runs",
             "warning",
             f"{_named(stalled)} have not been heard of for long",
-            "look after their trainers, or tell how they ended: POST /v1/runs/{run}/finish",
+            "look after their trainers, or tell how they ended: remotelr runs finish",
         )
     if not drifting and not stalled:
         yield Check("runs", "ok", f"{len(runs)} running, all as they should" if runs else "none is running")

@@ -114,7 +114,7 @@ def life(name: str) -> "Text":
 
 
 def tags(named: Mapping[str, str]) -> str:
-    return safe(" ".join(f"{name}:{value}" for name, value in named.items()))
+    return safe(" ".join(f"{name}:{value}" for name, value in sorted(named.items())))
 
 
 def spark(values: Sequence[float], width: int = 20, *, logarithmic: bool = False) -> str:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +24,7 @@ from remotelr_service.cli.options import (
     actor_of,
     complete_run,
     given,
+    tag_pair,
 )
 from remotelr_service.cli.readings import (
     curve_of,
@@ -38,6 +40,15 @@ from remotelr_service.cli.refusals import NotInTime, NotObeyed
 from remotelr_service.cli.splicing import beginning_here
 
 app = typer.Typer(help="See and steer runs.", no_args_is_help=True, rich_markup_mode=None)
+
+
+class Ending(StrEnum):
+    """How a run can have ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
 
 # How long one question after news waits for them.
 _LONG_POLL_S = 25
@@ -162,7 +173,7 @@ def _order(
             seen = desk.get(run_path(run))
             order["policy"] = beginning_here(order["policy"], seen)
         body = order | given(reason=reason, actor=actor_of(actor), expected_seq=expected_seq)
-        noted = desk.post(run_path(run, "commands"), body, key=key)
+        noted = desk.order(run_path(run, "commands"), body, key)
         life = None if wait_s is None else _wait(desk, run, noted["seq"], wait_s)
     if as_json:
         look.print_json(life or noted)
@@ -198,6 +209,33 @@ def log(
                 look.print_line(event)
             else:
                 look.print_drawn(look.safe(f"{look.clock(event['created_at'])}  {event['sentence']}"))
+
+
+@app.command("tag")
+def tag_run(
+    run: RunKey,
+    tags: Annotated[list[str], typer.Argument(metavar="NAME:VALUE...", help="NAME: alone takes the tag away.")],
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set its tags; the others stay."""
+    changes = {name: value or None for name, value in map(tag_pair, tags)}
+    with open_desk(url) as desk:
+        found = desk.ask("PATCH", run_path(run), body={"tags": changes})
+    look.show(found, as_json, lambda: f"{run}: {look.tags(found['tags']) or 'no tags'}")
+
+
+@app.command("finish")
+def finish(
+    run: RunKey,
+    status: Annotated[Ending, typer.Option("--status", "-s", help="How it ended.")] = Ending.FAILED,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how a run ended whose trainer cannot."""
+    with open_desk(url) as desk:
+        found = desk.post(run_path(run, "finish"), {"status": status.value})
+    look.show(found, as_json, lambda: f"{run}: {found['status']}")
 
 
 app.command("why")(rehearsing.why)

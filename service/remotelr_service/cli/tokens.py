@@ -85,6 +85,22 @@ def revoke(
     look.say(f"token {number} is revoked")
 
 
+@app.command("audit")
+def audit(url: Url = None, as_json: AsJson = False) -> None:
+    """List what was done to tokens, and to runs that are gone."""
+    with open_desk(url) as desk:
+        found = list(desk.pages("/v1/audit", "entries"))
+    look.show({"entries": found}, as_json, lambda: _audit(found))
+
+
+def _audit(found: list[dict[str, Any]]) -> Any:
+    table = look.table("at", "who", "did", "to")
+    for each in found:
+        who, did = look.safe(each["actor"] or ""), each["action"].replace("_", " ")
+        table.add_row(look.clock(each["at"]), who, look.safe(did), look.safe(each["subject"]))
+    return table
+
+
 def _number_of(desk: Desk, name: str) -> int:
     """The number of the token that has this name now."""
     for each in desk.pages("/v1/tokens", "tokens"):
