@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import competitors, growth, soak, throughput, training
+from benchmarks import competitors, growth, soak, streams, throughput, training
 from benchmarks.servers import binaries_of_postgres, postgres
 from benchmarks.table import Line, load_average
 
@@ -76,6 +76,7 @@ def _parts(
         "growth-sqlite": lambda: grown("SQLite"),
         "growth-postgresql": lambda: grown("PostgreSQL"),
         "training": lambda: training.measure(folder, rounds=rounds),
+        "streams": lambda: streams.measure(folder, server, seconds=seconds, rounds=rounds),
         "soak": lambda: soak.measure(folder, server, seconds=soak_s),
         "competitors": beside,
     }

@@ -30,6 +30,8 @@ LABELS = {
     "remotelr_writer_queue_length": set(),
     "remotelr_writer_failing": set(),
     "remotelr_draining": set(),
+    "remotelr_streams": set(),
+    "remotelr_runs_stalled": set(),
     "remotelr_build_info": {"release", "rules_version"},
 }
 
