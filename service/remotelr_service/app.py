@@ -7,6 +7,8 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Receive, Scope, Send
+from typing_extensions import override
 
 from remotelr.rules import Decision
 from remotelr_service.actions.carrying import carrying
@@ -16,7 +18,7 @@ from remotelr_service.actions.timeouts import keeping_time
 from remotelr_service.api import docs, errors, openapi
 from remotelr_service.api.decided import log_decision
 from remotelr_service.api.door import Door
-from remotelr_service.api.middleware import HeadAsGet, RequestIds
+from remotelr_service.api.middleware import Failures, HeadAsGet, RequestIds
 from remotelr_service.api.names import OwnNames
 from remotelr_service.api.places import Places
 from remotelr_service.api.plain import PlainReports
@@ -42,6 +44,23 @@ DESCRIPTION = """The learning-rate control plane: it holds the policy and the pl
 
 Trainers report what they measured after each epoch and get the next learning rate back. A repeated report gets
 the same answer again; every refusal is `application/problem+json` with a stable `code`."""
+
+
+class Application(FastAPI):
+    """FastAPI behind a front of our own, which leads to `behind`.
+
+    The front is not added as middleware: FastAPI has layers before those, and a plain report goes through none of them.
+    """
+
+    front: ASGIApp
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        await self.front(scope, receive, send)
+
+    async def behind(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await super().__call__(scope, receive, send)
 
 
 def create_app(settings: Settings, resources: Resources | None = None) -> FastAPI:
@@ -77,7 +96,7 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
         finally:
             await run_in_threadpool(app.state.resources.close)
 
-    app = FastAPI(
+    app = Application(
         title="RemoteLR",
         version=version("remotelr-service"),
         description=DESCRIPTION,
@@ -88,12 +107,8 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
     )
     app.state.settings = settings
     app.state.draining = asyncio.Event()
-    # The last one added is the first to see a request.
-    app.add_middleware(PlainReports)
-    app.add_middleware(HeadAsGet)
-    app.add_middleware(OwnNames, settings=settings)
-    app.add_middleware(RequestIds)
-    app.add_middleware(Traffic)
+    app.add_middleware(Failures)
+    app.front = Traffic(RequestIds(OwnNames(HeadAsGet(PlainReports(app.behind)), settings)))
     errors.install(app)
     openapi.install(app)
     docs.install(app)

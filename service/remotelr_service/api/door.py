@@ -11,6 +11,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Final, NoReturn
 
 import structlog
@@ -192,6 +193,7 @@ class Door:
         raise Refusal(code, detail, headers=headers)
 
 
+@lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches the address."""
     try:

@@ -5,6 +5,7 @@ import re
 
 import structlog
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from remotelr_service.actions.callers import Caller
@@ -72,12 +73,34 @@ class RequestIds:
             await self._app(scope, receive, send_named)
         except ClientDisconnect:
             return None
-        except Exception:
-            log.exception("the service failed", path=scope["path"][:200], method=scope["method"])
+        except Exception as error:
             if has_begun:
                 raise
-            detail = f"the service failed; its log tells more under request id {request_id}"
-            await problem("internal_error", detail, request_id=request_id)(scope, receive, send_named)
+            await _failure(scope, error)(scope, receive, send_named)
+
+
+class Failures:
+    """Answers a failure nobody foresaw before Starlette does, whose answer is no problem."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def send_noted(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noted)
+        except ClientDisconnect:
+            raise
+        except Exception as error:
+            if has_begun or scope["type"] != "http":
+                raise
+            await _failure(scope, error)(scope, receive, send)
 
 
 class HeadAsGet:
@@ -92,6 +115,14 @@ class HeadAsGet:
         if "route" in asked:
             # Requests are counted by it.
             scope["route"] = asked["route"]
+
+
+def _failure(scope: Scope, error: Exception) -> Response:
+    """What is answered to a failure, which is logged."""
+    request_id = REQUEST_ID.get()
+    log.error("the service failed", exc_info=error, path=scope["path"][:200], method=scope["method"])
+    detail = f"the service failed; its log tells more under request id {request_id}"
+    return problem("internal_error", detail, request_id=request_id)
 
 
 def _is_still_let_in(scope: Scope) -> bool:
