@@ -14,6 +14,8 @@ from typing import Any, TextIO, cast
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
+from remotelr_service.actions.credentials import hidden
+
 REQUEST_ID: ContextVar[str | None] = ContextVar("remotelr_request_id", default=None)
 # The ids of the trace and of the span that the request belongs to, where it said so.
 TRACE: ContextVar[tuple[str, str] | None] = ContextVar("remotelr_trace", default=None)
@@ -45,8 +47,9 @@ class Gathered:
         atexit.register(self.write_out)
 
     def write(self, line: str) -> int:
+        # Whatever way a token may have found into a message, it is written nowhere.
         with self._lock:
-            self._lines.append(line)
+            self._lines.append(hidden(line))
         return len(line)
 
     def flush(self) -> None:

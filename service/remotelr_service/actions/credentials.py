@@ -19,6 +19,9 @@ _RANDOM_BITS = 256
 _RANDOM_LENGTH, _CHECKSUM_LENGTH = 43, 6
 _FORM = re.compile(rf"{PREFIX}([0-9A-Za-z]{{{_RANDOM_LENGTH}}})([0-9A-Za-z]{{{_CHECKSUM_LENGTH}}})")
 
+# Also one that was cut off, or pasted with something behind it.
+_INSIDE = re.compile(rf"{PREFIX}[0-9A-Za-z]{{12,}}")
+
 
 def new_token() -> str:
     """A token that nobody had before, of 53 characters."""
@@ -35,6 +38,11 @@ def is_token(text: str) -> bool:
 def digest(token: str) -> str:
     """What is kept of a token."""
     return hashlib.sha256(token.encode()).hexdigest()
+
+
+def hidden(text: str) -> str:
+    """The text without what could be a token in it: for what is written down or told."""
+    return _INSIDE.sub(f"{PREFIX}***", text) if PREFIX in text else text
 
 
 def _checksum(random: str) -> str:

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from remotelr_service.actions.credentials import hidden
+
 Responses = dict[int | str, dict[str, Any]]
 
 MEDIA_TYPE = "application/problem+json"
@@ -137,6 +139,8 @@ def problem_body(code: str, detail: str, **members: Any) -> bytes:
 
 
 def shortened(text: str) -> str:
+    """What is told of what was sent: not all of it, and no token that was sent in the wrong place."""
+    text = hidden(text)
     return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
 
 
