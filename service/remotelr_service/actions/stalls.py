@@ -8,9 +8,8 @@ when its trainer is heard of again.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from functools import partial
 from itertools import pairwise
 from statistics import median
 from typing import Final
@@ -32,6 +31,8 @@ TIMES: Final = 3.0
 LEAST_S: Final = 30.0
 # How often a replica looks. One that begins to lead the others' work does no harm.
 LOOK_S: Final = 5.0
+# How many are marked in one transaction: nobody who reports shall wait for longer.
+_TOGETHER: Final = 50
 # From fewer epochs nobody can tell what is usual.
 _LEAST_EPOCHS = 2
 
@@ -52,13 +53,13 @@ class Stalls:
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
         """Within this block runs that fall silent are marked."""
-        ended = asyncio.Event()
-        watching = asyncio.create_task(self._watch(ended))
+        watching = asyncio.create_task(self._watch())
         try:
             yield
         finally:
-            ended.set()
-            await watching
+            # After a long outage all runs are silent: who ends does not mark them all first.
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
     async def look(self, at: datetime | None = None) -> list[str]:
         """Mark the runs that have fallen silent; gives their keys. Raises DatabaseAway.
@@ -66,16 +67,15 @@ class Stalls:
         at: the time to judge by; by default the database's own.
         """
         silent = await asyncio.to_thread(self._silent, at)
-        marked = [quiet.key for quiet, pace in silent if await self._mark(quiet, pace, at)]
+        marked: list[str] = []
+        for begin in range(0, len(silent), _TOGETHER):
+            marked += await self._mark(silent[begin : begin + _TOGETHER], at)
         self.count = await asyncio.to_thread(self._counted)
         return marked
 
-    async def _watch(self, ended: asyncio.Event) -> None:
+    async def _watch(self) -> None:
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
-                    await ended.wait()
-                    return
+            await asyncio.sleep(LOOK_S)
             try:
                 for key in await self.look():
                     log.warning("the run %s has fallen silent", key)
@@ -102,12 +102,18 @@ class Stalls:
         self._patience[run.id] = run.seq, until
         return (run, pace) if until is not None and until <= now else None
 
-    async def _mark(self, quiet: Quiet, pace: Pace, at: datetime | None) -> bool:
+    async def _mark(self, silent: Sequence[tuple[Quiet, Pace]], at: datetime | None) -> list[str]:
+        """The keys of those among these that were marked."""
+        keys = [quiet.key for quiet, _ in silent]
+
+        def action(group: Group) -> list[str]:
+            return [quiet.key for quiet, pace in silent if _mark(group, quiet=quiet, pace=pace, at=at)]
+
         try:
-            return await self._writer.submit(partial(_mark, quiet=quiet, pace=pace, at=at), quiet.key)
+            return await self._writer.submit(action, *keys)
         except ServiceError as error:
-            log.debug("the run %s is left to the next look, because: %s", quiet.key, error)
-            return False
+            log.debug("the runs %s are left to the next look, because: %s", keys, error)
+            return []
 
     def _counted(self) -> int:
         with reading(self._engine) as connection:
