@@ -336,11 +336,14 @@ def live(http: httpx.Client, run: str, rng: random.Random) -> int:
             case 0:
                 epoch = begin(http, run, rng.randrange(epoch + 1))["epoch"]
             case 1:
-                order(http, run, type="set_learning_rate", value=rng.uniform(0.001, 0.5))
+                mode = rng.choice(["pin", "rebase", "one_shot"])
+                order(http, run, type="set_learning_rate", value=rng.uniform(0.001, 0.5), mode=mode)
             case 2:
                 order(http, run, type="scale", value=rng.choice([0.5, 0.9]))
             case 3:
-                order(http, run, type="release")
+                order(http, run, type=rng.choice(["release", "pause", "resume_schedule"]))
+            case 4 if rng.random() < 0.5:
+                order(http, run, type="replace_policy", policy=rng.choice([PLATEAU, COSINE]), state="reset")
             case 4:
                 put(http, run, rng.choice([PLATEAU, COSINE]), on_conflict=rng.choice(["replace", "restart"]))
             case 5:

@@ -130,6 +130,7 @@ def _members_of_event(event: Event) -> dict[str, Any]:
     if event.decision is not None:
         members = decision_members(event.decision)
         decided = {name: value for name, value in members.items() if name not in ("run", "state", "replayed")}
+        decided["why"] = event.decision.why
     return {
         "seq": event.seq,
         "kind": event.kind,
