@@ -30,6 +30,21 @@ def test_asking_for_a_run_again_gives_the_same_run(process: Process):
     assert (1, "start", 1.0) == (made.decision.seq, made.decision.reason, made.decision.learning_rate)
 
 
+def test_runs_are_found_by_the_tags_they_have_now(process: Process):
+    for key, tags in [("a", {"team": "vision"}), ("b", {"team": "vision", "gpu": "8"}), ("c", {"team": "sound"})]:
+        put(process, key, tags=tags)
+
+    def found(tag: tuple[str, str], after: str | None = None) -> list[str]:
+        return [view.key for view in runs.list_runs(process.reads, tag=tag, after=after).runs]
+
+    before = [found(("team", "vision")), found(("team", "vision"), after="a"), found(("gpu", "8")), found(("gpu", "9"))]
+    process.ask(runs.tag_run(process.writer, "a", {"team": "sound", "gpu": "8"}))
+    process.ask(runs.delete_run(process.writer, "b"))
+
+    assert [["a", "b"], ["b"], ["b"], []] == before
+    assert [[], ["a", "c"], ["a"]] == [found(tag) for tag in (("team", "vision"), ("team", "sound"), ("gpu", "8"))]
+
+
 def test_a_run_does_not_change_its_experiment(process: Process):
     put(process, "run", experiment="digits")
     with pytest.raises(ExperimentConflict, match="experiment 'digits', not to 'letters'"):

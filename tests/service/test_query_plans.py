@@ -15,7 +15,7 @@ from fixtures.processes import Process
 from remotelr_service.actions import decisions, history, runs
 from remotelr_service.db import driver
 
-COSTLY = re.compile(r"SCAN (runs|events|earlier)\b(?! USING (COVERING )?INDEX)|TEMP B-TREE")
+COSTLY = re.compile(r"SCAN (runs|events|earlier|run_tags\w*)\b(?! USING (COVERING )?INDEX)|TEMP B-TREE")
 
 Ask = Callable[[Process], Any]
 
@@ -87,6 +87,8 @@ def plans(process: Process, ask: Ask) -> list[str]:
         lambda process: runs.get_run(process.reads, "run"),
         lambda process: runs.list_runs(process.reads, after="other", limit=10),
         lambda process: runs.list_runs(process.reads, status="completed", limit=10),
+        lambda process: runs.list_runs(process.reads, tag=("team", "vision"), after="other", limit=10),
+        lambda process: runs.list_runs(process.reads, tag=("team", "vision"), status="running", limit=10),
         lambda process: runs.list_runs(process.reads, experiment="vision", status="running", after="other", limit=10),
     ],
     ids=[
@@ -102,6 +104,8 @@ def plans(process: Process, ask: Ask) -> list[str]:
         "a run",
         "a page of the runs",
         "the runs of a status",
+        "the runs of a tag",
+        "the runs of a tag and a status",
         "the runs of an experiment",
     ],
 )
@@ -116,3 +120,10 @@ def test_the_runs_of_a_status_are_found_without_the_others(process: Process):
     found = plans(process, lambda process: runs.list_runs(process.reads, status="failed", limit=10))
 
     assert any("ix_runs_status_key" in plan for plan in found)
+
+
+def test_the_runs_of_a_tag_are_found_without_the_others(process: Process):
+    found = plans(process, lambda process: runs.list_runs(process.reads, tag=("team", "vision"), limit=10))
+
+    assert "(name=? AND value=?)" in found[0]
+    assert "SEARCH runs USING INTEGER PRIMARY KEY" in found[1]

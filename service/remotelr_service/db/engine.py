@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import IO, Any, Literal
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, QueuePool
-from sqlalchemy.sql import ColumnElement, TableValuedAlias
 
 from remotelr_service.db import driver
 from remotelr_service.db.errors import DatabaseAway, DatabaseDamaged, DatabaseInUse, InvalidDatabaseUrl
@@ -158,12 +157,6 @@ def sole_use(url: str) -> Iterator[None]:
         return
     with _lock_file(_sqlite_file(parsed)):
         yield
-
-
-def json_members(connection: Connection, document: ColumnElement[str]) -> TableValuedAlias:
-    """The members of a JSON object, as rows of `key` and `value`."""
-    members = func.json_each if connection.dialect.name == "sqlite" else func.json_each_text
-    return members(func.json(document)).table_valued("key", "value")
 
 
 def parse_url(url: str) -> URL:

@@ -21,17 +21,16 @@ def list_keys(
     limit: int,
 ) -> list[str]:
     """Up to `limit` keys of runs that have all of this, in order, from the first one behind `after` on."""
-    query = select(runs.c.key).where(*store.having(connection, experiment, status, tags))
-    if after is not None:
-        query = query.where(runs.c.key > after)
-    return list(connection.execute(query.order_by(runs.c.key).limit(limit)).scalars())
+    query = store.select_runs(runs.c.key, experiment=experiment, status=status, tags=tags, after=after, limit=limit)
+    return list(connection.execute(query).scalars())
 
 
 def list_keys_among(
     connection: Connection, keys: Sequence[str], *, experiment: str | None, status: str | None, tags: Mapping[str, str]
 ) -> set[str]:
     """Those of `keys` whose runs have all of this."""
-    query = select(runs.c.key).where(runs.c.key.in_(keys), *store.having(connection, experiment, status, tags))
+    query = store.select_runs(runs.c.key, experiment=experiment, status=status, tags=tags)
+    query = query.where(runs.c.key.in_(keys))
     return set(connection.execute(query).scalars())
 
 

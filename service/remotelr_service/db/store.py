@@ -8,7 +8,20 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    Column,
+    Connection,
+    Select,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.sql import ColumnElement
 
 from remotelr.rules import Decision, Event, Run
@@ -16,7 +29,6 @@ from remotelr.rules.log import OF_A_POINT, Kind
 from remotelr_service.db import driver
 from remotelr_service.db.bulk import as_read, insert_rows, moments, update_rows
 from remotelr_service.db.clock import SQLITE_NOW, database_now
-from remotelr_service.db.engine import json_members
 from remotelr_service.db.rows import (
     Row,
     event_from_row,
@@ -27,7 +39,7 @@ from remotelr_service.db.rows import (
     spec_to_text,
     to_text,
 )
-from remotelr_service.db.tables import events, runs
+from remotelr_service.db.tables import events, run_tags, runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,28 +146,37 @@ def list_heads(
     stalled: bool | None = None,
 ) -> list[Head]:
     """Up to `limit` runs in order of key, from the first one behind `after` on."""
-    query = select(runs).order_by(runs.c.key).limit(limit)
+    query = select_runs(
+        runs, experiment=experiment, status=status, tags={} if tag is None else dict([tag]), after=after, limit=limit
+    )
     if stalled is not None:
         query = query.where(runs.c.stalled_at.is_not(None) if stalled else runs.c.stalled_at.is_(None))
-    if after is not None:
-        query = query.where(runs.c.key > after)
-    query = query.where(*having(connection, experiment, status, {} if tag is None else dict([tag])))
     return [_head(row) for row in connection.execute(query).mappings()]
 
 
-def having(
-    connection: Connection, experiment: str | None, status: str | None, tags: Mapping[str, str]
-) -> list[ColumnElement[bool]]:
-    """The conditions for runs of this experiment, that stand so, and have all of these tags."""
-    found: list[ColumnElement[bool]] = []
-    if experiment is not None:
-        found.append(runs.c.experiment == experiment)
-    if status is not None:
-        found.append(runs.c.status == status)
+def select_runs(
+    wanted: Table | Column[str],
+    *,
+    experiment: str | None,
+    status: str | None,
+    tags: Mapping[str, str],
+    after: str | None = None,
+    limit: int | None = None,
+) -> Select[Any]:
+    """The runs of this experiment, that stand so, and have all of these tags, in order of key."""
+    query, key = select(wanted).select_from(runs), runs.c.key
     for name, value in tags.items():
-        members = json_members(connection, runs.c.tags)
-        found.append(select(members.c.key).where(members.c.key == name, members.c.value == value).exists())
-    return found
+        tagged = run_tags.alias()
+        query = query.join(tagged, tagged.c.run_id == runs.c.id).where(tagged.c.name == name, tagged.c.value == value)
+        # By the table that has few: their keys are in order there too.
+        key = tagged.c.key
+    if after is not None:
+        query = query.where(key > after)
+    if experiment is not None:
+        query = query.where(runs.c.experiment == experiment)
+    if status is not None:
+        query = query.where(runs.c.status == status)
+    return query.order_by(key).limit(limit)
 
 
 def add_head(

@@ -109,6 +109,18 @@ Index("ix_runs_release_at", runs.c.release_at, sqlite_where=_held, postgresql_wh
 _stalled = text("stalled_at IS NOT NULL")
 Index("ix_runs_stalled_at", runs.c.stalled_at, sqlite_where=_stalled, postgresql_where=_stalled)
 
+# The members of `runs.tags`, kept by triggers. A list by tag goes along the primary key, in order of the runs' keys.
+run_tags = Table(
+    "run_tags",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("run_id", Whole, ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
+    sqlite_strict=True,
+)
+Index("ix_run_tags_run_id", run_tags.c.run_id)
+
 # `learning_rate` to `why` are the decision the event took; they are NULL where it took none.
 events = Table(
     "events",
