@@ -75,8 +75,9 @@ def test_an_end_that_was_heard_is_not_told_again(tmp_path):
     job = Job(service, tmp_path / "state", lasting=True).start()
     job.train(0, 5)
     job.session.finish("completed")
+    Job(service).start().train(5, 6)
 
-    job.start().train(5, 7)
+    job.start().train(6, 8)
 
     assert statuses(service) == ["completed"]
     assert (tmp_path / "state").exists()

@@ -132,6 +132,43 @@ def test_a_rate_an_operator_holds_stays_held_without_the_service():
     assert (decision.learning_rate, decision.reason, decision.local) == (0.0123, "command", True)
 
 
+HALVING = {"type": "step", "step_size": 1, "gamma": 0.5}
+ORDERS = {
+    "pin": {"type": "set_learning_rate", "value": 0.03},
+    "pin until": {"type": "set_learning_rate", "value": 0.03, "until": Until(epoch=3)},
+    "one shot": {"type": "set_learning_rate", "value": 0.03, "mode": "one_shot"},
+    "rebase": {"type": "set_learning_rate", "value": 0.03, "mode": "rebase"},
+    "scale": {"type": "scale", "factor": 0.5},
+    "release": {"type": "release"},
+    "pause": {"type": "pause"},
+    "stop": {"type": "stop"},
+    "note": {"type": "note", "text": "a remark"},
+}
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS.keys())
+def test_what_it_obeys_early_comes_out_alike(order):
+    """In the epoch it is heard in the order holds already; after it, everything is as the service has it."""
+    story, shadow = service(HALVING), Shadow("story", spec(HALVING))
+    story.command("scale", 0.9)
+    shadow.follow(over_the_wire(story.report(0, 1.0)))
+    before = shadow.decision.learning_rate
+    story.order(Command(**order))
+
+    changed = shadow.obey(Command(**order))
+
+    assert changed == (order["type"] not in ("pause", "note"))
+    assert changed == (shadow.decision.learning_rate != before or shadow.decision.action == "stop")
+    for epoch in range(1, 6):
+        assert same(shadow.report(Report(epoch=epoch, metrics={"val_loss": 1.0})), story.report(epoch, 1.0))
+
+
+def test_what_the_rules_refuse_is_not_obeyed():
+    shadow = Shadow("story", spec(HALVING))
+
+    assert not shadow.obey(Command(type="scale", factor=-1.0))
+
+
 def test_every_step_of_an_epoch_has_its_rate():
     shadow = Shadow("story", spec({**COSINE, "schedule": {"type": "linear", "decay_steps": 40}}))
     shadow.report(Report(epoch=0, metrics={}))
