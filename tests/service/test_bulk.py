@@ -1,12 +1,15 @@
 """Commands to many runs, below HTTP: who is selected, that each is done once, and what is left of one who dies."""
 
 import asyncio
+import signal
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 
 from fixtures.processes import Process
+from fixtures.service import ServiceProcess
 from remotelr.rules import Command, InvalidCommand, Report
 from remotelr_service.actions import bulk, commands, reports, runs
 from remotelr_service.actions.carrying import Carrier
@@ -154,6 +157,30 @@ async def one_step(process: Process, bulk_id: int) -> None:
         await bulk.carry_out(Dying(), process.reads, bulk_id)  # type: ignore[arg-type]  # a writer whose process dies
     except asyncio.CancelledError:
         return
+
+
+def test_a_service_that_is_killed_goes_on_when_it_is_back(
+    sqlite_url: str, start_process: Callable[..., Process], start_service: Callable[..., ServiceProcess]
+):
+    keys = [f"run-{number:03}" for number in range(300)]
+    before = start_process(sqlite_url)
+    before.ask_all(*(runs.put_run(before.writer, key, spec(PLATEAU)) for key in keys))
+    before.close()
+    body = {"selector": {"status": "running"}, "command": {"type": "scale", "factor": 0.5}, "key": "halve"}
+    killed = start_service(sqlite_url)
+    killed.wait_ready()
+    begun = httpx.post(f"{killed.url}/v1/commands?wait=0", json=body, timeout=30.0, trust_env=False).json()
+    killed.end(signal.SIGKILL)
+    back = start_service(sqlite_url)
+    back.wait_ready()
+    ended = httpx.post(f"{back.url}/v1/commands?wait=60&limit=1000", json=body, timeout=90.0, trust_env=False).json()
+    back.end()
+    after = start_process(sqlite_url)
+
+    assert begun["id"] == ended["id"]
+    assert ("finished", 300, 0) == (ended["status"], ended["done"], ended["failed"])
+    assert keys == [each["run"] for each in ended["runs"]]
+    assert {1} == {len(commands_of(after, key)) for key in keys}
 
 
 def test_what_was_left_lying_is_found_by_whoever_looks_and_taken_by_one(

@@ -17,7 +17,7 @@ from remotelr_service.db.writer import Writer
 log = logging.getLogger(__name__)
 
 # A command that nobody has worked on for so long is left lying, by the database's clock; how often a replica looks.
-ABANDONED_S = 5.0
+ABANDONED_S = 3.0
 LOOK_S = 1.0
 # How often who waits for a command looks whether another replica has finished it.
 _POLL_S = 0.2
