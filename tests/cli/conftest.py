@@ -19,13 +19,19 @@ def _at_the_shared_service(shared_service: Service, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("REMOTELR_URL", shared_service.url)
 
 
+@pytest.fixture(scope="session")
+def trainers(shared_service: Service) -> Iterator[Client]:
+    """What trainers ask with."""
+    with Client(shared_service.url, trust_env=False) as client:
+        yield client
+
+
 @pytest.fixture
-def trained(shared_service: Service) -> Callable[..., Run]:
+def trained(trainers: Client) -> Callable[..., Run]:
     """`trained("key", [0.9, 0.8])` is a run that has measured this, under way, told to train with 0.1 at first."""
-    client = Client(shared_service.url, trust_env=False)
 
     def train(key: str, losses: list[float], policy: dict[str, Any] | None = None, **rest: Any) -> Run:
-        run = client.run(key, policy=policy or PLATEAU, initial_learning_rate=0.1, **rest)
+        run = trainers.run(key, policy=policy or PLATEAU, initial_learning_rate=0.1, **rest)
         decision = run.begin(0)
         for epoch, loss in enumerate(losses):
             decision = run.report(epoch, {"val_loss": loss}, learning_rate=decision.learning_rate)
