@@ -9,11 +9,11 @@ HERE = Path(__file__).parent
 
 
 def test_calls_over_a_network_that_misbehaves_are_the_same_on_httpx2():
-    """The whole of test_transport.py once more, in an interpreter whose client has found no httpx."""
+    """All of test_transport.py and test_token.py once more, in an interpreter whose client has found no httpx."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "chaos.httpx2", "-p", "no:cacheprovider"]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
     ended = subprocess.run(
-        [*command, str(HERE / "test_transport.py")],
+        [*command, str(HERE / "test_transport.py"), str(HERE / "test_token.py")],
         cwd=HERE.parent.parent,
         env=environment,
         check=False,
