@@ -17,24 +17,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import competitors, growth, soak, streams, throughput, training
+from benchmarks import bulk, competitors, growth, soak, streams, throughput, training
 from benchmarks.servers import binaries_of_postgres, postgres
 from benchmarks.table import Line, load_average
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured: seconds of one load, rounds of each comparison, and what the big database holds."""
+    """How much is measured: seconds of one load, rounds of each comparison, what the big database holds, and how many
+    runs one command is for."""
 
     seconds: float
     rounds: int
     copies: int
     long: int
     soak_s: float
+    ordered: int
 
 
-QUICK = Size(seconds=2, rounds=3, copies=2_000, long=10_000, soak_s=20)
-FULL = Size(seconds=5, rounds=5, copies=100_000, long=100_000, soak_s=60)
+QUICK = Size(seconds=2, rounds=3, copies=2_000, long=10_000, soak_s=20, ordered=2_000)
+FULL = Size(seconds=5, rounds=5, copies=100_000, long=100_000, soak_s=60, ordered=10_000)
 
 
 def main() -> int:
@@ -62,6 +64,9 @@ def _parts(
     def grown(kind: str) -> Iterator[Line]:
         return growth.measure(folder, server, kind, seconds=seconds, rounds=rounds, copies=size.copies, long=size.long)
 
+    def ordered(kind: str) -> Iterator[Line]:
+        return bulk.measure(folder, server, kind, runs=size.ordered, seconds=seconds, rounds=rounds)
+
     def beside() -> Iterator[Line]:
         if rivals is None:
             print("competitors: left out; give --competitors PYTHON of an environment with competitors.txt")
@@ -75,6 +80,8 @@ def _parts(
         ),
         "growth-sqlite": lambda: grown("SQLite"),
         "growth-postgresql": lambda: grown("PostgreSQL"),
+        "bulk-sqlite": lambda: ordered("SQLite"),
+        "bulk-postgresql": lambda: ordered("PostgreSQL"),
         "training": lambda: training.measure(folder, rounds=rounds),
         "streams": lambda: streams.measure(folder, server, seconds=seconds, rounds=rounds),
         "soak": lambda: soak.measure(folder, server, seconds=soak_s),
