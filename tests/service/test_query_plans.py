@@ -12,10 +12,13 @@ import pytest
 from sqlalchemy import Engine, event
 
 from fixtures.processes import Process
-from remotelr_service.actions import decisions, history, runs
+from remotelr.rules import Command
+from remotelr_service.actions import bulk, commands, decisions, history, holding, runs
+from remotelr_service.actions.carrying import Carrier
+from remotelr_service.actions.selection import Bound, Selector
 from remotelr_service.db import driver
 
-COSTLY = re.compile(r"SCAN (runs|events|earlier|run_tags\w*)\b(?! USING (COVERING )?INDEX)|TEMP B-TREE")
+COSTLY = re.compile(r"SCAN (runs|events|earlier|of_run|bulk_commands|bulk_results|run_tags\w*)\b(?! USING (COVERING )?INDEX)|TEMP B-TREE")
 
 Ask = Callable[[Process], Any]
 
@@ -28,6 +31,15 @@ def process(start_process: Callable[..., Process], sqlite_url: str) -> Process:
     process.attempt("run", "first", 0)
     process.train("run", [1.0, 0.9, 0.8])
     return process
+
+
+MEASURED = Selector(experiment="vision", metrics={"val_loss": Bound(gt=0.0)})
+
+
+def ordered(process: Process) -> int:
+    """The number of a command to many."""
+    stop = Command(type="stop", key="once")
+    return process.ask(bulk.order_bulk(process.writer, process.reads, Selector(runs=("run",)), stop))[0].id
 
 
 @contextmanager
@@ -81,6 +93,11 @@ def plans(process: Process, ask: Ask) -> list[str]:
         lambda process: process.attempt("run", "second", 2),
         lambda process: process.attempt("run", "first", 0),
         lambda process: process.command("run", "scale", 0.5, key="once"),
+        lambda process: commands.list_commands(process.reads, "run", after=2, limit=10),
+        lambda process: bulk.rehearse(process.reads, MEASURED, Command(type="stop")),
+        lambda process: bulk.get_bulk(process.reads, ordered(process), after=1, limit=10),
+        lambda process: process.ask(holding.let_go_due(process.writer, process.reads)),
+        lambda process: process.ask(Carrier(process.writer, process.reads).take_abandoned()),
         lambda process: decisions.get_decision(process.reads, "run"),
         lambda process: history.history(process.reads, "run", 2, 10),
         lambda process: history.events(process.reads, "run", 2, 10),
@@ -98,6 +115,11 @@ def plans(process: Process, ask: Ask) -> list[str]:
         "a new attempt",
         "a repeated attempt",
         "a command",
+        "the commands of a run",
+        "the runs of an experiment by what they last measured",
+        "what came of a command to many",
+        "rates to let go of",
+        "commands left lying",
         "the decision in force",
         "a page of the history",
         "a page of the log",
