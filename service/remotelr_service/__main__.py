@@ -11,6 +11,8 @@ from remotelr_service.cli.doctor import doctor
 
 cli = typer.Typer(
     help="RemoteLR: the learning rates of every training run, decided in one durable place.",
+    epilog="A service is named by REMOTELR_URL, and asked with REMOTELR_TOKEN or REMOTELR_TOKEN_FILE. Exit codes: 0 done, "
+    "1 refused, 2 wrong usage, 3 unreachable, 4 not in time.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -93,6 +95,35 @@ def current(database_url: DatabaseUrl = None) -> None:
 
     at, needed = migrate.current(read_settings(database_url=database_url).database_url), migrate.head()
     print(f"{at} (current)" if at == needed else f"{at or 'no tables'} (this release needs {needed})")
+
+
+@database.command()
+def prune(
+    days: Annotated[float, typer.Option("--older-than-days", min=0, help="Not touched for so many days.")],
+    experiment: Annotated[str | None, typer.Option(help="Of this experiment alone.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print which, and take none away.")] = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Take away the runs that ended and were not touched for so long, with all their events, and print their keys.
+
+    An SQLite file must not be in use meanwhile; PostgreSQL may be. Stopped in the middle, it is just begun again.
+    """
+    from datetime import timedelta
+
+    from remotelr_service.actions.pruning import Stale
+    from remotelr_service.prune import keys_to_prune, pruned
+    from remotelr_service.serving import open_migrated
+    from remotelr_service.settings import read_settings
+
+    resources = open_migrated(read_settings(database_url=database_url).database_url)
+    stale, count = Stale(age=timedelta(days=days), experiment=experiment), 0
+    try:
+        for key in (keys_to_prune if dry_run else pruned)(resources, stale):
+            print(key)
+            count += 1
+    finally:
+        resources.close()
+        print(f"{count} runs {'would be' if dry_run else 'were'} taken away", file=sys.stderr)
 
 
 @database.command()

@@ -179,6 +179,14 @@ def select_runs(
     return query.order_by(key).limit(limit)
 
 
+def list_ended(
+    connection: Connection, *, before: datetime, experiment: str | None, after: str | None, limit: int
+) -> list[str]:
+    """Up to `limit` keys of runs that ended and were touched before then only, in order, from behind `after` on."""
+    query = select_runs(runs.c.key, experiment=experiment, status=None, tags={}, after=after, limit=limit)
+    return list(connection.execute(query.where(runs.c.status != "running", runs.c.updated_at < before)).scalars())
+
+
 def add_head(
     connection: Connection, run: Run, *, experiment: str | None, tags: Mapping[str, str], at: datetime
 ) -> Head:
