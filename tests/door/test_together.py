@@ -1,0 +1,56 @@
+"""The client and the door together: real trainers with real tokens."""
+
+import pytest
+
+from door.asking import ADMIN, bearer, make_token
+from fixtures.service import Service, serving
+from remotelr import Client, ServiceRefused
+
+PLATEAU = {"type": "reduce_on_plateau", "factor": 0.5, "patience": 1, "monitor": "val_loss"}
+
+
+def test_a_trainer_with_its_token_trains_and_sees_nobody_elses_run(guarded: Service):
+    token = make_token(guarded.http, "trainer", "report", experiment="digits")["token"]
+    guarded.http.put("/v1/runs/other", json={"policy": PLATEAU, "initial_learning_rate": 1.0})
+    with Client(guarded.url, token=token) as client:
+        run = client.run("mine", policy=PLATEAU, initial_learning_rate=0.125)
+        rates = [run.begin(epoch=0).learning_rate]
+        rates += [run.report(epoch, {"val_loss": 1.0}).learning_rate for epoch in range(3)]
+        run.finish()
+        with pytest.raises(ServiceRefused) as others:
+            client.get_run("other")
+        with pytest.raises(ServiceRefused) as all_of_them:
+            list(client.runs())
+
+    assert [0.125, 0.125, 0.0625, 0.03125] == rates
+    assert ("run_not_found", "forbidden") == (others.value.code, all_of_them.value.code)
+    assert ("digits", "completed") == tuple(
+        guarded.http.get("/v1/runs/mine").json()[name] for name in ("experiment", "status")
+    )
+
+
+def test_a_token_that_is_revoked_stops_a_trainers_reports_and_is_not_in_what_it_is_told(one_guarded: Service):
+    made = make_token(one_guarded.http, "to be revoked", "report", run="cut-off")
+    with Client(one_guarded.url, token=made["token"]) as client:
+        run = client.run("cut-off", policy=PLATEAU, initial_learning_rate=0.125)
+        run.begin(epoch=0)
+        one_guarded.http.delete(f"/v1/tokens/{made['id']}")
+        with pytest.raises(ServiceRefused) as refused:
+            run.report(0, {"val_loss": 1.0})
+
+    assert ("unauthorized", 401) == (refused.value.code, refused.value.status)
+    assert made["token"] not in f"{refused.value} {refused.value!r} {client!r}"
+
+
+def test_a_trainer_that_is_told_to_slow_down_comes_back_with_the_same(sqlite_url):
+    with serving(sqlite_url, auth="on", admin_token=ADMIN, rate_limit=2) as service:
+        service.http.headers.update(bearer(ADMIN))
+        token = make_token(service.http, "fast", "report", run="fast")["token"]
+        with Client(service.url, token=token, timeout_s=30) as client:
+            run = client.run("fast", policy=PLATEAU, initial_learning_rate=0.125)
+            run.begin(epoch=0)
+            epochs = [run.report(epoch, {"val_loss": 1.0}).epoch for epoch in range(11)]
+        refused = 'remotelr_refusals_total{code="rate_limited"} 0.0' not in service.http.get("/metrics").text
+
+    assert list(range(1, 12)) == epochs
+    assert refused
