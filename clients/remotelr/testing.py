@@ -333,6 +333,7 @@ def _run(kept: _Kept) -> dict[str, Any]:
         "tags": dict(kept.tags),
         "policy": policy_to_json(spec.policy),
         **{name: getattr(spec, name) for name in _SPEC},
+        "rails": None if spec.rails is None else spec.rails.to_json(),
         "policy_version": run.policy_version,
         "attempt": run.attempt,
         "epoch": run.epoch,

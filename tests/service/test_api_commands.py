@@ -316,7 +316,7 @@ def test_runs_of_an_experiment_begin_with_what_is_set_for_it(service):
     assert "/v1/experiments/digits" == made.headers["location"]
     assert {"max_lr": 0.5, "max_change": 4.0} == found["rails"]
     assert ({"team": "vision"}, "constant") == (run.json()["tags"], run.json()["policy"]["schedule"]["type"])
-    assert 0.5 == run.json()["learning_rate"]
+    assert (0.5, found["rails"]) == (run.json()["learning_rate"], run.json()["rails"])
     assert (422, "invalid_command", "value") == problem(order(service, type="set_learning_rate", value=0.6))
     assert ["digits"] == [each["experiment"] for each in service.http.get("/v1/experiments").json()["experiments"]]
 

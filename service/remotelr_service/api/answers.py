@@ -127,6 +127,7 @@ class RunAnswer(BaseModel):
     world_size: int
     steps_per_epoch: int | None
     total_epochs: int | None
+    rails: dict[str, float] | None = Field(description="What its experiment allows at most; null for no bounds.")
     policy_version: int
     attempt: int = Field(description="The life of the trainer group in charge; 0 until one announces itself.")
     epoch: int = Field(description="The next epoch to be reported.")
@@ -152,6 +153,7 @@ class RunAnswer(BaseModel):
             world_size=spec.world_size,
             steps_per_epoch=spec.steps_per_epoch,
             total_epochs=spec.total_epochs,
+            rails=None if spec.rails is None else spec.rails.to_json(),
             policy_version=view.policy_version,
             attempt=view.attempt,
             epoch=view.epoch,

@@ -49,7 +49,6 @@ def last_metrics(connection: Connection, keys: Sequence[str]) -> dict[str, dict[
         .order_by(of_run.c.seq.desc())
         .limit(1)
         .correlate(runs)
-        .correlate(runs)
         .scalar_subquery()
     )
     query = (
