@@ -23,7 +23,7 @@ PAUSE_S = (0.02, 0.15)
 # One report in ten is sent again: mostly one of the last three epochs, one time in five any.
 DUPLICATES, WINDOW, MUCH_LATER = 0.1, 3, 0.2
 # A trainer that is not answered for so long has found a service that does not come back.
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 
 Fault = str
 
@@ -128,7 +128,7 @@ class Fleet:
     """
 
     def __init__(
-        self, urls: Sequence[str], *, trainers: int, seed: int = 0, least: int = 0, timeout_s: float = 5.0
+        self, urls: Sequence[str], *, trainers: int, seed: int = 0, least: int = 0, timeout_s: float = 30.0
     ) -> None:
         self.trainers = [Trainer(f"run-{seed}-{number}", seed * 1_000 + number) for number in range(trainers)]
         self._urls = urls
