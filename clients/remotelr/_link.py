@@ -86,9 +86,11 @@ class Link:
         view = self.find().view
         return RunSpec.from_json(view.spec)
 
-    def refresh(self) -> None:
-        """Read the run anew. Raises ServiceRefused and ServiceUnreachable."""
-        self.find().refresh(timeout_s=self._budget.left_s())
+    def refresh(self) -> Run:
+        """The run, read anew. Raises ServiceRefused and ServiceUnreachable."""
+        run = self.find()
+        run.refresh(timeout_s=self._budget.left_s())
+        return run
 
     def is_there(self) -> bool:
         """Whether the service answers at all: one short try."""

@@ -73,6 +73,7 @@ class Session:
         self._shadow: Shadow | None = None
         self._asked: RunSpec | None = None
         self._begun = False
+        self._unsure = False
         self._obeyed = 0
         self._link: Link | None = None
         self._asking: Asking | None = None
@@ -277,7 +278,7 @@ class Session:
         as_expected = shadow is not None and (shadow.agrees if ours is None else same(ours, theirs))
         # One event for each rank's report; what is more may be another policy, even one that gives the same rate now.
         more = self.decision is not None and theirs.seq - self.decision.seq > self._life.world_size
-        if not as_expected or more:
+        if not as_expected or more or self._unsure:
             self._learn_anew(theirs)
         self._tell_drift(theirs)
         self._hold(theirs)
@@ -296,7 +297,8 @@ class Session:
         """Somebody may have given the run another policy since we read it."""
         if self._link is None or self._asking is None:
             return
-        self._asking.ask(self._link.refresh)
+        # Who was not answered asks again with the next decision.
+        self._unsure = self._asking.ask(self._link.refresh) is None
         try:
             fresh = Shadow(self._key, self._spec_of(self._link))
         except _NONSENSE:
