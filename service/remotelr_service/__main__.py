@@ -11,8 +11,8 @@ from remotelr_service.cli.doctor import doctor
 
 cli = typer.Typer(
     help="RemoteLR: the learning rates of every training run, decided in one durable place.",
-    epilog="A service is named by REMOTELR_URL, and asked with REMOTELR_TOKEN or REMOTELR_TOKEN_FILE. Exit codes: 0 done, "
-    "1 refused, 2 wrong usage, 3 unreachable, 4 not in time.",
+    epilog="A service is named by REMOTELR_URL, and asked with REMOTELR_TOKEN or REMOTELR_TOKEN_FILE. "
+    "Exit codes: 0 done, 1 refused, 2 wrong usage, 3 unreachable, 4 not in time.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

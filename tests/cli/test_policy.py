@@ -34,7 +34,12 @@ def test_a_policy_may_stand_in_a_file(terminal, tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [("/no/such/file", "cannot be read"), ("{1}", "is not JSON"), ("[1]", "a JSON object is needed")],
+    [
+        ("/no/such/file", "cannot be read"),
+        ("{1}", "is not JSON"),
+        ("[" * 50_000, "is not JSON"),
+        ("[1]", "a JSON object is needed"),
+    ],
 )
 def test_a_document_that_is_none_is_a_mistake(terminal, given, said):
     ended = terminal("policy", "validate", given)

@@ -110,6 +110,15 @@ def test_the_same_key_is_the_same_command(terminal, trained):
         (["runs", "watch", "nobody", "--once"], 1, "run_not_found"),
         (["runs", "list", "--url", "http://127.0.0.1:1"], 3, "`remotelr doctor` looks for the cause"),
         (["runs", "list", "--url", "127.0.0.1:1"], 1, "begins with http"),
+        (["runs", "list", "--url", "http://"], 1, "names a host"),
+        (["runs", "show", ""], 1, "no run's key"),
+        (["runs", "show", ".."], 1, "no run's key"),
+        (["runs", "show", "a/b"], 1, "holds no '/'"),
+        (["runs", "set-lr", "nobody", "nan"], 1, "nan and inf are no numbers"),
+        (["runs", "set-lr", "nobody", "1", "--until-time", "tomorrow"], 1, "ISO 8601"),
+        (["runs", "what-if", "nobody", "[1]"], 1, "a JSON object is needed"),
+        (["runs", "replace-policy", "nobody", "/no/such/file"], 1, "cannot be read"),
+        (["runs", "tag", "nobody", "novalue"], 1, "a tag is NAME:VALUE"),
     ],
 )
 def test_a_mistake_is_one_line_and_a_code(terminal, arguments, code, said):

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from remotelr import _token
 from remotelr.errors import ServiceRefused, ServiceUnreachable
@@ -54,9 +54,12 @@ def address(given: str | None = None) -> tuple[str, str]:
     named = os.environ.get("REMOTELR_URL")
     url, source = (given, "--url") if given else (named, "REMOTELR_URL") if named else (DEFAULT_URL, "default")
     try:
-        return _token.address(url).rstrip("/"), source
+        found = _token.address(url).rstrip("/")
     except ValueError as error:
         raise Mistake(f"{source}: {error}") from None
+    if not urlsplit(found).hostname:
+        raise Mistake(f"{source}: the service's address names a host, as in http://127.0.0.1:8000; {url!r} does not")
+    return found, source
 
 
 def token_source() -> str:
@@ -211,7 +214,10 @@ class Desk:
     ) -> "httpx.Response":
         import httpx
 
-        content = None if body is None else json.dumps(body, allow_nan=False)
+        try:
+            content = None if body is None else json.dumps(body, allow_nan=False)
+        except ValueError:
+            raise Mistake("nan and inf are no numbers that can be ordered") from None
         typed = {} if body is None else {"content-type": "application/json"}
         try:
             return self._http.request(
@@ -254,6 +260,9 @@ def open_desk(url: str | None, *, timeout_s: float = TIMEOUT_S) -> Desk:
 
 
 def run_path(run: str, *more: str) -> str:
+    """Raises Mistake for what would be the path of something else; the service says what else is no key."""
+    if run in ("", ".", ".."):
+        raise Mistake(f"{run!r} is no run's key")
     return "/".join(["/v1/runs", quote(run, safe=""), *more])
 
 

@@ -23,5 +23,13 @@ def read_document(given: str) -> Any:
             raise Mistake(f"{given} cannot be read: {error.strerror}") from None
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Mistake(f"{source} is not JSON: {error}") from None
+
+
+def read_object(given: str) -> dict[str, Any]:
+    """As `read_document`, where it has to be an object. Raises Mistake."""
+    document = read_document(given)
+    if isinstance(document, dict):
+        return document
+    raise Mistake(f"a JSON object is needed, not {repr(document)[:60]}")

@@ -7,7 +7,7 @@ import typer
 from remotelr.errors import ServiceRefused
 from remotelr_service.cli import look
 from remotelr_service.cli.desk import Desk, Json, open_desk
-from remotelr_service.cli.documents import read_document
+from remotelr_service.cli.documents import read_object
 from remotelr_service.cli.options import AsJson, ExperimentKey, Reason, Url, actor_of, given, tag_pair
 from remotelr_service.cli.readings import in_short
 
@@ -60,9 +60,7 @@ def set_experiment(
 
     Rails go to the runs that run already, too.
     """
-    new = given(
-        policy=None if policy is None else read_document(policy), tags=dict(map(tag_pair, tag)) if tag else None
-    )
+    new = given(policy=None if policy is None else read_object(policy), tags=dict(map(tag_pair, tag)) if tag else None)
     rails = given(min_lr=min_lr, max_lr=max_lr, max_change=max_change)
     gone = _names(without or [])
     with open_desk(url) as desk:

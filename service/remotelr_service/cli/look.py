@@ -55,12 +55,12 @@ def print_drawn(drawn: "RenderableType") -> None:
 
 
 def print_json(document: Any) -> None:
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 
 def print_line(document: Any) -> None:
     """The document on a line of its own, at once: for who reads while we write."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(document) + "\n")
     sys.stdout.flush()
 
 

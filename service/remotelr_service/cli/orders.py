@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from remotelr_service.cli.documents import read_document
+from remotelr_service.cli.documents import read_object
 from remotelr_service.mistakes import Mistake
 
 Order = dict[str, Any]
@@ -122,7 +122,7 @@ def replace_policy(
     ] = False,
 ) -> Order:
     """Give another policy from here on."""
-    order: Order = {"type": "replace_policy", "policy": read_document(policy), "state": state.value}
+    order: Order = {"type": "replace_policy", "policy": read_object(policy), "state": state.value}
     return order | {KEEP_RATE: True} if keep_rate else order
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from remotelr_service.cli import look, plot
-from remotelr_service.cli.documents import read_document
+from remotelr_service.cli.documents import read_document, read_object
 from remotelr_service.cli.options import AsJson
 from remotelr_service.cli.readings import monitored
 from remotelr_service.mistakes import Mistake
@@ -36,7 +36,7 @@ def validate(policy: Policy, as_json: AsJson = False) -> None:
     """
     from remotelr.rules import policy_from_json, policy_to_json
 
-    canonical = policy_to_json(policy_from_json(_object(read_document(policy))))
+    canonical = policy_to_json(policy_from_json(read_object(policy)))
     look.print_json({"valid": True, "policy": canonical} if as_json else canonical)
     if not as_json:
         look.say("valid")
@@ -64,7 +64,7 @@ def preview(
     from remotelr.rules import policy_from_json
     from remotelr_service.actions.policies import preview as preview_of
 
-    document = _object(read_document(policy))
+    document = read_object(policy)
     parsed = policy_from_json(document)
     curve = preview_of(
         parsed,
@@ -110,7 +110,7 @@ def convert(
     """
     from remotelr.rules import policy_from_json, policy_to_json
 
-    schedule = _schedule_in(_object(read_document(config)), type)
+    schedule = _schedule_in(read_object(config), type)
     counts_steps = "class_name" in schedule and schedule["class_name"] != "ReduceLROnPlateau"
     chosen = unit or (Unit.STEP if counts_steps else Unit.EPOCH)
     document = schedule if "schedule" in schedule else {"schedule": schedule, "unit": chosen.value}
@@ -135,15 +135,9 @@ def _arguments(state: Mapping[str, Any]) -> dict[str, Any]:
     progress = {"last_epoch", "num_bad_epochs", "cooldown_counter", "best", "mode_worse"}
     kept = {name: value for name, value in state.items() if not name.startswith("_") and name not in progress}
     bases = kept.pop("base_lrs", None)
-    if bases and any(base != bases[0] for base in bases):
+    if bases is not None and (not isinstance(bases, list) or len({repr(base) for base in bases}) != 1):
         raise Mistake(f"base_lrs is {bases}: a run has one rate, not one for each group of parameters")
     return kept | ({"base_lr": bases[0]} if bases else {})
-
-
-def _object(document: Any) -> dict[str, Any]:
-    if isinstance(document, dict):
-        return document
-    raise Mistake(f"a JSON object is needed, not {look.safe(repr(document)[:60])}")
 
 
 def _metrics(losses: str | None, policy: Mapping[str, Any]) -> list[dict[str, float]]:

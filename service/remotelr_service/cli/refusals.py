@@ -55,7 +55,7 @@ def _code(error: Exception) -> int:
 def _say(error: Exception) -> None:
     # The options are known only to the command that failed; the word itself is enough here.
     if "--json" in sys.argv:
-        print(json.dumps(_document(error), ensure_ascii=False), file=sys.stderr)
+        print(json.dumps(_document(error)), file=sys.stderr)
         return
     print(f"remotelr: {_line(error)}", file=sys.stderr)
 

@@ -7,8 +7,9 @@ import typer
 
 from remotelr_service.cli import look
 from remotelr_service.cli.desk import Json, open_desk, run_path
-from remotelr_service.cli.documents import read_document
+from remotelr_service.cli.documents import read_object
 from remotelr_service.cli.options import AsJson, RunKey, Url
+from remotelr_service.mistakes import Mistake
 
 _SPARKS = 40
 
@@ -30,7 +31,7 @@ def what_if(
     with open_desk(url) as desk:
         found = desk.ask("POST", run_path(run, "what-if"), body=body)
         if svg is not None:
-            svg.write_text(desk.text("POST", run_path(run, "what-if"), "image/svg+xml", body=body))
+            _write(svg, desk.text("POST", run_path(run, "what-if"), "image/svg+xml", body=body))
     look.show(found, as_json, lambda: _side_by_side(found))
 
 
@@ -61,12 +62,19 @@ def replay_policy(run: RunKey, url: Url = None, as_json: AsJson = False) -> None
         look.say(note)
 
 
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Mistake(f"{file} cannot be written: {error.strerror}") from None
+
+
 def _named(given: str, number: int) -> tuple[str, Any]:
     """NAME=POLICY as the two; a file has a name already, and JSON has its type."""
     name, equals, rest = given.partition("=")
     if equals and name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-        return name, read_document(rest)
-    document = read_document(given)
+        return name, read_object(rest)
+    document = read_object(given)
     if not given.lstrip().startswith("{"):
         return Path(given).stem, document
     node = document.get("schedule", document)

@@ -31,6 +31,7 @@ from remotelr_service.cli.readings import (
     in_short,
     losses_of,
     main_metric,
+    place_before,
     progress,
     rates_of,
     selected,
@@ -135,7 +136,9 @@ def history(
 ) -> None:
     """Show its epochs: measured, rate, decided."""
     with open_desk(url) as desk:
-        reports = list(desk.pages(run_path(run, "history"), "reports"))
+        # Where only the newest are wanted, a long history is not read from its beginning.
+        after = None if last is None or everything else place_before(desk.get(run_path(run)), last)
+        reports = list(desk.pages(run_path(run, "history"), "reports", after=after))
     shown = [each for each in reports if everything or each["superseded_by"] is None]
     shown = shown if last is None else shown[-last:]
     look.show({"run": run, "reports": shown}, as_json, lambda: _history_table(shown))

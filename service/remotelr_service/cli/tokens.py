@@ -56,7 +56,7 @@ def create(
         look.print_json(made)
         return
     # Alone on stdout, so that it can go where it belongs without being seen.
-    print(made["token"])
+    print(look.safe(made["token"]))
     look.say(f"token {made['id']} ({made['name']}, {made['scope']}), {_ends(made)}: nobody can show it again")
 
 
