@@ -13,7 +13,7 @@ import pytest
 
 from fixtures.service import Service, serving
 from fixtures.sse import Heard, Listener, listen
-from remotelr_service.actions import streams
+from remotelr_service.actions import all_streams, followers, run_streams, streams
 from remotelr_service.actions.resources import Resources
 from remotelr_service.api import sse
 
@@ -190,7 +190,7 @@ def test_what_is_committed_late_is_told_late_and_never_lost(postgres_url: str, m
     One replica takes its place in the order, and is slow to commit; another one is faster. Whoever has heard of
     the later event knows that the earlier one is missing, also when they come back elsewhere.
     """
-    monkeypatch.setattr(streams, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(all_streams, "PATIENCE_S", 0.3)
     with serving(postgres_url) as slow, serving(postgres_url) as fast:
         put(slow.http, "slow")
         put(slow.http, "fast")
@@ -225,7 +225,7 @@ def test_what_is_about_to_be_committed_is_waited_for_first(postgres_url: str):
 
 
 def test_what_was_rolled_back_holds_nobody_up(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(streams, "PATIENCE_S", LONG_S)
+    monkeypatch.setattr(all_streams, "PATIENCE_S", LONG_S)
     with serving(postgres_url) as service:
         put(service.http, "run")
         with Listener(f"{service.url}/v1/stream") as listener:
@@ -238,7 +238,7 @@ def test_what_was_rolled_back_holds_nobody_up(postgres_url: str, monkeypatch: py
 
 
 def test_other_replicas_are_heard_without_looking_for_them(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(streams, "LOOK_AGAIN_S", 10 * LONG_S)
+    monkeypatch.setattr(followers, "LOOK_AGAIN_S", 10 * LONG_S)
     with serving(postgres_url) as here, serving(postgres_url) as there:
         put(here.http, "run")
         with Listener(f"{there.url}/v1/runs/run/stream") as listener:
@@ -250,8 +250,9 @@ def test_other_replicas_are_heard_without_looking_for_them(postgres_url: str, mo
 
 
 def test_who_cannot_keep_up_reads_what_they_missed_from_the_log(service: Service, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(streams, "MAX_WAITING", 3)
-    monkeypatch.setattr(streams, "PAGE", 4)
+    monkeypatch.setattr(followers, "MAX_WAITING", 3)
+    monkeypatch.setattr(all_streams, "PAGE", 4)
+    monkeypatch.setattr(run_streams, "PAGE", 4)
     put(service.http, "run")
     with Listener(f"{service.url}/v1/stream") as listener, Listener(f"{service.url}/v1/runs/run/stream") as of_run:
         reports = [{"epoch": epoch, "metrics": {}} for epoch in range(50)]
@@ -296,7 +297,7 @@ def test_so_many_streams_and_no_more(sqlite_url: str):
 
 
 def test_the_stream_of_a_run_ends_when_the_run_is_deleted(service: Service, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(streams, "CHECK_S", 0.0)
+    monkeypatch.setattr(run_streams, "CHECK_S", 0.0)
     put(service.http, "gone")
     with Listener(f"{service.url}/v1/runs/gone/stream") as listener:
         assert 204 == service.http.delete("/v1/runs/gone").status_code
@@ -336,7 +337,7 @@ def test_streams_say_that_they_are_alive(sqlite_url: str, monkeypatch: pytest.Mo
 
 
 def test_streams_end_with_the_service_and_nobody_holds_it_up(database_url: str, start_service):
-    service = start_service(database_url)
+    service = start_service(database_url, REMOTELR_SHUTDOWN_TIMEOUT_S="300")
     service.wait_ready()
     with httpx.Client(base_url=service.url, trust_env=False) as http:
         put(http, "run")
@@ -349,8 +350,8 @@ def test_streams_end_with_the_service_and_nobody_holds_it_up(database_url: str, 
 
     assert [1] * 20 == list(map(len, told))
     assert 0 == service.process.returncode
-    # The promise is a second; the bound leaves room for a machine that is busy.
-    assert took_s < 5
+    # A second, as a rule; a stream that held it up would take the 300 above.
+    assert took_s < 60
 
 
 def test_a_stream_holds_no_thread_and_no_connection_to_the_database(service: Service):

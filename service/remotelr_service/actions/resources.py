@@ -35,7 +35,7 @@ class Resources:
 
         def committed(keys: frozenset[str]) -> None:
             notices.publish(keys)
-            streams.committed()
+            streams.committed(keys)
 
         writer = Writer(database.writes, committed=committed, measured=metrics.group)
         metrics.watch("remotelr_writer_queue_length", "Actions that wait to be written.", lambda: writer.waiting)

@@ -18,11 +18,24 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, Table, and_, or_, select, text
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Select,
+    Table,
+    TableValuedAlias,
+    and_,
+    cast,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+)
 from sqlalchemy.sql import ColumnElement
 
 from remotelr.rules import Event
-from remotelr_service.db.rows import Row, event_from_row, from_text
+from remotelr_service.db.rows import Row, event_from_row, from_text, to_text
 from remotelr_service.db.tables import events, positions, runs, stalls
 
 Hole = tuple[int, int]
@@ -135,14 +148,17 @@ def list_feed(connection: Connection, cursor: Cursor, limit: int) -> list[Entry]
     return sorted(found, key=_position)[:limit]
 
 
-def list_of_run(connection: Connection, run_id: int, after: tuple[int, int], limit: int) -> list[Entry]:
-    """Up to `limit` entries of one run that stand behind `after`, in their order."""
-    seq, is_stall = after
+def list_of_runs(connection: Connection, behind: Mapping[int, tuple[int, int]], limit: int) -> list[Entry]:
+    """Up to `limit` entries of these runs (by id) that stand behind these places, run by run and in their order."""
     found: list[Entry] = []
-    for table, first in ((events, seq + 1), (stalls, seq + is_stall)):
-        query = _selection(table).where(table.c.run_id == run_id, table.c.seq >= first)
-        found += [_entry(table, row) for row in connection.execute(query.order_by(table.c.seq).limit(limit)).mappings()]
-    return sorted(found, key=lambda entry: entry.place)[:limit]
+    for table in (events, stalls):
+        first = {str(each): seq + (is_stall if table is stalls else 1) for each, (seq, is_stall) in behind.items()}
+        wanted = _members(connection, first)
+        run_id, seq = (cast(column, BigInteger) for column in (wanted.c.key, wanted.c.value))
+        query = _selection(table).join(wanted, and_(table.c.run_id == run_id, table.c.seq >= seq))
+        query = query.order_by(table.c.run_id, table.c.seq).limit(limit)
+        found += [_entry(table, row) for row in connection.execute(query).mappings()]
+    return sorted(found, key=lambda entry: (entry.run_id, entry.place))[:limit]
 
 
 def has_stall(connection: Connection, run_id: int, seq: int) -> bool:
@@ -226,6 +242,12 @@ def _selection(table: Table) -> Select[Any]:
         runs.c.tags,
         runs.c.status,
     ).join(runs, runs.c.id == table.c.run_id)
+
+
+def _members(connection: Connection, document: Mapping[str, int]) -> TableValuedAlias:
+    """The members of a document, as rows of `key` and `value`: the statement is the same for however many."""
+    members = func.json_each if connection.dialect.name == "sqlite" else func.json_each_text
+    return members(func.json(literal(to_text(document)))).table_valued("key", "value")
 
 
 def _missing(table: Table, cursor: Cursor) -> ColumnElement[bool]:

@@ -88,6 +88,7 @@ class Group:
         self.flush()
         silence.add_stall(self._connection, head, heard_at, usual_s, at)
         self._heads[head.run.key] = replace(head, stalled_at=at)
+        self._moved[head.run.key] = None
 
     def is_due(self, head: Head) -> bool:
         """Whether the point that waits for its ranks has waited long enough."""
