@@ -2,7 +2,9 @@
 
 import re
 import sqlite3
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -14,6 +16,7 @@ from door.asking import ADMIN, RUN, bearer, make_token
 from fixtures.service import Service, serving
 from remotelr_service.actions import register
 from remotelr_service.actions.credentials import digest, is_token, new_token
+from remotelr_service.actions.errors import DatabaseAway
 
 # Longer than any machine takes; it is waited for no longer than needed.
 LIMIT_S = 30.0
@@ -103,6 +106,66 @@ def test_nobody_is_let_in_by_what_was_seen_five_seconds_ago():
     Whatever becomes of the task that looks: this bound is checked with every request.
     """
     assert register.LOOK_S < register.TRUSTED_S < 5
+
+
+def test_nobody_is_let_in_by_old_knowledge_when_the_database_is_away(sqlite_url, monkeypatch):
+    """
+    Nobody is told that the token is wrong either: a trainer asks again.
+    """
+    monkeypatch.setattr(register, "TRUSTED_S", -1.0)
+    monkeypatch.setattr(register, "LOOK_S", 0.05)
+    away = threading.Event()
+    with serving(sqlite_url, auth="on", admin_token=ADMIN) as service:
+        service.http.headers.update(bearer(ADMIN))
+        token = make_token(service.http, "a", "view")["token"]
+        before = service.http.get("/v1/runs", headers=bearer(token)).status_code
+        monkeypatch.setattr(register.Register, "_read", _failing_while(away, register.Register._read))
+        away.set()
+        refused = service.http.get("/v1/runs", headers=bearer(token))
+        away.clear()
+        after = _status_in_the_end(service, token, 200)
+
+    assert (200, 503, 200) == (before, refused.status_code, after)
+    assert "database_away" == refused.json()["code"]
+    assert int(refused.headers["retry-after"]) >= 1
+
+
+def test_who_asks_is_not_kept_waiting_by_a_database_that_does_not_answer(sqlite_url, monkeypatch):
+    monkeypatch.setattr(register, "TRUSTED_S", -1.0)
+    monkeypatch.setattr(register, "PATIENCE_S", 0.1)
+    answers = threading.Event()
+    read = register.Register._read
+
+    def paused(self: register.Register, known: Any) -> Any:
+        assert answers.wait(LIMIT_S)
+        return read(self, known)
+
+    with serving(sqlite_url, auth="on", admin_token=ADMIN) as service:
+        service.http.headers.update(bearer(ADMIN))
+        monkeypatch.setattr(register.Register, "_read", paused)
+        refused = service.http.get("/v1/runs")
+        answers.set()
+        after = _status_in_the_end(service, ADMIN, 200)
+
+    assert (503, 200) == (refused.status_code, after)
+
+
+def _failing_while(away: threading.Event, read: Callable[..., Any]) -> Callable[..., Any]:
+    def failing(self: register.Register, known: Any) -> Any:
+        if away.is_set():
+            raise DatabaseAway("gone")
+        return read(self, known)
+
+    return failing
+
+
+def _status_in_the_end(service: Service, token: str, wanted: int) -> int:
+    """What is answered, as soon as it is what is wanted, or for as long as the test has patience."""
+    began = time.monotonic()
+    while (status := service.http.get("/v1/runs", headers=bearer(token)).status_code) != wanted:
+        assert time.monotonic() - began < LIMIT_S
+        time.sleep(0.05)
+    return status
 
 
 def test_an_expired_token_is_refused(one_guarded: Service):

@@ -26,6 +26,8 @@ from remotelr_service.db.writer import Writer
 LOOK_S = 1.5
 TRUSTED_S = 4.5
 MISSED_S = 0.25
+# Who asks is not kept waiting longer for a database that does not answer: it may have been paused.
+PATIENCE_S = 2.0
 # When a token was last used is told to the minute.
 USES_S = 60.0
 
@@ -86,7 +88,12 @@ class Register:
         """See what there is now. Several who ask at once share one look. Raises DatabaseAway."""
         if self._looking is None or self._looking.done():
             self._looking = asyncio.get_running_loop().create_task(self._look())
-        await asyncio.shield(self._looking)
+            self._looking.add_done_callback(_heard)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await asyncio.shield(self._looking)
+        except TimeoutError:
+            raise DatabaseAway("the database does not answer: ask again") from None
 
     @asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
@@ -164,6 +171,12 @@ class Register:
         moments = {token: self._now + timedelta(seconds=at - self._seen) for token, at in used.items()}
         with suppress(ServiceError):
             await self._writer.submit(lambda group: stored.save_uses(group.writing(), moments))
+
+
+def _heard(looking: asyncio.Task[None]) -> None:
+    """What came of a look that nobody waits for any more is no news."""
+    if not looking.cancelled():
+        looking.exception()
 
 
 def _caller(token: StoredToken) -> Caller:
