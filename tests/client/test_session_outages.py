@@ -114,6 +114,40 @@ def test_a_policy_exchanged_by_somebody_is_the_one_the_trainer_goes_on_with_alon
     assert not any("changed" in said for said in job.said)
 
 
+class Distracted(InMemoryService):
+    """Does not answer who asks what a run is, while it has something else to do."""
+
+    distracted = False
+
+    def send(self, request, timeout_s):
+        if self.distracted and request.method == "GET":
+            raise NoAnswer("not now")
+        return super().send(request, timeout_s)
+
+
+@QUIET
+def test_a_policy_that_could_not_be_read_when_it_was_exchanged_is_read_later():
+    """The new one gives the same rates at first, so that nothing but the number of its event tells of it."""
+    service = Distracted()
+    job = Job(service, policy={"type": "constant", "learning_rate": 0.1}).start()
+    job.train(0, 5)
+    with Client(service.url, transport=service) as operator:
+        falling = {"type": "multi_step", "milestones": [10], "gamma": 0.5, "initial_learning_rate": 0.1}
+        operator.run("job", policy=falling, on_conflict="replace")
+    service.distracted = True
+    job.train(5, 6)
+    service.distracted = False
+    job.train(6, 7)
+    job.said.clear()
+    service.away = True
+    job.train(7, 20)
+    service.away = False
+
+    job.train(20, 21)
+
+    assert job.said == ["RemoteLR: http://remotelr.test answers again."]
+
+
 def test_holding_keeps_the_last_rate_and_tells_everything_afterwards():
     service = InMemoryService()
     job = Job(service).start(on_unreachable="hold")
