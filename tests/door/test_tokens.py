@@ -286,6 +286,20 @@ def test_what_was_ordered_of_a_run_survives_its_deletion(guarded: Service):
     assert [("scale", "operator")] == [(each["type"], each["actor"]) for each in deleted["details"]["commands"]]
 
 
+def test_who_sets_another_policy_by_asking_for_the_run_is_in_the_audit(one_guarded: Service):
+    http = one_guarded.http
+    token = make_token(http, "replacer", "operate")["token"]
+    other = {"policy": {"type": "constant", "learning_rate": 0.2}, "on_conflict": "replace"}
+    http.put("/v1/runs/replaced", json=RUN)
+    statuses = [http.put("/v1/runs/replaced", json=other, headers=bearer(token)).status_code for _ in range(2)]
+    entries = [entry for entry in http.get("/v1/audit").json()["entries"] if entry["action"] == "policy_set"]
+
+    assert [200, 200] == statuses
+    assert [("replacer", "replaced", 2)] == [
+        (each["actor"], each["subject"], each["details"]["seq"]) for each in entries
+    ]
+
+
 def test_a_stream_ends_with_the_token_that_opened_it(one_guarded: Service, monkeypatch):
     monkeypatch.setattr("remotelr_service.api.routes.streams.HEARTBEAT_S", 0.2)
     made = make_token(one_guarded.http, "watcher", "view")

@@ -50,8 +50,11 @@ async def put_run(
     experiment: str | None = None,
     tags: Mapping[str, str] | None = None,
     on_conflict: OnConflict = "error",
+    by: str | None = None,
 ) -> tuple[RunView, bool]:
     """The run `key`, and whether it is new. The tags of a run that exists stay as they are.
+
+    by: who asks; the audit says so where it sets another policy.
 
     A new run takes from its experiment the rails, the tags it does not have itself, and without a policy of its
     own the policy. A run that exists keeps its policy when none is given.
@@ -71,7 +74,10 @@ async def put_run(
         if isinstance(spec, RunSpec):
             # Rails are the experiment's: whoever trains has none to say.
             wanted = replace(spec, rails=head.run.spec.rails)
-            head = group.append(head, rules.put_policy(head.run, wanted, on_conflict))
+            outcome = rules.put_policy(head.run, wanted, on_conflict)
+            head = group.append(head, outcome)
+            if outcome.event is not None:
+                audit.note(group, "policy_set", key, {"seq": outcome.event.seq, "on_conflict": on_conflict}, by)
         return view_of(head, group.decision(head)), False
 
     return await writer.submit(action, key)

@@ -92,7 +92,7 @@ class AuditAnswer(BaseModel):
     id: int
     at: datetime
     actor: str | None = Field(description="The name of the token it was done with; null where none was needed.")
-    action: str = Field(examples=["token_created", "token_revoked", "run_deleted"])
+    action: str = Field(examples=["token_created", "token_revoked", "policy_set", "run_deleted"])
     subject: str = Field(description="What it was done to: the name of a token, the key of a run.")
     details: dict[str, Any]
 

@@ -38,7 +38,7 @@ async def put_run(*, run: RunKey, body: RunRequest, means: Means, caller: Called
     spec = await run_in_threadpool(body.spec)
     experiment = caller.experiment_for(body.experiment)
     view, is_new = await runs.put_run(
-        means.writer, run, spec, experiment=experiment, tags=body.tags, on_conflict=body.on_conflict
+        means.writer, run, spec, experiment=experiment, tags=body.tags, on_conflict=body.on_conflict, by=caller.name
     )
     if is_new:
         response.status_code = 201
