@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from fixtures.service import Service
+from remotelr_service.actions import stalls
 from remotelr_service.actions.resources import Resources
 from remotelr_service.actions.runs import get_run, list_runs, put_run
 from remotelr_service.actions.stalls import LEAST_S, Stalls, patient_until, usual_s
@@ -134,6 +135,25 @@ def test_a_run_at_rest_is_looked_at_once_and_not_again_before_its_patience_is_ov
     asyncio.run(story())
 
     assert not [statement for statement in asked if "events" in statement], asked
+
+
+def test_a_look_reads_some_of_the_runs_and_the_next_goes_on_with_the_others(
+    means: Resources, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    However many runs there are, a look costs the same.
+    """
+    monkeypatch.setattr(stalls, "_AMONG", 2)
+    keys = [f"run-{number}" for number in range(5)]
+
+    async def story() -> list[list[str]]:
+        for key in keys:
+            await put_run(means.writer, key, spec({"type": "constant"}))
+            await train(means, key, 0, 4)
+        watching = Stalls(means.writer, means.reads)
+        return [await watching.look(later(60)) for _ in range(4)]
+
+    assert [keys[:2], keys[2:4], keys[4:], []] == asyncio.run(story())
 
 
 def test_the_list_tells_and_filters_what_is_stalled(shared_service: Service):

@@ -33,6 +33,10 @@ LEAST_S: Final = 30.0
 LOOK_S: Final = 5.0
 # How many are marked in one transaction: nobody who reports shall wait for longer.
 _TOGETHER: Final = 50
+# How many running runs are looked at in one look; the next one goes on behind them, and then round again.
+_AMONG: Final = 500
+# Of how many runs it is remembered how long they may be silent.
+_REMEMBERED: Final = 50_000
 # From fewer epochs nobody can tell what is usual.
 _LEAST_EPOCHS = 2
 
@@ -47,8 +51,9 @@ class Stalls:
         self.count = 0
         self._writer = writer
         self._engine = engine
-        # What the last look has worked out: until when the run, as it stands, may be silent; None: nobody knows.
+        # What earlier looks have worked out: until when the run, as it stands, may be silent; None: nobody knows.
         self._patience: dict[int, tuple[int, datetime | None]] = {}
+        self._after: str | None = None
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
@@ -88,9 +93,9 @@ class Stalls:
     def _silent(self, at: datetime | None) -> list[tuple[Quiet, Pace]]:
         with reading(self._engine) as connection:
             now = at or database_time(connection)
-            quiet = silence.list_quiet(connection, LEAST_S, at)
-            # Who is heard of again, or gone, is forgotten.
-            self._patience = {run.id: self._patience[run.id] for run in quiet if run.id in self._patience}
+            quiet, self._after = silence.list_quiet(connection, LEAST_S, at, after=self._after, among=_AMONG)
+            if len(self._patience) > _REMEMBERED:
+                self._patience.clear()
             return [found for run in quiet if (found := self._judged(connection, run, now)) is not None]
 
     def _judged(self, connection: Connection, run: Quiet, now: datetime) -> tuple[Quiet, Pace] | None:

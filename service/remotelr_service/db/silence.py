@@ -30,13 +30,20 @@ class Pace:
     epochs: Sequence[tuple[int, int, datetime]]
 
 
-def list_quiet(connection: Connection, silence_s: float, at: datetime | None) -> list[Quiet]:
-    """The running runs that are not known to be silent and that nothing was stored of for `silence_s`."""
+def list_quiet(
+    connection: Connection, silence_s: float, at: datetime | None, *, after: str | None = None, among: int
+) -> tuple[list[Quiet], str | None]:
+    """Of the next `among` running runs behind `after`, in order of key: those that are not known to be silent, and of
+    which nothing was stored for `silence_s`. And the key to go on behind; None at the end.
+
+    However many runs there are, no more than that is read.
+    """
     before = (at or database_time(connection)) - timedelta(seconds=silence_s)
-    query = select(runs.c.id, runs.c.key, runs.c.seq).where(
-        runs.c.status == "running", runs.c.stalled_at.is_(None), runs.c.updated_at <= before
-    )
-    return [Quiet(row.id, row.key, row.seq) for row in connection.execute(query)]
+    page = select(runs.c.id, runs.c.key, runs.c.seq, runs.c.stalled_at, runs.c.updated_at)
+    page = page.where(runs.c.status == "running", runs.c.key > (after or "")).order_by(runs.c.key).limit(among)
+    rows = connection.execute(page).all()
+    quiet = [Quiet(row.id, row.key, row.seq) for row in rows if row.stalled_at is None and row.updated_at <= before]
+    return quiet, rows[-1].key if len(rows) == among else None
 
 
 def pace_of(connection: Connection, run_id: int) -> Pace:
