@@ -16,9 +16,12 @@ from remotelr.rules import Command
 from remotelr_service.actions import bulk, commands, decisions, history, holding, runs
 from remotelr_service.actions.carrying import Carrier
 from remotelr_service.actions.selection import Bound, Selector
-from remotelr_service.db import driver
+from remotelr_service.db import driver, feed, silence
+from remotelr_service.db.engine import reading
 
-COSTLY = re.compile(r"SCAN (runs|events|earlier|of_run|bulk_commands|bulk_results|run_tags\w*)\b(?! USING (COVERING )?INDEX)|TEMP B-TREE")
+COSTLY = re.compile(
+    r"SCAN (runs|events|earlier|of_run|bulk_commands|bulk_results|run_tags\w*)\b(?! USING (COVERING )?INDEX)|TEMP B-TREE"
+)
 
 Ask = Callable[[Process], Any]
 
@@ -136,6 +139,28 @@ def test_nothing_is_read_that_is_not_asked_for(process: Process, ask: Ask):
 
     assert found
     assert [] == [plan for plan in found if COSTLY.search(plan)]
+
+
+@pytest.mark.parametrize(
+    ("question", "by"),
+    [
+        (lambda connection: feed.list_feed(connection, feed.Cursor(3, ((2, 2),)), 10), "ix_events_position"),
+        (lambda connection: feed.list_of_runs(connection, {1: (2, 0)}, 10), "run_id=? AND seq>?"),
+        (lambda connection: feed.list_of_runs(connection, {1: (2, 0), 2: (0, 1)}, 10), "run_id=? AND seq>?"),
+        (lambda connection: silence.list_quiet(connection, 30.0, None, among=10), "ix_runs_status_key"),
+        (lambda connection: silence.pace_of(connection, 1), "run_id=?"),
+    ],
+    ids=["all that is new", "what is new of a run", "what is new of some runs", "the quiet runs", "the pace of a run"],
+)
+def test_who_follows_and_who_watches_reads_nothing_else(process: Process, question: Any, by: str):
+    def ask(process: Process) -> None:
+        with reading(process.reads) as connection:
+            question(connection)
+
+    found = plans(process, ask)
+
+    assert any(by in plan for plan in found), found
+    assert [] == [plan for plan in found if re.search(r"SCAN (runs|events|stalls)\b(?! USING INDEX)", plan)]
 
 
 def test_the_runs_of_a_status_are_found_without_the_others(process: Process):

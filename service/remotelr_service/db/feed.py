@@ -23,7 +23,6 @@ from sqlalchemy import (
     Connection,
     Select,
     Table,
-    TableValuedAlias,
     and_,
     cast,
     func,
@@ -152,11 +151,8 @@ def list_of_runs(connection: Connection, behind: Mapping[int, tuple[int, int]], 
     """Up to `limit` entries of these runs (by id) that stand behind these places, run by run and in their order."""
     found: list[Entry] = []
     for table in (events, stalls):
-        first = {str(each): seq + (is_stall if table is stalls else 1) for each, (seq, is_stall) in behind.items()}
-        wanted = _members(connection, first)
-        run_id, seq = (cast(column, BigInteger) for column in (wanted.c.key, wanted.c.value))
-        query = _selection(table).join(wanted, and_(table.c.run_id == run_id, table.c.seq >= seq))
-        query = query.order_by(table.c.run_id, table.c.seq).limit(limit)
+        first = {each: seq + (is_stall if table is stalls else 1) for each, (seq, is_stall) in behind.items()}
+        query = _of_runs(connection, table, first).order_by(table.c.run_id, table.c.seq).limit(limit)
         found += [_entry(table, row) for row in connection.execute(query).mappings()]
     return sorted(found, key=lambda entry: (entry.run_id, entry.place))[:limit]
 
@@ -244,10 +240,18 @@ def _selection(table: Table) -> Select[Any]:
     ).join(runs, runs.c.id == table.c.run_id)
 
 
-def _members(connection: Connection, document: Mapping[str, int]) -> TableValuedAlias:
-    """The members of a document, as rows of `key` and `value`: the statement is the same for however many."""
+def _of_runs(connection: Connection, table: Table, first: Mapping[int, int]) -> Select[Any]:
+    """The rows of these runs from these numbers on."""
+    if len(first) == 1:
+        # It may be long, and is read in the order of its index.
+        ((run_id, seq),) = first.items()
+        return _selection(table).where(table.c.run_id == run_id, table.c.seq >= seq)
+    # As a document: the statement is the same for however many.
     members = func.json_each if connection.dialect.name == "sqlite" else func.json_each_text
-    return members(func.json(literal(to_text(document)))).table_valued("key", "value")
+    document = to_text({str(run_id): seq for run_id, seq in first.items()})
+    wanted = members(func.json(literal(document))).table_valued("key", "value")
+    run, least = (cast(column, BigInteger) for column in (wanted.c.key, wanted.c.value))
+    return _selection(table).join(wanted, and_(table.c.run_id == run, table.c.seq >= least))
 
 
 def _missing(table: Table, cursor: Cursor) -> ColumnElement[bool]:
