@@ -73,7 +73,11 @@ class Client:
         self.url = address(url)
         self.timeout_s = timeout_s
         if transport is None:
-            told = {**bearer(url, token, allow_http=allow_http), **(headers or {})}
+            secret = bearer(url, token, allow_http=allow_http)
+            if secret and url.startswith("http://"):
+                # It was to stay on this machine: a proxy of the environment is another one.
+                trust_env = False
+            told = {**secret, **(headers or {})}
             transport = HttpTransport(url, headers=told, proxy=proxy, verify=verify, trust_env=trust_env)
         self._service = Service(transport, timeout_s)
 

@@ -10,6 +10,7 @@ import pytest
 from chaos import proxy
 from remotelr import Client, ServiceRefused, ServiceUnreachable
 from remotelr._token import bearer
+from remotelr._transport import HttpTransport
 from remotelr.errors import RemoteLRWarning
 
 TOKEN = "rlr_abcdefghijklmnopqrstuvwxyz0123456789"
@@ -110,6 +111,18 @@ def test_it_goes_where_nobody_can_read_it_on_the_way(url):
     assert bearer(url, TOKEN) == {"authorization": f"Bearer {TOKEN}"}
 
 
+def test_it_does_not_go_through_a_proxy_of_the_environment_either(misbehaving, monkeypatch):
+    proxied = []
+    between = misbehaving(lambda connection: proxied.append(connection.recv(65536)))
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, between.url)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+    assert TOKEN.encode() in heard(misbehaving, token=TOKEN)
+    assert proxied == []
+
+
 def test_who_knows_that_nobody_listens_may_say_so(monkeypatch):
     assert bearer("http://remotelr:8000", TOKEN, allow_http=True)
 
@@ -177,10 +190,18 @@ def test_a_file_that_is_not_there_is_named():
 
 
 def test_to_trust_anybody_is_a_warning():
-    with pytest.warns(RemoteLRWarning, match="trusts whoever answers"):
+    with pytest.warns(RemoteLRWarning, match="trusts whoever answers") as warned:
         ended = served_by_tls(verify=False)
 
     assert "found nobody" in ended
+    assert len(warned) == 1
+
+
+def test_that_warning_is_given_once_though_there_are_two_connections():
+    with pytest.warns(RemoteLRWarning) as warned:
+        HttpTransport("https://rates.example.org", verify=False).another()
+
+    assert len(warned) == 1
 
 
 def test_a_client_without_a_token_sends_none(misbehaving):
