@@ -167,6 +167,14 @@ def test_this_machine_is_let_in_without_a_token_until_there_is_one(started):
     assert (200, 401, 200) == (before, status(url), status(url, made.json()["token"]))
 
 
+def test_the_demo_is_open_to_itself_whatever_another_service_needs(monkeypatch, tmp_path):
+    from remotelr_service.demo import show
+
+    monkeypatch.setenv("REMOTELR_ADMIN_TOKEN", ADMIN)
+    with show.serving(tmp_path) as url:
+        assert 200 == status(url)
+
+
 @pytest.mark.parametrize("secret", ["admin_token", "database_url", "database_password"])
 def test_a_secret_may_stand_in_a_file(monkeypatch, tmp_path, secret):
     file = tmp_path / "secret"

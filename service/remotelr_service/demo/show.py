@@ -1,5 +1,6 @@
 """The demo's stage: starts the service and the trainers as processes of their own, and shows what came of it."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -51,7 +52,9 @@ def serving(folder: Path) -> Iterator[str]:
     arguments = ["serve", "--port", str(port), "--database-url", database]
     with (folder / "service.log").open("w") as log:
         command = [sys.executable, "-m", "remotelr_service", *arguments]
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)  # our own command
+        # Settings of another service, its tokens among them, are not this one's.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("REMOTELR_")}
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         try:
             wait_until_up(url, process, folder / "service.log")
             yield url
