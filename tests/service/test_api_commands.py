@@ -174,10 +174,12 @@ def test_a_retry_of_a_command_is_no_conflict_though_the_run_has_moved(service):
 @pytest.mark.parametrize(
     ("body", "code", "path"),
     [
-        ({"type": "scale"}, "invalid_command", "value"),
-        ({"type": "scale", "factor": 0}, "invalid_command", "factor"),
-        ({"type": "scale", "factor": 0.5, "value": 0.5}, "invalid_request", "value"),
-        ({"type": "set_learning_rate"}, "invalid_command", "value"),
+        ({"type": "scale"}, "invalid_request", "factor"),
+        ({"type": "scale", "factor": 0}, "invalid_request", "factor"),
+        ({"type": "scale", "value": 0}, "invalid_request", "value"),
+        ({"type": "scale", "factor": 0.5, "value": 0.5}, "invalid_request", "factor"),
+        ({"type": "set_learning_rate"}, "invalid_request", "value"),
+        ({"type": "set_learning_rate", "value": -1.0}, "invalid_request", "value"),
         (held(mode="hold"), "invalid_request", "mode"),
         (held(until={}), "invalid_request", "until"),
         (held(until={"epoch": 3, "time": "x"}), "invalid_request", "until.time"),
@@ -204,10 +206,10 @@ def test_a_command_that_makes_no_sense_is_refused_with_its_field(shared_service,
 def test_a_misspelt_command_is_told_the_nearest(shared_service):
     shared_service.http.put("/v1/runs/senseless", json={"policy": CONSTANT})
     kind = shared_service.http.post("/v1/runs/senseless/commands", json={"type": "sacle", "factor": 0.5})
-    field = shared_service.http.post("/v1/runs/senseless/commands", json={"type": "scale", "facter": 0.5})
+    field = shared_service.http.post("/v1/runs/senseless/commands", json=held(modee="pin"))
 
     assert "did you mean scale?" in kind.json()["detail"]
-    assert "did you mean factor?" in field.json()["detail"]
+    assert "did you mean mode?" in field.json()["detail"]
 
 
 def test_pause_and_resume_leave_no_trace_in_the_curve_but_the_time_between(service):
@@ -289,7 +291,7 @@ def test_a_command_to_many_is_answered_before_its_end_to_who_does_not_wait(servi
         ({"selector": {"metrics": {"loss": {}}}}, "invalid_request", "selector.metrics.loss"),
         ({"selector": {"metrics": {"loss": {"above": 1}}}}, "invalid_request", "selector.metrics.loss.above"),
         ({"command": None}, "invalid_request", "command"),
-        ({"command": {"type": "scale", "facter": 2}}, "invalid_request", "command.facter"),
+        ({"command": {"type": "scale", "factor": 2, "by": 2}}, "invalid_request", "command.by"),
         ({"command": {"type": "stop", "expected_seq": 3}}, "invalid_command", "command.expected_seq"),
         ({"command": {"type": "cancel", "seq": 3}}, "invalid_command", "command.type"),
     ],

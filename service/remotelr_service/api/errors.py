@@ -133,7 +133,9 @@ def _message(error: dict[str, Any], names: Sequence[str | int], annotation: Any)
     if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] in SAID_OF_PATTERNS:
         said = f"expected {SAID_OF_PATTERNS[error['ctx']['pattern']]}"
     given = error["input"]
-    return said if isinstance(given, BaseModel) else f"{said}, not {_short.repr(given)}"
+    if isinstance(given, BaseModel) or said == "is required":
+        return said
+    return f"{said}, not {_short.repr(given)}"
 
 
 def _hint(name: str, known: Sequence[str]) -> str:

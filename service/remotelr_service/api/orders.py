@@ -35,8 +35,7 @@ def _moment(text: str) -> str:
     return moment.isoformat()
 
 
-# Above 0, which is the rules' to refuse: they say it in the words of the command.
-Positive = Annotated[float, Field(json_schema_extra={"exclusiveMinimum": 0})]
+Positive = Annotated[float, Field(gt=0)]
 Time = Annotated[str, AfterValidator(_moment), Field(max_length=40, json_schema_extra={"format": "date-time"})]
 
 
@@ -73,7 +72,7 @@ class SetLearningRateBody(_Ordered):
     """Set the rate."""
 
     type: Literal["set_learning_rate"]
-    value: Positive | None = Field(None, description="The rate. Required.")
+    value: Positive = Field(description="The rate.")
     mode: Literal["pin", "rebase", "one_shot"] = Field(
         "pin",
         description="`pin` holds it; `rebase` lets the schedule go on from it; `one_shot` holds it for one epoch and "
@@ -91,17 +90,22 @@ class ScaleBody(_Ordered):
     """Multiply the rate in force; the schedule goes on below it."""
 
     type: Literal["scale"]
-    factor: Positive | None = Field(None, description="What to multiply with. Required.")
     value: Positive | None = Field(
         None, description="An older name of `factor`.", json_schema_extra={"deprecated": True}
     )
+    factor: Positive | None = Field(
+        None, validate_default=True, description="What to multiply with. Required, but for its older name."
+    )
 
-    @field_validator("value")
+    @field_validator("factor")
     @classmethod
-    def _one(cls, value: float | None, others: ValidationInfo) -> float | None:
-        if value is not None and others.data.get("factor") is not None:
-            raise ValueError("`value` is an older name of `factor`: give one of them")
-        return value
+    def _one(cls, factor: float | None, others: ValidationInfo) -> float | None:
+        older = others.data.get("value")
+        if factor is None and older is None and "value" in others.data:
+            raise ValueError("is required")
+        if factor is not None and older is not None:
+            raise ValueError("`value` is an older name of it: give one of them")
+        return factor
 
     def command(self) -> Command:
         return Command(type=self.type, value=self.value, factor=self.factor)
