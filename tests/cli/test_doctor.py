@@ -1,8 +1,10 @@
 """`remotelr doctor` and `remotelr config`: what stands between an operator and a service that works."""
 
 import http.server
+import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -159,3 +161,14 @@ def test_a_token_that_others_could_read_on_its_way_is_not_sent(terminal, monkeyp
 
     assert (1, True) == (ended.code, "others can read it: use https" in ended.err)
     assert (1, True) == (doctor.code, "others can read it: use https" in doctor.out)
+
+
+def test_a_job_that_never_ended_is_found_by_what_it_left_behind(terminal, monkeypatch, tmp_path):
+    monkeypatch.setenv("REMOTELR_SPOOL_DIR", str(tmp_path))
+    for name, age_s in (("bert-1.spool", 100_000), ("vit-1.spool", 10)):
+        (tmp_path / name).write_bytes(b"remotelr-spool-1")
+        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
+
+    said = checks(terminal("doctor", "--json"))["spools"]
+
+    assert ("warning", True, False) == (said[0], "bert-1" in said[1], "vit-1" in said[1])

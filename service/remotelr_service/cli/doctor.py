@@ -6,7 +6,9 @@ Each check says what it found, and where something is wrong, the way out.
 import ipaddress
 import os
 import socket
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -17,6 +19,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import typer
 
+from remotelr._spool import default_directory
 from remotelr.errors import RemoteLRError, ServiceRefused, ServiceUnreachable
 from remotelr_service.cli import look
 from remotelr_service.cli.desk import NOT_SET, Desk, Json, NotUnderstood, address, credentials, token_source
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 
 # Clocks that differ by less disturb nobody: times bear on `--until-time` alone.
 MAX_SKEW_S = 5.0
+
+# A job that lives writes at each epoch: a file at rest for longer belongs to one that does not.
+SPOOL_REST_S = 24 * 3600.0
 
 # How many runs are looked at for what trainers commonly do wrong.
 _LOOKED_AT = 200
@@ -103,6 +109,25 @@ def _environment() -> Iterator[Check]:
             "warning",
             f"REMOTELR_MODE={mode}: a trainer that is started from here asks no service",
             "unset REMOTELR_MODE",
+        )
+    yield from _spools()
+
+
+def _spools() -> Iterator[Check]:
+    """Files in which jobs on this machine keep what a service has yet to hear, and that nobody writes any more."""
+    directory = default_directory(os.environ)
+    left = []
+    # A job may end, and take its file away, while we look.
+    with suppress(OSError):
+        left = sorted(
+            each.name for each in directory.glob("*.spool") if time.time() - each.stat().st_mtime > SPOOL_REST_S
+        )
+    if left:
+        yield Check(
+            "spools",
+            "warning",
+            f"{_named(left)} in {directory}: these jobs have not ended, and nobody writes for them any more",
+            "start them again, and they tell what the service has not heard; or delete the files",
         )
 
 
