@@ -125,7 +125,7 @@ class BulkCommandAnswer(BaseModel):
     status: Literal["running", "finished"]
     count: int = Field(description="How many runs it is for.")
     done: int = Field(description="How many of them have had their turn.")
-    failed: int = Field(description="How many of those refused it.")
+    failed: int = Field(description="How many of those refused it; of a dry run, of those listed.")
     created_at: datetime | None
     finished_at: datetime | None
     runs: list[BulkResultAnswer] = Field(description="One for each run that has had its turn, in order of their keys.")
