@@ -1,0 +1,70 @@
+"""How things look: pure functions, one line to read each."""
+
+from datetime import UTC, datetime, timedelta
+from math import inf, nan
+
+import pytest
+
+from remotelr_service.cli import look
+from remotelr_service.cli.plot import plot
+
+
+@pytest.mark.parametrize(
+    ("values", "bars"),
+    [
+        ([], ""),
+        ([3.0], "▁"),
+        ([1.0, 1.0, 1.0], "▁▁▁"),
+        ([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], "▁▂▃▄▅▆▇█"),
+        ([1.0, nan, 0.0, inf], "█x▁x"),
+        ([nan], "x"),
+    ],
+)
+def test_values_become_bars_and_what_is_no_number_an_x(values, bars):
+    assert bars == look.spark(values)
+
+
+def test_a_fall_to_a_tenth_is_as_high_wherever_it_is_and_nothing_is_below_zero():
+    assert "█▅▁" == look.spark([1.0, 0.1, 0.01], logarithmic=True)
+    assert "█▁▁" == look.spark([1.0, 0.1, 0.0], logarithmic=True)
+
+
+def test_the_newest_values_are_drawn():
+    assert "▁█" == look.spark([5.0, 1.0, 2.0], 2)
+
+
+def test_a_terminal_without_blocks_gets_letters(monkeypatch):
+    for module in ("look", "plot"):
+        monkeypatch.setattr(f"remotelr_service.cli.{module}.shows", lambda characters: characters.isascii())
+
+    assert "_#@" == look.spark([0.0, 5.5, 7.0])
+    assert plot([1.0, 0.0], width=10, height=3).isascii()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0, "now"), (5, "5 s ago"), (89, "89 s ago"), (120, "2 min ago"), (7200, "2 h ago"), (200_000, "2 days ago")],
+)
+def test_an_age_is_said_in_the_unit_that_fits(seconds, said):
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+
+    assert said == look.ago((now - timedelta(seconds=seconds)).isoformat(), now)
+
+
+def test_many_values_are_thinned_from_the_first_to_the_last():
+    assert [0.0, 50.0, 100.0] == look.thinned([float(value) for value in range(101)], 3)
+    assert [1.0, 2.0] == look.thinned([1.0, 2.0], 3)
+
+
+def test_a_curve_is_drawn_between_its_axes():
+    lines = plot([1.0, 1.0, 0.0, 0.0], width=4, height=3, start=7).splitlines()
+
+    assert ["  1 │⠉⠉", "0.5 │", "  0 │"] == [
+        line[: line.find("│") + (3 if line.startswith("  1") else 1)] for line in lines[:3]
+    ]
+    assert ["epoch", "7", "10"] == lines[3].split()
+
+
+def test_what_has_no_number_in_it_is_not_drawn():
+    assert "nothing to draw" == plot([nan, inf])
+    assert plot([0.5], width=4, height=3).count("\n") == 3
