@@ -124,3 +124,13 @@ def test_the_shell_completes_commands_and_the_keys_of_runs(shared_service, train
     out, _ = done.communicate(timeout=60)
 
     assert offered in out.split()
+
+
+def test_a_name_that_the_terminal_cannot_show_is_no_error(shared_service, trained):
+    trained("narrow", [], tags={"room": "Küche"})
+
+    listing = start(shared_service.url, "runs", "list", "-t", "room:Küche", PYTHONIOENCODING="ascii")
+    out, err = listing.communicate(timeout=60)
+
+    assert (0, "") == (listing.returncode, err)
+    assert "room:K\\xfcche" in out

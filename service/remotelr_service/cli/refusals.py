@@ -13,6 +13,7 @@
 import json
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 
 from remotelr.errors import RemoteLRError, ServiceRefused, ServiceUnreachable
 from remotelr_service.cli.look import safe
@@ -32,6 +33,10 @@ class NotInTime(Mistake):
 
 def run(cli: Callable[[], object]) -> None:
     """Run the command line, and end the process with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that a narrow terminal cannot show is shown by its code, and is no error.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         cli()
     except KeyboardInterrupt:
