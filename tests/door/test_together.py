@@ -2,8 +2,8 @@
 
 import pytest
 
-from door.asking import ADMIN, bearer, make_token
-from fixtures.service import Service, serving
+from door.asking import make_token
+from fixtures.service import Service
 from remotelr import Client, ServiceRefused
 
 PLATEAU = {"type": "reduce_on_plateau", "factor": 0.5, "patience": 1, "monitor": "val_loss"}
@@ -42,15 +42,19 @@ def test_a_token_that_is_revoked_stops_a_trainers_reports_and_is_not_in_what_it_
     assert made["token"] not in f"{refused.value} {refused.value!r} {client!r}"
 
 
-def test_a_trainer_that_is_told_to_slow_down_comes_back_with_the_same(sqlite_url):
-    with serving(sqlite_url, auth="on", admin_token=ADMIN, rate_limit=2) as service:
-        service.http.headers.update(bearer(ADMIN))
-        token = make_token(service.http, "fast", "report", run="fast")["token"]
-        with Client(service.url, token=token, timeout_s=30) as client:
-            run = client.run("fast", policy=PLATEAU, initial_learning_rate=0.125)
-            run.begin(epoch=0)
-            epochs = [run.report(epoch, {"val_loss": 1.0}).epoch for epoch in range(11)]
-        refused = 'remotelr_refusals_total{code="rate_limited"} 0.0' not in service.http.get("/metrics").text
+def test_a_trainer_that_is_told_to_slow_down_comes_back_with_the_same(one_guarded: Service, monkeypatch):
+    asked = []
 
-    assert list(range(1, 12)) == epochs
-    assert refused
+    def third_time_is_too_often(_: object, key: object) -> float:
+        asked.append(key)
+        return 0.5 if len(asked) == 3 else 0.0
+
+    token = make_token(one_guarded.http, "fast", "report", run="fast")["token"]
+    monkeypatch.setattr("remotelr_service.api.throttle.Throttle.take", third_time_is_too_often)
+    with Client(one_guarded.url, token=token, timeout_s=30) as client:
+        run = client.run("fast", policy=PLATEAU, initial_learning_rate=0.125)
+        run.begin(epoch=0)
+        epochs = [run.report(epoch, {"val_loss": 1.0}).epoch for epoch in range(3)]
+
+    assert [1, 2, 3] == epochs
+    assert 6 == len(asked)
