@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
 from fixtures.service import Service, serving
@@ -16,6 +17,7 @@ from fixtures.sse import Heard, Listener, listen
 from remotelr_service.actions import all_streams, followers, run_streams, streams
 from remotelr_service.actions.resources import Resources
 from remotelr_service.api import sse
+from remotelr_service.db import signals
 
 LONG_S = 60.0
 
@@ -249,6 +251,24 @@ def test_other_replicas_are_heard_without_looking_for_them(postgres_url: str, mo
     assert [2, 3, 4] == [each.data["seq"] for each in told[1:]]
 
 
+def test_signals_come_again_after_their_connection_was_lost(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(followers, "LOOK_AGAIN_S", 10 * LONG_S)
+    monkeypatch.setattr(signals, "TRY_AGAIN_S", 0.1)
+    lost = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'remotelr signals'"
+    with serving(postgres_url) as here, serving(postgres_url) as there:
+        put(here.http, "run")
+        with Listener(f"{there.url}/v1/runs/run/stream") as listener:
+            report(here.http, "run", 0)
+            listener.wait(lambda told: len(told) == 2)
+            with psycopg.connect(postgres_url.replace("+psycopg", "")) as connection:
+                assert 2 == len(connection.execute(lost).fetchall())
+            for epoch in range(1, 5):
+                report(here.http, "run", epoch)
+            told = listener.wait(lambda told: len(told) == 6)
+
+    assert [2, 3, 4, 5, 6] == [each.data["seq"] for each in told[1:]]
+
+
 def test_who_cannot_keep_up_reads_what_they_missed_from_the_log(service: Service, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(followers, "MAX_WAITING", 3)
     monkeypatch.setattr(all_streams, "PAGE", 4)
@@ -312,8 +332,9 @@ def test_who_does_not_read_is_cut_off_and_keeps_nobody_waiting(sqlite_url: str, 
         means = means_of(service)
         with Listener(f"{service.url}/v1/stream") as reading, _deaf(service.url):
             wait_until(lambda: means.streams.count == 2)
+            metrics = {f"metric_{number}": 1.0 for number in range(60)}
             for first in range(0, 20_000, 500):
-                reports = [{"epoch": epoch, "metrics": {}} for epoch in range(first, first + 500)]
+                reports = [{"epoch": epoch, "metrics": metrics} for epoch in range(first, first + 500)]
                 answer = service.http.post("/v1/runs/run/reports/batch", json={"reports": reports})
                 assert answer.status_code == 200, answer.text
                 if means.streams.count == 1:

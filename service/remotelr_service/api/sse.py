@@ -34,6 +34,9 @@ ABORT: Final = "remotelr.abort"
 # Set for who asks for the head alone.
 IS_HEAD: Final = "remotelr.is_head"
 
+# Made once: `json.dumps` would make one for every event.
+_ENCODER = json.JSONEncoder(allow_nan=False, check_circular=False, separators=(",", ":"))
+
 
 class EventStream(Response):
     """The steps of a follower as a stream. first: its first step, which is taken: it may have refused."""
@@ -106,8 +109,7 @@ def _heartbeat(step: Step) -> bytes:
 def _frame(told: Told) -> bytes:
     entry = told.entry
     if entry.frame is None:
-        document = json.dumps(_members(entry), allow_nan=False, separators=(",", ":"))
-        entry.frame = f"event: {_name(entry)}\ndata: {document}\n\n".encode()
+        entry.frame = f"event: {_name(entry)}\ndata: {_ENCODER.encode(_members(entry))}\n\n".encode()
     return f"id: {told.id}\n".encode() + entry.frame
 
 

@@ -59,8 +59,6 @@ class Signals:
                 await self._listen()
             except psycopg.Error as error:
                 log.debug("no signals from other replicas, because: %s", error)
-            # Nobody knows what was missed meanwhile.
-            self._heard()
             await asyncio.sleep(TRY_AGAIN_S)
 
     async def _listen(self) -> None:
@@ -71,6 +69,8 @@ class Signals:
         )
         async with connection:
             await connection.execute(f"LISTEN {CHANNEL}")
+            # Nobody knows what was missed before.
+            self._heard()
             own = connection.info.backend_pid
             while True:
                 async for signal in connection.notifies(timeout=PAUSE_S):
