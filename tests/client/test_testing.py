@@ -22,7 +22,7 @@ def everything_one_can_ask(client: Client, key: str) -> list:
     told += run.report_batch([Report(epoch=2, metrics={"val_loss": 1.0}), Report(epoch=1, metrics={"val_loss": 7.0})])
     for refused in (
         lambda: run.report(0, {"val_loss": 3.0}),
-        lambda: run.set_learning_rate(-1.0),
+        lambda: run.cancel(99),
         lambda: client.run(key, policy={**PLATEAU, "patience": 3}, initial_learning_rate=0.1),
         lambda: client.run("another", policy={"type": "cosin"}),
         lambda: client.get_run("nobody-made-it"),
