@@ -185,7 +185,8 @@ class Fleet:
             self._error = error
 
     async def _train(self) -> None:
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=len(self.trainers))
+        # The service lets go of connections that were idle for five seconds: one just then used would be cut.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=len(self.trainers), keepalive_expiry=1.0)
         async with httpx.AsyncClient(timeout=self._timeout_s, limits=limits, trust_env=False) as http:
             ask = Ask(http, self._urls)
             async with asyncio.TaskGroup() as group:
