@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 from sqlalchemy import event
 from starlette.types import Scope
 
@@ -476,6 +477,28 @@ def test_refusals_are_written_down_with_their_reason_and_without_the_token(sqlit
     assert all(line["address"] == "127.0.0.1" and line["request_id"] for line in lines if line["event"] == "refused")
     assert not any(secret in log for secret in (ADMIN, wrong, token))
     assert 'remotelr_refusals_total{code="forbidden"} 1.0' in counted
+
+
+def test_whoever_is_refused_all_the_time_does_not_fill_the_log(sqlite_url):
+    """
+    Each is counted; of one address some are written down at once, and one a second.
+    """
+    resources = Resources.open(sqlite_url)
+    try:
+        with structlog.testing.capture_logs() as lines:
+            door = Door(Settings(database_url=sqlite_url), resources)
+            began = time.monotonic()
+            for _ in range(5_000):
+                door.refused("misdirected_request", {"client": ("10.0.0.1", 1)}, None)
+            took_s = time.monotonic() - began
+            door.refused("misdirected_request", {"client": ("10.0.0.2", 1)}, None)
+        counted = resources.metrics.page().decode()
+    finally:
+        resources.close()
+
+    assert len(lines) <= 52 + took_s
+    assert "10.0.0.2" == lines[-1]["address"]
+    assert 'remotelr_refusals_total{code="misdirected_request"} 5001.0' in counted
 
 
 def test_the_application_is_not_in_debug_mode():

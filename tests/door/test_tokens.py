@@ -5,6 +5,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import httpx
@@ -282,7 +283,7 @@ def test_what_was_ordered_of_a_run_survives_its_deletion(guarded: Service):
     deleted = entries[-1]
 
     assert ["token_created", "run_deleted"] == [entry["action"] for entry in entries]
-    assert ("admin", "r") == (deleted["actor"], deleted["subject"])
+    assert ("admin (settings)", "r") == (deleted["actor"], deleted["subject"])
     assert [("scale", "operator")] == [(each["type"], each["actor"]) for each in deleted["details"]["commands"]]
 
 
@@ -304,15 +305,27 @@ def test_a_stream_ends_with_the_token_that_opened_it(one_guarded: Service, monke
     monkeypatch.setattr("remotelr_service.api.routes.streams.HEARTBEAT_S", 0.2)
     made = make_token(one_guarded.http, "watcher", "view")
     one_guarded.http.put("/v1/runs/watched", json=RUN)
+    end = partial(one_guarded.http.delete, f"/v1/tokens/{made['id']}")
+
+    assert _stream_ends(one_guarded, end, bearer(made["token"]))
+
+
+def test_a_stream_that_was_opened_without_a_token_ends_when_one_is_needed(sqlite_url, monkeypatch):
+    monkeypatch.setattr("remotelr_service.api.routes.streams.HEARTBEAT_S", 0.2)
+    with serving(sqlite_url) as service:
+        service.http.put("/v1/runs/watched", json=RUN)
+
+        assert _stream_ends(service, partial(make_token, service.http, "first", "admin"), {})
+
+
+def _stream_ends(service: Service, end: Callable[[], object], headers: dict[str, str]) -> bool:
+    """Whether a stream ends by itself after `end`; else this waits until the client gives up."""
     with (
-        httpx.Client(base_url=one_guarded.url, timeout=LIMIT_S, trust_env=False, headers=bearer(made["token"])) as http,
+        httpx.Client(base_url=service.url, timeout=LIMIT_S, trust_env=False, headers=headers) as http,
         http.stream("GET", "/v1/runs/watched/stream") as stream,
     ):
         lines = stream.iter_lines()
         next(lines)
-        one_guarded.http.delete(f"/v1/tokens/{made['id']}")
-        # It ends, or this waits until the client gives up.
-        rest = list(lines)
-
-    assert 200 == stream.status_code
-    assert isinstance(rest, list)
+        end()
+        began = time.monotonic()
+        return all(time.monotonic() - began < LIMIT_S for _ in lines)

@@ -38,6 +38,10 @@ _WRONG_BURST, _WRONG_EVERY_S = 20, 3.0
 _RATE_WINDOW_S = 5
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="remotelr"'}
 _MAX_HEADER_BYTES = 512
+# Refusals of one address that are written down: so many at once, and so many a second.
+_TOLD_BURST, _TOLD_PER_S = 50, 1.0
+# Who has the token of the settings. No token of the database can have this name: they have no brackets.
+_OWN_ADMIN: Final = Caller(scope="admin", name="admin (settings)")
 
 log = structlog.get_logger("remotelr")
 
@@ -56,6 +60,7 @@ class Door:
         self._admin_digest = None if settings.admin_token is None else digest(settings.admin_token)
         self._means = means
         self._wrong: Throttle[str] = Throttle(1 / _WRONG_EVERY_S, _WRONG_BURST)
+        self._told: Throttle[str] = Throttle(_TOLD_PER_S, _TOLD_BURST)
         limit = settings.rate_limit
         self._rates: Throttle[int] | None = Throttle(limit, limit * _RATE_WINDOW_S) if limit else None
 
@@ -114,19 +119,25 @@ class Door:
         """What the caller is given to work with."""
         return replace(self._means, writer=KeptWriter(self._means.writer, caller)) if caller.is_kept else self._means
 
-    def still(self, caller: Caller) -> bool:
-        """Whether the caller would be let in again: a stream that is open for long has to ask."""
-        return self.register.still(caller)
+    def still(self, connection: Connection) -> bool:
+        """Whether who makes this call would be let in again: a stream that is open for long has to ask."""
+        caller: Caller | None = connection.get(CALLER)
+        if caller is None:
+            return True
+        return not self.needs_token(connection) if caller is ANYBODY else self.register.still(caller)
 
     def refused(
         self, code: RefusalCode, connection: Connection, call: str | None, caller: Caller | None = None
     ) -> None:
         """Write down that somebody was refused; nothing secret, and not more often than a log can bear."""
         self._means.metrics.refusal(code)
+        address = _address(connection)
+        if self._told.take(address):
+            return
         log.warning(
             "refused",
             code=code,
-            address=_address(connection),
+            address=address,
             token=None if caller is None else caller.name,
             call=call,
             run=_run(connection),
@@ -152,7 +163,7 @@ class Door:
     async def _known(self, secret: str, connection: Connection) -> Caller | None:
         hashed = digest(secret)
         if self._admin_digest is not None and hmac.compare_digest(hashed, self._admin_digest):
-            return Caller(scope="admin", name="admin")
+            return _OWN_ADMIN
         if not is_token(secret):
             return None
         # Who has sent many wrong ones is not looked up again: the right ones are found without.
@@ -164,11 +175,7 @@ class Door:
             self._means.metrics.refusal("rate_limited")
             detail = "too many requests with tokens that are not good came from this address: ask again later"
             raise Refusal("rate_limited", detail, headers=retry_after(wait_s))
-        # Whoever has forgotten the token asks as often as ever: it is counted, and not written down each time.
-        if wait_s:
-            self._means.metrics.refusal("unauthorized")
-        else:
-            self.refused("unauthorized", connection, None)
+        self.refused("unauthorized", connection, None)
         detail = "send a token of this service that is good: `Authorization: Bearer rlr_...`"
         raise Refusal("unauthorized", detail, headers=_CHALLENGE)
 

@@ -8,8 +8,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from remotelr_service.actions.callers import Caller
-from remotelr_service.api.door import CALLER, Door
+from remotelr_service.api.door import Door
 from remotelr_service.api.problems import problem
 from remotelr_service.api.sse import IS_HEAD
 from remotelr_service.api.traces import Trace, read_traceparent
@@ -126,10 +125,9 @@ def _failure(scope: Scope, error: Exception) -> Response:
 
 
 def _is_still_let_in(scope: Scope) -> bool:
-    """Whether a stream goes on: not with a token that was revoked since."""
-    caller: Caller | None = scope.get(CALLER)
+    """Whether a stream goes on: not with a token that was revoked since, nor without one that is needed by now."""
     door: Door = scope["app"].state.door
-    return caller is None or door.still(caller)
+    return door.still(scope)
 
 
 def _given(scope: Scope) -> tuple[str | None, Trace | None]:
