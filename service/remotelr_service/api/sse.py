@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
 from remotelr.rules import Event, sentence
+from remotelr_service.actions.errors import DatabaseAway
 from remotelr_service.actions.streams import Entry, Stall, Step, Told
 from remotelr_service.api.answers import decision_members
 
@@ -63,9 +64,13 @@ class EventStream(Response):
                     for task in (sending, *others):
                         task.cancel()
                     await asyncio.gather(sending, *others, return_exceptions=True)
-                if not sending.cancelled() and (error := sending.exception()) is not None:
+                error = None if sending.cancelled() else sending.exception()
+                if isinstance(error, TimeoutError):
                     _cut_off(scope)
                     raise ClientDisconnect from error
+                # Without a database there is nothing to tell: who comes back will be told what they missed.
+                if error is not None and not isinstance(error, DatabaseAway):
+                    raise error
             try:
                 async with asyncio.timeout(END_S):
                     await send({"type": "http.response.body", "body": b"", "more_body": False})

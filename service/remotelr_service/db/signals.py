@@ -77,5 +77,10 @@ class Signals:
                     if signal.pid != own:
                         self._heard()
                 if self._has_news:
+                    # First, for more may be committed while it is said.
                     self._has_news = False
-                    await connection.execute(f"NOTIFY {CHANNEL}")
+                    try:
+                        await connection.execute(f"NOTIFY {CHANNEL}")
+                    except Exception:
+                        self._has_news = True
+                        raise
