@@ -29,6 +29,8 @@ BODY = (
 )
 # A run's first two events are its creation and its attempt, so the decision before epoch n has this number.
 SEQ_OF_EPOCH_0 = 2
+# This part of the time comes before what is measured.
+WARM_UP = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ async def load(port: int, *, connections: int, seconds: float, run: str, epoch: 
         transport, trainer = await loop.create_connection(lambda made=made: made, "127.0.0.1", port)  # type: ignore[misc]
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         trainers.append(trainer)
-    await asyncio.sleep(seconds / 10)
+    await asyncio.sleep(seconds * WARM_UP)
     times.clear()
     began = time.perf_counter()
     await asyncio.sleep(seconds)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psutil
 import psycopg
 
 from benchmarks.load import Measured
@@ -36,6 +37,12 @@ class Server:
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    @property
+    def cpu_s(self) -> float:
+        """The seconds of processor time its process has used so far."""
+        used = psutil.Process(self.pid).cpu_times()
+        return float(used.user + used.system)
 
     def ask(self, method: str, path: str, document: Any = None) -> Any:
         """The JSON that is answered. Raises RuntimeError for anything but success."""

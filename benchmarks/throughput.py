@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from benchmarks.load import WARM_UP
 from benchmarks.servers import Server, database, echo, service
 from benchmarks.table import Line, at_least, at_most, interleaved, ratio
 from benchmarks.yardsticks import pgbench_tps, postgres_commit_s, sqlite_commit_s
@@ -35,6 +36,7 @@ def measure(folder: Path, server: str, binaries: Path, *, seconds: float, rounds
                 ratio(found[name], found["echo"]),
                 0.5,
             )
+        yield from _processor_time(services, beside, seconds=seconds, rounds=rounds)
         yield at_least(
             "reports/s, PostgreSQL : pgbench -N, 32 clients",
             f"{_median(found['PostgreSQL']):,.0f}/s beside {_median(found['pgbench']):,.0f} TPS",
@@ -59,12 +61,34 @@ def lone_s(server: Server, seconds: float) -> Callable[[], float]:
     return lambda: server.load(fresh(server, 1), connections=1, seconds=seconds).p50_s
 
 
+def cpu_s(server: Server, seconds: float) -> Callable[[], float]:
+    """A measure: the seconds of its own processor's time that a report costs the server, over 64 connections."""
+
+    def one() -> float:
+        run = fresh(server, CONNECTIONS)
+        before = server.cpu_s
+        measured = server.load(run, connections=CONNECTIONS, seconds=seconds)
+        # What was answered while the load warmed up cost time too.
+        return (server.cpu_s - before) / (measured.answers * (1 + WARM_UP))
+
+    return one
+
+
 def fresh(server: Server, count: int) -> str:
     """The name of `count` new runs, with `{}` as their number. (An echo needs none.)"""
     name = f"bench{next(_NUMBERS)}-{{}}"
     if not server.is_echo:
         server.create_runs(name, count)
     return name
+
+
+def _processor_time(services: dict[str, Server], beside: Server, *, seconds: float, rounds: int) -> Iterator[Line]:
+    """What a busy machine disturbs least."""
+    measures = {name: cpu_s(each, seconds) for name, each in {"echo": beside, **services}.items()}
+    found = interleaved(measures, rounds)
+    for name in services:
+        figures = f"{_median(found[name]) * 1e6:.0f} µs beside {_median(found['echo']) * 1e6:.0f} µs"
+        yield Line(f"CPU of a report, {name} : CPU of an echo", figures, ratio(found[name], found["echo"]))
 
 
 def _lone(
