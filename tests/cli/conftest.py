@@ -2,16 +2,26 @@
 
 import http.client
 import http.server
+import shutil
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fixtures.service import Service
+from fixtures.service import Service, serving
 from remotelr import Client, Run
 
 PLATEAU = {"type": "reduce_on_plateau", "factor": 0.5, "patience": 2, "flavor": "torch"}
+
+
+@pytest.fixture(scope="session")
+def shared_service(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service of their own: what is said of all runs shall be said of these alone. Use a run key of your own."""
+    file = shutil.copy(sqlite_template, tmp_path_factory.mktemp("terminal") / "remotelr.db")
+    with serving(f"sqlite:///{file}") as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)

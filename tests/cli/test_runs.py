@@ -243,12 +243,15 @@ def test_commands_are_listed_with_what_became_of_them(terminal, trained):
 
 def test_an_order_that_is_based_on_an_old_view_is_refused(terminal, trained):
     run = trained("two-operators", [0.9])
-    seen = terminal("runs", "show", "two-operators", "--json").json["decision"]["seq"]
+    seen = str(terminal("runs", "show", "two-operators", "--json").json["seq"])
     run.report(1, {"val_loss": 0.9})
+    late = terminal("runs", "scale", "two-operators", "0.5", "--expected-seq", seen)
+    terminal("runs", "scale", "two-operators", "0.5")
+    seen = str(terminal("runs", "show", "two-operators", "--json").json["seq"])
+    in_time = terminal("runs", "scale", "two-operators", "2", "--expected-seq", seen)
 
-    said = terminal("runs", "scale", "two-operators", "0.5", "--expected-seq", str(seen))
-
-    assert (1, True) == (said.code, "seq_conflict" in said.err)
+    assert (1, True) == (late.code, "seq_conflict" in late.err)
+    assert (0, "") == (in_time.code, in_time.err)
 
 
 def test_a_new_policy_can_begin_at_the_rate_in_force(terminal, trained):
@@ -276,7 +279,7 @@ def test_a_log_tells_what_happened_in_sentences(terminal, trained):
 
     assert "halved" in sentences[-2]
     assert "look at this" in sentences[-1]
-    assert sentences[-2:] == [each["sentence"] for each in last]
+    assert sentences[-1:] == [each["sentence"] for each in last]
 
 
 def test_a_rate_is_kept_below_a_factor_and_after_a_pause(terminal, trained):

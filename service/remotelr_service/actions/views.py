@@ -18,7 +18,7 @@ class RunView:
 
     attempt: the life of the trainer group in charge; 0 before the first.
     epoch: the next epoch to be reported; `learning_rate` is its rate, `step` the optimizer steps before it.
-    decision: the decision in force.
+    seq: number of the newest event. decision: the decision in force.
     stalled: nothing was heard of its trainer for much longer than an epoch takes.
     """
 
@@ -34,6 +34,7 @@ class RunView:
     policy_version: int
     created_at: datetime
     updated_at: datetime
+    seq: int
     decision: Decision
     stalled: bool
 
@@ -173,6 +174,7 @@ def view_of(head: Head, decision: Decision) -> RunView:
         policy_version=run.policy_version,
         created_at=head.created_at,
         updated_at=head.updated_at,
+        seq=run.seq,
         decision=decision,
         stalled=head.stalled_at is not None,
     )

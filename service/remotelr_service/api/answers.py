@@ -139,6 +139,9 @@ class RunAnswer(BaseModel):
     stalled: bool = Field(
         description="Nothing was heard of its trainer for three times as long as its epochs take, and 30 s at least."
     )
+    seq: int = Field(
+        description="Number of the newest event in its log: the `expected_seq` of who looks before ordering."
+    )
     decision: DecisionAnswer = Field(description="The decision in force.")
 
     @classmethod
@@ -163,6 +166,7 @@ class RunAnswer(BaseModel):
             created_at=view.created_at,
             updated_at=view.updated_at,
             stalled=view.stalled,
+            seq=view.seq,
             decision=DecisionAnswer.of(view.decision),
         )
 

@@ -145,7 +145,7 @@ def log(
     As JSON it is one event on each line.
     """
     with open_desk(url, timeout_s=_LONG_POLL_S + TIMEOUT_S) as desk:
-        seq = desk.get(run_path(run))["decision"]["seq"]
+        seq = desk.get(run_path(run))["seq"]
         after = max(seq - last, 0)
         for event in _events(desk, run, after, follow=follow):
             if as_json:

@@ -48,7 +48,7 @@ def run_facts(run: Json, why: str | None, curve: list[Json]) -> Any:
             "experiment": run["experiment"],
             "tags": look.tags(run["tags"]),
             "policy": look.safe(in_short(run["policy"])),
-            "seq": str(run["decision"]["seq"]),
+            "seq": str(run["seq"]),
             "created": look.ago(run["created_at"]),
             "heard of": look.ago(run["updated_at"]),
         }
