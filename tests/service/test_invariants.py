@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fixtures.processes import Process
-from remotelr.rules import Decision, RulesError
+from remotelr.rules import Decision, Rails, RulesError, Until, is_command, policy_from_json
 from remotelr.rules.log import OF_A_POINT
+from remotelr_service.actions import commands
 
 PLATEAU = {"type": "reduce_on_plateau", "factor": 0.97, "patience": 1, "cooldown": 1, "min_lr": 0.0}
 POLICIES: list[dict[str, Any]] = [
@@ -31,6 +32,27 @@ POLICIES: list[dict[str, Any]] = [
     {"schedule": {"type": "exponential", "decay_rate": 0.97, "decay_steps": 7}, "unit": "step"},
 ]
 
+OVER = Until(time="2020-01-01T00:00:00+00:00")
+ORDERS: list[dict[str, Any]] = [
+    {"order": "set_learning_rate", "value": 0.6},
+    {"order": "set_learning_rate", "value": 0.6, "until": Until(epoch=4)},
+    {"order": "set_learning_rate", "value": 0.6, "until": OVER},
+    {"order": "set_learning_rate", "value": 0.7, "mode": "one_shot"},
+    {"order": "set_learning_rate", "value": 0.7, "mode": "one_shot", "until": OVER},
+    {"order": "set_learning_rate", "value": 0.8, "mode": "rebase"},
+    {"order": "scale", "factor": 0.7},
+    {"order": "release"},
+    {"order": "pause"},
+    {"order": "resume_schedule"},
+    {"order": "replace_policy", "policy": policy_from_json(PLATEAU)},
+    {"order": "replace_policy", "policy": policy_from_json(PLATEAU), "state": "reset"},
+    {"order": "extend", "total": 30},
+    {"order": "extend", "total": 15, "continuity": "keep_fraction"},
+    {"order": "rails", "rails": Rails(min_lr=0.01, max_lr=0.75, max_change=2.0)},
+    {"order": "note", "text": "remember"},
+    {"order": "stop"},
+]
+
 losses = st.sampled_from([1.0, 0.9, 0.9001, 0.5, 0.4999, 2.0, 0.0, -1.0, math.nan, math.inf, -math.inf])
 epochs = st.integers(0, 6)
 happenings = st.one_of(
@@ -42,7 +64,8 @@ happenings = st.one_of(
     st.tuples(st.just("report again"), st.integers(0, 20)),
     st.tuples(st.just("attempt"), epochs, st.booleans(), st.sampled_from([None, None, 1, 3])),
     st.tuples(st.just("attempt known"), epochs, st.integers(1, 3)),
-    st.tuples(st.just("command"), st.sampled_from(["set_learning_rate", "scale", "release", "stop"])),
+    st.tuples(st.just("command"), st.sampled_from(ORDERS)),
+    st.tuples(st.just("cancel"), st.integers(1, 30)),
     st.tuples(st.just("command known"), st.sampled_from([0.5, 0.7])),
     st.tuples(st.just("policy"), st.sampled_from(POLICIES), st.sampled_from(["error", "keep", "replace", "restart"])),
     st.tuples(st.just("finish"), st.sampled_from(["completed", "failed", "stopped"])),
@@ -76,8 +99,9 @@ class History:
                 case "attempt known", (epoch, number):
                     self.process.attempt(self.key, f"life {number}", epoch)
                 case "command", (order,):
-                    value = {"set_learning_rate": 0.6, "scale": 0.7}.get(order)
-                    self.process.command(self.key, order, value)
+                    self.process.command(self.key, **order)
+                case "cancel", (seq,):
+                    self.process.command(self.key, "cancel", seq=seq)
                 case "command known", (value,):
                     self.process.command(self.key, "scale", value, key="once")
                 case "policy", (policy, on_conflict):
@@ -156,3 +180,18 @@ def test_a_point_is_decided_once_and_every_rate_is_finite_and_in_bounds(any_hist
     assert len(effective) == len(set(effective))
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     assert all(event.decision is None or 0 <= event.decision.learning_rate <= 1000 for event in events)
+
+
+@settings(per_example, max_examples=20)
+@histories
+def test_every_command_has_a_life_whose_steps_lead_from_queued_to_where_it_stands(
+    any_history, policy, world_size, story
+):
+    history = any_history(policy, world_size, story)
+    page = commands.list_commands(history.process.reads, history.key, limit=200)
+
+    assert all("queued" == view.life[0].state and view.life[-1].state == view.state for view in page.commands)
+    assert all(list(view.life) == sorted(view.life, key=lambda step: (step.seq, step.at)) for view in page.commands)
+    assert [view.seq for view in page.commands] == [
+        event.seq for event in history.process.events(history.key) if is_command(event)
+    ]

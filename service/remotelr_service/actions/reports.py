@@ -61,7 +61,10 @@ async def report_batch(writer: Writer, key: str, reports: Sequence[Report]) -> l
 
 
 def _report(group: Group, key: str, report: Report) -> Decision | Waiting:
-    head = let_go(group, locked_run(group, key))
+    head = locked_run(group, key)
+    if report.epoch >= head.run.epoch:
+        # A repetition is answered as it was, and changes nothing.
+        head = let_go(group, head)
     outcome = rules.report(head.run, report, group.log(key))
     head = group.append(head, outcome)
     assert outcome.answer is not None, "a report is always answered"
