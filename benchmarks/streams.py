@@ -9,6 +9,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -63,6 +64,8 @@ def _cpu_us(
         if is_quiet:
             server.create_runs(quiet, CONNECTIONS)
         with _listening(server.port, quiet if is_quiet else run, streams, of_all, told):
+            # To open them costs something too, and is over then.
+            time.sleep(2.0)
             before = _cpu_s(server.pid)
             server.load(run, connections=CONNECTIONS, seconds=seconds)
             took_s = _cpu_s(server.pid) - before

@@ -58,8 +58,11 @@ class RunStreams:
         run_id, newest = await ask(self._engine, partial(_standing, key=key))
         is_lost = after is not None and after[0] > newest[0]
         place = newest if after is None or is_lost else after
-        follower: Follower[Sequence[Entry]] = Follower()
-        self._add(key, run_id, newest, follower)
+        told_of = self._places.setdefault(run_id, newest)
+        # What comes behind that is told to all who follow the run; who has more drops it, who has less reads it.
+        follower: Follower[Sequence[Entry]] = Follower(missed=place < told_of)
+        self._followers[run_id].add(follower)
+        self._ids[key] = run_id
         try:
             await self.looking.begun()
             yield Step(_written(place), is_lost=is_lost)
@@ -78,12 +81,6 @@ class RunStreams:
                 yield Step(_written(place), [Told(_written(entry.place), entry) for entry in entries])
         finally:
             self._remove(key, run_id, follower)
-
-    def _add(self, key: str, run_id: int, newest: Place, follower: Follower[Sequence[Entry]]) -> None:
-        # What comes behind `newest` is told to all; who has more than that drops it.
-        self._followers[run_id].add(follower)
-        self._places.setdefault(run_id, newest)
-        self._ids[key] = run_id
 
     def _remove(self, key: str, run_id: int, follower: Follower[Sequence[Entry]]) -> None:
         self._followers[run_id].discard(follower)
