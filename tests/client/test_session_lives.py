@@ -135,10 +135,17 @@ outages = st.lists(st.booleans(), min_size=1, max_size=40)
 lives = st.lists(st.integers(0, 39), max_size=3)
 
 
-@given(away=outages, deaths=lives, rewind=st.integers(0, 6), restored=st.none() | st.integers(0, 39))
+@given(
+    away=outages, deaths=lives, polite=st.booleans(), rewind=st.integers(0, 6), restored=st.none() | st.integers(0, 39)
+)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_is_away_and_whoever_is_killed_the_curve_is_the_same(tmp_path_factory, away, deaths, rewind, restored):
-    """Outages of the service, deaths of the trainer with older checkpoints, a backup restored: all at random."""
+def test_whatever_is_away_and_whoever_is_killed_the_curve_is_the_same(
+    tmp_path_factory, *, away, deaths, polite, rewind, restored
+):
+    """Outages of the service, deaths of the trainer with older checkpoints, a backup restored: all at random.
+
+    polite: it says that it ends, and is started again all the same.
+    """
     service, spool = InMemoryService(), tmp_path_factory.mktemp("job") / "spool"
     job, backup = Job(service, spool), None
     pending = sorted(deaths)
@@ -158,6 +165,8 @@ def test_whatever_is_away_and_whoever_is_killed_the_curve_is_the_same(tmp_path_f
                 backup = None
             if pending and epoch > pending[0]:
                 pending.pop(0)
+                if polite:
+                    job.session.finish("failed")
                 job.die()
                 epoch = max(epoch - rewind, 0)
                 service.away = away[epoch % len(away)]
