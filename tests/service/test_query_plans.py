@@ -19,9 +19,8 @@ from remotelr_service.actions.selection import Bound, Selector
 from remotelr_service.db import driver, feed, silence
 from remotelr_service.db.engine import reading
 
-COSTLY = re.compile(
-    r"SCAN (runs|events|earlier|of_run|bulk_commands|bulk_results|run_tags\w*)\b(?! USING (COVERING )?INDEX)|TEMP B-TREE"
-)
+READ_THROUGH = "runs|events|earlier|of_run|bulk_commands|bulk_results|run_tags\\w*"
+COSTLY = re.compile(rf"SCAN ({READ_THROUGH})\b(?! USING (COVERING )?INDEX)|TEMP B-TREE")
 
 Ask = Callable[[Process], Any]
 
