@@ -144,10 +144,10 @@ def test_whatever_is_away_and_whoever_is_killed_the_curve_is_the_same(
 ):
     """Outages of the service, deaths of the trainer with older checkpoints, a backup restored: all at random.
 
-    polite: it says that it ends, and is started again all the same.
+    polite: it says that it ends, and is started again all the same, from a file that outlives the run's end.
     """
     service, spool = InMemoryService(), tmp_path_factory.mktemp("job") / "spool"
-    job, backup = Job(service, spool), None
+    job, backup = Job(service, spool, lasting=polite), None
     pending = sorted(deaths)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RemoteLRWarning)
