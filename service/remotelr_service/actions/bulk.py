@@ -51,7 +51,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 # How many runs share a transaction: the longer it is, the longer a report waits that comes meanwhile.
-CHUNK: Final = 50
+CHUNK: Final = 20
 # What part of the time is left to others.
 REST: Final = 0.5
 # How often a chunk is tried that meets a run another replica holds, or a database that is away; the pause between.
