@@ -269,6 +269,23 @@ def test_signals_come_again_after_their_connection_was_lost(postgres_url: str, m
     assert [2, 3, 4, 5, 6] == [each.data["seq"] for each in told[1:]]
 
 
+def test_many_runs_are_followed_at_once_and_each_is_told_its_own(service: Service):
+    runs = [f"run-{number}" for number in range(5)]
+    for run in runs:
+        put(service.http, run)
+    with ExitStack() as opened:
+        listeners = [opened.enter_context(Listener(f"{service.url}/v1/runs/{run}/stream")) for run in runs]
+        for epoch in range(10):
+            for run in runs[: 1 + epoch % 5]:
+                report(service.http, run, epoch // 5)
+        logs = [log_of(service.http, run)[1:] for run in runs]
+        told = [
+            each.wait(lambda told, log=log: len(told) > len(log)) for each, log in zip(listeners, logs, strict=True)
+        ]
+
+    assert logs == [places(each) for each in told]
+
+
 def test_who_cannot_keep_up_reads_what_they_missed_from_the_log(service: Service, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(followers, "MAX_WAITING", 3)
     monkeypatch.setattr(all_streams, "PAGE", 4)

@@ -30,8 +30,9 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    true,
 )
-from sqlalchemy.sql import ColumnElement
+from sqlalchemy.sql import ColumnElement, FromClause
 
 from remotelr.rules import Event
 from remotelr_service.db.rows import Row, event_from_row, from_text, to_text
@@ -134,8 +135,8 @@ class Entry:
         return self.what.seq, int(isinstance(self.what, Stall))
 
 
-_OF_EVENTS = [column for column in events.c if column.name not in ("state", "position", "created_at")]
-_OF_STALLS = [column for column in stalls.c if column.name not in ("position", "created_at")]
+# What an entry is made of.
+_NAMES = {table: [name for name in table.c.keys() if name != "state"] for table in (events, stalls)}  # noqa: SIM118
 
 
 def list_feed(connection: Connection, cursor: Cursor, limit: int) -> list[Entry]:
@@ -152,7 +153,7 @@ def list_of_runs(connection: Connection, behind: Mapping[int, tuple[int, int]], 
     found: list[Entry] = []
     for table in (events, stalls):
         first = {each: seq + (is_stall if table is stalls else 1) for each, (seq, is_stall) in behind.items()}
-        query = _of_runs(connection, table, first).order_by(table.c.run_id, table.c.seq).limit(limit)
+        query = _of_runs(connection, table, first, limit)
         found += [_entry(table, row) for row in connection.execute(query).mappings()]
     return sorted(found, key=lambda entry: (entry.run_id, entry.place))[:limit]
 
@@ -227,31 +228,34 @@ def tags_of(entry: Entry) -> Mapping[str, str]:
     return tags
 
 
-def _selection(table: Table) -> Select[Any]:
-    own = _OF_EVENTS if table is events else _OF_STALLS
-    return select(
-        *own,
-        table.c.position,
-        table.c.created_at,
-        runs.c.key.label("run_key"),
-        runs.c.experiment,
-        runs.c.tags,
-        runs.c.status,
-    ).join(runs, runs.c.id == table.c.run_id)
+def _selection(table: Table, rows: FromClause | None = None, beside: FromClause | None = None) -> Select[Any]:
+    """What entries are made of: from all rows of the table, or from these, which are found for each row beside."""
+    source = table if rows is None else rows
+    named = [source.c[name] for name in _NAMES[table]]
+    run = (runs.c.key.label("run_key"), runs.c.experiment, runs.c.tags, runs.c.status)
+    found = source if beside is None else beside.join(source, true())
+    return select(*named, *run).select_from(found.join(runs, runs.c.id == source.c.run_id))
 
 
-def _of_runs(connection: Connection, table: Table, first: Mapping[int, int]) -> Select[Any]:
-    """The rows of these runs from these numbers on."""
+def _of_runs(connection: Connection, table: Table, first: Mapping[int, int], limit: int) -> Select[Any]:
+    """The rows of these runs from these numbers on, up to `limit` of each run."""
     if len(first) == 1:
         # It may be long, and is read in the order of its index.
         ((run_id, seq),) = first.items()
-        return _selection(table).where(table.c.run_id == run_id, table.c.seq >= seq)
+        of_one = _selection(table).where(table.c.run_id == run_id, table.c.seq >= seq)
+        return of_one.order_by(table.c.seq).limit(limit)
     # As a document: the statement is the same for however many.
-    members = func.json_each if connection.dialect.name == "sqlite" else func.json_each_text
-    document = to_text({str(run_id): seq for run_id, seq in first.items()})
-    wanted = members(func.json(literal(document))).table_valued("key", "value")
+    document = func.json(literal(to_text({str(run_id): seq for run_id, seq in first.items()})))
+    is_sqlite = connection.dialect.name == "sqlite"
+    members = func.json_each if is_sqlite else func.json_each_text
+    wanted = members(document).table_valued("key", "value")
     run, least = (cast(column, BigInteger) for column in (wanted.c.key, wanted.c.value))
-    return _selection(table).join(wanted, and_(table.c.run_id == run, table.c.seq >= least))
+    is_wanted = and_(table.c.run_id == run, table.c.seq >= least)
+    if is_sqlite:
+        return _selection(table).join(wanted, is_wanted).order_by(table.c.run_id, table.c.seq).limit(limit)
+    # LATERAL, or PostgreSQL may read the whole log of each run to have it in order.
+    behind = select(table).where(is_wanted).order_by(table.c.seq).limit(limit).correlate(wanted).lateral()
+    return _selection(table, behind, wanted)
 
 
 def _missing(table: Table, cursor: Cursor) -> ColumnElement[bool]:
