@@ -177,16 +177,18 @@ def test_a_head_that_is_wrong_or_too_large_is_a_problem_too(shared_service, sent
     assert 200 == shared_service.http.get("/livez").status_code
 
 
+HALF_A_BODY = (
+    b"POST /v1/policies/preview HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+    b"Content-Type: application/json\r\n\r\n{"
+)
+
+
 @pytest.mark.parametrize(
     ("sent", "timeout"),
     [
         (b"", "header_timeout_s"),
         (b"GET /livez HTTP/1.1\r\nHost:", "header_timeout_s"),
-        (
-            b"POST /v1/policies/preview HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
-            b"Content-Type: application/json\r\n\r\n{",
-            "body_timeout_s",
-        ),
+        (HALF_A_BODY, "body_timeout_s"),
     ],
     ids=["nothing", "half a head", "half a body"],
 )

@@ -10,8 +10,10 @@ from fixtures.service import Service, serving
 RUN = {"policy": {"type": "constant", "learning_rate": 0.1}}
 HALF_A_HEAD = b"POST /v1/runs/a/reports HTTP/1.1\r\nHost: localhost\r\nContent-"
 HALF_A_BODY = (
-    b"POST /v1/runs/a/reports HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+    b"POST /v1/runs/a/reports HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 99\r\n\r\n{"
 )
+ASKS_ONCE = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 NEVER_READS = b"GET /v1/policies/schema HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20
 
 
@@ -81,7 +83,7 @@ def test_one_connection_too_many_is_told_when_to_come_back(sqlite_url):
         # The service hears a little later that the others have gone.
         taken = b"HTTP/1.1 503 "
         while taken.startswith(b"HTTP/1.1 503 "):
-            with connections(service, 1, b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n") as later:
+            with connections(service, 1, ASKS_ONCE) as later:
                 taken = drained(later[0])
 
     assert answer.startswith(b"HTTP/1.1 503 ") and b"retry-after: 1\r\n" in answer and b'"overloaded"' in answer
