@@ -220,7 +220,7 @@ class Session:
         self._stop_listening()
         heard = False
         if self._asking is not None and self._link is not None:
-            heard = not self.lost and self._begun and self._tell_end(self._asking, self._link, status)
+            heard = not self.lost and self._tell_end(self._asking, self._link, status)
             self._link.close()
         self._journal.close(done=heard)
 
@@ -345,11 +345,15 @@ class Session:
         return shadow
 
     def _tell_end(self, asking: Asking, link: Link, status: FinalStatus) -> bool:
-        """Whether the service has heard everything, the end included."""
-        if self._life.rank == 0:
+        """Whether the service has heard everything, the end included.
+
+        A life without an epoch has no end of its own: it tells what earlier ones have left.
+        """
+        if self._begun and self._life.rank == 0:
             self._journal.ask(End(status))
-        if self._journal.unheard:
-            asking.ask_at_last(link.deliver)
+        if not self._journal.unheard:
+            return self._begun
+        asking.ask_at_last(link.deliver)
         left = self._journal.unheard
         if not left:
             return True

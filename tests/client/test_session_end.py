@@ -56,6 +56,35 @@ def test_an_end_that_nobody_heard_is_told_by_the_next_life(tmp_path):
     assert kinds.index("finished") < len(kinds) - 1 - kinds[::-1].index("attempt")
 
 
+@QUIET
+def test_a_life_with_nothing_left_to_train_tells_what_the_last_one_could_not(tmp_path):
+    service = InMemoryService()
+    job = Job(service, tmp_path / "spool").start()
+    job.train(0, 5)
+    service.away = True
+    job.train(5, 7)
+    job.session.finish("completed")
+    service.away = False
+
+    job.start().session.finish("completed")
+
+    assert [epoch for epoch, *_ in history(service)] == list(range(7))
+    assert statuses(service) == ["completed"]
+    assert not (tmp_path / "spool").exists()
+
+
+def test_a_life_without_an_epoch_leaves_a_run_as_it_is(tmp_path):
+    service = InMemoryService()
+    job = Job(service, tmp_path / "spool").start()
+    job.train(0, 5)
+    job.die()
+
+    job.start().session.finish("completed")
+
+    assert statuses(service) == []
+    assert job.start().train(5, 9) == undisturbed(9)
+
+
 def test_an_end_alone_that_nobody_heard_says_where_it_lies(tmp_path):
     service = InMemoryService()
     job = Job(service, tmp_path / "spool").start()
