@@ -95,6 +95,14 @@ class Register:
         except TimeoutError:
             raise DatabaseAway("the database does not answer: ask again") from None
 
+    async def see(self) -> None:
+        """See what was just committed here. Where the database is away by now, the next look sees it."""
+        with suppress(DatabaseAway):
+            if self._looking is not None and not self._looking.done():
+                # It may have begun before the commit.
+                await self.look()
+            await self.look()
+
     @asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
         """Within this block it is looked every now and then, and uses are noted."""
@@ -128,10 +136,11 @@ class Register:
         since = time.monotonic() - max(self._seen, self._failed)
         if since < pause_s and self._failed > self._seen:
             raise DatabaseAway("the database cannot be reached: ask again")
+        seen = self._seen
         if since < pause_s:
             await asyncio.sleep(pause_s - since)
-        # Whoever waited beside us has looked for all.
-        if time.monotonic() - self._seen >= pause_s:
+        # Whoever waited beside us may have looked for all.
+        if self._seen == seen:
             await self.look()
 
     async def _look(self) -> None:

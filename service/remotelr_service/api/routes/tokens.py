@@ -34,7 +34,7 @@ async def create_token(body: TokenCreation, caller: CalledBy, means: Means, requ
     """Make a token. From the first one on nobody gets in without, so that one has to be of the scope `admin`."""
     door = door_of(request)
     made = await tokens.create_token(means.writer, body.request(), by=caller.name, has_admin=door.has_own_admin)
-    await door.register.look()
+    await door.register.see()
     return MadeTokenAnswer.of_made(made)
 
 
@@ -55,7 +55,7 @@ async def revoke_token(token: TokenNumber, caller: CalledBy, means: Means, reque
     """Let nobody in with this token any more: within 5 seconds, on every replica. A second time changes nothing."""
     door = door_of(request)
     await tokens.revoke_token(means.writer, token, by=caller.name, has_admin=door.has_own_admin)
-    await door.register.look()
+    await door.register.see()
 
 
 @router.get("/audit", operation_id="list_audit", responses=described("invalid_request", "database_away"))
