@@ -72,7 +72,7 @@ def never_heard(key: str, left: Sequence[Told], kept: Path | None) -> str:
     """Where lies what the service has not heard at the end."""
     reports = sum(isinstance(asked, Report) for asked in left)
     what, lie = (f"{reports} reports", "they lie") if reports else ("the end", "it lies")
-    where = f"{lie} in {kept}, to be told when a trainer of it begins again" if kept else "that is lost"
+    where = f"{lie} in {kept}, to be told when it is started again" if kept else "that is lost"
     return f"{what} of run {key!r} never reached the service: {where}"
 
 
