@@ -18,7 +18,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 # How often it is looked: at once after a rest, and not again before. Without news once in `LOOK_AGAIN_S`.
-TICK_S = 0.3
+TICK_S = 0.5
 LOOK_AGAIN_S = 1.0
 # More than this waits for nobody: who is so late reads it from the database.
 MAX_WAITING = 2_000
