@@ -27,7 +27,9 @@ def test_a_run_that_ends_while_the_service_is_away_says_where_its_reports_lie(tm
 
     with pytest.warns(RemoteLRWarning, match="goes on by the same rules"):
         job.train(0, 5)
-    with pytest.warns(RemoteLRWarning, match=f"5 reports .* lie in {tmp_path / 'spool'}, to be told when it is started again"):
+    with pytest.warns(
+        RemoteLRWarning, match=f"5 reports .* lie in {tmp_path / 'spool'}, to be told when it is started again"
+    ):
         job.session.finish("completed")
 
     assert (tmp_path / "spool").exists()
