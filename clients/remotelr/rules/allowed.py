@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import datetime
-from math import inf
 
 from remotelr.rules.errors import InvalidCommand
 from remotelr.rules.orders import Command
@@ -29,6 +28,9 @@ _NEEDS = ("replace_policy", "extend", "note", "cancel")
 _OF_ALL = ("type", "key", "expected_seq", "actor", "reason")
 _DEFAULTS = {field.name: field.default for field in fields(Command) if field.name not in _OF_ALL}
 
+# The factors a scale takes.
+MIN_FACTOR, MAX_FACTOR = 1e-12, 1e12
+
 # What may change the rate by more than the rails say: it goes back to the policy's curve, or changes no rate.
 _FREE = ("release", "pause", "resume_schedule", "stop", "cancel", "rails")
 
@@ -46,7 +48,7 @@ def check_members(run: Run, order: Command, holds_from: int) -> None:
     if order.type == "set_learning_rate":
         _check_rate(run, order, holds_from)
     if order.type == "scale":
-        _check_positive(order.type, "value" if order.factor is None else "factor", order.multiplier)
+        _check_factor("value" if order.factor is None else "factor", order.multiplier)
 
 
 def refuse_off_rails(run: Run, order: Command, old: Rate, new: Rate) -> None:
@@ -76,8 +78,9 @@ def refuse_off_rails(run: Run, order: Command, old: Rate, new: Rate) -> None:
 
 
 def _check_rate(run: Run, order: Command, holds_from: int) -> None:
-    _check_positive(order.type, "value", order.value)
-    if order.value is not None and run.policy.bounded(order.value) != order.value:
+    if order.value is None or not order.value > 0:
+        raise InvalidCommand(f"{order.type} needs a value > 0, not {order.value!r}", field="value")
+    if run.policy.bounded(order.value) != order.value:
         raise InvalidCommand(
             f"{order.value!r} is outside the policy's bounds: the nearest it allows is "
             f"{run.policy.bounded(order.value)!r}",
@@ -101,9 +104,9 @@ def _check_rate(run: Run, order: Command, holds_from: int) -> None:
         raise InvalidCommand(f"{time!r} is no time with an offset, such as 2026-11-21T17:05:00Z", field="until")
 
 
-def _check_positive(kind: str, name: str, value: float | None) -> None:
-    if value is None or not 0 < value < inf:
-        raise InvalidCommand(f"{kind} needs a {name} > 0, not {value!r}", field=name)
+def _check_factor(name: str, factor: float | None) -> None:
+    if factor is None or not MIN_FACTOR <= factor <= MAX_FACTOR:
+        raise InvalidCommand(f"scale needs a {name} from {MIN_FACTOR:g} to {MAX_FACTOR:g}, not {factor!r}", field=name)
 
 
 def _is_moment(text: str) -> bool:

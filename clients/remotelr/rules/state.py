@@ -6,9 +6,9 @@ so that a run can go back. Its JSON leaves out what is at rest: an untouched run
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import isfinite
 from typing import Any, Literal
 
+from remotelr.rules.arithmetic import HUGE, clamp
 from remotelr.rules.clock import RUNNING, Clock
 from remotelr.rules.decision import Reason
 from remotelr.rules.orders import Held
@@ -210,8 +210,13 @@ def obeyed(policy: Policy, state: RunState, order: Order, position: float) -> Ru
         state = replace(state, one_shot=None, one_shot_until=None, clock=RUNNING)
         return replace(state, pin=None, pin_until=None, scale=1.0)
     if state.pin is not None:
-        return replace(state, pin=state.pin * order.factor)
-    return replace(state, scale=state.scale * order.factor)
+        return replace(state, pin=_product(state.pin, order.factor))
+    return replace(state, scale=_product(state.scale, order.factor))
+
+
+def _product(rate: float, factor: float) -> float:
+    """Their product, neither 0 nor infinite however many factors there were: a later one leads back."""
+    return clamp(rate * factor, 1 / HUGE, HUGE)
 
 
 def _wanted(state: RunState, scheduled: float) -> tuple[float, Reason]:
@@ -226,7 +231,7 @@ def _wanted(state: RunState, scheduled: float) -> tuple[float, Reason]:
         guarded = "scale" in state.guard
         scheduled *= state.guard.get("scale", 1.0)
     if state.scale != 1.0 or state.clock.paused:
-        return scheduled * state.scale, "command"
+        return clamp(scheduled * state.scale, -HUGE, HUGE), "command"
     return scheduled, "guard" if guarded else "schedule"
 
 
@@ -236,7 +241,7 @@ def _rebased(policy: Policy, state: RunState, learning_rate: float, position: fl
     guard = 1.0 if state.guard is None else state.guard.get("scale", 1.0)
     now = scheduled_rate(policy, state, position) * guard
     scale = learning_rate / now if now > 0 else 0.0
-    if not scale > 0 or not isfinite(scale):
+    if not 1 / HUGE <= scale <= HUGE:
         return replace(state, pin=learning_rate, pin_until=None)
     return replace(state, pin=None, pin_until=None, scale=scale)
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Discriminator, Field, ValidationInfo, field_validator, model_validator
 
 from remotelr.rules import Command, InvalidCommand, Until, policy_from_json
+from remotelr.rules.allowed import MAX_FACTOR, MIN_FACTOR
 from remotelr_service.actions.selection import Bound, Selector
 from remotelr_service.api.answers import Status
 from remotelr_service.api.bodies import RequestBody
@@ -14,6 +15,7 @@ from remotelr_service.api.fields import (
     MAX_INTEGER,
     Epoch,
     Key,
+    LearningRate,
     MetricName,
     PolicyDocument,
     Sentence,
@@ -35,7 +37,7 @@ def _moment(text: str) -> str:
     return moment.isoformat()
 
 
-Positive = Annotated[float, Field(gt=0)]
+Factor = Annotated[float, Field(ge=MIN_FACTOR, le=MAX_FACTOR)]
 Time = Annotated[str, AfterValidator(_moment), Field(max_length=40, json_schema_extra={"format": "date-time"})]
 
 
@@ -72,7 +74,7 @@ class SetLearningRateBody(_Ordered):
     """Set the rate."""
 
     type: Literal["set_learning_rate"]
-    value: Positive = Field(description="The rate.")
+    value: LearningRate = Field(description="The rate.")
     mode: Literal["pin", "rebase", "one_shot"] = Field(
         "pin",
         description="`pin` holds it; `rebase` lets the schedule go on from it; `one_shot` holds it for one epoch and "
@@ -90,10 +92,8 @@ class ScaleBody(_Ordered):
     """Multiply the rate in force; the schedule goes on below it."""
 
     type: Literal["scale"]
-    value: Positive | None = Field(
-        None, description="An older name of `factor`.", json_schema_extra={"deprecated": True}
-    )
-    factor: Positive | None = Field(
+    value: Factor | None = Field(None, description="An older name of `factor`.", json_schema_extra={"deprecated": True})
+    factor: Factor | None = Field(
         None, validate_default=True, description="What to multiply with. Required, but for its older name."
     )
 

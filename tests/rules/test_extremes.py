@@ -1,0 +1,62 @@
+"""Commands at the ends of the numbers: each is refused, or leaves a run that can be decided, stored and read again."""
+
+import json
+from dataclasses import replace
+from math import isfinite
+
+import pytest
+
+from remotelr.rules import InvalidCommand, RunState
+from remotelr.rules.state import Order
+from stories import Story
+
+CONSTANT = {"type": "constant", "learning_rate": 0.1}
+
+
+def began(policy=CONSTANT, **rest) -> Story:
+    story = Story(policy, **rest)
+    story.attempt(0)
+    return story
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1e12])
+@pytest.mark.parametrize("held", [None, 0.3])
+def test_a_run_survives_any_number_of_the_largest_factors(factor, held):
+    story = began()
+    if held is not None:
+        story.command("set_learning_rate", held)
+    for _ in range(40):
+        story.command("scale", factor=factor)
+    decision = story.report(0, 1.0)
+
+    assert isfinite(decision.learning_rate)
+    assert decision.state == RunState.from_json(json.loads(json.dumps(decision.state, allow_nan=False))).to_json()
+    json.dumps(decision.why, allow_nan=False)
+    assert story.replayed() == story.run
+
+
+@pytest.mark.parametrize("factor", [0.0, 1e-13, 1e13, 1e200, float("inf"), float("nan")])
+def test_a_factor_out_of_this_world_is_refused(factor):
+    with pytest.raises(InvalidCommand, match="needs a factor from 1e-12 to"):
+        began().command("scale", factor=factor)
+
+
+def test_a_factor_that_was_taken_when_any_was_poisons_no_run():
+    """
+    Logs of before there were bounds may hold some, ordered or carried out.
+    """
+    story = began()
+    orders = (Order(epoch=1, factor=1e200), Order(epoch=1, factor=1e200))
+    story.run = replace(story.run, state=RunState(orders=orders))
+    decision = story.report(0, 1.0)
+
+    assert 1000.0 == decision.learning_rate
+    json.dumps([decision.state, decision.why], allow_nan=False)
+
+
+def test_a_rebase_where_the_curve_is_next_to_nothing_is_a_pin():
+    story = began({"type": "constant", "learning_rate": 1e-300})
+    story.command("set_learning_rate", 0.2, mode="rebase")
+
+    assert [0.2, 0.2] == story.train([1.0, 1.0])
+    assert 0.2 == story.run.state.pin
