@@ -150,6 +150,8 @@ class _Handle:
     def __init__(self, name: str) -> None:
         self.fd = -1
         self._name = name
+        # Only then the name is ours to give back: who was refused has the name of somebody else.
+        self._named = False
 
     @property
     def is_open(self) -> bool:
@@ -160,7 +162,9 @@ class _Handle:
         with _OPEN_LOCK:
             if self._name in _OPEN:
                 raise BlockingIOError("is in use by another callback of this process")
+            # Before there is a descriptor: to close any of a file lets go of its lock.
             _OPEN.add(self._name)
+            self._named = True
         try:
             self.fd = _opened(path)
             return _read(self.fd, max_bytes)
@@ -192,7 +196,9 @@ class _Handle:
         if fd >= 0:
             os.close(fd)
         with _OPEN_LOCK:
-            _OPEN.discard(self._name)
+            if self._named:
+                _OPEN.discard(self._name)
+            self._named = False
 
 
 def spool_path(directory: Path, url: str, run: str) -> Path:

@@ -137,6 +137,17 @@ def test_a_second_callback_of_one_process_is_refused(path):
     Spool(path).close()
 
 
+def test_who_was_refused_lets_nobody_else_in(path):
+    first = Spool(path)
+    for _ in range(2):
+        with pytest.raises(SpoolUnusable, match="another callback of this process"):
+            Spool(path)
+    other = subprocess.run([sys.executable, "-c", opening(path)], capture_output=True, text=True, check=False)
+
+    assert "in use by another process" in other.stderr
+    first.close()
+
+
 def test_a_forked_data_loader_writes_nothing_and_keeps_nobody_out(path):
     """A worker forked from the trainer may outlive it by hours."""
     script = f"""
