@@ -6,7 +6,7 @@ from math import isfinite
 
 import pytest
 
-from remotelr.rules import InvalidCommand, RunState
+from remotelr.rules import InvalidCommand, RunState, Until
 from remotelr.rules.state import Order
 from stories import Story
 
@@ -60,3 +60,10 @@ def test_a_rebase_where_the_curve_is_next_to_nothing_is_a_pin():
 
     assert [0.2, 0.2] == story.train([1.0, 1.0])
     assert 0.2 == story.run.state.pin
+
+
+@pytest.mark.parametrize("offset", ["-14:00", "+00:00", "+14:00"])
+@pytest.mark.parametrize("day", ["0001-01-01", "1969-12-30", "9999-01-02", "9999-12-31"])
+def test_a_time_at_the_ends_of_the_calendar_is_refused(day, offset):
+    with pytest.raises(InvalidCommand, match="from 1970 to 9998"):
+        began().command("set_learning_rate", 0.2, until=Until(time=f"{day}T00:00:00{offset}"))

@@ -184,6 +184,8 @@ def test_a_retry_of_a_command_is_no_conflict_though_the_run_has_moved(service):
         (held(until={}), "invalid_request", "until"),
         (held(until={"epoch": 3, "time": "x"}), "invalid_request", "until.time"),
         (held(until={"time": "2026-12-24T18:00"}), "invalid_request", "until.time"),
+        (held(until={"time": "9999-12-31T23:59:59-14:00"}), "invalid_request", "until.time"),
+        (held(until={"time": "0001-01-01T00:00:00+14:00"}), "invalid_request", "until.time"),
         (held(until={"epok": 3}), "invalid_request", "until.epok"),
         ({"type": "stop", "value": 1.0}, "invalid_request", "value"),
         ({"type": "replace_policy", "policy": {"type": "cosine"}}, "invalid_policy", "policy.decay_steps"),

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
-from datetime import datetime
 
 from remotelr.rules.errors import InvalidCommand
 from remotelr.rules.orders import Command
 from remotelr.rules.run import Run
 from remotelr.rules.state import Rate
+from remotelr.rules.until import moment
 
 # What a command takes, beside what all of them do; what it must have first.
 _TAKES: Mapping[str, tuple[str, ...]] = {
@@ -100,17 +100,13 @@ def _check_rate(run: Run, order: Command, holds_from: int) -> None:
             f"until epoch {epoch} is over already: the first epoch this command can bear on is {holds_from}",
             field="until",
         )
-    if time is not None and not _is_moment(time):
-        raise InvalidCommand(f"{time!r} is no time with an offset, such as 2026-11-21T17:05:00Z", field="until")
+    if time is not None:
+        try:
+            moment(time)
+        except ValueError as error:
+            raise InvalidCommand(f"{error}, not {time!r}", field="until") from None
 
 
 def _check_factor(name: str, factor: float | None) -> None:
     if factor is None or not MIN_FACTOR <= factor <= MAX_FACTOR:
         raise InvalidCommand(f"scale needs a {name} from {MIN_FACTOR:g} to {MAX_FACTOR:g}, not {factor!r}", field=name)
-
-
-def _is_moment(text: str) -> bool:
-    try:
-        return datetime.fromisoformat(text).tzinfo is not None
-    except ValueError:
-        return False

@@ -6,6 +6,22 @@ from remotelr.rules.ordering import first_undecided
 from remotelr.rules.orders import Command, Held
 from remotelr.rules.run import Run
 
+# A time is compared in UTC and kept by databases, which near the ends of the calendar neither can do.
+_FIRST_YEAR, _LAST_YEAR = 1970, 9998
+
+
+def moment(text: str) -> datetime:
+    """The time that stands there as ISO 8601 has it. Raises ValueError, which says what is wrong with it."""
+    try:
+        read = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("expected a time as ISO 8601 has it, such as 2026-12-24T18:00:00Z") from None
+    if read.tzinfo is None:
+        raise ValueError("a time needs an offset, or Z for UTC: replicas stand in several time zones")
+    if not _FIRST_YEAR <= read.year <= _LAST_YEAR:
+        raise ValueError(f"expected a time from {_FIRST_YEAR} to {_LAST_YEAR}")
+    return read
+
 
 def next_until(run: Run) -> datetime | None:
     """The next time at which `until_due` has something to say; None while no rate is held until a time."""

@@ -1,12 +1,12 @@
 """What operators order, as bodies: one for each kind of command, told apart by `type`; and to which runs."""
 
-from datetime import datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, ValidationInfo, field_validator, model_validator
 
 from remotelr.rules import Command, InvalidCommand, Until, policy_from_json
 from remotelr.rules.allowed import MAX_FACTOR, MIN_FACTOR
+from remotelr.rules.until import moment
 from remotelr_service.actions.selection import Bound, Selector
 from remotelr_service.api.answers import Status
 from remotelr_service.api.bodies import RequestBody
@@ -28,13 +28,7 @@ MAX_NAMED_RUNS = 1_000
 
 
 def _moment(text: str) -> str:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError("expected a time as ISO 8601 has it, such as 2026-12-24T18:00:00Z") from None
-    if moment.tzinfo is None:
-        raise ValueError("a time needs an offset, or Z for UTC: replicas stand in several time zones")
-    return moment.isoformat()
+    return moment(text).isoformat()
 
 
 Factor = Annotated[float, Field(ge=MIN_FACTOR, le=MAX_FACTOR)]
