@@ -8,14 +8,13 @@ from typing import Any
 import httpx
 import pytest
 
-from fixtures.processes import Process
+from fixtures.processes import Process, damage
 from fixtures.service import ServiceProcess
 from remotelr.rules import Command, InvalidCommand, Report
 from remotelr_service.actions import bulk, commands, reports, runs
 from remotelr_service.actions.carrying import Carrier
 from remotelr_service.actions.errors import CommandNotFound
 from remotelr_service.actions.selection import Bound, Selector, select_runs
-from remotelr_service.db.engine import migration_engine
 from stories import PLATEAU, spec
 
 HALVE = Command(type="scale", factor=0.5, actor="ada", reason="too high", key="halve")
@@ -78,15 +77,9 @@ def test_a_run_that_refuses_says_why_and_holds_up_no_other(process: Process):
 
 
 def test_a_run_whose_log_is_damaged_holds_up_no_other(process: Process):
-    """
-    What its next event would be is there already: the database refuses it, and the transaction of all with it.
-    """
     for key in ("a", "b", "c"):
         put(process, key)
-    engine = migration_engine(process.url)
-    with engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE runs SET seq = 1, decided_seq = 1 WHERE key = 'b'")
-    engine.dispose()
+    damage(process.url, "b")
     view = order(process)
 
     assert [None, "internal_error", None] == [each.code for each in view.results]

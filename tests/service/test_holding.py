@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fixtures.processes import Process
+from fixtures.processes import Process, damage
 from remotelr.rules import Until
 from remotelr_service.actions import holding
 from remotelr_service.db import store
@@ -65,6 +65,17 @@ def test_whoever_looks_lets_go_of_what_nobody_asks_for_and_only_once(process: Pr
     assert ["set_learning_rate", "release"] == kinds(process)
     assert {"type": "release", "only": "pin", "actor": "remotelr", "reason": "until"} == last.payload
     assert process.replayed("run") == process.head("run")
+
+
+def test_a_run_whose_log_is_damaged_keeps_no_other_waiting(process: Process):
+    for key in ("a", "b", "c"):
+        begun(process, key)
+        process.command(key, "set_learning_rate", 0.3, until=PAST)
+    damage(process.url, "b")
+    look(process)
+
+    assert ["b"] == held(process)
+    assert [["set_learning_rate", "release"]] * 2 == [kinds(process, key) for key in ("a", "c")]
 
 
 def test_a_report_lets_go_before_it_is_decided(process: Process):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import remotelr_service
-from fixtures.processes import Process
+from fixtures.processes import Process, damage
 from remotelr.rules import InvalidReport, Report, Waiting
 from remotelr_service.actions import reports, timeouts
 from remotelr_service.db import store
@@ -139,6 +139,17 @@ def test_a_run_that_cannot_be_decided_holds_up_no_other_and_tells_the_next_rank_
     with pytest.raises(InvalidReport):
         process.report("run", 0, 1.0, rank=2)
     assert (1, 10) == ((answer := process.report("run", 0, 1.0, rank=2, step=10)).epoch, answer.step)
+
+
+def test_a_run_whose_log_is_damaged_holds_up_no_other(process: Process):
+    for key in ("a", "b", "c"):
+        process.put(key, IMPATIENT, world_size=2)
+        process.report(key, 0, 1.0, rank=1)
+    damage(process.url, "b")
+    wait_out()
+
+    assert ["a", "c"] == sorted(decision.run for decision in decide_due(process))
+    assert ["b"] == due(process)
 
 
 def test_a_rank_that_waits_is_told_by_whoever_decides(process: Process):

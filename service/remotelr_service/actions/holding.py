@@ -51,6 +51,9 @@ async def _let_go(writer: Writer, key: str) -> None:
         await writer.submit(action, key)
     except ServiceError as error:
         log.debug("the run %r is left to the next look, because: %s", key, error)
+    except Exception:
+        # What is wrong with one run shall not keep the others waiting.
+        log.exception("the rate of the run %r cannot be let go", key)
 
 
 def _list_due(engine: Engine) -> list[str]:

@@ -99,6 +99,10 @@ async def _decide(writer: Writer, key: str) -> Decision | None:
     except ServiceError as error:
         log.debug("the run %r is left to the next look, because: %s", key, error)
         return None
+    except Exception:
+        # What is wrong with one run shall not keep the others waiting.
+        log.exception("the run %r cannot be decided", key)
+        return None
     return answer if isinstance(answer, Decision) else None
 
 
