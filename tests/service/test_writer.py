@@ -15,7 +15,9 @@ from sqlalchemy.exc import OperationalError
 
 from fixtures.processes import Process
 from remotelr.rules import Command, Decision, Report, ReportConflict, create
-from remotelr_service.actions import commands, reports, runs
+from remotelr_service.actions import bulk, commands, reports, runs
+from remotelr_service.actions.errors import CommandNotFound
+from remotelr_service.actions.selection import Selector
 from remotelr_service.db import engine
 from remotelr_service.db.errors import DatabaseAway, Overloaded
 from remotelr_service.db.group import Group
@@ -112,6 +114,21 @@ def test_a_commit_whose_answer_is_lost_counts_once(process: Process):
     assert all(answer.replayed for answer in answers)
     assert 3 == command
     assert [3, 2, 2, 2, 2] == [len(process.events(key)) for key in keys]
+
+
+def test_a_command_to_many_whose_commit_is_answered_by_nobody_is_one_command(process: Process):
+    """
+    Also where who ordered it gave it no key.
+    """
+    process.put("run")
+    order = Command(type="scale", factor=0.5)
+    running = Selector(status="running")
+    with failing_commits(process, times=1, committed=True):
+        ((noted, _),) = together(process, bulk.order_bulk(process.writer, process.reads, running, order))
+
+    assert ("run",) == tuple(bulk.get_bulk(process.reads, noted.id).bulk.runs)
+    with pytest.raises(CommandNotFound):
+        bulk.get_bulk(process.reads, noted.id - 1)
 
 
 def test_a_connection_lost_twice_is_not_yet_a_database_that_is_away(process: Process):

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
+from uuid import uuid4
 
 from sqlalchemy import Connection, Engine
 
@@ -87,12 +88,14 @@ async def order_bulk(writer: Writer, engine: Engine, selector: Selector, command
 
     It is not carried out yet. Raises InvalidCommand for the key of another command, TooManyRuns.
     """
+    # The writer may run an action twice: without a key of its own, this could then be two commands.
+    name = command.key or uuid4().hex
     document, selected = command_to_json(replace(command, actor=None, reason=None)), selector.to_json()
 
     def known(connection: Connection) -> BulkCommand | None:
-        found = None if command.key is None else bulk_commands.find_keyed_bulk(connection, command.key)
+        found = bulk_commands.find_keyed_bulk(connection, name)
         if found is not None and (found.selector, found.command) != (selected, document):
-            raise InvalidCommand(f"the key {command.key!r} belongs to another command", field="key")
+            raise InvalidCommand(f"the key {name!r} belongs to another command", field="key")
         return found
 
     def look() -> tuple[BulkCommand | None, list[str]]:
@@ -106,7 +109,7 @@ async def order_bulk(writer: Writer, engine: Engine, selector: Selector, command
             return found, True
         noted = bulk_commands.add_bulk(
             group.writing(),
-            key=command.key,
+            key=name,
             selector=selected,
             command=document,
             actor=command.actor,
