@@ -1,11 +1,13 @@
 """Streams of events: nothing lost, nothing doubled, whoever is cut off, comes back, or reads too slowly."""
 
+import asyncio
 import random
 import socket
 import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -17,7 +19,7 @@ from fixtures.sse import Heard, Listener, listen
 from remotelr_service.actions import all_streams, followers, run_streams, streams
 from remotelr_service.actions.resources import Resources
 from remotelr_service.api import sse
-from remotelr_service.db import signals
+from remotelr_service.db import feed, signals
 
 LONG_S = 60.0
 
@@ -210,6 +212,41 @@ def test_what_is_committed_late_is_told_late_and_never_lost(postgres_url: str, m
     assert all("!" in each.id for each in early), early
     assert [("slow", 2, "report")] * 4 == [each.place for each in late + found]
     assert [("fast", 3, "report")] == places(after)
+
+
+def test_what_is_committed_while_somebody_catches_up_is_told_to_them(monkeypatch: pytest.MonkeyPatch):
+    everybody = all_streams.AllStreams(None)  # type: ignore[arg-type]  # whoever asks it is answered here
+    before, after = streams.Cursor(1), streams.Cursor(3)
+    everybody._cursor = before
+    entries = [_entry(2), _entry(3)]
+
+    async def ask(_: Any, question: Any) -> Any:
+        if question is feed.handed_out:
+            return after.high
+        page = [each for each in entries if not question.keywords["cursor"].has(each.position)]
+        if everybody._cursor == after:
+            return page
+        # The page was read before 2 was committed; by the time it is here, all who follow live have both.
+        everybody._cursor = after
+        for follower in everybody._followers:
+            follower.give(all_streams._Batch(before, entries, ["2", "3"], after), 2)
+        return page[1:]
+
+    async def begun() -> None:
+        pass
+
+    async def hear() -> list[int | None]:
+        told: list[int | None] = []
+        async for step in everybody.follow(all_streams.Selection(), before, rest_s=0.0):
+            told += [each.entry.position for each in step.told]
+            if step.id == "3" and not step.told:
+                break
+        return told
+
+    monkeypatch.setattr(all_streams, "ask", ask)
+    monkeypatch.setattr(everybody.looking, "begun", begun)
+
+    assert asyncio.run(asyncio.wait_for(hear(), LONG_S)) == [3, 2]
 
 
 def test_what_is_about_to_be_committed_is_waited_for_first(postgres_url: str):
@@ -452,11 +489,23 @@ def _train(url: str, run: str, epochs: int, is_new: bool = True) -> None:
 
 def _run(service: Service, work: Any) -> Any:
     """What `work` gives, done in the service's own loop."""
-    import asyncio
-
     loop = means_of(service).streams._loop
     assert loop is not None
     return asyncio.run_coroutine_threadsafe(work, loop).result(LONG_S)
+
+
+def _entry(position: int) -> feed.Entry:
+    what = feed.Stall(seq=position, attempt=1, epoch=0, reported_at=datetime.now(UTC), usual_s=1.0)
+    return feed.Entry(
+        run_id=1,
+        run="run",
+        experiment=None,
+        tags="{}",
+        status="running",
+        position=position,
+        what=what,
+        created_at=what.reported_at,
+    )
 
 
 class _Holding:
@@ -482,9 +531,8 @@ class _Holding:
             if self._fails:
                 raise ValueError("rolled back")
 
-        import asyncio
-
         loop = means_of(service).streams._loop
+
         assert loop is not None
         self._done = asyncio.run_coroutine_threadsafe(means_of(service).writer.submit(action, run), loop)
         assert holds.wait(LONG_S)

@@ -89,10 +89,15 @@ class AllStreams:
             while True:
                 while follower.missed:
                     follower.missed = False
-                    while page := await ask(self._engine, partial(feed.list_feed, cursor=cursor, limit=PAGE)):
-                        told, cursor = _caught_up(page, cursor, self._cursor, selection)
+                    while True:
+                        # Before the page is read: what is seen live meanwhile may not be in it.
+                        known = self._cursor
+                        page = await ask(self._engine, partial(feed.list_feed, cursor=cursor, limit=PAGE))
+                        if not page:
+                            break
+                        told, cursor = _caught_up(page, cursor, known, selection)
                         yield Step(cursor.written(), told)
-                    cursor = cursor.settled_by(self._cursor)
+                    cursor = cursor.settled_by(known)
                 for batch in await follower.news(rest_s):
                     told, cursor = _taken(batch, cursor, selection)
                     if told:
