@@ -2,6 +2,7 @@
 
 import threading
 from collections import deque
+from contextlib import suppress
 
 from remotelr import _wire
 from remotelr._transport import HttpTransport, NoAnswer, Transport
@@ -41,8 +42,11 @@ class Listener:
         """Hear of what comes after the event `seq`; what came before is in the decision it took."""
         self._after = seq
         if self._thread is None and not self._over.is_set():
-            self._thread = threading.Thread(target=self._listen, name="remotelr-live", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._listen, name="remotelr-live", daemon=True)
+            # Where no thread is to be had, the next epoch tries again.
+            with suppress(RuntimeError):
+                thread.start()
+                self._thread = thread
 
     def heard(self) -> list[Ordered]:
         """What has been ordered since this was asked last, oldest first. It never waits."""

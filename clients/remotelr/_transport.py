@@ -108,9 +108,13 @@ class HttpTransport:
 
     def send(self, request: Request, timeout_s: float) -> Response:
         """The whole answer to `request`, within `timeout_s`. Raises NoAnswer."""
-        line = self._switchboard.line()
-        call = _Call(line, self.url, request, timeout_s)
-        answer = call.run()
+        try:
+            line = self._switchboard.line()
+            call = _Call(line, self.url, request, timeout_s)
+            answer = call.run()
+        except Exception as error:
+            # No thread to be had, certificates that are not there: nothing that a training shall die of.
+            raise NoAnswer(_words(error)) from error
         if call.abandoned:
             self._switchboard.drop(line)
         if isinstance(answer, NoAnswer):

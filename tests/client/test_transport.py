@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from remotelr import Client, ServiceRefused, ServiceUnreachable
+from remotelr._live import Listener
 from remotelr._transport import HttpTransport, NoAnswer
 from remotelr._wire import Request
 
@@ -114,6 +115,43 @@ def test_a_call_that_was_given_up_leaves_no_thread_and_no_file(misbehaving, beha
     assert our_threads() == []
     # The server's own end of the connection is open until its thread notices.
     assert open_files() <= before + server.connections
+
+
+def no_thread(*_):
+    raise RuntimeError("can't start new thread")
+
+
+def test_a_call_without_a_thread_to_be_had_has_no_answer(misbehaving, monkeypatch):
+    transport = HttpTransport(misbehaving(answers).url)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(NoAnswer, match="can't start new thread"):
+            transport.send(LIVEZ, timeout_s=60)
+
+    assert transport.send(LIVEZ, timeout_s=60).status == 404
+
+
+def test_certificates_that_are_not_there_are_no_answer(monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", "nowhere.pem")
+
+    with pytest.raises(NoAnswer, match="FileNotFoundError"):
+        HttpTransport("https://127.0.0.1:9").send(LIVEZ, timeout_s=60)
+
+
+def test_who_listens_begins_once_there_is_a_thread_to_be_had(misbehaving, monkeypatch):
+    transport = HttpTransport(misbehaving(says_nothing).url)
+    listener = Listener(transport, "a")
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        listener.follow(1)
+    begun_without = listener._thread is not None
+
+    listener.follow(2)
+    begun = listener._thread is not None
+    listener.close()
+
+    assert (begun_without, begun) == (False, True)
 
 
 def test_an_endless_answer_is_cut_off(misbehaving):
