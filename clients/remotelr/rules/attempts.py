@@ -107,16 +107,24 @@ def _step_at(run: Run, request: AttemptRequest, snapshot: Event) -> int | None:
     """Optimizer steps made before the attempt's first epoch, where that can be known."""
     if request.step is not None:
         return request.step
-    if request.epoch == run.epoch:
+    told = snapshot.decision
+    if request.epoch == run.epoch and _tells(run, run.step):
         return run.step
-    if snapshot.decision is not None and snapshot.decision.epoch == request.epoch:
-        return snapshot.decision.step
+    if told is not None and told.epoch == request.epoch and _tells(run, told.step):
+        return told.step
     if run.spec.steps_per_epoch is not None:
         return request.epoch * run.spec.steps_per_epoch
     if run.policy.unit == "epoch":
         return None
+    if request.epoch == 0:
+        return 0
     raise InvalidReport(
         f"the policy counts steps: give the `step` at which epoch {request.epoch} begins, or steps_per_epoch "
         f"with the run",
         field="step",
     )
+
+
+def _tells(run: Run, step: int | None) -> bool:
+    """Whether a place kept by the run says what is to be known; under a policy of epochs nobody has counted steps."""
+    return step is not None or run.policy.unit == "epoch"

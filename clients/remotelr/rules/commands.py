@@ -96,9 +96,8 @@ def _effect(run: Run, after: Run, order: Command, holds_from: int) -> dict[str, 
     """What the command does to the rate of its first epoch. Raises InvalidCommand where the rails forbid it."""
     if order.type == "note":
         return {}
-    position = begin_of(run, holds_from)
-    old = rate_at(run.policy, run.state, holds_from, position)
-    new = rate_at(after.policy, after.state, holds_from, position)
+    old = rate_at(run.policy, run.state, holds_from, begin_of(run, holds_from))
+    new = rate_at(after.policy, after.state, holds_from, begin_of(after, holds_from))
     refuse_off_rails(run, order, old, new)
     return {"before": old.learning_rate, "after": new.learning_rate}
 

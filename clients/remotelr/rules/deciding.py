@@ -90,10 +90,12 @@ def begin_of(run: Run, epoch: int) -> float:
     """Where the epoch began. After a gap it is worked out, or, without a length, the last known place."""
     if run.policy.unit == "epoch":
         return float(epoch)
+    length = run.spec.steps_per_epoch
+    if run.step is None and length is not None:
+        # The policy has counted epochs so far, and nobody the steps.
+        return float(epoch * length)
     known = run.step or 0
-    if epoch == run.epoch or run.spec.steps_per_epoch is None:
-        return float(known)
-    return float(known + (epoch - run.epoch) * run.spec.steps_per_epoch)
+    return float(known if epoch == run.epoch or length is None else known + (epoch - run.epoch) * length)
 
 
 def stale(run: Run, attempt: int) -> StaleAttempt:
