@@ -139,6 +139,15 @@ def test_certificates_that_are_not_there_are_no_answer(monkeypatch):
         HttpTransport("https://127.0.0.1:9").send(LIVEZ, timeout_s=60)
 
 
+def test_no_certificates_are_read_for_an_address_without_tls(misbehaving, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", "nowhere.pem")
+    read: list[object] = []
+    monkeypatch.setattr("ssl.create_default_context", lambda *_, **settings: read.append(settings))
+
+    assert HttpTransport(misbehaving(answers).url).send(LIVEZ, timeout_s=60).status == 404
+    assert read == []
+
+
 def test_who_listens_begins_once_there_is_a_thread_to_be_had(misbehaving, monkeypatch):
     transport = HttpTransport(misbehaving(says_nothing).url)
     listener = Listener(transport, "a")
