@@ -68,6 +68,14 @@ def older_rules(theirs: Decision) -> str:
     )
 
 
+def newer_state(theirs: Decision) -> str:
+    """That the rules here cannot read what the service remembers of the run, and could not go on without it."""
+    return (
+        f"the rules of this version of remotelr do not understand what the service remembers at epoch {theirs.epoch}. "
+        f"Its decisions count; while it is away, the last learning rate stays. Install the service's version"
+    )
+
+
 def never_heard(key: str, left: Sequence[Told], kept: Path | None) -> str:
     """Where lies what the service has not heard at the end."""
     reports = sum(isinstance(asked, Report) for asked in left)

@@ -272,9 +272,7 @@ class Session:
         """The service has decided, and knows best: of commands, of other ranks, of another policy."""
         self._journal.hear(theirs)
         self._tell_back(theirs, ours)
-        shadow = self._shadow
-        if shadow is not None:
-            shadow.follow(theirs, None if ours is None else asked)
+        shadow = self._shadow = self._followed(self._shadow, theirs, None if ours is None else asked)
         as_expected = shadow is not None and (shadow.agrees if ours is None else same(ours, theirs))
         # One event for each rank's report; what is more may be another policy, even one that gives the same rate now.
         more = self.decision is not None and theirs.seq - self.decision.seq > self._life.world_size
@@ -306,23 +304,31 @@ class Session:
             self._shadow = None
             return
         if self._shadow is None or fresh.spec != self._shadow.spec:
-            fresh.follow(decision)
-            self._shadow = fresh
+            self._shadow = self._followed(fresh, decision)
             self._journal.describe(fresh.spec)
+
+    def _followed(self, shadow: Shadow | None, theirs: Decision, asked: Asked | None = None) -> Shadow | None:
+        """The shadow where the service stands; None where it cannot go there: a newer release remembers more."""
+        if shadow is None:
+            return None
+        try:
+            shadow.follow(theirs, asked)
+        except _NONSENSE:
+            self._people.warn_once("rules", sentences.newer_state(theirs))
+            return None
+        return shadow
 
     def _remembered(self, spec: RunSpec) -> Shadow | None:
         """The run as far as it is known here: by the service, by earlier lives, or by what its owner says."""
         run = None if self._link is None else self._link.run
         try:
             known = spec if run is None or self._link is None else self._spec_of(self._link)
-        except RulesError:
+        except _NONSENSE:
             # A policy of a newer release.
             return None
         if run is not None:
             shadow = self._folded(known)
-            if not self._journal.unheard:
-                shadow.follow(run.view.decision)
-            return shadow
+            return shadow if self._journal.unheard else self._followed(shadow, run.view.decision)
         shadow = self._folded(self._journal.spec or known)
         shadow.put(known, self._members.get("on_conflict") or "error")
         return shadow

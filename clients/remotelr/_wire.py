@@ -6,8 +6,8 @@ page of a hotel, half a body, a proxy's own error) raises Unreadable and counts 
 """
 
 import json
-import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Literal, TypeVar, cast, get_args
@@ -423,7 +423,8 @@ def _integer(document: Json, name: str) -> int:
 
 def _number(document: Json, name: str) -> float:
     value = document.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    # Compared and not converted: an integer may be too long for a float.
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
         return float(value)
     raise _unreadable(name, value)
 
@@ -453,7 +454,7 @@ def _metrics(document: Json, name: str) -> dict[str, float]:
     value = _object(document, name)
     try:
         return metrics_from_json(value)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise _unreadable(name, value) from error
 
 

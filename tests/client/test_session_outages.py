@@ -1,5 +1,7 @@
 """A service that is away for a while leaves no trace in a training: neither in its rates nor in its history."""
 
+from dataclasses import replace
+
 import pytest
 
 from jobs import PER_STEP, PLATEAU, QUIET, Job, history, undisturbed
@@ -218,6 +220,45 @@ def test_an_hour_without_the_service_is_kept_in_a_bounded_file_and_told_in_few_r
     assert len(service.asked) - asked < 25
     assert rates == Job(InMemoryService()).start().train(0, 3606)
     assert len(history(service)) == 3606
+
+
+class Newer(InMemoryService):
+    """Of a release that remembers something of a run that ours does not know."""
+
+    newer = True
+
+    def send(self, request, timeout_s):
+        response = super().send(request, timeout_s)
+        known = b'"state": {'
+        assert not self.newer or known in response.body
+        return replace(response, body=response.body.replace(known, known + b'"moonphase": 1, ' * self.newer))
+
+
+def test_a_service_that_remembers_more_than_we_know_is_followed_with_one_warning():
+    with pytest.warns(RemoteLRWarning, match="Install the service's version") as warned:
+        rates = Job(Newer()).start().train(0, 10)
+
+    assert rates == undisturbed(10)
+    assert len(warned) == 1
+
+
+@QUIET
+def test_a_service_that_is_made_newer_while_we_train_is_followed_as_before():
+    service = Newer()
+    service.newer = False
+    job = Job(service, policy=PER_STEP).start()
+    job.train(0, 5)
+    service.newer = True
+    job.train(5, 10)
+    held = job.session.decision
+    service.away = True
+    job.train(10, 12)
+    service.away = service.newer = False
+
+    rates = job.train(12, 20)
+
+    assert (held.epoch, held.local) == (10, False)
+    assert rates[15:] == undisturbed(20, PER_STEP)[15:]
 
 
 class Slow(InMemoryService):

@@ -89,6 +89,8 @@ def test_a_waiting_answer_says_how_many_ranks_are_there():
         ("learning_rate", "0.1"),
         ("learning_rate", -0.1),
         ("learning_rate", 1e9),
+        ("learning_rate", 10**400),
+        ("momentum", -(10**400)),
         ("learning_rate", True),
         ("learning_rate", None),
         ("epoch", 1.5),
