@@ -11,8 +11,8 @@ CONSTANT = {"type": "constant", "learning_rate": 0.1}
 COSINE = {"type": "cosine", "initial_learning_rate": 1.0, "decay_steps": 10}
 
 
-def railed(policy=CONSTANT, **rails) -> Story:
-    story = Story(policy, rails=Rails(**rails))
+def railed(policy=CONSTANT, *, total_epochs=None, **rails) -> Story:
+    story = Story(policy, rails=Rails(**rails), total_epochs=total_epochs)
     story.attempt(0)
     return story
 
@@ -77,6 +77,44 @@ def test_no_command_changes_the_rate_by_more_than_the_rails_say(order):
 
     with pytest.raises(InvalidCommand, match="more than a factor of 2"):
         story.command(**order)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        {"type": "scale", "factor": 1e-6},
+        {"type": "set_learning_rate", "value": 0.3},
+        {"type": "set_learning_rate", "value": 0.3, "mode": "rebase"},
+    ],
+)
+def test_a_one_shot_hides_no_change_that_comes_after_it(order):
+    story = railed(max_change=2.0)
+    story.command("set_learning_rate", 0.15, mode="one_shot")
+
+    with pytest.raises(InvalidCommand, match="more than a factor of 2"):
+        story.command(**order)
+
+
+@pytest.mark.parametrize("mode", ["pin", "one_shot"])
+@pytest.mark.parametrize("order", ["replace_policy", "extend"])
+def test_a_rate_that_is_held_hides_no_other_curve(order, mode):
+    story = railed({**COSINE, "initial_learning_rate": 0.1}, max_change=2.0, total_epochs=10)
+    story.train([0.5] * 7)
+    story.command("set_learning_rate", 0.015, mode=mode)
+    other = {"total": 30, "continuity": "restart"}
+    if order == "replace_policy":
+        other = {"policy": policy_from_json(CONSTANT)}
+
+    with pytest.raises(InvalidCommand, match="more than a factor of 2"):
+        story.command(order, **other)
+
+
+def test_a_guard_that_holds_the_rate_hides_no_factor():
+    story = railed({"schedule": CONSTANT, "guard": {"action": "hold"}}, max_change=2.0)
+    story.report(0, float("nan"))
+
+    with pytest.raises(InvalidCommand, match="more than a factor of 2"):
+        story.command("scale", factor=1e-6)
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])

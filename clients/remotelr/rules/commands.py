@@ -7,11 +7,12 @@ note, a cancel and rails hold at once; replace_policy and extend change the run'
 from dataclasses import replace
 from typing import Any
 
-from remotelr.rules.allowed import check_members, refuse_off_rails
+from remotelr.rules.allowed import FREE, blamed, check_members, refuse_off_rails
 from remotelr.rules.cancelling import cancelled
 from remotelr.rules.deciding import begin_of
 from remotelr.rules.errors import InvalidCommand, SeqConflict
 from remotelr.rules.extending import extended
+from remotelr.rules.leaping import refuse_leap
 from remotelr.rules.lifecycle import asked_for, remembered
 from remotelr.rules.log import Event, Log
 from remotelr.rules.ordering import first_undecided, ordered
@@ -99,6 +100,9 @@ def _effect(run: Run, after: Run, order: Command, holds_from: int) -> dict[str, 
     old = rate_at(run.policy, run.state, holds_from, begin_of(run, holds_from))
     new = rate_at(after.policy, after.state, holds_from, begin_of(after, holds_from))
     refuse_off_rails(run, order, old, new)
+    if order.type not in FREE:
+        curve = order.type in ("replace_policy", "extend")
+        refuse_leap(run, after, holds_from, field=blamed(order), curve=curve)
     return {"before": old.learning_rate, "after": new.learning_rate}
 
 
