@@ -11,6 +11,7 @@ cause is told once.
 
 import math
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
@@ -91,12 +92,15 @@ class Session:
                 clock=clock,
             )
         self._listener = listen(client.transport, key) if live and client is not None else None
+        if self._listener is not None:
+            # A `fit` that raises tells nobody; its thread must not outlive it.
+            weakref.finalize(self, self._listener.leave).atexit = False
 
     def open(self, **lengths: Any) -> None:
         """Create or find the run. lengths: initial_learning_rate, steps_per_epoch, total_epochs.
 
-        Raises ServiceRefused, or PolicyConflict and InvalidPolicy where there is no service to say so: what
-        is wrong before the first epoch is the user's to mend.
+        Raises ServiceRefused, or PolicyConflict, InvalidPolicy and InvalidCommand where there is no service to say
+        so: what is wrong before the first epoch is the user's to mend.
         """
         spec = self._asked = RunSpec(policy=policy_from_json(self._members["policy"]), **lengths)
         known = self._journal.spec

@@ -88,7 +88,7 @@ class Shadow:
         return self._take(report(self.run, replace(told, attempt=None, rank=0, last_seq=None), self.log))
 
     def put(self, spec: RunSpec, on_conflict: OnConflict) -> None:
-        """The run asked for again, as `rules.put_policy` has it. Raises PolicyConflict."""
+        """The run asked for again, as `rules.put_policy` has it. Raises PolicyConflict, InvalidCommand."""
         outcome = put_policy(self.run, replace(spec, world_size=1), on_conflict)
         self.run = outcome.run
         if outcome.event is not None:

@@ -174,6 +174,22 @@ def test_a_trainer_that_asks_for_its_run_again_says_nothing_of_rails():
     assert Rails(max_lr=0.05) == story.run.spec.rails == story.run.state.rails
 
 
+def test_a_trainer_that_asks_for_another_policy_changes_the_rate_by_no_more_than_a_command():
+    story = railed(max_change=2.0)
+    story.train([0.5] * 3)
+    before = story.run
+
+    with pytest.raises(InvalidCommand, match="more than a factor of 2"):
+        story.put({**CONSTANT, "learning_rate": 0.3}, "replace")
+    assert before == story.run
+
+    story.put({**CONSTANT, "learning_rate": 0.2}, "replace")
+    story.put({**CONSTANT, "learning_rate": 0.9}, "restart")
+
+    assert 0.9 == story.report(3, 0.5).learning_rate
+    assert story.replayed() == story.run
+
+
 @pytest.mark.parametrize("rails", [{"min_lr": 0.2, "max_lr": 0.1}, {"max_change": 0.5}, {"min_lr": -1.0}])
 def test_rails_that_cannot_be_are_refused(rails):
     with pytest.raises(InvalidPolicy):

@@ -10,7 +10,9 @@ from remotelr.rules.codec import policy_from_json, policy_to_json
 from remotelr.rules.deciding import decide_rate
 from remotelr.rules.errors import PolicyConflict, RunFinished
 from remotelr.rules.extended import Extended
+from remotelr.rules.leaping import refuse_leap
 from remotelr.rules.log import Event
+from remotelr.rules.ordering import first_undecided
 from remotelr.rules.policy import Policy
 from remotelr.rules.run import FinalStatus, OnConflict, Outcome, Run, RunSpec
 from remotelr.rules.state import RunState
@@ -34,7 +36,8 @@ def put_policy(run: Run, spec: RunSpec, on_conflict: OnConflict = "error") -> Ou
     `keep` leaves the run's own policy, `replace` sets the new one and keeps what a schedule of the
     same shape remembers, `restart` sets it with a fresh state. Another initial rate alone is no
     conflict: a restarted trainer names the rate of its checkpoint. Nor is the policy the owner asked for before an
-    operator replaced or extended it: the operator's stays. `error` raises PolicyConflict.
+    operator replaced or extended it: the operator's stays. `error` raises PolicyConflict; `replace` InvalidCommand
+    where the rails of the experiment let no command change the rate by so much.
     """
     if on_conflict == "keep" or _same_policy(run, spec):
         return Outcome(run=run, event=None)
@@ -60,6 +63,8 @@ def put_policy(run: Run, spec: RunSpec, on_conflict: OnConflict = "error") -> Ou
     changed = replace(
         run, spec=wanted, policy=policy, policy_version=run.policy_version + 1, seq=event.seq, state=state
     )
+    if on_conflict == "replace":
+        refuse_leap(run, changed, first_undecided(run), field="policy", curve=True)
     return Outcome(run=changed, event=event)
 
 

@@ -60,7 +60,8 @@ async def put_run(
     own the policy. A run that exists keeps its policy when none is given.
 
     Raises PolicyConflict as `on_conflict` says, ExperimentConflict when the run is in another
-    experiment than the given one, InvalidPolicy when the policy lacks what the run does not give, or when
+    experiment than the given one, InvalidCommand when its rails forbid what a replaced policy does to the rate,
+    InvalidPolicy when the policy lacks what the run does not give, or when
     there is none, TooManyTags.
     """
 

@@ -53,7 +53,8 @@ class RunRequest(RequestBody):
     on_conflict: Literal["error", "keep", "replace", "restart"] = Field(
         "error",
         description="When the run exists with another policy: `error` refuses, `keep` leaves the run's own, "
-        "`replace` sets this one and keeps the plateau's state, `restart` sets it with fresh state.",
+        "`replace` sets this one and keeps the plateau's state, as far as the experiment's `max_change` lets it; "
+        "`restart` sets it with fresh state, whatever the rate it begins at.",
     )
 
     def spec(self) -> RunSpec | OpenSpec:

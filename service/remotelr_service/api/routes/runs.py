@@ -29,7 +29,14 @@ _CREATED: Responses = {
     operation_id="put_run",
     responses={
         **_CREATED,
-        **described("policy_conflict", "experiment_conflict", "invalid_policy", "invalid_request", "database_away"),
+        **described(
+            "policy_conflict",
+            "experiment_conflict",
+            "invalid_policy",
+            "invalid_command",
+            "invalid_request",
+            "database_away",
+        ),
     },
 )
 async def put_run(*, run: RunKey, body: RunRequest, means: Means, caller: CalledBy, response: Response) -> RunAnswer:
