@@ -67,3 +67,22 @@ def test_a_rebase_where_the_curve_is_next_to_nothing_is_a_pin():
 def test_a_time_at_the_ends_of_the_calendar_is_refused(day, offset):
     with pytest.raises(InvalidCommand, match="from 1970 to 9998"):
         began().command("set_learning_rate", 0.2, until=Until(time=f"{day}T00:00:00{offset}"))
+
+
+@pytest.mark.parametrize("continuity", ["keep_lr", "keep_fraction", "restart"])
+def test_a_run_that_made_more_steps_than_its_lengths_say_is_extended_beyond_them_or_not_at_all(continuity):
+    """
+    Of 10 epochs of 10 steps the third ended, by the trainer's count, at step 190; epoch 4 begins at 200.
+    """
+    policy = {"schedule": {"type": "constant", "learning_rate": 0.1}, "unit": "step"}
+    story = began(policy, steps_per_epoch=10, total_epochs=10)
+    story.train([1.0] * 2)
+    story.report(2, 1.0, step=190)
+
+    with pytest.raises(InvalidCommand, match="20 epochs end at step 200") as refusal:
+        story.command("extend", total=20, continuity=continuity)
+    assert "total" == refusal.value.details["field"]
+
+    story.command("extend", total=21, continuity=continuity)
+
+    assert 0.1 == story.report(3, 1.0).learning_rate

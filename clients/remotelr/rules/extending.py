@@ -14,7 +14,7 @@ from remotelr.rules.run import Run, RunSpec
 def extended(run: Run, order: Command, first: int) -> RunSpec:
     """The run's spec with `order.total` epochs, and the rest of its curve, from epoch `first` on, brought to that end.
 
-    Raises InvalidCommand where the run never said how long it was to be, or that many epochs are over.
+    Raises InvalidCommand where the run never said how long it was to be, or that many epochs, or their steps, are over.
     """
     spec, total = run.spec, order.total
     if total is None or total <= first:
@@ -25,9 +25,12 @@ def extended(run: Run, order: Command, first: int) -> RunSpec:
     if spec.total_epochs is None or scale is None:
         missing = "total_epochs" if spec.total_epochs is None else "steps_per_epoch"
         raise InvalidCommand(f"the run never gave its {missing}, so its curve has no end to move", field="total")
-    place = begin_of(run, first)
+    place, old, new = begin_of(run, first), float(spec.total_epochs * scale), float(total * scale)
+    if place >= new:
+        # Steps are what was reported, and may be more than the run's lengths would have it.
+        raise InvalidCommand(f"{total} epochs end at step {new:.0f}, and step {place:.0f} is reached", field="total")
     at = max(run.state.clock_at(run.policy, first, place).read(place), 0.0)
-    node = _node(run, order, at, old=float(spec.total_epochs * scale), new=float(total * scale), place=place)
+    node = _node(run, order, at, old=old, new=new, place=place)
     longer = replace(spec, policy=replace(run.policy, schedule=node), total_epochs=total)
     try:
         # What is stored must be read again, and a document has an end of its own.
