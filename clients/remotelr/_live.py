@@ -28,7 +28,7 @@ def listen(transport: Transport, key: str) -> "Listener | None":
 
 
 class Listener:
-    """Hears of what is ordered to the run `key`. `follow` begins it, `close` ends it."""
+    """Hears of what is ordered to the run `key`. `follow` begins it, `close` or `leave` ends it."""
 
     def __init__(self, transport: HttpTransport, key: str) -> None:
         self._transport = transport
@@ -36,6 +36,7 @@ class Listener:
         self._after = 0
         self._news: deque[Ordered] = deque()
         self._over = threading.Event()
+        self._left = False
         self._thread: threading.Thread | None = None
 
     def follow(self, seq: int) -> None:
@@ -66,23 +67,40 @@ class Listener:
             waited += 0.05
         self._transport.close()
 
+    def leave(self) -> None:
+        """Let the thread end by itself, within half a minute and as a rule at once.
+
+        For a collector of garbage: it runs in any thread, also in ours, where nothing may be waited for and no lock
+        be taken.
+        """
+        self._left = True
+        self._transport.hang_up()
+
     def _listen(self) -> None:
+        self._hear()
+        self._transport.close()
+
+    def _hear(self) -> None:
         pause_s = _PAUSES_S[0]
-        while not self._over.is_set():
+        while not (self._left or self._over.is_set()):
             try:
                 orders = self._ask()
             except ServiceRefused:
                 # A service without this call, or without the run: it may have lost it, and be told again.
-                self._over.wait(_PAUSES_S[1])
+                self._rest(_PAUSES_S[1])
                 continue
             except (NoAnswer, Unreadable):
-                self._over.wait(pause_s)
+                self._rest(pause_s)
                 pause_s = min(pause_s * 2, _PAUSES_S[1])
                 continue
             pause_s = _PAUSES_S[0]
             for order in orders:
                 self._after = max(self._after, order.seq)
                 self._news.append(order)
+
+    def _rest(self, seconds: float) -> None:
+        if not self._left:
+            self._over.wait(seconds)
 
     def _ask(self) -> list[Ordered]:
         request = _wire.get_commands(self._key, after=self._after, wait_s=WAIT_S)

@@ -1,5 +1,6 @@
 """One call over a network that misbehaves: it ends by its deadline, and leaves nothing behind."""
 
+import gc
 import json
 import socket
 import threading
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from remotelr import Client, ServiceRefused, ServiceUnreachable
+from remotelr._journal import Journal
 from remotelr._live import Listener
+from remotelr._session import Session
 from remotelr._transport import HttpTransport, NoAnswer
 from remotelr._wire import Request
 
@@ -87,6 +90,10 @@ def our_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name == "remotelr-call"]
 
 
+def listening() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "remotelr-live"]
+
+
 @pytest.mark.parametrize("behaviour", [says_nothing, drips_a_body, drips_a_head])
 def test_a_call_ends_at_its_deadline_whatever_drips(misbehaving, behaviour):
     """httpx alone took 11.8 s here with a timeout of 0.5: every byte starts its clock again."""
@@ -161,6 +168,25 @@ def test_who_listens_begins_once_there_is_a_thread_to_be_had(misbehaving, monkey
     listener.close()
 
     assert (begun_without, begun) == (False, True)
+
+
+def test_a_session_that_nobody_holds_any_more_listens_no_more(misbehaving):
+    server = misbehaving(says_nothing)
+    before = open_files()
+    session = Session(Client(server.url), "a", {}, journal=Journal(None), live=True, say=print)
+    session._listener.follow(1)
+    deadline = time.monotonic() + 60
+    while not server.connections and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+    del session
+    gc.collect()
+    while (listening() or open_files() > before + server.connections) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+    assert server.connections == 1
+    assert listening() == []
+    assert open_files() <= before + server.connections
 
 
 def test_an_endless_answer_is_cut_off(misbehaving):
