@@ -65,6 +65,16 @@ def test_a_function_may_load_the_checkpoint(url, key):
     assert asked == [1]
 
 
+def test_a_life_that_begins_where_the_run_goes_back_loads_the_checkpoint_again(url, key):
+    asked, (x, y) = [], data()
+    callbacks = [Losses(LOSSES), RemoteLR(url, key, BACK, checkpoint=asked.append)]
+
+    for first, last in ((0, 4), (4, 6)):
+        linear().fit(x, y, batch_size=BATCH, initial_epoch=first, epochs=last, verbose=0, callbacks=callbacks)
+
+    assert asked == [1, 1]
+
+
 def test_what_the_optimizer_gathered_is_no_number_either_and_begins_anew(url, key):
     model = linear(keras.optimizers.SGD(0.5, momentum=0.9))
     good = model.get_weights()

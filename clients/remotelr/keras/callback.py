@@ -301,6 +301,7 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
             )
         self._life = replace(self._life, number=self._life.number + 1)
         self._warned = False
+        self._rolled_back_at = None
         self._epoch = Epoch()
         self._session = self._setup.session(self._members, self._life, say)
 
