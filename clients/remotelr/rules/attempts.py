@@ -72,9 +72,11 @@ def _restored(run: Run, epoch: int, snapshot: Event, log: Log) -> RunState:
     assert snapshot.state is not None
     state = RunState.from_json(snapshot.state)
     commands = log.since("command", snapshot.seq)
+    taken_back = cancelled_in(commands)
     for event in commands:
-        state = ordered(state, command_from_payload(event), event.holds_from)
-    if cancelled_in(commands):
+        if event.seq not in taken_back:
+            state = ordered(state, command_from_payload(event), event.holds_from)
+    if taken_back:
         # Orders that were cancelled since may wait in the state of back then.
         cancelled = cancelled_in(log.since("command", 0))
         state = replace(state, orders=pending_orders(log, cancelled, _undecided_after(snapshot)))

@@ -30,7 +30,22 @@ def cancelled(run: Run, order: Command, holds_from: int, log: Log) -> RunState:
         )
     folded = _folded(log, earlier | {order.seq})
     orders = tuple(each for each in folded.orders if each.epoch >= holds_from)
-    return replace(run.state, orders=orders, stop=folded.stop)
+    state = replace(run.state, orders=orders, stop=folded.stop)
+    return _as_ended(run, state, order.seq, earlier, log) if kind == "release" else state
+
+
+def _as_ended(run: Run, state: RunState, seq: int, cancelled: Collection[int], log: Log) -> RunState:
+    """The state as the run's own policy had ended it before the release `seq`, unless another release stands."""
+    decided = log.snapshot(run.epoch)
+    if decided.seq > seq or decided.state is None:
+        # Another policy came since, and what had ended the run may not be in it.
+        return state
+    for event in log.since("command", decided.seq):
+        order = command_from_payload(event)
+        if event.seq not in {seq, *cancelled} and order.type == "release" and order.only is None:
+            return state
+    before = RunState.from_json(decided.state)
+    return replace(state, ended=before.ended, early=before.early)
 
 
 def pending_orders(log: Log, cancelled: Collection[int], first: int) -> tuple[Order, ...]:
