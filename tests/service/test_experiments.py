@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from fixtures.processes import Process
-from remotelr.rules import InvalidCommand, InvalidPolicy, Rails, policy_from_json, policy_to_json
-from remotelr_service.actions import bulk, experiments, runs
+from fixtures.processes import Process, together
+from remotelr.rules import AttemptRequest, InvalidCommand, InvalidPolicy, Rails, policy_from_json, policy_to_json
+from remotelr_service.actions import attempts, bulk, experiments, runs
 from remotelr_service.actions.errors import ExperimentNotFound, TooManyTags
 from remotelr_service.actions.experiments import ExperimentPut, ExperimentSettings
 from remotelr_service.actions.runs import OpenSpec
@@ -118,6 +118,22 @@ def test_a_run_that_begins_again_takes_the_rails_that_were_set_after_its_end(pro
     decision = process.attempt("run", "again", 1)
 
     assert 0.5 == decision.learning_rate
+    assert process.replayed("run") == process.head("run")
+
+
+def test_a_run_that_begins_again_at_the_very_moment_takes_the_new_rails(process: Process):
+    """
+    It begins with the old ones, in the transaction that sets the new ones and looks for who is to be told.
+    """
+    put(process, "run", experiment="digits")
+    process.finish("run", "failed")
+    again = attempts.begin_attempt(process.writer, "run", AttemptRequest(key="again", epoch=0))
+    settings = ExperimentSettings(rails=Rails(max_lr=0.5))
+    decision, told = together(process, again, experiments.put_experiment(process.writer, "digits", settings))
+    assert 1.0 == decision.learning_rate
+    process.ask(bulk.carry_out(process.writer, process.reads, told.rails_command))
+
+    assert 0.5 == process.report("run", 0, 1.0).learning_rate
     assert process.replayed("run") == process.head("run")
 
 

@@ -5,15 +5,15 @@ import itertools
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
 
-from fixtures.processes import Process
+from fixtures.processes import Process, busy, together
 from remotelr.rules import Command, Decision, Report, ReportConflict, create
 from remotelr_service.actions import bulk, commands, reports, runs
 from remotelr_service.actions.errors import CommandNotFound
@@ -279,36 +279,6 @@ def train_until_refused(process: Process, key: str) -> int:
         except DatabaseAway:
             return epoch
     raise AssertionError("the disk was never full")
-
-
-def together(process: Process, *questions: Any) -> list[Any]:
-    """The answers to questions that all waited while the writer was busy, so that they share a group."""
-
-    async def ask() -> list[Any]:
-        async with busy(process):
-            asked = [asyncio.ensure_future(question) for question in questions]
-            await asyncio.sleep(0.05)
-        return list(await asyncio.gather(*asked, return_exceptions=True))
-
-    return process.ask(ask())
-
-
-@asynccontextmanager
-async def busy(process: Process) -> AsyncIterator[None]:
-    """The writer is in the middle of a transaction until the block ends."""
-    begun, done = threading.Event(), threading.Event()
-
-    def wait(group: Group) -> None:
-        begun.set()
-        done.wait(10)
-
-    waiting = asyncio.create_task(process.writer.submit(wait))
-    await asyncio.to_thread(begun.wait, 10)
-    try:
-        yield
-    finally:
-        done.set()
-        await asyncio.wait([waiting])
 
 
 @contextmanager

@@ -103,7 +103,8 @@ def list_experiments(engine: Engine, *, after: str | None = None, limit: int = 1
 
 def _tell(group: Group, experiment: Experiment, actor: str | None, reason: str | None) -> int | None:
     """Note the command that takes the experiment's rails to its running runs; None when none is running."""
-    group.flush()
+    # A run that begins again in the same transaction is running too.
+    group.save()
     running = experiments.list_running(group.connection, experiment.name)
     if not running:
         return None
