@@ -22,6 +22,9 @@ PAGE = 200
 # How often the other ranks of a run are asked after, when the service does not say.
 _POLL_S = 1.0
 
+# Less time than this is not worth asking in: what is slow to answer is not away.
+_WORTH_ASKING_S = 0.5
+
 
 class Run(Orders):
     """One training job, as this process sees it.
@@ -113,7 +116,8 @@ class Run(Orders):
         step: optimizer steps made by the end of the epoch; needed for a policy that counts steps when the
             run has no steps_per_epoch. learning_rate: the rate really used; a difference is noted.
         local: that rate was decided here, by the same rules, because the service could not be reached.
-        wait_s: how long to wait for the other ranks of the run.
+        wait_s: how long to wait for the other ranks of the run, all tries together. Only the first one, which tells
+            what there is to tell, has all of `timeout_s`.
 
         A report may be repeated: the same point gets the same decision. Raises StaleAttempt,
         ServiceRefused (`report_conflict`, `out_of_order`, `run_finished`…), RanksMissing and ServiceUnreachable.
@@ -130,12 +134,14 @@ class Run(Orders):
         }
         request = _wire.report(self.key, metrics, members)
         began, asked = time.monotonic(), 0
+        left_s = budget_s = self._service.timeout_s if timeout_s is None else timeout_s
         while True:
-            answer = self._service.ask(request, _wire.read_answer, timeout_s)
+            answer = self._service.ask(request, _wire.read_answer, min(budget_s, left_s))
             if not isinstance(answer, Waiting):
                 return self._hold(answer, timeout_s)
             asked, waited_s = asked + 1, time.monotonic() - began
-            if waited_s + _POLL_S > wait_s:
+            left_s = wait_s - waited_s - _POLL_S
+            if left_s < _WORTH_ASKING_S:
                 raise RanksMissing(self._service.transport.url, asked, waited_s, answer.have, answer.need)
             time.sleep(_POLL_S)
 

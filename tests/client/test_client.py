@@ -4,6 +4,7 @@ import math
 import re
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ from fixtures.service import Service
 from remotelr import Client, RanksMissing, ServiceRefused, StaleAttempt
 from remotelr._scheduler import restart_id
 from remotelr.rules import policy_from_json
+from remotelr.testing import InMemoryService
 
 PLATEAU = {"type": "reduce_on_plateau", "monitor": "val_loss", "mode": "min", "factor": 0.5, "patience": 2}
 FALLING = {
@@ -223,6 +225,35 @@ def test_a_rank_that_waits_in_vain_says_who_is_missing(client, key):
         run.report(0, {"val_loss": 1.0}, wait_s=0.1)
 
     assert (missing.value.have, missing.value.need) == (1, 2)
+
+
+class Counting(InMemoryService):
+    """Notes how long it is given to answer a report."""
+
+    def __init__(self):
+        super().__init__()
+        self.given = []
+
+    def send(self, request, timeout_s):
+        if request.path.endswith("/reports"):
+            self.given.append(timeout_s)
+        return super().send(request, timeout_s)
+
+
+def test_to_ask_after_the_other_ranks_takes_no_longer_than_one_waits_for_them(monkeypatch):
+    service, clock = Counting(), SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
+    clock.sleep = lambda seconds: setattr(clock, "now", clock.now + seconds)
+    monkeypatch.setattr("remotelr._run.time", clock)
+    policy = {"schedule": PLATEAU, "aggregate": {"ranks": "all", "reduce": "mean"}}
+    run = Client(service.url, transport=service).run("a", policy=policy, initial_learning_rate=0.1, world_size=2)
+    run.begin(epoch=0, world_size=2)
+
+    with pytest.raises(RanksMissing):
+        run.report(0, {"val_loss": 1.0}, wait_s=5.0, timeout_s=3.0)
+
+    assert len(service.given) == 5
+    assert all(given <= left for given, left in zip(service.given, [3, 3, 3, 2, 1], strict=True))
 
 
 def test_the_history_is_read_page_by_page(client, key, monkeypatch):
