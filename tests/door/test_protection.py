@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import time
+from collections.abc import Callable
 from http.client import HTTPConnection
 from typing import Any
 
@@ -16,7 +17,7 @@ from starlette.types import Scope
 from door.asking import ADMIN, RUN, bearer, make_token
 from door.test_scopes import APP, CALLS, EXPECTED
 from fixtures.service import Service, serving
-from remotelr_service.actions import register
+from remotelr_service.actions import decisions, history, register
 from remotelr_service.actions.credentials import new_token
 from remotelr_service.actions.resources import Resources
 from remotelr_service.api.door import Door
@@ -438,6 +439,45 @@ def test_a_bound_token_cannot_reach_a_run_that_was_made_anew_in_another_experime
     assert {(404, "run_not_found")} == {(answer.status_code, answer.json()["code"]) for answer in foreign}
     assert 403 == elsewhere.status_code
     assert 0 == http.get("/v1/runs/again").json()["epoch"]
+
+
+@pytest.fixture(params=["decision", "events"])
+def ask_and_meanwhile(request, one_guarded: Service, monkeypatch) -> Callable[..., httpx.Response]:
+    """Asks for what a run is told next, with a token for its experiment; `meanwhile` happens while that waits."""
+
+    def ask(run: str, token: str, meanwhile: Callable[[], object]) -> httpx.Response:
+        async def wait(*_: object, **__: object) -> None:
+            await asyncio.to_thread(meanwhile)
+
+        one_guarded.http.put(f"/v1/runs/{run}", json={**RUN, "experiment": "mine"})
+        monkeypatch.setattr(decisions, "wait_for_decision", wait)
+        monkeypatch.setattr(history, "wait_for_events", wait)
+        return one_guarded.http.get(f"/v1/runs/{run}/{request.param}?wait=20", headers=bearer(token))
+
+    return ask
+
+
+def test_who_waits_with_a_token_that_is_revoked_meanwhile_is_told_nothing(one_guarded: Service, ask_and_meanwhile):
+    made = make_token(one_guarded.http, "revoked soon", "report", experiment="mine")
+
+    def revoke() -> None:
+        one_guarded.http.delete(f"/v1/tokens/{made['id']}")
+
+    assert 401 == ask_and_meanwhile("waited-for", made["token"], revoke).status_code
+
+
+def test_who_waits_for_a_run_is_not_told_of_another_one_of_its_name(one_guarded: Service, ask_and_meanwhile):
+    made = make_token(one_guarded.http, "waiting", "report", experiment="mine")
+
+    def make_anew() -> None:
+        one_guarded.http.delete("/v1/runs/made-anew")
+        one_guarded.http.put("/v1/runs/made-anew", json={**RUN, "experiment": "other"})
+
+    answer = ask_and_meanwhile("made-anew", made["token"], make_anew)
+
+    one_guarded.http.delete("/v1/runs/made-anew")
+    one_guarded.http.delete(f"/v1/tokens/{made['id']}")
+    assert (404, "run_not_found") == (answer.status_code, answer.json()["code"])
 
 
 def test_a_token_for_one_run_is_for_no_other(one_guarded: Service):

@@ -56,17 +56,22 @@ def draining(request: Request) -> asyncio.Event:
 
 
 async def while_wanted(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """What `work` gives; None when before that the service begins to stop, or whoever asked has gone."""
+    """What `work` gives; None when before that the service begins to stop, or whoever asked has gone.
+
+    Raises Refusal and RunNotFound for whoever would not be let in any more.
+    """
     places: Places = request.app.state.places
     working = asyncio.ensure_future(work)
     others = [asyncio.ensure_future(draining(request).wait()), asyncio.ensure_future(_gone(request))]
     try:
         with places.given_away():
             await asyncio.wait([working, *others], return_when=asyncio.FIRST_COMPLETED)
-        return await working if working.done() else None
+        found = await working if working.done() else None
     finally:
         for task in (working, *others):
             task.cancel()
+    await door_of(request).look_again(request.scope)
+    return found
 
 
 async def _gone(request: Request) -> None:

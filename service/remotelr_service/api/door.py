@@ -126,6 +126,20 @@ class Door:
             return True
         return not self.needs_token(connection) if caller is ANYBODY else self.register.still(caller)
 
+    async def look_again(self, connection: Connection) -> None:
+        """For a call that has waited, before it tells anything: its caller and its run may be others by now.
+
+        Raises Refusal where the token is good no more, RunNotFound for a run that is not there for its caller.
+        """
+        caller: Caller | None = connection.get(CALLER)
+        if caller is None:
+            return
+        if not self.still(connection):
+            self.refused("unauthorized", connection, None, caller)
+            raise Refusal("unauthorized", "this call needs a token that is still good", headers=_CHALLENGE)
+        if caller.is_kept:
+            await self._keep(connection, caller, looks_at_run=True)
+
     def refused(
         self, code: RefusalCode, connection: Connection, call: str | None, caller: Caller | None = None
     ) -> None:
