@@ -497,6 +497,25 @@ def test_a_token_for_one_run_is_for_no_other(one_guarded: Service):
     assert {404} == {answer.status_code for answer in others}
 
 
+def test_a_token_for_one_run_puts_it_in_no_experiment_it_is_not_made_for(one_guarded: Service):
+    """
+    Else it would take the policy and the rails of an experiment that is nothing of its own.
+    """
+    http, made = one_guarded.http, {**RUN, "experiment": "mine"}
+    http.put("/v1/experiments/mine", json={"policy": RUN["policy"]})
+    alone = bearer(make_token(http, "for a run", "report", run="placed")["token"])
+    both = bearer(make_token(http, "for a run of mine", "report", run="placed", experiment="mine")["token"])
+    refused = [
+        http.put("/v1/runs/placed", json=body, headers=headers)
+        for body, headers in [(made, alone), ({"experiment": "mine"}, alone), ({**RUN, "experiment": "other"}, both)]
+    ]
+    placed = http.put("/v1/runs/placed", json=made, headers=both)
+
+    assert {(403, "forbidden")} == {(answer.status_code, answer.json()["code"]) for answer in refused}
+    assert "for one run, and for no experiment, not for 'mine'" in refused[0].json()["detail"]
+    assert (201, "mine") == (placed.status_code, placed.json()["experiment"])
+
+
 def test_refusals_are_written_down_with_their_reason_and_without_the_token(sqlite_url, start_service):
     service = start_service(sqlite_url, REMOTELR_AUTH="on", REMOTELR_ADMIN_TOKEN=ADMIN, REMOTELR_LOG_LEVEL="debug")
     service.wait_ready()

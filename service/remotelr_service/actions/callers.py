@@ -55,8 +55,9 @@ class Caller:
 
     def experiment_for(self, asked: str | None) -> str | None:
         """The experiment that a new run of theirs belongs to. Raises ExperimentOutOfReach."""
-        if self.experiment is None:
+        if not self.is_kept:
             return asked
+        # Who is kept to a run alone would choose its rails and its policy by naming an experiment.
         if asked not in (None, self.experiment):
             raise ExperimentOutOfReach(self.experiment, asked)
         return self.experiment

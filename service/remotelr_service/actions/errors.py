@@ -128,8 +128,9 @@ class EpochUndecided(ServiceError):
 class ExperimentOutOfReach(ServiceError):
     code = "forbidden"
 
-    def __init__(self, kept_to: str, asked: str | None) -> None:
-        super().__init__(f"this token is for runs of the experiment {kept_to!r}, not of {asked!r}")
+    def __init__(self, kept_to: str | None, asked: str | None) -> None:
+        reach = "one run, and for no experiment" if kept_to is None else f"runs of the experiment {kept_to!r}"
+        super().__init__(f"this token is for {reach}, not for {asked!r}")
 
 
 class TokenNotFound(ServiceError):
