@@ -20,20 +20,29 @@ def fit(optimizer, *callbacks, **compiled):
     return steps.rates
 
 
-def expected():
-    """SGD's own rule, `v = momentum * v - rate * gradient`, by the policy's curves and with a gradient of 1."""
+def expected(held=None):
+    """SGD's own rule, `v = momentum * v - rate * gradient`, by the policy's curves and with a gradient of 1.
+
+    held: the rate, where it does not follow its curve.
+    """
     from remotelr.rules import policy_from_json
 
     policy = policy_from_json(ONE_CYCLE)
     velocity, moves = 0.0, []
     for step in range(STEPS):
-        velocity = policy.momentum(None, step) * velocity + policy.learning_rate(None, step)
+        velocity = policy.momentum(None, step) * velocity + (held or policy.learning_rate(None, step))
         moves.append(velocity)
     return moves
 
 
 def test_every_batch_moves_the_weights_by_the_momentum_of_its_step(url, key):
     assert fit(SGD(0.1), RemoteLR(url, key, ONE_CYCLE)) == pytest.approx(expected(), abs=1e-5)
+
+
+def test_the_momentum_goes_on_where_the_rate_stands_at_its_bounds(url, key):
+    bound = {**ONE_CYCLE, "min_lr": 0.1, "max_lr": 0.1}
+
+    assert fit(SGD(0.1), RemoteLR(url, key, bound)) == pytest.approx(expected(held=0.1), abs=1e-5)
 
 
 def test_keras_own_sgd_takes_the_momentum_where_its_step_is_not_compiled(url, key):

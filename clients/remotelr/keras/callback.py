@@ -253,7 +253,8 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
         learning_rate = self._session.learning_rate(epoch, step)
         if learning_rate is not None and learning_rate != self._epoch.set_to:
             self._set(learning_rate)
-            self._set_momentum(self._session.momentum(epoch, step))
+        # By itself: the rate may be held, or stand at a bound, while the momentum goes on.
+        self._set_momentum(self._session.momentum(epoch, step))
         if ordered:
             if self.verbose:
                 say_order(epoch, batch, self._epoch.set_to)
@@ -315,9 +316,11 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
         self._epoch.set_to = learning_rate
 
     def _set_momentum(self, momentum: float | None) -> None:
-        if momentum is None or self._unmoved:
+        if momentum is None or self._unmoved or momentum == self._epoch.momentum:
             return
         model = self.model
+        # What is not built yet has none to move.
+        self._epoch.momentum = momentum if model.built else None
         reasons = [move_momentum(model, innermost(each), momentum) for each in optimizers_of(model.optimizer)]
         self._unmoved = next((reason for reason in reasons if reason), None)
         if self._unmoved:

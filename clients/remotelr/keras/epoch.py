@@ -9,7 +9,7 @@ class Epoch:
 
     step: optimizer steps of the run before it. updates: what the optimizer had counted by then.
     batches_held: batches before it whose gradients wait to be applied. batches: begun so far.
-    learning_rate: what it began with. set_to: the newest rate set in it.
+    learning_rate: what it began with. set_to: the newest rate set in it. momentum: the newest one.
     """
 
     number: int = 0
@@ -20,6 +20,7 @@ class Epoch:
     batches: int = 0
     learning_rate: float | None = None
     set_to: float | None = None
+    momentum: float | None = None
 
     def steps_before(self, batch: int) -> int:
         """Updates made in this epoch before that batch."""
