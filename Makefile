@@ -18,7 +18,7 @@ demo: $(INSTALLED) ## Train real Keras models through a service on this machine 
 	$(BIN)/remotelr demo
 
 test: $(INSTALLED) ## Run every test, on SQLite and on a PostgreSQL that the tests start themselves
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 proof: $(INSTALLED) ## Kill, race and cut off real services for half an hour, and print what was seen
 	REMOTELR_PROOF=1 $(BIN)/python -m pytest tests/proofs

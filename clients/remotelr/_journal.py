@@ -146,11 +146,12 @@ class Journal:
         lost = next((place for place, number in numbers.items() if number is None or number > attempt), None)
         known = next((place for place, number in numbers.items() if number == attempt), None)
         again = [] if lost is None else _asked(self.entries[lost:])
+        kept = self.entries[:lost]
         if known is not None:
             of_it = self.entries[known:lost]
-            again = [*(each for each in of_it if isinstance(each, Report) and each.epoch >= epoch), *again]
-        unheard = {id(each) for each in again}
-        kept = [entry for entry in self.entries if id(entry) not in unheard]
+            again = [*(each for each in _asked(of_it) if not _is_known(each, epoch)), *again]
+            kept = [*self.entries[:known], *(each for each in of_it if _is_known(each, epoch))]
+        # Decisions that the service has lost are not kept: what is told again is decided again.
         self.entries = [*kept, *again]
         self._heard = len(kept)
 
@@ -240,6 +241,17 @@ class Journal:
         self.entries.append(entry)
         if isinstance(entry, Decision) and not entry.local:
             self._heard = len(self.entries)
+
+
+def _is_known(entry: Entry, epoch: int) -> bool:
+    """Whether a service that stands at `epoch` of the attempt it belongs to knows of it."""
+    match entry:
+        case Report():
+            return entry.epoch < epoch
+        case Decision():
+            return entry.epoch <= epoch
+        case _:
+            return not isinstance(entry, End)
 
 
 def _asked(entries: Sequence[Entry]) -> list[Told]:

@@ -165,7 +165,7 @@ class Link:
 
     def _end(self, end: End) -> None:
         try:
-            self.find().finish(end.status, timeout_s=self._budget.left_s())
+            self.find().finish(end.status, last_seq=self._last_seq, timeout_s=self._budget.left_s())
         except ServiceRefused as refusal:
             if refusal.code == "run_finished":
                 # Otherwise, by somebody else: nobody will ever take it.

@@ -171,9 +171,14 @@ class Run(Orders):
         decision = self._service.ask(request, _wire.read_decision, budget_s)
         return None if after is not None and decision.seq <= after else planned(decision, self._plan)
 
-    def finish(self, status: FinalStatus = "completed", *, timeout_s: float | None = None) -> None:
-        """Say that the run has ended. Raises ServiceRefused (`run_finished`: otherwise) and ServiceUnreachable."""
-        self.view = self._service.ask(_wire.finish(self.key, status), _wire.read_run, timeout_s)
+    def finish(
+        self, status: FinalStatus = "completed", *, last_seq: int | None = None, timeout_s: float | None = None
+    ) -> None:
+        """Say that the run has ended. last_seq: number of the newest decision held here.
+
+        Raises ServiceRefused (`run_finished`: otherwise; `server_behind`) and ServiceUnreachable.
+        """
+        self.view = self._service.ask(_wire.finish(self.key, status, last_seq), _wire.read_run, timeout_s)
 
     def refresh(self, *, timeout_s: float | None = None) -> None:
         """Read the run anew: its policy, and where it stands."""

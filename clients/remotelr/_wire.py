@@ -186,8 +186,8 @@ def get_commands(key: str, *, after: int, wait_s: float) -> Request:
     return _request("GET", f"{_path(key)}/events", params=params)
 
 
-def finish(key: str, status: str) -> Request:
-    return _request("POST", f"{_path(key)}/finish", body={"status": status})
+def finish(key: str, status: str, last_seq: int | None = None) -> Request:
+    return _request("POST", f"{_path(key)}/finish", body=_given({"status": status, "last_seq": last_seq}))
 
 
 def history(key: str, *, after: int | None, limit: int) -> Request:

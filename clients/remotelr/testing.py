@@ -263,7 +263,7 @@ def _step(kept: _Kept, event: Event, step: Life) -> dict[str, Any]:
 
 
 def _finish(kept: _Kept, body: dict[str, Any]) -> Response:
-    kept.take(finish(kept.run, body["status"]))
+    kept.take(finish(kept.run, body["status"], body.get("last_seq")))
     return _response(200, _run(kept))
 
 

@@ -3,7 +3,7 @@
 import warnings
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from jobs import PER_STEP, PLATEAU, QUIET, Job, backup_of, history, restore, undisturbed
@@ -138,6 +138,9 @@ lives = st.lists(st.integers(0, 39), max_size=3)
 @given(
     away=outages, deaths=lives, polite=st.booleans(), rewind=st.integers(0, 6), restored=st.none() | st.integers(0, 39)
 )
+# The service lost epochs, and what was decided of them, before a life that was to go on alone; and before an end.
+@example(away=[True, False], deaths=[7], polite=True, rewind=0, restored=2)
+@example(away=[False], deaths=[9], polite=True, rewind=0, restored=5)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_away_and_whoever_is_killed_the_curve_is_the_same(
     tmp_path_factory, *, away, deaths, polite, rewind, restored

@@ -47,7 +47,9 @@ def test_a_token_with_one_wrong_character_is_none(place: int, character: str):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "rlr_", "Rlr_" + new_token()[4:], new_token() + "\n", new_token() + "0", "ä" * 53]
+    "text",
+    ["", "rlr_", "Rlr_" + new_token()[4:], new_token() + "\n", new_token() + "0", "ä" * 53],
+    ids=["nothing", "its beginning", "another beginning", "a line", "too long", "other letters"],
 )
 def test_what_does_not_look_like_a_token_is_none(text: str):
     assert not is_token(text)

@@ -128,6 +128,14 @@ def test_head_answers_as_get_does_without_the_body(service, path):
     assert whole.content == after.content
 
 
+def test_a_trainer_that_knows_more_than_the_log_cannot_end_its_run(service):
+    put(service, "mnist-7")
+    ended = service.http.post("/v1/runs/mnist-7/finish", json={"status": "completed", "last_seq": 9})
+
+    assert (409, "server_behind") == (ended.status_code, ended.json()["code"])
+    assert "running" == service.http.get("/v1/runs/mnist-7").json()["status"]
+
+
 def test_a_finished_run_takes_no_report_and_no_other_end(service):
     put(service, "mnist-7")
     finished = [service.http.post("/v1/runs/mnist-7/finish", json={"status": "completed"}) for _ in range(2)]

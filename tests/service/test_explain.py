@@ -147,10 +147,12 @@ def test_each_policy_reduces_the_ranks_in_its_own_way(shared_service: Service):
 
 def test_a_wrong_policy_is_named(shared_service: Service):
     http = shared_service.http
-    put(http, "named", PLATEAU)
+    put(http, "what-if-of-a-wrong-one", PLATEAU)
     policies = {"fine": PLATEAU, "wrong": {"type": "cosine", "decay_steps": -1}}
-    refused = http.post("/v1/runs/named/what-if", json={"policies": policies})
-    too_many = http.post("/v1/runs/named/what-if", json={"policies": {f"p{number}": PLATEAU for number in range(9)}})
+    refused = http.post("/v1/runs/what-if-of-a-wrong-one/what-if", json={"policies": policies})
+    too_many = http.post(
+        "/v1/runs/what-if-of-a-wrong-one/what-if", json={"policies": {f"p{number}": PLATEAU for number in range(9)}}
+    )
 
     assert (422, "invalid_policy") == (refused.status_code, refused.json()["code"])
     assert refused.json()["detail"].startswith("policies.wrong.")

@@ -158,9 +158,11 @@ def test_a_look_reads_some_of_the_runs_and_the_next_goes_on_with_the_others(
 
 def test_the_list_tells_and_filters_what_is_stalled(shared_service: Service):
     http: httpx.Client = shared_service.http
-    http.put("/v1/runs/lively", json={"policy": {"type": "constant"}, "initial_learning_rate": 0.1})
+    body = {"policy": {"type": "constant"}, "initial_learning_rate": 0.1, "experiment": "lively"}
+    http.put("/v1/runs/lively", json=body).raise_for_status()
 
     assert http.get("/v1/runs/lively").json()["stalled"] is False
-    assert [] == http.get("/v1/runs?stalled=true").json()["runs"]
-    assert "lively" in [run["run"] for run in http.get("/v1/runs?stalled=false&limit=200").json()["runs"]]
-    assert "remotelr_runs_stalled 0.0" in http.get("/metrics").text
+    assert [] == http.get("/v1/runs?stalled=true&experiment=lively").json()["runs"]
+    listed = http.get("/v1/runs?stalled=false&experiment=lively").json()["runs"]
+    assert ["lively"] == [run["run"] for run in listed]
+    assert "\nremotelr_runs_stalled " in http.get("/metrics").text

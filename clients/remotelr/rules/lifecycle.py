@@ -7,7 +7,7 @@ from typing import Any
 
 from remotelr.rules.clock import RUNNING
 from remotelr.rules.codec import policy_from_json, policy_to_json
-from remotelr.rules.deciding import decide_rate
+from remotelr.rules.deciding import decide_rate, refuse_if_behind
 from remotelr.rules.errors import PolicyConflict, RunFinished
 from remotelr.rules.extended import Extended
 from remotelr.rules.leaping import refuse_leap
@@ -68,12 +68,17 @@ def put_policy(run: Run, spec: RunSpec, on_conflict: OnConflict = "error") -> Ou
     return Outcome(run=changed, event=event)
 
 
-def finish(run: Run, status: FinalStatus) -> Outcome:
-    """The run at its end. Saying the same again changes nothing; another end raises RunFinished."""
+def finish(run: Run, status: FinalStatus, last_seq: int | None = None) -> Outcome:
+    """The run at its end. Saying the same again changes nothing; another end raises RunFinished.
+
+    last_seq: the newest decision the trainer holds; ServerBehind where the log does not know it, for a run that has
+    ended could not be told what it has lost.
+    """
     if run.status == status:
         return Outcome(run=run, event=None)
     if run.status != "running":
         raise RunFinished(f"the run is already {run.status}, not {status}", status=run.status, epoch=run.epoch)
+    refuse_if_behind(run, last_seq)
     event = Event(
         seq=run.seq + 1, kind="finished", attempt=run.attempt, holds_from=run.epoch, payload={"status": status}
     )

@@ -158,12 +158,15 @@ async def tag_run(writer: Writer, key: str, changes: Mapping[str, str | None]) -
     return await writer.submit(action, key)
 
 
-async def finish_run(writer: Writer, key: str, status: FinalStatus) -> RunView:
-    """The run at its end; the same end again changes nothing. Raises RunNotFound, RunFinished for another end."""
+async def finish_run(writer: Writer, key: str, status: FinalStatus, last_seq: int | None = None) -> RunView:
+    """The run at its end; the same end again changes nothing.
+
+    Raises RunNotFound, RunFinished for another end, ServerBehind where the trainer holds more than the log.
+    """
 
     def action(group: Group) -> RunView:
         head = locked_run(group, key)
-        after = group.append(head, rules.finish(head.run, status))
+        after = group.append(head, rules.finish(head.run, status, last_seq))
         return view_of(after, group.decision(after))
 
     return await writer.submit(action, key)

@@ -170,6 +170,7 @@ class FinishRequest(RequestBody):
     """How a run ended."""
 
     status: Literal["completed", "failed", "stopped"]
+    last_seq: Sequence | None = Field(None, description="`seq` of the newest decision this trainer holds.")
 
 
 class PreviewRequest(RequestBody):

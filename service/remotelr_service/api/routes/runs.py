@@ -107,11 +107,11 @@ async def delete_run(run: RunKey, means: Means, caller: CalledBy) -> None:
 @router.post(
     "/{run}/finish",
     operation_id="finish_run",
-    responses=described("run_not_found", "run_finished", "invalid_request", "database_away"),
+    responses=described("run_not_found", "run_finished", "server_behind", "invalid_request", "database_away"),
 )
 async def finish_run(run: RunKey, body: FinishRequest, means: Means) -> RunAnswer:
     """Say how the run ended. It takes no further reports, until an attempt begins it again."""
-    return RunAnswer.of(await runs.finish_run(means.writer, run, body.status))
+    return RunAnswer.of(await runs.finish_run(means.writer, run, body.status, body.last_seq))
 
 
 def _name_and_value(tag: str | None) -> tuple[str, str] | None:
