@@ -5,10 +5,10 @@ import json
 import socket
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
+from leaks import open_files
 from remotelr import Client, ServiceRefused, ServiceUnreachable
 from remotelr._journal import Journal
 from remotelr._live import Listener
@@ -80,10 +80,6 @@ def sends(raw: bytes):
 
 def hangs_up(connection: socket.socket) -> None:
     read_request(connection)
-
-
-def open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def our_threads() -> list[str]:

@@ -24,6 +24,7 @@ import pytest
 from chaos import hostile, oracle, proxy
 from chaos.proxy import Behaviour, Proxy
 from chaos.service import Service
+from leaks import open_files, open_threads
 from proofs.conftest import LONG
 from remotelr import Client
 from remotelr._journal import Journal
@@ -297,7 +298,7 @@ def service_address(service: Service) -> tuple[str, int]:
 
 
 def left_open() -> tuple[int, int]:
-    return len(threading.enumerate()), psutil.Process().num_fds()
+    return open_threads(), open_files()
 
 
 def await_nothing_more_than(before: tuple[int, int]) -> None:

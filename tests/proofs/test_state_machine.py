@@ -94,7 +94,7 @@ class Model:
         if len(heard) < self.ranks:
             return False
         plateau = copy(self.plateau())
-        plateau.report(fsum(map(float, heard)) / len(heard) if self.ranks > 1 else float(heard[0]))
+        plateau.report(mean(list(map(float, heard))))
         self.before[epoch + 1] = plateau
         self.move_to(epoch + 1)
         return True
@@ -137,6 +137,11 @@ class Model:
             else:
                 pin *= value
         self.rate = self.plateau().rate * scale if pin is None else pin
+
+
+def mean(losses: list[float]) -> float:
+    """Of one it is that one; of both infinities it is none."""
+    return math.nan if {math.inf, -math.inf} <= set(losses) else fsum(losses) / len(losses)
 
 
 class Machine(RuleBasedStateMachine):
