@@ -12,6 +12,8 @@ from typing import Any
 
 MAX_DEPTH = 16
 MAX_ITEMS = 1_000
+# Lists and objects in all, ten times what the largest batch has: to make some hundred thousand takes a second.
+MAX_CONTAINERS = 20_000
 MAX_INTEGER_DIGITS = 20
 MAX_NUMBER_LENGTH = 400
 
@@ -125,13 +127,16 @@ class _Reader(json.JSONDecoder):
 def _check_depth(body: bytes) -> None:
     if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
         return
-    depth = 0
+    depth = containers = 0
     for match in _STRING_OR_BRACKET.finditer(body):
         first = match[0][:1]
         if first in b"[{":
             depth += 1
+            containers += 1
             if depth > MAX_DEPTH:
                 raise MalformedJSON(f"more than {MAX_DEPTH} levels deep")
+            if containers > MAX_CONTAINERS:
+                raise MalformedJSON(f"more than {MAX_CONTAINERS} lists and objects")
         elif first in b"]}":
             depth -= 1
 
