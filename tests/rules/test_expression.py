@@ -3,7 +3,7 @@
 import json
 import math
 import tracemalloc
-from time import perf_counter
+from time import thread_time
 
 import pytest
 from hypothesis import given, settings
@@ -203,10 +203,10 @@ def test_far_ahead_a_recursive_formula_holds_after_a_bounded_effort():
     reach = BUDGET // compile_formula(node.expression).size
     state = node.start(0.1)
 
-    begun = perf_counter()
+    begun = thread_time()
     farthest = node.learning_rate(state, 10_000_000)
 
-    assert perf_counter() - begun < 20
+    assert thread_time() - begun < 2
     assert farthest == node.learning_rate(state, reach + 1_000)
     assert approx(0.1 * 0.9999999**reach) == farthest
 
@@ -215,10 +215,10 @@ def test_every_batch_of_an_epoch_is_near_once_the_one_before_was_asked_for():
     node = Expression(expression="lr * 0.99999").bind(Binding(initial_learning_rate=0.1))
     state = node.start(0.1)
 
-    begun = perf_counter()
+    begun = thread_time()
     rates = [node.learning_rate(state, position) for position in range(20_000)]
 
-    assert perf_counter() - begun < 20
+    assert thread_time() - begun < 2
     assert approx(0.1 * 0.99999**20_000) == rates[-1]
 
 
@@ -323,10 +323,10 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_text_is_refused_at_once(text):
     tracemalloc.start()
-    begun = perf_counter()
+    begun = thread_time()
     with pytest.raises(InvalidPolicy) as caught:
         Expression(expression=text).bind(Binding(initial_learning_rate=0.1, total=100))
-    spent = perf_counter() - begun
+    spent = thread_time() - begun
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 

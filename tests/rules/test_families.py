@@ -1,7 +1,7 @@
 """What the libraries leave out: the far end of every family, its boundaries, and the shapes the golden files lack."""
 
 from math import isfinite, pi, sqrt
-from time import perf_counter
+from time import thread_time
 
 import pytest
 from pytest import approx
@@ -26,10 +26,10 @@ def test_epoch_ten_million_is_as_near_as_epoch_ten(name):
     schedule = node_from_json(EXAMPLES[name]).bind(Binding(initial_learning_rate=0.1, total=100))
     state = schedule.start(0.1)
 
-    begun = perf_counter()
+    begun = thread_time()
     rates = [schedule.learning_rate(state, 10_000_000 + epoch) for epoch in range(100)]
 
-    assert perf_counter() - begun < 5
+    assert thread_time() - begun < 0.5
     assert all(isfinite(rate) for rate in rates)
 
 
