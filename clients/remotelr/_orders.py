@@ -6,8 +6,9 @@ from typing import Any, TypedDict, Unpack
 
 from remotelr import _wire
 from remotelr._service import Service
-from remotelr._wire import Commanded, Continuity, Keeping, Mode, Order
+from remotelr._wire import Commanded
 from remotelr.rules import Policy, policy_to_json
+from remotelr.rules.orders import Continuity, Keeping, Mode, OrderType
 
 
 class About(TypedDict, total=False):
@@ -101,7 +102,7 @@ class Orders:
 
     def command(
         self,
-        order: Order,
+        order: OrderType,
         *,
         reason: str | None = None,
         actor: str | None = None,

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, Literal, TypeVar, cast, get_args
+from typing import Any, Final, Generic, TypeVar, cast, get_args
 from urllib.parse import quote
 
 from remotelr.errors import ServiceRefused, StaleAttempt
@@ -27,21 +27,6 @@ MAX_LEARNING_RATE: Final = 1e3
 _KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
 
 Json = Mapping[str, Any]
-Order = Literal[
-    "set_learning_rate",
-    "scale",
-    "release",
-    "pause",
-    "resume_schedule",
-    "replace_policy",
-    "extend",
-    "stop",
-    "note",
-    "cancel",
-]
-Mode = Literal["pin", "rebase", "one_shot"]
-Keeping = Literal["keep", "reset"]
-Continuity = Literal["keep_lr", "keep_fraction", "restart"]
 T = TypeVar("T")
 A = TypeVar("A")
 

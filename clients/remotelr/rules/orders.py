@@ -9,7 +9,8 @@ from remotelr.rules.log import Event
 from remotelr.rules.policy import Policy
 from remotelr.rules.rails import Rails
 
-CommandType = Literal[
+# What people order; the service has one more of its own.
+OrderType = Literal[
     "set_learning_rate",
     "scale",
     "release",
@@ -20,8 +21,8 @@ CommandType = Literal[
     "stop",
     "note",
     "cancel",
-    "rails",
 ]
+CommandType = Literal[OrderType, "rails"]
 Mode = Literal["pin", "rebase", "one_shot"]
 Held = Literal["pin", "one_shot"]
 Keeping = Literal["keep", "reset"]
