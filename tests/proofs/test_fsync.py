@@ -24,7 +24,8 @@ from remotelr_service.actions.resources import Resources
 from remotelr_service.actions.runs import put_run
 
 SYNCED = re.compile(r"\bf(data)?sync\(\d+<[^>]*-wal>\) *= 0|\bf(data)?sync resumed>.*= 0")
-ASKED = re.compile(r"\b(read|recv|recvfrom|recvmsg)\(.*POST /v1/runs/")
+# strace breaks a call in two when another thread calls meanwhile: what was read then stands behind `resumed>`.
+ASKED = re.compile(r"\b(read|recv|recvfrom|recvmsg)(\(| resumed>).*POST /v1/runs/")
 ANSWERED = re.compile(r"\b(write|writev|send|sendto|sendmsg)\(.*HTTP/1\.1 200")
 
 
