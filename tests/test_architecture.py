@@ -29,8 +29,8 @@ ROOMS = (
     Room("remotelr", (), "a trainer's environment is not ours: the client needs httpx, in _transport.py, and no more"),
     Room(
         "remotelr_service.db",
-        ("remotelr.rules", "sqlalchemy", "alembic", "psycopg"),
-        "db remembers: it knows the rules' types and nothing of HTTP",
+        ("remotelr.rules", "sqlalchemy", "alembic", "psycopg", "pydantic_core"),
+        "db remembers: it knows the rules' types and nothing of HTTP; of pydantic only the fast writer of JSON",
     ),
     Room(
         "remotelr_service.actions",

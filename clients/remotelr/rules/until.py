@@ -40,6 +40,8 @@ def until_due(run: Run, now: datetime) -> Command | None:
 def _times(run: Run) -> dict[Held, str]:
     """The times until which rates are held by the first undecided epoch."""
     pin, one_shot = run.state.pin_until, run.state.one_shot_until
+    if pin is None and one_shot is None and not run.state.orders:
+        return {}
     for order in run.state.orders:
         if order.epoch > first_undecided(run):
             continue

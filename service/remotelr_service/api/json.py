@@ -59,7 +59,9 @@ def loads(body: bytes) -> Any:
     try:
         value = reader.decode(text)
     except json.JSONDecodeError as error:
-        raise MalformedJSON(f"{error.msg} at line {error.lineno}, column {error.colno}") from None
+        # Some of its messages lead up to the place already: "Unterminated string starting at".
+        said = error.msg.removesuffix(" at")
+        raise MalformedJSON(f"{said} at line {error.lineno}, column {error.colno}") from None
     # Lists are the one thing the reader has no hook for, and escapes the one way to unwanted characters.
     if reader.has_refused or b"\\u" in body or body.count(b",") >= MAX_ITEMS:
         _check(value, "")

@@ -4,7 +4,6 @@ Rows are plain JSON values here, and moments. PostgreSQL gets them as one JSON d
 a statement for each row costs it, and us, more than the row. SQLite, which is in our own process, gets them one by one.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -13,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Dialect, Table
 
 from remotelr_service.db import driver
+from remotelr_service.db.rows import to_text
 from remotelr_service.db.tables import Moment
 
 Rows = Sequence[Mapping[str, Any]]
@@ -50,7 +50,7 @@ def moments(table: Table) -> tuple[str, ...]:
 
 def _execute(connection: Connection, table: Table, statement: str, rows: Rows) -> None:
     if connection.dialect.name == "postgresql":
-        driver.execute(connection, statement, {"rows": _ENCODER.encode(rows)})
+        driver.execute(connection, statement, {"rows": to_text(rows)})
     else:
         driver.execute_many(connection, statement, [as_read(connection.dialect, table, row) for row in rows])
 
@@ -79,8 +79,3 @@ def _change(dialect: Dialect, table: Table, names: tuple[str, ...]) -> str:
 def _recordset(dialect: Dialect, table: Table, names: tuple[str, ...]) -> str:
     typed = ", ".join(f"{name} {table.c[name].type.compile(dialect)}" for name in names)
     return f"json_to_recordset(%(rows)s) AS new({typed})"
-
-
-_ENCODER = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"), default=moment_to_text
-)

@@ -2,21 +2,28 @@
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from pydantic_core import to_json
 from sqlalchemy import RowMapping
 
 from remotelr.rules import Decision, Event, Policy, Run, RunSpec, RunState
 
 Row = Mapping[str, Any] | RowMapping
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"))
+# It can say what is wrong with a document; the other is four times as fast.
+_CAREFUL = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=datetime.isoformat)
 
 
 def to_text(document: Any) -> str:
-    """Canonical JSON: members in their own order, floats by `repr`, no NaN (ValueError)."""
-    return _ENCODER.encode(document)
+    """Canonical JSON: members in their own order, the shortest digits that lead back to a float, times as ISO 8601.
+
+    Raises ValueError for NaN and infinities, which are no JSON.
+    """
+    text = to_json(document, inf_nan_mode="constants").decode()
+    return _CAREFUL.encode(document) if "NaN" in text or "Infinity" in text else text
 
 
 def from_text(text: str) -> Any:
