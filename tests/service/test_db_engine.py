@@ -7,13 +7,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
+from typing_extensions import override
 
 from fixtures.processes import Process
-from remotelr_service.db import migrate
+from remotelr_service.db import engine, migrate
 from remotelr_service.db.engine import open_database, parse_url, reading
 from remotelr_service.db.errors import DatabaseAway, DatabaseDamaged, DatabaseInUse, InvalidDatabaseUrl
 
@@ -105,6 +107,27 @@ def test_a_damaged_sqlite_file_is_refused_and_left_as_it_is(sqlite_url: str, off
         open_database(sqlite_url)
 
     assert content == file.read_bytes()
+
+
+class Endless(sqlite3.Connection):
+    """A connection to a file so big that it is never checked to its end."""
+
+    @override
+    def execute(self, statement: str, *given: Any) -> sqlite3.Cursor:
+        endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+        return super().execute(endless if "quick_check" in statement else statement, *given)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("limit_s", [0.0, 0.1])
+def test_a_sqlite_file_is_checked_no_longer_than_a_start_may_take(
+    sqlite_url: str, limit_s: float, monkeypatch: pytest.MonkeyPatch
+):
+    connect = sqlite3.connect
+    monkeypatch.setattr(engine, "SQLITE_CHECK_LIMIT_S", limit_s)
+    monkeypatch.setattr(sqlite3, "connect", lambda *given, **named: connect(*given, **{"factory": Endless, **named}))
+
+    open_database(sqlite_url).close()
 
 
 def test_a_file_of_something_else_is_not_migrated(tmp_path: Path):

@@ -9,7 +9,7 @@ sqlite.org/wal.html#walresetbug). PostgreSQL keeps replicas apart by row locks o
 import fcntl
 import os
 import sqlite3
-import time
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -334,11 +334,10 @@ def _lock_file(file: Path) -> IO[bytes]:
 
 
 def _check_file(file: Path) -> None:
-    deadline = time.monotonic() + SQLITE_CHECK_LIMIT_S
     with closing(sqlite3.connect(file, timeout=SQLITE_BUSY_TIMEOUT_MS / 1000)) as connection:
-        connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
         try:
-            found = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
+            with _interrupted_after(SQLITE_CHECK_LIMIT_S, connection):
+                found = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
                 return
@@ -347,3 +346,28 @@ def _check_file(file: Path) -> None:
             found = [str(error)]
     if found != ["ok"]:
         raise damaged(str(file), found[0])
+
+
+@contextmanager
+def _interrupted_after(seconds: float, connection: sqlite3.Connection) -> Iterator[None]:
+    """Within this block a statement is ended that takes longer.
+
+    By a thread: the driver's own progress handler is asked between the steps of a statement, and a check of a whole
+    table is one step.
+    """
+    is_over = threading.Event()
+
+    def interrupt() -> None:
+        wait_s = seconds
+        while not is_over.wait(wait_s):
+            # Again and again: an interruption before the statement has begun is lost.
+            connection.interrupt()
+            wait_s = 0.05
+
+    clock = threading.Thread(target=interrupt, name="remotelr-check", daemon=True)
+    clock.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        clock.join()
