@@ -5,6 +5,8 @@ import os
 import shutil
 import tempfile
 
+from hypothesis import HealthCheck, settings
+
 # Keras chooses its backend when it is first imported: before any test module is. `make backends` chooses others.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -12,5 +14,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # What trainers keep for a service that is away: not in the home of who runs the tests.
 os.environ["REMOTELR_SPOOL_DIR"] = tempfile.mkdtemp(prefix="remotelr-spools-")
 atexit.register(shutil.rmtree, os.environ["REMOTELR_SPOOL_DIR"], ignore_errors=True)
+
+# A busy machine may stop for seconds in any example. The `@settings` of a test still has its say.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 pytest_plugins = ["fixtures.databases", "fixtures.processes", "fixtures.service", "fixtures.terminal"]

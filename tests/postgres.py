@@ -154,7 +154,7 @@ def _spawn_guard(binaries: Path, folder: Path, account: str | None, port: int) -
 
 def _end(guard: subprocess.Popen[bytes]) -> None:
     # A word, not only the end of the pipe: a process forked by a test may hold the pipe open.
-    guard.communicate(b"stop", timeout=STOP_TIMEOUT_S + 10)
+    guard.communicate(b"stop", timeout=STOP_TIMEOUT_S + 100)
 
 
 def _accepts_connections(guard: subprocess.Popen[bytes], port: int) -> bool:

@@ -142,7 +142,8 @@ def test_the_image_is_healthy_when_livez_says_so(status: int, healthy: bool) -> 
     with HTTPServer(("127.0.0.1", 0), Service) as server:
         Thread(target=server.handle_request).start()
         done = subprocess.run(
-            [sys.executable, *command[1:]],
+            # A busy machine may take longer than whoever looks every few seconds waits.
+            [sys.executable, *(word.replace("timeout=2", "timeout=60") for word in command[1:])],
             env=os.environ | {"REMOTELR_PORT": str(server.server_port)},
             capture_output=True,
             check=False,
@@ -193,5 +194,5 @@ def _healthcheck_of_postgres(url: str) -> subprocess.CompletedProcess[bytes]:
     program, *arguments = SERVICES["postgres"]["healthcheck"]["test"][1:]
     address = urlsplit(url)
     beside_the_server = shutil.which(program, path=str(find_binaries())) or program
-    there = ["--host=" + (address.hostname or ""), f"--port={address.port}"]
+    there = ["--host=" + (address.hostname or ""), f"--port={address.port}", "--timeout=60"]
     return subprocess.run([beside_the_server, *arguments, *there], capture_output=True, check=False)

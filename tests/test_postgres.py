@@ -45,7 +45,7 @@ def test_a_killed_test_run_leaves_no_server_behind() -> None:
         address = holder.stdout.readline()
         servers = psutil.Process(holder.pid).children(recursive=True)
         holder.kill()
-    _, alive = psutil.wait_procs(servers, timeout=20)
+    _, alive = psutil.wait_procs(servers, timeout=100)
 
     assert address.startswith("postgresql+psycopg://")
     assert len(servers) > 1

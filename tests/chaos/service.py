@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,8 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import httpx
+
+from ports import free_port
 
 # Everything here has to hold on a machine that has much else to do: limits only end what would never end.
 START_S = 90.0
@@ -115,10 +116,3 @@ class Service:
     def _signal(self, number: signal.Signals) -> None:
         assert self.process is not None
         self.process.send_signal(number)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

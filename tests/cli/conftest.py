@@ -32,7 +32,7 @@ def _at_the_shared_service(shared_service: Service, monkeypatch: pytest.MonkeyPa
 @pytest.fixture(scope="session")
 def trainers(shared_service: Service) -> Iterator[Client]:
     """What trainers ask with."""
-    with Client(shared_service.url, trust_env=False) as client:
+    with Client(shared_service.url, trust_env=False, timeout_s=60) as client:
         yield client
 
 

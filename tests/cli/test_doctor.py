@@ -39,7 +39,8 @@ def stranger(status: int, body: bytes, **headers: str) -> Iterator[str]:
         server.shutdown()
 
 
-def test_nothing_is_wrong_with_a_service_that_works(terminal):
+def test_nothing_is_wrong_with_a_service_that_works(terminal, monkeypatch):
+    monkeypatch.setattr("remotelr_service.api.routes.health.PING_TIMEOUT_S", 60.0)
     said = terminal("doctor", "--json")
 
     assert (0, True) == (said.code, said.json["ok"])
@@ -102,7 +103,9 @@ def test_a_trainer_that_uses_another_rate_is_pointed_out(terminal, trained):
     run = trained("two-masters", [0.9])
     run.report(1, {"val_loss": 0.9}, learning_rate=0.7)
 
-    assert "two-masters" in checks(terminal("doctor", "--json"))["runs"][1]
+    # Runs of other tests may have fallen silent meanwhile, which is a check of the same name.
+    said = [each["said"] for each in terminal("doctor", "--json").json["checks"] if each["name"] == "runs"]
+    assert any("two-masters" in each for each in said)
     run.finish()
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from remotelr import Client
+
 Behaviour = Callable[[socket.socket], None]
 
 
@@ -48,6 +50,12 @@ class Misbehaving:
                 connection.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join(5)
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who says nothing of time has as much of it as a busy machine takes."""
+    monkeypatch.setitem(Client.__init__.__kwdefaults__, "timeout_s", 60.0)
 
 
 @pytest.fixture

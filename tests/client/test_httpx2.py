@@ -19,7 +19,7 @@ def test_calls_over_a_network_that_misbehaves_are_the_same_on_httpx2():
         check=False,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
     )
 
     assert ended.returncode == 0, ended.stdout

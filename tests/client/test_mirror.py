@@ -60,7 +60,7 @@ def openapi(shared_service):
 def sent(shared_service) -> list[Request]:
     """Every call of the client, with everything a caller can give it."""
     listening = Listening(shared_service.url)
-    with Client(shared_service.url, transport=listening) as client:
+    with Client(shared_service.url, transport=listening, timeout_s=60) as client:
         run = client.run(
             "mirror",
             policy=POLICY,

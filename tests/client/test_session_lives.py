@@ -1,6 +1,7 @@
 """A training that is killed and started again, from any checkpoint, has the rates of one that was not."""
 
 import warnings
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -152,7 +153,8 @@ def test_whatever_is_away_and_whoever_is_killed_the_curve_is_the_same(
     service, spool = InMemoryService(), tmp_path_factory.mktemp("job") / "spool"
     job, backup = Job(service, spool, lasting=polite), None
     pending = sorted(deaths)
-    with warnings.catch_warnings():
+    # Some thousand syncs, of a disk that may have much else to do.
+    with warnings.catch_warnings(), patch("os.fsync"):
         warnings.simplefilter("ignore", RemoteLRWarning)
         service.away = away[0]
         job.start()

@@ -3,8 +3,6 @@
 import json
 from typing import Any
 
-import httpx
-
 from remotelr._wire import Request
 from remotelr.testing import InMemoryService
 
@@ -65,7 +63,7 @@ def test_commands_and_their_lives_are_told_as_the_real_service_tells_them(shared
         return response.status, _said(response.status, json.loads(response.body))
 
     def of_the_service(method, path, body):
-        response = httpx.request(method, f"{shared_service.url}{path}", json=body)
+        response = shared_service.http.request(method, path, json=body)
         return response.status_code, _said(response.status_code, response.json())
 
     expected, answers = told(of_the_service), told(of_memory)

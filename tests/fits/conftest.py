@@ -11,7 +11,9 @@ import httpx
 import pytest
 
 from fixtures.service import Service
-from remotelr_service.server import address_of, listen
+from ports import free_port
+from remotelr import Client
+from remotelr.keras import RemoteLR
 
 # Keras 3.15 turns its variables into arrays in a way NumPy 2 warns of; its own callbacks do so all the time.
 KERAS_AND_NUMPY = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
@@ -21,6 +23,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.filterwarnings(KERAS_AND_NUMPY))
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who says nothing of time has as much of it as a busy machine takes."""
+    for each in (Client, RemoteLR):
+        monkeypatch.setitem(each.__init__.__kwdefaults__, "timeout_s", 60.0)
 
 
 @pytest.fixture
@@ -39,8 +48,7 @@ class MortalService:
     """`remotelr serve` as a process, on one port and one database for all its lives."""
 
     def __init__(self, database_url: str, folder: Path) -> None:
-        with listen("127.0.0.1", 0) as free:
-            self.url = address_of(free)
+        self.url = f"http://127.0.0.1:{free_port()}"
         self._database_url = database_url
         self._log = folder / "service.log"
         self._process: subprocess.Popen[bytes] | None = None

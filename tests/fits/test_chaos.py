@@ -25,7 +25,7 @@ from trainings import BATCH, Losses, data, linear, ours
 EPOCHS, TROUBLE, HEALED = 12, 3, 8
 LOSSES = oracle.losses(seed=11, count=EPOCHS)
 # What a busy machine may add to a boundary, and how far that is from waiting for ever.
-SLACK_S, FAR_S = 0.5, 20.0
+SLACK_S, FAR_S = 5.0, 20.0
 
 
 def rates() -> list[float]:

@@ -45,7 +45,11 @@ def fit(*callbacks, epochs=2):
 
 
 def listeners():
-    return [thread for thread in threading.enumerate() if thread.name == "remotelr-live"]
+    """Those that do not end by themselves in a moment."""
+    found = [thread for thread in threading.enumerate() if thread.name == "remotelr-live"]
+    for thread in found:
+        thread.join(30)
+    return [thread for thread in found if thread.is_alive()]
 
 
 def test_a_rate_ordered_within_an_epoch_holds_from_the_next_batch_on(url, key):

@@ -12,15 +12,14 @@ import httpx
 import psutil
 
 from fixtures.balancer import Balancer, Trainer, create_runs
-from remotelr_service.server import address_of, listen
+from ports import free_port
 
 
 def test_uvicorn_runs_workers_and_replaces_one_that_is_killed(postgres_url, tmp_path):
     """
     The kernel spreads the connections over the workers; a trainer whose worker dies sends the same again.
     """
-    with listen("127.0.0.1", 0) as free:
-        url = address_of(free)
+    url = f"http://127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "uvicorn", "--factory", "remotelr_service.serving:from_environment"]
     environment = {**os.environ, "REMOTELR_DATABASE_URL": postgres_url, "REMOTELR_LOG_LEVEL": "warning"}
     log = (tmp_path / "uvicorn.log").open("w")
