@@ -7,6 +7,8 @@ import tempfile
 
 from hypothesis import HealthCheck, settings
 
+import patience  # noqa: F401
+
 # Keras chooses its backend when it is first imported: before any test module is. `make backends` chooses others.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ["JAX_PLATFORMS"] = "cpu"

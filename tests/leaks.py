@@ -4,7 +4,7 @@ import threading
 from pathlib import Path
 
 # A service of another test gets more of these as it needs them, and keeps them: a client has no event loop.
-_OF_EVENT_LOOPS = ("AnyIO", "asyncio")
+_OF_EVENT_LOOPS = ("AnyIO", "asyncio", "uvloop")
 
 
 def open_threads() -> int:

@@ -23,7 +23,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 60.0
 USER = "remotelr"
 
 

@@ -3,7 +3,7 @@
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,9 +29,11 @@ class Server:
         """SIGKILL to every process of the server at once, as when a machine goes."""
         processes = psutil.Process(self._guard.pid).children(recursive=True)
         for process in processes:
-            process.kill()
-        psutil.wait_procs(processes, timeout=10)
-        self._guard.wait(10)
+            # Some end by themselves as soon as the first is gone.
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, timeout=60)
+        self._guard.wait(60)
         self._close_pipe()
 
     def start(self) -> float:

@@ -41,12 +41,14 @@ class Connection(asyncio.Protocol):
         self._epoch = 0
         self._buffer = b""
         self._sent_at = 0.0
+        self._is_under_way = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._flood.free.append(self)
 
     def send(self) -> None:
+        self._is_under_way = True
         body = f'{{"epoch":{self._epoch},"metrics":{{"loss":1.0}}}}'
         self._sent_at = time.perf_counter()
         self._transport.write(
@@ -59,14 +61,15 @@ class Connection(asyncio.Protocol):
         head, separator, body = self._buffer.partition(b"\r\n\r\n")
         if not separator or len(body) < int(head.split(b"content-length: ", 1)[1].split(b"\r\n", 1)[0]):
             return
-        self._buffer = b""
+        self._buffer, self._is_under_way = b"", False
         status = head[9:12].decode()
         self._epoch += status == "200"
         pause_s = int(head.split(b"retry-after: ", 1)[1].split(b"\r\n", 1)[0]) if status == "503" else 0
         self._flood.answered(self, status, time.perf_counter() - self._sent_at, pause_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._flood.seen["lost"] += 1
+        # One at rest may be closed: the service does so after some seconds.
+        self._flood.seen["lost"] += self._is_under_way
 
 
 class Flood:

@@ -18,7 +18,7 @@ from remotelr._spool import Spool, spool_path
 HALVING = {"type": "step", "step_size": 1, "gamma": 0.5, "initial_learning_rate": 1.0}
 
 
-def session(url: str, folder: str, run: str, timeout_s: float = 5.0) -> Session:
+def session(url: str, folder: str, run: str, timeout_s: float = 60.0) -> Session:
     journal = Journal(Spool(spool_path(Path(folder), url, run)))
     begun = Session(Client(url, timeout_s=timeout_s), run, {"policy": HALVING}, journal=journal, say=print)
     begun.open()
@@ -51,7 +51,7 @@ def loads_data(url: str, folder: str) -> None:
 
 def shares_a_client(url: str, folder: str) -> None:
     """Forked processes that go on with the client of their parent, all at once."""
-    with Client(url) as client:
+    with Client(url, timeout_s=60.0) as client:
         runs = [client.run(f"shared-{number}", policy=HALVING) for number in range(4)]
         children = []
         for number in range(1, 4):
@@ -69,7 +69,7 @@ def _mixed_up(client: Client, key: str) -> int:
 
 def forks_in_the_middle(url: str, folder: str) -> None:
     """Another thread is just making the connection, lock in hand, while this one forks."""
-    client = Client(url)
+    client = Client(url, timeout_s=60.0)
     switchboard: Any = client._service.transport._switchboard
     switchboard._lock.acquire()
     child = os.fork()
@@ -82,9 +82,10 @@ def forks_in_the_middle(url: str, folder: str) -> None:
 
 def leaves_in_the_middle(url: str, folder: str) -> None:
     """The last call is stuck in the look-up of a name, which nobody can end, when the program comes to its end."""
-    training = session(url, folder, "stuck", timeout_s=0.3)
+    training = session(url, folder, "stuck")
     socket.getaddrinfo = lambda *_, **__: time.sleep(600)
     _let_go(training)
+    training._asking._budget.seconds = 0.3
     report(training, 0)
     assert any(thread.name == "remotelr-call" for thread in threading.enumerate())
 

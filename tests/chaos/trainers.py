@@ -200,7 +200,7 @@ class Fleet:
 def check_run(trainer: Trainer, http: httpx.Client) -> list[Fault]:
     """The faults of the run's stored history, of its head, and of its log."""
     rows = pages(http, f"/v1/runs/{trainer.key}/history", "reports")
-    run = http.get(f"/v1/runs/{trainer.key}").raise_for_status().json()
+    run = read(http, f"/v1/runs/{trainer.key}")
     told = [(answer["seq"], answer["epoch"] - 1, answer["learning_rate"]) for answer in trainer.answers]
     kept = [(row["seq"], row["epoch"], row["next_learning_rate"]) for row in rows]
     faults = []
@@ -217,12 +217,21 @@ def check_run(trainer: Trainer, http: httpx.Client) -> list[Fault]:
     return faults
 
 
+def read(http: httpx.Client, path: str, **asked: Any) -> dict[str, Any]:
+    """What is answered there; asked again while the service says that it cannot now."""
+    deadline = time.monotonic() + 60
+    while (answer := http.get(path, params=asked)).status_code == 503 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    found: dict[str, Any] = answer.raise_for_status().json()
+    return found
+
+
 def pages(http: httpx.Client, path: str, rows: str) -> list[dict[str, Any]]:
     """Every row of a resource that comes in pages."""
     found: list[dict[str, Any]] = []
     after: int | None = 0
     while after is not None:
-        page = http.get(path, params={"after": after, "limit": 200}).raise_for_status().json()
+        page = read(http, path, after=after, limit=200)
         found += page[rows]
         after = page["next"]
     return found

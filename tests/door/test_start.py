@@ -67,7 +67,7 @@ def test_a_first_token_is_made_where_nobody_would_get_in_without(settings, is_ne
 
 def test_an_open_door_ends_the_start_with_one_line(sqlite_url, start_service):
     service = start_service(sqlite_url, **EVERYBODY, REMOTELR_AUTH="off")
-    code = service.process.wait(30)
+    code = service.process.wait(90)
 
     assert 1 == code
     assert 1 == len(service.log.read_text().splitlines())

@@ -32,7 +32,7 @@ def test_data_loaders_of_any_kind_leave_the_run_and_its_file_alone(url, tmp_path
     printed, complaints = runs(programs.loads_data, url, tmp_path)
 
     assert (printed, complaints) == (str(0.5**4), "")
-    with Client(url, trust_env=False) as client:
+    with Client(url, timeout_s=60.0, trust_env=False) as client:
         run = client.get_run("loaders")
         assert run.view.status == "completed"
         assert [row.epoch for row in run.history()] == [0, 1, 2, 3]

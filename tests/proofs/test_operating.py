@@ -199,7 +199,7 @@ def test_an_operator_steers_twenty_live_jobs_and_the_audit_says_what_they_traine
     used = {key: job.used for key, job in jobs.items()}
     told = {key: remotelr("runs", "commands", key)["commands"] for key in ALL}
     statuses = {run["run"]: run["status"] for run in remotelr("runs", "list", "-e", "nightly")["runs"]}
-    with Client(service.url, token=operator, trust_env=False) as client:
+    with Client(service.url, token=operator, timeout_s=60.0, trust_env=False) as client:
         audit = {run.key: counting(run.history()) for run in client.runs(experiment="nightly")}
 
     assert [each["run"] for each in rehearsed["runs"]] == [each["run"] for each in halved["runs"]] == HOT

@@ -206,7 +206,7 @@ def test_far_ahead_a_recursive_formula_holds_after_a_bounded_effort():
     begun = thread_time()
     farthest = node.learning_rate(state, 10_000_000)
 
-    assert thread_time() - begun < 2
+    assert thread_time() - begun < 5
     assert farthest == node.learning_rate(state, reach + 1_000)
     assert approx(0.1 * 0.9999999**reach) == farthest
 
@@ -218,7 +218,7 @@ def test_every_batch_of_an_epoch_is_near_once_the_one_before_was_asked_for():
     begun = thread_time()
     rates = [node.learning_rate(state, position) for position in range(20_000)]
 
-    assert thread_time() - begun < 2
+    assert thread_time() - begun < 5
     assert approx(0.1 * 0.99999**20_000) == rates[-1]
 
 

@@ -174,7 +174,7 @@ def test_whoever_waits_hears_of_another_replicas_decision_too(postgres_url: str,
 
 def test_a_decision_that_is_there_is_not_waited_for_and_one_that_does_not_come_not_for_ever(process: Process):
     put(process, "run")
-    there = process.ask(wait(process, after=0, wait_s=5))
+    there = process.ask(wait(process, after=0, wait_s=60))
     nothing = process.ask(wait(process, after=1, wait_s=0.1))
 
     assert 1 == there.seq

@@ -250,7 +250,7 @@ def test_many_runs_are_ordered_at_once_after_a_look_at_what_comes_of_it(service)
         "reason": "cool down",
     }
     look = service.http.post("/v1/commands", json={**body, "dry_run": True}).json()
-    done = service.http.post("/v1/commands", json=body, headers={"Idempotency-Key": "cool"})
+    done = service.http.post("/v1/commands?wait=60", json=body, headers={"Idempotency-Key": "cool"})
     again = service.http.post("/v1/commands", json={**body, "key": "cool"})
     failed = service.http.get(f"/v1/commands/{done.json()['id']}?failed=true").json()
 
@@ -328,7 +328,7 @@ def test_runs_of_an_experiment_begin_with_what_is_set_for_it(service):
 def test_new_rails_hold_for_running_runs_when_the_answer_is_there(service):
     for key in ("a", "b"):
         create(service, key, experiment="digits")
-    put = service.http.put("/v1/experiments/digits", json={"rails": {"max_lr": 0.5}, "actor": "ada"}).json()
+    put = service.http.put("/v1/experiments/digits?wait=60", json={"rails": {"max_lr": 0.5}, "actor": "ada"}).json()
     told = service.http.get(f"/v1/commands/{put['rails_command']}").json()
 
     assert ("finished", 2, "ada", "rails") == (told["status"], told["done"], told["actor"], told["command"]["type"])

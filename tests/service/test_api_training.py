@@ -186,13 +186,13 @@ def test_a_report_can_wait_for_the_other_ranks(service):
     create(service, world_size=2, policy={"schedule": PLATEAU, "aggregate": {"ranks": "all"}})
     with ThreadPoolExecutor() as pool:
         began = time.monotonic()
-        first = pool.submit(report, service, 0, query="?wait=20", rank=0)
+        first = pool.submit(report, service, 0, query="?wait=59", rank=0)
         time.sleep(0.2)
         report(service, 0, rank=1)
         answer = first.result()
 
     assert (200, 1) == (answer.status_code, answer.json()["epoch"])
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 50
 
 
 def test_a_report_that_waited_in_vain_is_told_so(service):
@@ -212,13 +212,13 @@ def test_a_long_poll_ends_with_the_next_decision(service):
     create(service)
     with ThreadPoolExecutor() as pool:
         began = time.monotonic()
-        poll = pool.submit(service.http.get, "/v1/runs/mnist-7/decision?after=1&wait=20")
+        poll = pool.submit(service.http.get, "/v1/runs/mnist-7/decision?after=1&wait=59")
         time.sleep(0.2)
         decided = report(service, 0).json()
         answer = poll.result()
 
     assert decided == answer.json()
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 50
 
 
 def test_a_long_poll_in_vain_gives_the_decision_in_force(service):
@@ -234,7 +234,7 @@ def test_many_long_polls_hold_no_thread(service):
     with httpx.Client(base_url=service.url, timeout=30, limits=limits, trust_env=False) as http:
         before = threading.active_count()
         with ThreadPoolExecutor(100) as pool:
-            polls = [pool.submit(http.get, "/v1/runs/mnist-7/decision?after=1&wait=20") for _ in range(100)]
+            polls = [pool.submit(http.get, "/v1/runs/mnist-7/decision?after=1&wait=59") for _ in range(100)]
             time.sleep(1.5)
             # The clients are threads of this process as well.
             of_the_service = threading.active_count() - before - 100

@@ -29,12 +29,15 @@ def await_answers(trainers: list[Trainer], count: int) -> None:
 
 def await_waiting(url: str, count: int) -> None:
     """Until so many requests wait for a decision."""
-    while f"remotelr_http_requests_waiting {count}.0\n" not in httpx.get(f"{url}/metrics", trust_env=False).text:
+    while (
+        f"remotelr_http_requests_waiting {count}.0\n"
+        not in httpx.get(f"{url}/metrics", timeout=60, trust_env=False).text
+    ):
         time.sleep(0.05)
 
 
 def kept_epochs(url: str, trainers: list[Trainer]) -> list[int]:
-    with httpx.Client(base_url=url, trust_env=False) as http:
+    with httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
         return [http.get(f"/v1/runs/{each.run_key}").json()["epoch"] for each in trainers]
 
 
@@ -42,7 +45,8 @@ def test_thirty_two_clients_under_load_lose_no_request_that_was_accepted(databas
     """
     A connection that is refused was not accepted; a request that was sent and never answered is lost.
     """
-    service = start_service(database_url, REMOTELR_LOG_LEVEL="warning")
+    # As long as the clients of a busy machine need to let go of their connections.
+    service = start_service(database_url, REMOTELR_LOG_LEVEL="warning", LET_GO_S="20")
     service.wait_ready()
     ending = threading.Event()
     with Balancer([service.url]) as balancer:
@@ -68,7 +72,7 @@ def test_thirty_two_clients_under_load_lose_no_request_that_was_accepted(databas
 
 
 def test_behind_a_balancer_that_looks_at_readyz_nobody_notices_a_replica_that_goes(postgres_url, start_service):
-    replicas = [start_service(postgres_url, REMOTELR_DRAIN_S="1", REMOTELR_LOG_LEVEL="warning") for _ in range(2)]
+    replicas = [start_service(postgres_url, REMOTELR_DRAIN_S="10", REMOTELR_LOG_LEVEL="warning") for _ in range(2)]
     for each in replicas:
         each.wait_ready()
     ending = threading.Event()
@@ -88,7 +92,7 @@ def test_behind_a_balancer_that_looks_at_readyz_nobody_notices_a_replica_that_go
 
     assert {"200"} == set(seen)
     assert [each.epoch for each in trainers] == kept_epochs(replicas[1].url, trainers)
-    assert 1.0 <= took_s < 1.0 + SHUTDOWN_TIMEOUT_S + BUSY_S
+    assert 10.0 <= took_s < 10.0 + SHUTDOWN_TIMEOUT_S + BUSY_S
     assert 0 == replicas[0].process.returncode
 
 

@@ -1,11 +1,12 @@
 """Experiments: what their runs begin with, and rails that reach the runs that run already."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
-from fixtures.processes import Process, together
+from fixtures.processes import Process, patiently, together
 from remotelr.rules import AttemptRequest, InvalidCommand, InvalidPolicy, Rails, policy_from_json, policy_to_json
 from remotelr_service.actions import attempts, bulk, experiments, runs
 from remotelr_service.actions.errors import ExperimentNotFound, TooManyTags
@@ -165,7 +166,7 @@ def test_runs_created_at_once_make_their_experiment_once(postgres_url: str, star
     here, there = start_process(postgres_url), start_process(postgres_url)
     views = here.ask_all(
         *(
-            runs.put_run(each.writer, f"run-{number}", spec(PLATEAU), experiment="digits")
+            patiently(partial(runs.put_run, each.writer, f"run-{number}", spec(PLATEAU), experiment="digits"))
             for number in range(10)
             for each in (here, there)
         )
@@ -186,8 +187,8 @@ def test_no_run_escapes_rails_that_are_set_while_it_is_created(
     for number in range(8):
         rails = Rails(max_lr=0.5 / (number + 1))
         created, put = here.ask_all(
-            runs.put_run(here.writer, f"run-{number}", spec(PLATEAU), experiment="digits"),
-            experiments.put_experiment(there.writer, "digits", ExperimentSettings(rails=rails)),
+            patiently(partial(runs.put_run, here.writer, f"run-{number}", spec(PLATEAU), experiment="digits")),
+            patiently(partial(experiments.put_experiment, there.writer, "digits", ExperimentSettings(rails=rails))),
         )
         assert not isinstance(created, Exception) and not isinstance(put, Exception), (created, put)
         if put.rails_command is not None:

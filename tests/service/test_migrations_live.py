@@ -24,7 +24,7 @@ from remotelr_service.db.health import misfit, stored_revision
 from remotelr_service.db.tables import events, runs
 
 # What an answer may take on a machine that has much else to do.
-BUSY_S = 10.0
+BUSY_S = 30.0
 # Adds, as a release that others still serve beside may: columns that need no value, an index.
 ADDITIVE = """
 import time
@@ -40,7 +40,7 @@ def upgrade():
     time.sleep({pause_s})
     op.add_column("events", sa.Column("added", sa.Text))
     op.create_index("ix_events_added", "events", ["added"])
-    time.sleep({pause_s})
+    time.sleep({last_s})
 
 
 def downgrade():
@@ -52,13 +52,15 @@ ROWS = 10_000
 RUNS = 100
 
 
-def planted(folder: Path, pause_s: float = 0.0) -> Path:
+def planted(folder: Path, pause_s: float = 0.0, last_s: float = 0.0) -> Path:
     """This release's migrations, and one more that adds."""
     here, there = migrate._folder(), folder / "migrations"
     (there / "versions").mkdir(parents=True, exist_ok=True)
     for file in (here / "env.py", *(here / "versions").glob("*.py")):
         (there / file.relative_to(here)).write_text(file.read_text())
-    (there / "versions" / "9999_added.py").write_text(ADDITIVE.format(head=migrate.head(), pause_s=pause_s))
+    (there / "versions" / "9999_added.py").write_text(
+        ADDITIVE.format(head=migrate.head(), pause_s=pause_s, last_s=last_s)
+    )
     return there
 
 
@@ -114,7 +116,7 @@ def test_up_and_down_and_up_again_every_row_is_as_it_was(database_url: str, tmp_
 
 def test_a_migration_that_is_killed_leaves_nothing_behind(database_url: str, tmp_path: Path):
     fill(database_url)
-    before, folder = content(database_url), planted(tmp_path, pause_s=0.8)
+    before, folder = content(database_url), planted(tmp_path, pause_s=0.4, last_s=60.0)
     code = "import sys; from remotelr_service.db import migrate as m; print(1, flush=True); from pathlib import Path; "
     code += "m.apply(m.config(sys.argv[1], Path(sys.argv[2])))"
     rng, revisions = random.Random(5), []
@@ -127,7 +129,7 @@ def test_a_migration_that_is_killed_leaves_nothing_behind(database_url: str, tmp
         process.wait()
         process.stdout.close()
         revisions.append(migrate.current(database_url))
-    migrate.apply(migrate.config(database_url, folder))
+    migrate.apply(migrate.config(database_url, planted(tmp_path)))
 
     # The last of its two pauses comes before COMMIT: however late it was killed, nothing had happened yet.
     assert {migrate.head()} == set(revisions)
@@ -174,7 +176,7 @@ def test_replicas_serve_on_while_the_tables_are_migrated(postgres_url: str, star
 def test_an_older_release_does_not_start_on_tables_of_a_newer_one(database_url: str, start_service, tmp_path: Path):
     migrate.apply(migrate.config(database_url, planted(tmp_path)))
     service = start_service(database_url)
-    service.process.wait(30)
+    service.process.wait(90)
 
     assert 1 == service.process.returncode
     assert re.search(r"^remotelr: the database is at 9999, which this release does not know", service.log.read_text())

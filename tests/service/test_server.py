@@ -66,13 +66,16 @@ def pollers(url: str, count: int, pool: ThreadPoolExecutor) -> list[Any]:
 def test_a_signal_under_load_ends_the_service_at_once_and_loses_nothing(database_url, start_service, by):
     first: ServiceProcess = start_service(database_url, REMOTELR_SHUTDOWN_TIMEOUT_S="45")
     ready_s = first.wait_ready()
-    httpx.put(f"{first.url}/v1/runs/quiet", json=RUN, trust_env=False)
+    httpx.put(f"{first.url}/v1/runs/quiet", json=RUN, timeout=60, trust_env=False)
     trainers = Trainers(first.url, 8)
     with ThreadPoolExecutor() as pool:
         polls = pollers(first.url, 4, pool)
         trainers.start()
         waiting = "remotelr_http_requests_waiting 4.0\n"
-        while len(trainers.acknowledged) < 8 or waiting not in httpx.get(f"{first.url}/metrics", trust_env=False).text:
+        while (
+            len(trainers.acknowledged) < 8
+            or waiting not in httpx.get(f"{first.url}/metrics", timeout=60, trust_env=False).text
+        ):
             time.sleep(0.05)
         ended_s = first.end(by)
         trainers.join()
@@ -80,7 +83,7 @@ def test_a_signal_under_load_ends_the_service_at_once_and_loses_nothing(database
     second: ServiceProcess = start_service(database_url)
     second.wait_ready()
     kept = {
-        key: httpx.get(f"{second.url}/v1/runs/{key}", trust_env=False).json()["epoch"] - 1
+        key: httpx.get(f"{second.url}/v1/runs/{key}", timeout=60, trust_env=False).json()["epoch"] - 1
         for key in trainers.acknowledged
     }
     print(f"ready after {ready_s:.2f} s, ended after {ended_s:.2f} s, {sum(kept.values())} reports")
@@ -89,14 +92,14 @@ def test_a_signal_under_load_ends_the_service_at_once_and_loses_nothing(database
     assert 8 == len(trainers.acknowledged)
     # What was stored but not answered may be one epoch ahead.
     assert all(kept[key] - epoch in (0, 1) for key, epoch in trainers.acknowledged.items())
-    assert ended_s < 20, first.log.read_text()
+    assert ended_s < 40, first.log.read_text()
 
 
 def test_the_log_of_a_service_that_ends_well_has_no_complaint(sqlite_url, start_service):
     service = start_service(sqlite_url, REMOTELR_LOG_FORMAT="json")
     service.wait_ready()
-    httpx.put(f"{service.url}/v1/runs/a", json=RUN, trust_env=False)
-    httpx.post(f"{service.url}/v1/runs/a/reports", json={"epoch": 0, "metrics": {}}, trust_env=False)
+    httpx.put(f"{service.url}/v1/runs/a", json=RUN, timeout=60, trust_env=False)
+    httpx.post(f"{service.url}/v1/runs/a/reports", json={"epoch": 0, "metrics": {}}, timeout=60, trust_env=False)
     service.end()
 
     lines = [json.loads(line) for line in service.log.read_text().splitlines() if line.startswith("{")]
@@ -107,11 +110,15 @@ def test_the_log_of_a_service_that_ends_well_has_no_complaint(sqlite_url, start_
 
 
 def test_a_service_that_drains_says_so_and_serves_on(sqlite_url):
-    with serving(sqlite_url, drain_s=3.0) as service:
+    with serving(sqlite_url, drain_s=60.0) as service:
         service.server.stop()
-        time.sleep(0.4)
-        ready, alive = service.http.get("/readyz?verbose=true"), service.http.get("/livez")
+        deadline = time.monotonic() + 30
+        while (ready := service.http.get("/readyz?verbose=true")).status_code == 200:
+            assert time.monotonic() < deadline
+        alive = service.http.get("/livez")
         put = service.http.put("/v1/runs/late", json=RUN)
+        # Nobody has to wait for the rest.
+        service.server._drain_s = 0.0
 
     assert (503, "not_ready", "stopping") == (
         ready.status_code,
@@ -203,9 +210,9 @@ def test_who_sends_too_slowly_is_sent_away(sqlite_url, sent, timeout):
 
 
 def test_a_long_poll_is_no_slow_request(sqlite_url):
-    with serving(sqlite_url, header_timeout_s=1.0, body_timeout_s=1.0) as service:
+    with serving(sqlite_url, header_timeout_s=3.0, body_timeout_s=3.0) as service:
         service.http.put("/v1/runs/a", json=RUN)
-        answer = service.http.get("/v1/runs/a/decision?after=1&wait=1.5")
+        answer = service.http.get("/v1/runs/a/decision?after=1&wait=4")
 
     assert 200 == answer.status_code
 

@@ -22,9 +22,10 @@ def connections(service: Service, count: int, sent: bytes) -> Iterator[list[sock
     """So many connections on each of which this was sent, and nothing more comes."""
     host, port = service.url.removeprefix("http://").split(":")
     with ExitStack() as stack:
-        opened = [stack.enter_context(socket.create_connection((host, int(port)), timeout=100)) for _ in range(count)]
-        for each in opened:
-            each.sendall(sent)
+        opened = []
+        for _ in range(count):
+            opened.append(stack.enter_context(socket.create_connection((host, int(port)), timeout=100)))
+            opened[-1].sendall(sent)
         yield opened
 
 
@@ -59,7 +60,7 @@ def test_a_thousand_that_send_nothing_or_half_hold_nobody_up_and_are_sent_away(s
         after = report(service, 20)
 
     assert {200} == {status for status, _ in (*served, after)}
-    assert max(seconds for _, seconds in served) < 10.0
+    assert max(seconds for _, seconds in served) < 30.0
     assert {b"HTTP/1.1 408 "} == {answer[:13] for answer in answers}
     assert sent_away_s < 60
 
@@ -74,12 +75,12 @@ def test_those_who_never_read_hold_nobody_up(sqlite_url):
 
 
 def test_one_connection_too_many_is_told_when_to_come_back(sqlite_url):
-    with serving(sqlite_url, max_connections=50) as service:
-        service.http.get("/livez")
-        with connections(service, 49, b""):
+    with serving(sqlite_url, max_connections=50, header_timeout_s=120.0) as service:
+        with connections(service, 50, b"") as held:
             with connections(service, 1, b"") as too_many:
                 answer = drained(too_many[0])
-            kept = service.http.get("/livez")
+            held[0].sendall(ASKS_ONCE)
+            kept = drained(held[0])
         # The service hears a little later that the others have gone.
         taken = b"HTTP/1.1 503 "
         while taken.startswith(b"HTTP/1.1 503 "):
@@ -87,5 +88,5 @@ def test_one_connection_too_many_is_told_when_to_come_back(sqlite_url):
                 taken = drained(later[0])
 
     assert answer.startswith(b"HTTP/1.1 503 ") and b"retry-after: 1\r\n" in answer and b'"overloaded"' in answer
-    assert 200 == kept.status_code
+    assert kept.startswith(b"HTTP/1.1 200 ")
     assert taken.startswith(b"HTTP/1.1 200 ")

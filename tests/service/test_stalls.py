@@ -79,9 +79,10 @@ def test_a_silent_run_is_marked_once_and_until_it_is_heard_of_again(means: Resou
     async def story() -> None:
         one, another = Stalls(means.writer, means.reads), Stalls(means.writer, means.reads)
         await put_run(means.writer, "silent", spec({"type": "constant"}))
+        began = datetime.now(UTC)
         await train(means, "silent", 0, 5)
         assert [] == await one.look()
-        assert [] == await one.look(later(LEAST_S - 5))
+        assert [] == await one.look(began + timedelta(seconds=LEAST_S - 5))
         assert (["silent"], 1) == (await one.look(later(LEAST_S + 5)), one.count)
         assert get_run(means.reads, "silent").stalled
         assert [] == await one.look(later(LEAST_S + 10)) == await another.look(later(LEAST_S + 10))

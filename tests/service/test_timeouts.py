@@ -116,9 +116,10 @@ def test_a_rank_that_asks_again_when_the_time_is_over_is_answered_by_that(proces
 
 
 def test_of_two_points_whose_time_is_over_the_asked_one_waits_for_the_older_to_be_decided(process: Process):
-    process.put("run", IMPATIENT, world_size=2)
+    process.put("run", PATIENT, world_size=2)
     process.report("run", 0, 1.0, rank=1)
     process.report("run", 1, 1.0, rank=1)
+    process.put("run", IMPATIENT, "replace", world_size=2)
     wait_out()
     answers = [process.report("run", 1, 1.0, rank=1) for _ in range(2)]
 

@@ -47,7 +47,7 @@ def test_the_trace_comes_back_and_stands_in_the_log(sqlite_url, start_service):
     service = start_service(sqlite_url, REMOTELR_LOG_FORMAT="json")
     service.wait_ready()
     forged = 'x","level":"error'
-    with httpx.Client(base_url=service.url, trust_env=False) as http:
+    with httpx.Client(base_url=service.url, timeout=60, trust_env=False) as http:
         http.put("/v1/runs/a", json=RUN)
         answers = [
             http.post("/v1/runs/a/reports", json={"epoch": epoch, "metrics": {}}, headers=headers)

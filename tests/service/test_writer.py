@@ -185,8 +185,10 @@ def test_what_waits_is_committed_and_answered_before_the_writer_ends(process: Pr
 
 def test_nobody_waits_without_end_for_a_stuck_database(database_url: str, start_process: Callable[..., Process]):
     process = start_process(database_url, answer_within_s=0.2)
+    over = threading.Event()
     with pytest.raises(DatabaseAway, match="does not answer"):
-        process.ask(process.writer.submit(lambda group: time.sleep(0.6)))
+        process.ask(process.writer.submit(lambda group: over.wait(60)))
+    over.set()
 
 
 def test_who_has_gone_is_not_served(process: Process):

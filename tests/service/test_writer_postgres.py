@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from fixtures.processes import Process
+from fixtures.processes import Process, patiently
 from remotelr import rules
 from remotelr.rules import AttemptRequest, Decision, Report
 from remotelr_service.actions import attempts, reports, runs
@@ -75,10 +75,13 @@ def test_a_database_that_is_gone_is_said_to_be_so_and_comes_back_without_a_resta
     assert 1 == replica.report("run", 0, 0.5).epoch
 
 
-def test_a_run_that_another_replica_holds_does_not_hold_up_the_others(replica: Process):
+def test_a_run_that_another_replica_holds_does_not_hold_up_the_others(
+    replica: Process, monkeypatch: pytest.MonkeyPatch
+):
     """
     F17, F18: a replica was stopped while it held the lock of one run.
     """
+    monkeypatch.setattr(writer, "LOCK_WAIT_S", 3.0)
     for key in ("held", "free"):
         replica.put(key)
     with held(replica, "held"):
@@ -111,7 +114,10 @@ def test_a_transaction_that_stands_still_frees_its_runs(replica: Process):
 
 
 def test_replicas_that_create_one_run_at_once_create_one_run(replicas: list[Process]):
-    answers = at_once(replicas, lambda process: [runs.put_run(process.writer, "run", spec(PLATEAU)) for _ in range(10)])
+    answers = at_once(
+        replicas,
+        lambda process: [patiently(lambda: runs.put_run(process.writer, "run", spec(PLATEAU))) for _ in range(10)],
+    )
 
     assert [True] == [created for _, created in answers if created]
     assert 1 == len({view.created_at for view, _ in answers})
@@ -207,15 +213,6 @@ async def timed(question: Any) -> tuple[float, Any]:
     """When the answer came, or the refusal, and which."""
     (answer,) = await asyncio.gather(question, return_exceptions=True)
     return time.monotonic(), answer
-
-
-async def patiently(ask: Callable[[], Any]) -> Any:
-    """The answer, asked for again as a client does when the run is busy."""
-    while True:
-        try:
-            return await ask()
-        except RunBusy:
-            continue
 
 
 def at_once(replicas: list[Process], questions: Callable[[Process], list[Any]]) -> list[Any]:

@@ -45,7 +45,9 @@ def apply(settings: Config) -> None:
             command.upgrade(settings, "head")
             return  # noqa: TRY300  # an `else` would stand behind the case of failure
         except AWAY as error:
-            if fault_of(error) != "race" or time.monotonic() > deadline:
+            # SQLite waits for nobody when the journal of a new file is set: two who make one at once meet there.
+            is_held = fault_of(error) == "race" or "database is locked" in str(error)
+            if not is_held or time.monotonic() > deadline:
                 raise
             time.sleep(LOCK_PAUSE_S)
 

@@ -1,0 +1,23 @@
+"""Limits of the product that a busy machine exceeds, made longer where a test is about something else.
+
+Imported by `conftest.py`; and run in the place of `python -m remotelr_service`, for services that are processes. A test
+of such a limit sets it by itself.
+"""
+
+import os
+
+from remotelr_service import server
+from remotelr_service.actions import register
+from remotelr_service.db import engine, writer
+
+LONG_S = 60.0
+
+writer.answer_limit_s = lambda _: LONG_S
+register.PATIENCE_S = LONG_S
+engine._READERS["pool_timeout"] = LONG_S
+
+if __name__ == "__main__":
+    from remotelr_service.__main__ import main
+
+    server.LET_GO_S = float(os.environ.pop("LET_GO_S", server.LET_GO_S))
+    main()
