@@ -15,6 +15,7 @@ LONG_S = 60.0
 writer.answer_limit_s = lambda _: LONG_S
 register.PATIENCE_S = LONG_S
 engine._READERS["pool_timeout"] = LONG_S
+engine.SQLITE_CHECK_LIMIT_S = LONG_S
 
 if __name__ == "__main__":
     from remotelr_service.__main__ import main
