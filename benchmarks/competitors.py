@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -34,13 +34,12 @@ def measure(folder: Path, server: str, python: Path, *, seconds: float, rounds: 
                 return sqlite if kind == "SQLite" else stack.enter_context(database(server, name))
 
             ours = stack.enter_context(service(make("ours"), folder))
-            mlflow = stack.enter_context(_mlflow(python, make("mlflow"), folder))
-            optuna_url = make("optuna")
+            mlflow_url, optuna_url = make("mlflow"), make("optuna")
             found = interleaved(
                 {
                     "ours": per_second(ours, seconds),
                     "Optuna": lambda url=optuna_url: _optuna(python, url, seconds),  # type: ignore[misc]
-                    "MLflow": mlflow.per_second(seconds),
+                    "MLflow": lambda url=mlflow_url: _mlflow_per_second(python, url, folder, seconds),  # type: ignore[misc]
                 },
                 rounds,
             )
@@ -54,6 +53,12 @@ def _optuna(python: Path, url: str, seconds: float) -> float:
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+def _mlflow_per_second(python: Path, url: str, folder: Path, seconds: float) -> float:
+    # Its workers are busy when nobody asks, too: while the others are measured they are not there.
+    with _mlflow(python, url, folder) as mlflow:
+        return mlflow.per_second(seconds)
+
+
 class _MLflow:
     def __init__(self, port: int) -> None:
         self._port = port
@@ -62,22 +67,16 @@ class _MLflow:
         with contextlib.closing(HTTPConnection("127.0.0.1", self._port, timeout=60)) as connection:
             return self._ask(connection, path, document)
 
-    def per_second(self, seconds: float) -> Callable[[], float]:
-        """A measure: metrics logged per second by some clients, one run each, over kept connections."""
-
-        def measure() -> float:
-            counts = [0] * MLFLOW_CLIENTS
-            until = time.perf_counter() + seconds
-            threads = [
-                threading.Thread(target=self._log, args=(counts, number, until)) for number in range(MLFLOW_CLIENTS)
-            ]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            return sum(counts) / seconds
-
-        return measure
+    def per_second(self, seconds: float) -> float:
+        """Metrics logged per second by some clients, one run each, over kept connections."""
+        counts = [0] * MLFLOW_CLIENTS
+        until = time.perf_counter() + seconds
+        threads = [threading.Thread(target=self._log, args=(counts, number, until)) for number in range(MLFLOW_CLIENTS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sum(counts) / seconds
 
     def _log(self, counts: list[int], number: int, until: float) -> None:
         made = self.ask("runs/create", {"experiment_id": "0"})
