@@ -36,6 +36,21 @@ class Server:
         self._guard.wait(60)
         self._close_pipe()
 
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """SIGSTOP to every process of the server, as when its machine is moved; its connections stay open."""
+        processes = psutil.Process(self._guard.pid).children(recursive=True)
+        for process in processes:
+            # The postmaster is the first of them: it forks no more.
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
+
     def start(self) -> float:
         """Start it again. Gives the seconds until it took connections."""
         began = time.monotonic()

@@ -111,6 +111,36 @@ def test_while_postgresql_is_away_the_service_lives_says_503_and_is_not_ready(
 
 
 @pytest.mark.timeout(300)
+def test_a_postgresql_that_stands_still_is_away_and_goes_on_where_it_was(
+    breakable_postgres: Server, breakable_url: str, start_service: Callable[..., Service], tell: Callable[[str], None]
+):
+    """
+    Its connections are open and its machine takes in what is sent: it answers nobody, and keeps no limit of its own.
+    """
+    service = start_service(breakable_url)
+    with Fleet([service.url], trainers=8, seed=9, least=10) as fleet:
+        fleet.reach(5)
+        with breakable_postgres.standing_still():
+            red_s = service.await_says("/readyz", 503)
+            alive = service.says("/livez", 200)
+            # Longer than anybody waits for an answer, and than a transaction may stand still.
+            time.sleep(8)
+        green_s = service.await_says("/readyz", 200)
+        fleet.reach(max(len(trainer.answers) for trainer in fleet.trainers) + 3)
+    with service.client() as http:
+        faults = fleet.check(http)
+    tell(
+        f"red after {red_s:.1f} s, green {green_s:.1f} s after it went on, {fleet.acknowledged} reports, "
+        f"{len(faults)} faults; seen {dict(fleet.seen)}"
+    )
+
+    assert [] == faults
+    assert alive
+    assert fleet.seen["503"] > 0
+    assert fleet.seen.keys() <= {"200", "201", "503"}
+
+
+@pytest.mark.timeout(300)
 def test_a_full_disk_refuses_reports_and_loses_none(
     start_service: Callable[..., Service], tmp_path: Path, tell: Callable[[str], None]
 ):
