@@ -106,12 +106,14 @@ def prune(
 ) -> None:
     """Take away the runs that ended and were not touched for so long, with all their events, and print their keys.
 
+    Without `--experiment` what came of commands to many runs that were finished so long ago goes too.
+
     An SQLite file must not be in use meanwhile; PostgreSQL may be. Stopped in the middle, it is just begun again.
     """
     from datetime import timedelta
 
     from remotelr_service.actions.pruning import Stale
-    from remotelr_service.prune import keys_to_prune, pruned
+    from remotelr_service.prune import bulk_pruned, keys_to_prune, pruned
     from remotelr_service.serving import open_migrated
     from remotelr_service.settings import read_settings
 
@@ -121,6 +123,8 @@ def prune(
         for key in (keys_to_prune if dry_run else pruned)(resources, stale):
             print(key)
             count += 1
+        if not dry_run and (bulk := sum(1 for _ in bulk_pruned(resources, stale))):
+            print(f"{bulk} commands to many runs were taken away", file=sys.stderr)
     finally:
         resources.close()
         print(f"{count} runs {'would be' if dry_run else 'were'} taken away", file=sys.stderr)

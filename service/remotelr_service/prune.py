@@ -2,9 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from typing import TypeVar
 
-from remotelr_service.actions.pruning import Stale, list_stale, prune
+from remotelr_service.actions.pruning import Stale, list_stale, prune, prune_bulk
 from remotelr_service.actions.resources import Resources
+
+T = TypeVar("T")
 
 _BY = "remotelr db prune"
 
@@ -19,14 +22,23 @@ def keys_to_prune(resources: Resources, stale: Stale) -> Iterator[str]:
 
 def pruned(resources: Resources, stale: Stale) -> Iterator[str]:
     """Takes them away; gives each when it is gone for good."""
-    gone = prune(resources.writer, resources.reads, stale, by=_BY)
+    for keys in _each(prune(resources.writer, resources.reads, stale, by=_BY)):
+        yield from keys
+
+
+def bulk_pruned(resources: Resources, stale: Stale) -> Iterator[int]:
+    """Takes the commands to many runs away; gives the id of each when it is gone for good."""
+    return _each(prune_bulk(resources.writer, resources.reads, stale, by=_BY))
+
+
+def _each(gone: AsyncIterator[T]) -> Iterator[T]:
     with asyncio.Runner() as runner:
         while True:
             try:
-                yield from runner.run(_next(gone))
+                yield runner.run(_next(gone))
             except StopAsyncIteration:
                 return
 
 
-async def _next(gone: AsyncIterator[list[str]]) -> list[str]:
+async def _next(gone: AsyncIterator[T]) -> T:
     return await anext(gone)

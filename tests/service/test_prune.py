@@ -9,12 +9,15 @@ import pytest
 from sqlalchemy import text
 
 from fixtures.processes import Process
-from remotelr_service.actions import pruning, runs
+from remotelr.rules import Command
+from remotelr_service.actions import audit, bulk, pruning, runs
 from remotelr_service.actions.pruning import Stale
+from remotelr_service.actions.selection import Selector
 from remotelr_service.db.errors import DatabaseAway
 
 LONG_AGO = timedelta(days=30)
 STALE = Stale(age=timedelta(days=7))
+EVERY = Selector(status="running")
 
 
 def ended(process: Process, *keys: str, ago: timedelta = LONG_AGO) -> None:
@@ -112,6 +115,45 @@ def test_who_is_stopped_in_the_middle_begins_again(
 
     assert ["run-2", "run-3"] == after == again
     assert 0 == counted(process, "events")
+
+
+def commanded(process: Process, ago: timedelta) -> int:
+    """The number of a command to all runs, that was finished so long ago."""
+    noted, _ = process.ask(bulk.order_bulk(process.writer, process.reads, EVERY, Command(type="scale", factor=0.5)))
+    process.ask(bulk.carry_out(process.writer, process.reads, noted.id))
+
+    def action(group) -> None:
+        then = group.now - ago
+        at = then if process.reads.dialect.name == "postgresql" else then.isoformat(timespec="microseconds")
+        set_at = text("UPDATE bulk_commands SET finished_at = :at WHERE id = :id")
+        group._connection.execute(set_at, {"at": at, "id": noted.id})
+
+    process.ask(process.writer.submit(action))
+    return noted.id
+
+
+def prune_bulk(process: Process, stale: Stale = STALE) -> list[int]:
+    async def all_of_it() -> list[int]:
+        return [each async for each in pruning.prune_bulk(process.writer, process.reads, stale, by="test")]
+
+    return process.ask(all_of_it())
+
+
+def test_what_came_of_a_command_to_many_goes_and_what_it_did_stays(process: Process):
+    process.put("run")
+    old, new = commanded(process, LONG_AGO), commanded(process, timedelta(days=1))
+    unfinished, _ = process.ask(bulk.order_bulk(process.writer, process.reads, EVERY, Command(type="stop")))
+    of_an_experiment = prune_bulk(process, Stale(age=STALE.age, experiment="digits"))
+    gone = prune_bulk(process)
+
+    assert ([], [old], []) == (of_an_experiment, gone, prune_bulk(process))
+    assert (2, 1) == (counted(process, "bulk_commands"), counted(process, "bulk_results"))
+    assert [new, unfinished.id] == [bulk.get_bulk(process.reads, each).bulk.id for each in (new, unfinished.id)]
+    assert ["scale", "scale"] == [event.payload["type"] for event in process.events("run") if event.kind == "command"]
+    entries, _ = audit.list_audit(process.reads)
+    assert [("bulk_command_deleted", str(old), "test", 1)] == [
+        (entry.action, entry.subject, entry.actor, entry.details["runs"]) for entry in entries
+    ]
 
 
 def test_the_command_line_says_which_runs_go_and_takes_none_when_it_is_only_asked(process: Process):

@@ -7,12 +7,13 @@ from sqlalchemy import Engine
 
 from remotelr_service.db import store
 from remotelr_service.db import tokens as stored
+from remotelr_service.db.bulk_commands import BulkCommand
 from remotelr_service.db.engine import reading
 from remotelr_service.db.group import Group
 from remotelr_service.db.store import Head
 from remotelr_service.db.tokens import AuditEntry as AuditView
 
-__all__ = ["AuditView", "list_audit", "note", "note_deletion"]
+__all__ = ["AuditView", "list_audit", "note", "note_bulk_deletion", "note_deletion"]
 
 # Of a run that is deleted so many commands are kept, the oldest ones.
 MAX_COMMANDS: Final = 1_000
@@ -49,3 +50,16 @@ def note_deletion(group: Group, head: Head, by: str | None) -> None:
         ],
     }
     note(group, "run_deleted", run.key, details, by)
+
+
+def note_bulk_deletion(group: Group, bulk: BulkCommand, by: str | None) -> None:
+    """Remember that a command to many runs was deleted, and what it was."""
+    details = {
+        "selector": bulk.selector,
+        "command": bulk.command,
+        "actor": bulk.actor,
+        "reason": bulk.reason,
+        "runs": len(bulk.runs),
+        "created_at": bulk.created_at.isoformat(),
+    }
+    note(group, "bulk_command_deleted", str(bulk.id), details, by)

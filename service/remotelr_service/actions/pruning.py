@@ -1,7 +1,8 @@
-"""Taking away runs that ended long ago, so that the database does not grow for ever.
+"""Taking away what ended long ago, so that the database does not grow for ever.
 
 A run goes whole, or not at all: half a history could neither be gone on with nor replayed. So whoever is stopped in
-the middle has taken some runs away and left the others as they were, and may just begin again.
+the middle has taken some runs away and left the others as they were, and may just begin again. Of a command to many
+runs the results go; what it did stands in the log of each run.
 """
 
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ from functools import partial
 from sqlalchemy import Engine
 
 from remotelr_service.actions import audit
-from remotelr_service.db import store
+from remotelr_service.db import bulk_commands, store
 from remotelr_service.db.engine import reading
 from remotelr_service.db.group import Group
 from remotelr_service.db.writer import Writer
@@ -42,6 +43,31 @@ async def prune(writer: Writer, reads: Engine, stale: Stale, *, by: str) -> Asyn
     while keys := list_stale(reads, stale, after):
         after = keys[-1]
         yield await writer.submit(partial(_take_away, keys, stale, by), *keys)
+
+
+def list_stale_bulk(engine: Engine, stale: Stale, limit: int = AT_ONCE) -> list[int]:
+    """The ids of up to `limit` commands to many runs that were finished so long ago; they are of no experiment."""
+    if stale.experiment is not None:
+        return []
+    with reading(engine) as connection:
+        before = store.database_time(connection) - stale.age
+        return bulk_commands.list_finished(connection, before=before, limit=limit)
+
+
+async def prune_bulk(writer: Writer, reads: Engine, stale: Stale, *, by: str) -> AsyncIterator[int]:
+    """Take all of them away, each in a transaction; gives the id of each that is gone. The audit keeps what it was."""
+    while found := list_stale_bulk(reads, stale):
+        for bulk_id in found:
+            await writer.submit(partial(_take_bulk_away, bulk_id, by))
+            yield bulk_id
+
+
+def _take_bulk_away(bulk_id: int, by: str, group: Group) -> None:
+    bulk = bulk_commands.find_bulk(group.connection, bulk_id)
+    if bulk is None:
+        return
+    audit.note_bulk_deletion(group, bulk, by)
+    bulk_commands.delete_bulk(group.writing(), bulk_id)
 
 
 def _take_away(keys: list[str], stale: Stale, by: str, group: Group) -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, case, func, insert, select, update
+from sqlalchemy import Connection, case, delete, func, insert, select, update
 
 from remotelr_service.db.bulk import insert_rows
 from remotelr_service.db.clock import database_now
@@ -134,6 +134,17 @@ def is_finished(connection: Connection, bulk_id: int) -> bool:
     """Whether all its runs have their results; of one that is not there too."""
     query = select(bulk_commands.c.id).where(bulk_commands.c.id == bulk_id, bulk_commands.c.finished_at.is_(None))
     return connection.execute(query).first() is None
+
+
+def list_finished(connection: Connection, *, before: datetime, limit: int) -> list[int]:
+    """The ids of up to `limit` bulk commands that were finished before then, oldest first."""
+    query = select(bulk_commands.c.id).where(bulk_commands.c.finished_at < before)
+    return list(connection.execute(query.order_by(bulk_commands.c.id).limit(limit)).scalars())
+
+
+def delete_bulk(connection: Connection, bulk_id: int) -> None:
+    """The bulk command and its results are gone; what it ordered stands in the logs of its runs."""
+    connection.execute(delete(bulk_commands).where(bulk_commands.c.id == bulk_id))
 
 
 def mark_worked(connection: Connection, bulk_id: int, at: datetime) -> None:
