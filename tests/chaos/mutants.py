@@ -179,7 +179,7 @@ def _refuse_foreign_attempt(run, report):
 _right = _restored
 
 
-def _restored(run, snapshot, log):
+def _restored(run, epoch, snapshot, log):
     return run.state
 """
         },

@@ -4,6 +4,7 @@ Each bug of the power table (`chaos/mutants.py`) is planted in a copy of the pac
 beside it is run on the copy, as it is, in a pytest of its own. The default run plants the cheap ones.
 """
 
+import ast
 import os
 import subprocess
 import sys
@@ -33,6 +34,19 @@ def test_the_proof_named_beside_a_bug_fails_on_it(
     assert found, done.stdout[-3000:]
 
 
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_bug_takes_what_the_right_code_takes(mutant: Mutant):
+    """
+    Also one that is planted in the long form alone: else its proof would fail of the bug's own mistake.
+    """
+    for file, code in mutant.code.items():
+        right, planted = _parameters((ROOT / file).read_text()), _parameters(code)
+
+        assert {name: right[name] for name in planted if name in right} == {
+            name: taken for name, taken in planted.items() if name in right
+        }
+
+
 def test_a_copy_without_a_bug_passes(tmp_path: Path, postgres_server: str):
     """
     Or the failures above might be the copy's.
@@ -41,6 +55,12 @@ def test_a_copy_without_a_bug_passes(tmp_path: Path, postgres_server: str):
     done = _run_proof_of(healthy, tmp_path, postgres_server)
 
     assert pytest.ExitCode.OK == done.returncode, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def _parameters(source: str) -> dict[str, list[str]]:
+    """Those of each function of a module."""
+    functions = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return {each.name: [taken.arg for taken in (*each.args.args, *each.args.kwonlyargs)] for each in functions}
 
 
 def _run_proof_of(mutant: Mutant, folder: Path, postgres_server: str) -> subprocess.CompletedProcess[str]:
