@@ -148,6 +148,10 @@ class Fleet:
         if self._error is not None:
             raise self._error
 
+    def go_on(self, reports: int) -> None:
+        """Wait until every trainer has gone on by so many reports from where the first of them is."""
+        self.reach(max(len(trainer.answers) for trainer in self.trainers) + reports)
+
     def reach(self, epochs: int, within_s: float = 180.0) -> None:
         """Wait until every trainer has so many epochs acknowledged."""
         deadline = time.monotonic() + within_s

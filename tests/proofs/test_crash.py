@@ -72,8 +72,7 @@ def test_a_postgresql_killed_under_load_has_lost_nothing_and_the_service_finds_i
             breakable_postgres.kill()
             time.sleep(chance.uniform(0, 0.5))
             breakable_postgres.start()
-        # Every trainer goes on from where it is.
-        fleet.reach(max(len(trainer.answers) for trainer in fleet.trainers) + 5)
+        fleet.go_on(5)
 
     with service.client() as http:
         faults = fleet.check(http)

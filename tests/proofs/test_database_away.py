@@ -126,7 +126,7 @@ def test_a_postgresql_that_stands_still_is_away_and_goes_on_where_it_was(
             # Longer than anybody waits for an answer, and than a transaction may stand still.
             time.sleep(8)
         green_s = service.await_says("/readyz", 200)
-        fleet.reach(max(len(trainer.answers) for trainer in fleet.trainers) + 3)
+        fleet.go_on(3)
     with service.client() as http:
         faults = fleet.check(http)
     tell(
@@ -160,7 +160,7 @@ def test_a_full_disk_refuses_reports_and_loses_none(
             meanwhile = fleet.acknowledged - stood
             disk.free(service)
             green_s = service.await_says("/readyz", 200)
-            fleet.reach(max(len(trainer.answers) for trainer in fleet.trainers) + 3)
+            fleet.go_on(3)
         with service.client() as http:
             faults = fleet.check(http)
         service.stop()

@@ -1,7 +1,10 @@
 """Migrations: safe to start at once, safe to fail, and equal to the tables in the code."""
 
+import sqlite3
 import subprocess
 import sys
+import threading
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -64,6 +67,26 @@ def test_three_processes_may_migrate_at_once(empty_database_url: str):
 
     assert ended == [("", 0)] * 3
     assert migrate.head() == migrate.current(empty_database_url)
+
+
+def test_a_migration_waits_for_who_makes_the_same_sqlite_file(empty_sqlite_url: str):
+    """
+    SQLite waits for nobody there: to set the journal of a file that another one writes fails at once.
+    """
+    file = empty_sqlite_url.removeprefix("sqlite:///")
+    with (
+        closing(sqlite3.connect(file, isolation_level=None, check_same_thread=False)) as other,
+        closing(sqlite3.connect(file)) as another,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.OperationalError, match="database is locked"):
+            another.execute("PRAGMA journal_mode = WAL")
+        letting_go = threading.Timer(1.0, other.execute, ["ROLLBACK"])
+        letting_go.start()
+        migrate.upgrade(empty_sqlite_url)
+        letting_go.join()
+
+    assert migrate.head() == migrate.current(empty_sqlite_url)
 
 
 def test_a_migration_that_fails_half_way_leaves_nothing_and_can_be_tried_again(database_url: str, tmp_path: Path):

@@ -454,36 +454,6 @@ def test_a_stream_holds_no_thread_and_no_connection_to_the_database(service: Ser
     wait_until(lambda: means.streams.count == 0)
 
 
-# Cursors.
-
-
-def test_a_cursor_has_what_it_passed_and_nothing_else():
-    rng = random.Random(1)
-    for _ in range(300):
-        passed = rng.sample(range(1, 30), rng.randrange(1, 20))
-        cursor = streams.Cursor(0)
-        for position in passed:
-            cursor = cursor.passed(position)
-
-        assert [position in passed for position in range(1, 40)] == [cursor.has(each) for each in range(1, 40)]
-        assert cursor == streams.Cursor.read(cursor.written())
-
-
-def test_holes_in_which_nothing_can_come_are_forgotten():
-    mine = streams.Cursor(0).passed(3).passed(7).passed(20)
-    theirs = streams.Cursor(10, ((5, 5),))
-
-    assert "20!1-2,4-6,8-19" == mine.written()
-    assert "20!5-5,11-19" == mine.settled_by(theirs).written()
-
-
-@pytest.mark.parametrize(
-    "written", ["", "1!", "!1-2", "1!2", "1!3-2", "1!1-2,", "1.5", "²", "1\n", "1!" + "1-2," * 64 + "1-2"]
-)
-def test_what_is_no_cursor_is_not_read(written: str):
-    assert streams.Cursor.read(written) is None
-
-
 def _train(url: str, run: str, epochs: int, is_new: bool = True) -> None:
     with httpx.Client(base_url=url, timeout=LONG_S, trust_env=False) as http:
         if is_new:

@@ -212,6 +212,15 @@ def fault_of(error: Exception) -> Fault:
     return "away" if isinstance(error, AWAY) else "its own"
 
 
+def is_held(error: Exception) -> bool:
+    """Whether a change of the schema failed because somebody else holds what it needs, and will let go of it.
+
+    SQLite waits for nobody when the journal of a new file is set: two who make one at once meet there.
+    """
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
+    return fault_of(error) == "race" or code == sqlite3.SQLITE_BUSY
+
+
 def _with_quoted_password(url: str) -> str:
     """`a:b@c@host` with its password quoted, so that the last `@` before the host is the one that counts."""
     scheme, separator, rest = url.partition("://")

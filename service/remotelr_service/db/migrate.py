@@ -10,7 +10,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DatabaseError
 
-from remotelr_service.db.engine import AWAY, damaged, fault_of, inspection_engine, is_there, reason
+from remotelr_service.db.engine import AWAY, damaged, inspection_engine, is_held, is_there, reason
 from remotelr_service.db.errors import DatabaseAway, SchemaOutdated
 
 log = logging.getLogger(__name__)
@@ -45,9 +45,7 @@ def apply(settings: Config) -> None:
             command.upgrade(settings, "head")
             return  # noqa: TRY300  # an `else` would stand behind the case of failure
         except AWAY as error:
-            # SQLite waits for nobody when the journal of a new file is set: two who make one at once meet there.
-            is_held = fault_of(error) == "race" or "database is locked" in str(error)
-            if not is_held or time.monotonic() > deadline:
+            if not is_held(error) or time.monotonic() > deadline:
                 raise
             time.sleep(LOCK_PAUSE_S)
 
