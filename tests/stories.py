@@ -24,6 +24,8 @@ from remotelr.rules import (
 )
 
 PLATEAU = {"type": "reduce_on_plateau", "factor": 0.5, "patience": 2, "min_delta": 0.0, "flavor": "keras_legacy"}
+COSINE = {"type": "cosine", "initial_learning_rate": 1.0, "decay_steps": 10}
+STEPS = {"schedule": {**COSINE, "decay_steps": 100}, "unit": "step"}
 
 
 def spec(policy: dict[str, Any], initial_learning_rate: float | None = 1.0, **rest: Any) -> RunSpec:
@@ -75,3 +77,22 @@ class Story:
 
     def replayed(self) -> Run:
         return replay("story", self.log.events)
+
+
+def ahead(story: Story, count: int) -> list[float]:
+    """The rates of the next epochs."""
+    return story.train([1.0] * count, first=story.run.epoch)
+
+
+def began(policy: dict[str, Any] = COSINE, epochs: int = 3, **rest: Any) -> Story:
+    """A run whose epoch `epochs` has its rate: a command bears on the one after it."""
+    story = Story(policy, **rest)
+    story.attempt(0)
+    story.train([1.0] * epochs)
+    return story
+
+
+FLAT = [1.0] * 12
+# The rates of epochs 0 to 12 under COSINE, and of PLATEAU where nothing gets better.
+CURVE = [Story(COSINE).first.learning_rate, *Story(COSINE).train(FLAT)]
+FALLING = [1.0, *Story().train(FLAT)]
