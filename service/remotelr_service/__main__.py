@@ -113,21 +113,22 @@ def prune(
     from datetime import timedelta
 
     from remotelr_service.actions.pruning import Stale
-    from remotelr_service.prune import bulk_pruned, keys_to_prune, pruned
+    from remotelr_service.prune import bulk_pruned, bulk_to_prune, keys_to_prune, pruned
     from remotelr_service.serving import open_migrated
     from remotelr_service.settings import read_settings
 
     resources = open_migrated(read_settings(database_url=database_url).database_url)
     stale, count = Stale(age=timedelta(days=days), experiment=experiment), 0
+    what_is_done = "would be taken away" if dry_run else "were taken away"
     try:
         for key in (keys_to_prune if dry_run else pruned)(resources, stale):
             print(key)
             count += 1
-        if not dry_run and (bulk := sum(1 for _ in bulk_pruned(resources, stale))):
-            print(f"{bulk} commands to many runs were taken away", file=sys.stderr)
+        if bulk := sum(1 for _ in (bulk_to_prune if dry_run else bulk_pruned)(resources, stale)):
+            print(f"{bulk} commands to many runs {what_is_done}", file=sys.stderr)
     finally:
         resources.close()
-        print(f"{count} runs {'would be' if dry_run else 'were'} taken away", file=sys.stderr)
+        print(f"{count} runs {what_is_done}", file=sys.stderr)
 
 
 @database.command()

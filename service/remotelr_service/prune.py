@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import TypeVar
 
-from remotelr_service.actions.pruning import Stale, list_stale, prune, prune_bulk
+from remotelr_service.actions.pruning import Stale, list_stale, list_stale_bulk, prune, prune_bulk
 from remotelr_service.actions.resources import Resources
 
 T = TypeVar("T")
@@ -24,6 +24,11 @@ def pruned(resources: Resources, stale: Stale) -> Iterator[str]:
     """Takes them away; gives each when it is gone for good."""
     for keys in _each(prune(resources.writer, resources.reads, stale, by=_BY)):
         yield from keys
+
+
+def bulk_to_prune(resources: Resources, stale: Stale) -> Iterator[int]:
+    """Which commands to many runs would go."""
+    yield from list_stale_bulk(resources.reads, stale)
 
 
 def bulk_pruned(resources: Resources, stale: Stale) -> Iterator[int]:

@@ -45,8 +45,8 @@ async def prune(writer: Writer, reads: Engine, stale: Stale, *, by: str) -> Asyn
         yield await writer.submit(partial(_take_away, keys, stale, by), *keys)
 
 
-def list_stale_bulk(engine: Engine, stale: Stale, limit: int = AT_ONCE) -> list[int]:
-    """The ids of up to `limit` commands to many runs that were finished so long ago; they are of no experiment."""
+def list_stale_bulk(engine: Engine, stale: Stale, limit: int | None = None) -> list[int]:
+    """The ids of up to `limit` commands to many runs, or of all, that were finished so long ago; of no experiment."""
     if stale.experiment is not None:
         return []
     with reading(engine) as connection:
@@ -56,7 +56,7 @@ def list_stale_bulk(engine: Engine, stale: Stale, limit: int = AT_ONCE) -> list[
 
 async def prune_bulk(writer: Writer, reads: Engine, stale: Stale, *, by: str) -> AsyncIterator[int]:
     """Take all of them away, each in a transaction; gives the id of each that is gone. The audit keeps what it was."""
-    while found := list_stale_bulk(reads, stale):
+    while found := list_stale_bulk(reads, stale, AT_ONCE):
         for bulk_id in found:
             await writer.submit(partial(_take_bulk_away, bulk_id, by))
             yield bulk_id

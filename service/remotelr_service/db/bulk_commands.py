@@ -136,8 +136,8 @@ def is_finished(connection: Connection, bulk_id: int) -> bool:
     return connection.execute(query).first() is None
 
 
-def list_finished(connection: Connection, *, before: datetime, limit: int) -> list[int]:
-    """The ids of up to `limit` bulk commands that were finished before then, oldest first."""
+def list_finished(connection: Connection, *, before: datetime, limit: int | None) -> list[int]:
+    """The ids of up to `limit` bulk commands, or of all, that were finished before then, oldest first."""
     query = select(bulk_commands.c.id).where(bulk_commands.c.finished_at < before)
     return list(connection.execute(query.order_by(bulk_commands.c.id).limit(limit)).scalars())
 
