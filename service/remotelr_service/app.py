@@ -108,7 +108,7 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
     app.state.settings = settings
     app.state.draining = asyncio.Event()
     app.add_middleware(Failures)
-    app.front = Traffic(RequestIds(OwnNames(HeadAsGet(PlainReports(app.behind)), settings)))
+    app.front = Traffic(RequestIds(OwnNames(PlainReports(HeadAsGet(app.behind)), settings)))
     errors.install(app)
     openapi.install(app)
     docs.install(app)

@@ -15,6 +15,7 @@ from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from remotelr_service.api.problems import MEDIA_TYPE, PROBLEMS, RETRY_AFTER_S, problem_body
+from remotelr_service.api.route import IS_WHOLE
 from remotelr_service.api.sse import ABORT
 from remotelr_service.mistakes import Mistake
 from remotelr_service.settings import Settings
@@ -144,13 +145,26 @@ def _why(error: OSError, host: str, port: int) -> str:
     return f"{host}:{port} cannot be listened on: {error.strerror}"
 
 
+_TOO_LARGE = (
+    "headers_too_large",
+    f"the head of a request holds up to {MAX_HEADERS} headers of {MAX_HEAD_BYTES} bytes in all",
+)
+
+
+def _size(headers: list[tuple[bytes, bytes]], at_most: int) -> int:
+    """Bytes of the headers; counted only where that could make a difference."""
+    return at_most if at_most <= MAX_HEAD_BYTES else sum(len(name) + len(value) for name, value in headers)
+
+
 def _protocol(header_timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
     """uvicorn's protocol, with bounds on how many connections there are, and on a head's size and time."""
 
     class BoundedProtocol(HttpToolsProtocol):
         _timer: asyncio.TimerHandle | None = None
         _refusal: tuple[str, str] | None = None
-        _head_bytes = 0
+        _is_in_head = True
+        # Bytes since the head began: it cannot be larger. Counted by what is received, and not header by header.
+        _since_head = 0
 
         @override
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
@@ -166,10 +180,24 @@ def _protocol(header_timeout_s: float, max_connections: int) -> type[asyncio.Pro
             super().connection_lost(exc)
 
         @override
+        def data_received(self, data: bytes) -> None:
+            was_in_head = self._is_in_head
+            self._since_head = len(data) + (self._since_head if was_in_head else 0)
+            super().data_received(data)
+            if not self._is_in_head or self.transport.is_closing():
+                return
+            if not was_in_head:
+                # It began somewhere in here, behind the end of another request.
+                self._since_head = 0
+            elif self._since_head > MAX_HEAD_BYTES:
+                self._answer(*_TOO_LARGE)
+            if self._timer is None:
+                self._await_head()
+
+        @override
         def on_message_begin(self) -> None:
             super().on_message_begin()
-            self._head_bytes = 0
-            self._await_head()
+            self._is_in_head = True
 
         @override
         def on_url(self, url: bytes) -> None:
@@ -179,18 +207,25 @@ def _protocol(header_timeout_s: float, max_connections: int) -> type[asyncio.Pro
 
         @override
         def on_header(self, name: bytes, value: bytes) -> None:
+            if not self._is_in_head:
+                # uvicorn would add it to the headers, which were looked at long ago.
+                self._refuse("malformed_request", "headers behind a body (trailers) are not taken")
             super().on_header(name, value)
-            self._head_bytes += len(name) + len(value)
-            if self._head_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
-                limits = f"{MAX_HEADERS} headers of {MAX_HEAD_BYTES} bytes in all"
-                self._refuse("headers_too_large", f"the head of a request holds up to {limits}")
 
         @override
         def on_headers_complete(self) -> None:
+            self._is_in_head = False
             self._head_came()
+            if len(self.headers) > MAX_HEADERS or _size(self.headers, self._since_head) > MAX_HEAD_BYTES:
+                self._refuse(*_TOO_LARGE)
             # A stream is not to wait for who does not read it: closing would.
             self.scope.setdefault("extensions", {})[ABORT] = {"abort": self.transport.abort}
             super().on_headers_complete()
+
+        @override
+        def on_message_complete(self) -> None:
+            self.scope["extensions"][IS_WHOLE] = {}
+            super().on_message_complete()
 
         @override
         def send_400_response(self, msg: str) -> None:
@@ -198,7 +233,6 @@ def _protocol(header_timeout_s: float, max_connections: int) -> type[asyncio.Pro
             self._answer(code, detail)
 
         def _await_head(self) -> None:
-            self._head_came()
             self._timer = self.loop.call_later(header_timeout_s, self._head_is_late)
 
         def _head_came(self) -> None:

@@ -164,6 +164,12 @@ def raw(service: Service, sent: bytes, wait_s: float = 60.0) -> bytes:
     return received
 
 
+CHUNKED = (
+    b"POST /v1/policies/preview HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+    b"Content-Type: application/json\r\n\r\n"
+)
+
+
 @pytest.mark.parametrize(
     ("sent", "status", "code"),
     [
@@ -173,6 +179,8 @@ def raw(service: Service, sent: bytes, wait_s: float = 60.0) -> bytes:
         (b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % (b"a" * (MAX_TARGET_BYTES + 1)), 414, "target_too_long"),
         (b"GET / HTTP/1.1\r\nX: %s\r\n\r\n" % (b"a" * (MAX_HEAD_BYTES + 1)), 431, "headers_too_large"),
         (b"GET / HTTP/1.1\r\n%s\r\n" % (b"X: a\r\n" * (MAX_HEADERS + 1)), 431, "headers_too_large"),
+        (b"GET / HTTP/1.1\r\nX: %s" % (b"a" * (MAX_HEAD_BYTES + 1)), 431, "headers_too_large"),
+        (CHUNKED + b"1\r\n{\r\n0\r\nX: a\r\n\r\n", 400, "malformed_request"),
     ],
 )
 def test_a_head_that_is_wrong_or_too_large_is_a_problem_too(shared_service, sent, status, code):
@@ -207,6 +215,25 @@ def test_who_sends_too_slowly_is_sent_away(sqlite_url, sent, timeout):
     assert b"HTTP/1.1 408 " == answer[:13]
     assert b"request_timeout" in answer
     assert 0.2 < time.monotonic() - began < 30
+
+
+def test_who_sends_half_a_head_behind_a_whole_request_is_answered_and_then_sent_away(sqlite_url):
+    whole = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with serving(sqlite_url, header_timeout_s=0.3) as service:
+        answers = raw(service, whole + b"GET /livez HTTP/1.1\r\nHost:")
+
+    assert answers.startswith(b"HTTP/1.1 200 ")
+    assert answers.count(b"HTTP/1.1 408 ") == 1
+
+
+def test_a_body_may_be_larger_than_a_head(shared_service):
+    """And come together with it, with the head of the next request behind it."""
+    padded = b'{"policy": {"type": "constant", "learning_rate": 0.1}, "count": 1%s}' % (b" " * 2 * MAX_HEAD_BYTES)
+    request = b"POST /v1/policies/preview HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    request += b"Content-Length: %d\r\n\r\n%s" % (len(padded), padded)
+    last = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+    assert 3 == raw(shared_service, request + request + last).count(b"HTTP/1.1 200 ")
 
 
 def test_a_long_poll_is_no_slow_request(sqlite_url):

@@ -7,7 +7,6 @@ takes none of them. It answers with the path and the reason, and never repeats w
 import json
 import re
 from collections import Counter
-from contextlib import suppress
 from typing import Any
 
 MAX_DEPTH = 16
@@ -53,8 +52,10 @@ def loads(body: bytes) -> Any:
     _check_depth(body)
     if _SUSPECT.search(body) is None and body.count(b",") < MAX_ITEMS:
         # What is wrong with it after all, the careful reader can say.
-        with suppress(ValueError):
+        try:
             return _PLAIN.decode(text)
+        except ValueError:
+            pass
     reader = _Reader()
     try:
         value = reader.decode(text)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from fastapi import Request
@@ -19,6 +19,9 @@ from remotelr_service.api.problems import Refusal
 MAX_BODY_BYTES = 1024 * 1024
 MAX_REPORT_BYTES = 64 * 1024
 
+# An extension of ASGI's scope that our own server has: the request is here to its last byte.
+IS_WHOLE: Final = "remotelr.is_whole"
+
 _CLOSE = {"Connection": "close"}
 
 
@@ -31,13 +34,8 @@ class StrictRequest(Request):
     @override
     async def body(self) -> bytes:
         if self._read is None:
-            timeout_s: float = self.app.state.settings.body_timeout_s
-            try:
-                async with asyncio.timeout(timeout_s):
-                    self._read = await self._receive_all()
-            except TimeoutError:
-                detail = f"the body did not arrive within {timeout_s:g} s"
-                raise Refusal("request_timeout", detail, headers=_CLOSE) from None
+            is_here = IS_WHOLE in self.scope.get("extensions", ())
+            self._read = await (self._receive_all() if is_here else self._receive_in_time())
         return self._read
 
     @override
@@ -47,6 +45,15 @@ class StrictRequest(Request):
         except json.MalformedJSON as error:
             errors = [{"path": error.path, "message": error.message}] if error.path else None
             raise Refusal("malformed_json", str(error), errors=errors) from None
+
+    async def _receive_in_time(self) -> bytes:
+        timeout_s: float = self.app.state.settings.body_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._receive_all()
+        except TimeoutError:
+            detail = f"the body did not arrive within {timeout_s:g} s"
+            raise Refusal("request_timeout", detail, headers=_CLOSE) from None
 
     async def _receive_all(self) -> bytes:
         declared = self.headers.get("content-length", "")

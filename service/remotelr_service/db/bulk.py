@@ -7,6 +7,7 @@ a statement for each row costs it, and us, more than the row. SQLite, which is i
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Dialect, Table
@@ -19,13 +20,15 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def insert_rows(connection: Connection, table: Table, rows: Rows) -> None:
-    """Add rows, all with the same columns. Raises IntegrityError where one contradicts what is there."""
-    _execute(connection, table, _insertion(connection.dialect, table, tuple(rows[0])), rows)
+    """Add rows, all with the same columns, `as_stored`. Raises IntegrityError where one contradicts what is there."""
+    names = tuple(rows[0])
+    _execute(connection, _insertion(connection.dialect, table, names), names, rows)
 
 
 def update_rows(connection: Connection, table: Table, rows: Rows) -> None:
-    """Set the other columns of the rows named by `id`. All have the same columns."""
-    _execute(connection, table, _change(connection.dialect, table, tuple(rows[0])), rows)
+    """Set the other columns of the rows named by `id`. All have the same columns, `as_stored`."""
+    names = (*(name for name in rows[0] if name != "id"), "id")
+    _execute(connection, _change(connection.dialect, table, names), names, rows)
 
 
 @lru_cache(maxsize=64)
@@ -34,12 +37,14 @@ def moment_to_text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def as_read(dialect: Dialect, table: Table, row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row of this table as the driver will give it back."""
-    if dialect.name == "postgresql":
-        return row
-    texts = {name: moment_to_text(row[name]) for name in moments(table) if row.get(name) is not None}
-    return {**row, **texts}
+def as_stored(dialect: Dialect, table: Table, row: dict[str, Any]) -> dict[str, Any]:
+    """The very row, with its moments as the driver takes them and gives them back."""
+    if dialect.name == "sqlite":
+        for name in moments(table):
+            moment = row.get(name)
+            if moment is not None:
+                row[name] = moment_to_text(moment)
+    return row
 
 
 @lru_cache(maxsize=64)
@@ -48,11 +53,11 @@ def moments(table: Table) -> tuple[str, ...]:
     return tuple(column.name for column in table.c if isinstance(column.type, Moment))
 
 
-def _execute(connection: Connection, table: Table, statement: str, rows: Rows) -> None:
+def _execute(connection: Connection, statement: str, names: tuple[str, ...], rows: Rows) -> None:
     if connection.dialect.name == "postgresql":
         driver.execute(connection, statement, {"rows": to_text(rows)})
     else:
-        driver.execute_many(connection, statement, [as_read(connection.dialect, table, row) for row in rows])
+        driver.execute_many(connection, statement, list(map(itemgetter(*names), rows)))
 
 
 @lru_cache(maxsize=64)
@@ -61,18 +66,18 @@ def _insertion(dialect: Dialect, table: Table, names: tuple[str, ...]) -> str:
     if dialect.name == "postgresql":
         source = f"SELECT {columns} FROM {_recordset(dialect, table, names)}"  # noqa: S608  # names of our tables
     else:
-        source = f"VALUES ({', '.join(f':{name}' for name in names)})"
+        source = f"VALUES ({', '.join('?' * len(names))})"
     return f"INSERT INTO {table.name} ({columns}) {source}"
 
 
 @lru_cache(maxsize=64)
 def _change(dialect: Dialect, table: Table, names: tuple[str, ...]) -> str:
-    changed = [name for name in names if name != "id"]
+    """names: `id` last."""
     if dialect.name == "postgresql":
-        values = ", ".join(f"{name} = new.{name}" for name in changed)
+        values = ", ".join(f"{name} = new.{name}" for name in names[:-1])
         values += f" FROM {_recordset(dialect, table, names)} WHERE {table.name}.id = new.id"
     else:
-        values = ", ".join(f"{name} = :{name}" for name in changed) + " WHERE id = :id"
+        values = ", ".join(f"{name} = ?" for name in names[:-1]) + " WHERE id = ?"
     return f"UPDATE {table.name} SET {values}"  # noqa: S608  # the names are those of our tables
 
 

@@ -1,6 +1,6 @@
 """The log of one run in the database, as the rules ask it."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,7 +34,7 @@ class EventLog:
         self._head = head
         self._flush = flush
         self._appended: dict[tuple[int | None, int | None], Event] = {}
-        self._asked: Counter[int] = Counter()
+        self._asked: defaultdict[int, int] = defaultdict(int)
         self._stored_ranks: dict[int, frozenset[int]] = {}
         self._counts: dict[int, int] = {}
         self._decisions: dict[int, Event] = {}

@@ -90,10 +90,11 @@ def event_from_row(key: str, row: Row) -> Event:
     )
 
 
-def event_to_row(run_id: int, event: Event) -> dict[str, Any]:
-    """All columns of `events` but its time: rows of one statement must have the same."""
+def event_to_row(run_id: int, event: Event, at: datetime) -> dict[str, Any]:
+    """All columns of `events` but its position: rows of one statement must have the same."""
     decision = event.decision
-    row = {
+    taken = _NOT_DECIDED if decision is None else _decision_to_row(decision)
+    return {
         "run_id": run_id,
         "seq": event.seq,
         "kind": event.kind,
@@ -105,20 +106,15 @@ def event_to_row(run_id: int, event: Event) -> dict[str, Any]:
         "payload": to_text(event.payload),
         "notes": to_text(event.notes) if event.notes else None,
         "state": None if event.state is None else to_text(event.state),
-        "learning_rate": None,
-        "momentum": None,
-        "step": None,
-        "reason": None,
-        "changed": None,
-        "action": None,
-        "plateau": None,
-        "why": None,
+        **taken,
         "superseded_by": event.superseded_by,
+        "created_at": at,
     }
-    if decision is None:
-        return row
-    # Its run, attempt, seq, epoch, state and drift are the event's own.
-    return row | {
+
+
+def _decision_to_row(decision: Decision) -> dict[str, Any]:
+    """What is the decision's own: its run, attempt, seq, epoch, state and drift are the event's."""
+    return {
         "learning_rate": decision.learning_rate,
         "momentum": decision.momentum,
         "step": decision.step,
@@ -128,6 +124,9 @@ def event_to_row(run_id: int, event: Event) -> dict[str, Any]:
         "plateau": None if decision.plateau is None else to_text(decision.plateau),
         "why": _why_to_text(decision),
     }
+
+
+_NOT_DECIDED = dict.fromkeys(("learning_rate", "momentum", "step", "reason", "changed", "action", "plateau", "why"))
 
 
 def _decision(key: str, row: Row, state: Any, drift: float | None) -> Decision:

@@ -27,7 +27,7 @@ from sqlalchemy.sql import ColumnElement
 from remotelr.rules import Decision, Event, Run
 from remotelr.rules.log import OF_A_POINT, Kind
 from remotelr_service.db import driver
-from remotelr_service.db.bulk import as_read, insert_rows, moments, update_rows
+from remotelr_service.db.bulk import as_stored, insert_rows, moments, update_rows
 from remotelr_service.db.clock import SQLITE_NOW, database_now
 from remotelr_service.db.rows import (
     Row,
@@ -205,14 +205,16 @@ def add_head(
 
 def save_heads(connection: Connection, heads: Iterable[Head]) -> None:
     """Store where these runs stand now."""
-    heads = list(heads)
-    changes = [
-        {"id": head.id, "updated_at": head.updated_at, "due_at": head.due_at, **run_to_row(head.run)} for head in heads
-    ]
+    changes = [(head, as_stored(connection.dialect, runs, _change_of(head))) for head in heads]
     if changes:
-        update_rows(connection, runs, changes)
-    for head, change in zip(heads, changes, strict=True):
-        _keep(head, as_read(connection.dialect, runs, change))
+        update_rows(connection, runs, [change for _, change in changes])
+    for head, change in changes:
+        _keep(head, change)
+
+
+def _change_of(head: Head) -> dict[str, Any]:
+    """The columns that move with every event."""
+    return {"id": head.id, "updated_at": head.updated_at, "due_at": head.due_at, **run_to_row(head.run)}
 
 
 def save_release(connection: Connection, head: Head) -> None:
@@ -235,8 +237,10 @@ def delete_head(connection: Connection, head: Head) -> None:
 
 def add_events(connection: Connection, new: Sequence[tuple[int, Event]], at: datetime) -> None:
     """Append events, each with the id of its run."""
-    if new:
-        insert_rows(connection, events, [{**event_to_row(run_id, event), "created_at": at} for run_id, event in new])
+    if not new:
+        return
+    rows = [as_stored(connection.dialect, events, event_to_row(run_id, event, at)) for run_id, event in new]
+    insert_rows(connection, events, rows)
 
 
 def supersede(connection: Connection, run_id: int, attempt: Event) -> None:

@@ -103,8 +103,10 @@ class Writer:
         self._committed = committed
         self._measured = measured
         self._answer_within_s = answer_limit_s(engine) if answer_within_s is None else answer_within_s
+        self._capacity = capacity
         self._group_size = group_size
-        self._queue: queue.Queue[_Job | Literal["end"]] = queue.Queue(capacity)
+        # Not `queue.Queue`, whose bound is kept by Python code at every step.
+        self._queue: queue.SimpleQueue[_Job | Literal["end"]] = queue.SimpleQueue()
         self._held_up: list[_Job] = []
         self._ending = False
         self._ended = False
@@ -145,15 +147,13 @@ class Writer:
         when the database cannot be reached, cannot write or does not answer: then the action may still
         be carried out.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        job = _Job(keys, action, loop, future, time.monotonic() + LOCK_WAIT_S)
         if self._ending:
             raise Overloaded("the service is stopping")
-        try:
-            self._queue.put_nowait(job)
-        except queue.Full:
-            raise Overloaded(f"{self.waiting} requests wait to be written, and no more fit") from None
+        if self.waiting >= self._capacity:
+            raise Overloaded(f"{self.waiting} requests wait to be written, and no more fit")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._queue.put(_Job(keys, action, loop, future, time.monotonic() + LOCK_WAIT_S))
         giving_up = loop.call_later(self._answer_within_s, _give_up_on, future)
         try:
             return await future
