@@ -29,8 +29,8 @@ _LIBRARIES = ("uvicorn", "sqlalchemy", "alembic", "asyncio")
 
 
 def new_request_id() -> str:
-    # No secret: it only has to be another one each time. To ask the kernel for it would also hand the interpreter to the
-    # writer's thread, for every request.
+    # No secret: it only has to be another one each time. To ask the kernel for it would also hand the interpreter
+    # to the writer's thread, for every request.
     return f"{random.getrandbits(64):016x}"
 
 

@@ -1,13 +1,13 @@
 """Fixing the rate of one epoch: what a creation, an attempt and a decided report have in common."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from remotelr.rules.decision import Action, Decision, Reason
 from remotelr.rules.errors import ServerBehind, StaleAttempt
 from remotelr.rules.log import OF_A_POINT, Event, Kind
 from remotelr.rules.policy import Policy
+from remotelr.rules.records import replace
 from remotelr.rules.run import Outcome, Run
 from remotelr.rules.state import RunState, carried_out, rate_at
 from remotelr.rules.why import why_of_rate

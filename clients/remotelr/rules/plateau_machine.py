@@ -10,12 +10,13 @@ value ──▶ average (optax) ──▶ better than best? ──yes──▶ b
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import copysign, inf, isfinite
 from struct import pack, unpack
 from typing import Any, Self
 
 from remotelr.rules.metrics import number_from_json, number_to_json
+from remotelr.rules.records import quick, replace
 
 
 def float32(value: float) -> float:
@@ -88,6 +89,7 @@ class Rule:
         return None if self.eps is not None and current - lower <= self.eps else lower
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """What the machine remembers. best: None before the first value. average, count: of values being averaged."""

@@ -1,7 +1,6 @@
 """A point of a run: one epoch, what its ranks have said of it, and the decision that comes of that."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Literal
 
 from remotelr.rules.deciding import begin_of, decide_rate, gap, position_of
@@ -10,6 +9,7 @@ from remotelr.rules.judging import judged
 from remotelr.rules.log import Log
 from remotelr.rules.policy import Policy
 from remotelr.rules.ranks import Aggregate
+from remotelr.rules.records import replace
 from remotelr.rules.run import Outcome, Report, Run, report_from_event
 from remotelr.rules.schedule import Point, State
 from remotelr.rules.why import why_of_plateau

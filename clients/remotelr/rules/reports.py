@@ -1,7 +1,6 @@
 """A rank reports an epoch, and the point is decided: once, by the first who completes the quorum."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from math import isclose
 from typing import Any
 
@@ -12,6 +11,7 @@ from remotelr.rules.errors import InvalidReport, OutOfOrder, ReportConflict, Run
 from remotelr.rules.log import Event, Log
 from remotelr.rules.metrics import metrics_from_json, metrics_to_json, same_metrics
 from remotelr.rules.points import aggregate_of, decide_point, heard, reports_of, step_after
+from remotelr.rules.records import replace
 from remotelr.rules.run import Outcome, Report, Run
 from remotelr.rules.state import obeyed, rate_at
 

@@ -5,7 +5,7 @@ so that a run can go back. Its JSON leaves out what is at rest: an untouched run
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from remotelr.rules.arithmetic import HUGE, clamp
@@ -14,6 +14,7 @@ from remotelr.rules.decision import Reason
 from remotelr.rules.orders import Held
 from remotelr.rules.policy import Policy
 from remotelr.rules.rails import Rails
+from remotelr.rules.records import quick, replace
 from remotelr.rules.schedule import State
 
 
@@ -58,6 +59,7 @@ class Order:
         return {name: value for name, value in members.items() if value is not None}
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
     """Everything the next decision depends on, beside the policy and the report.
@@ -142,6 +144,7 @@ class RunState:
         return cls(**read)
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Rate:
     """A learning rate and what made it: the schedule, a command, the policy's guard, or bounds.

@@ -13,6 +13,7 @@ from remotelr_service.api.problems import RETRY_AFTER_S
 
 log = structlog.get_logger("remotelr")
 
+
 def log_decision(decision: Decision) -> None:
     """One line with the reason; a repeated answer is no news."""
     tell = log.debug if decision.replayed else log.info

@@ -1,13 +1,13 @@
 """What one transaction of the writer has before it: locked runs, and events not yet stored."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
 
 from sqlalchemy import Connection
 
 from remotelr.rules import Decision, Event, Log, Outcome, Run, next_until
+from remotelr.rules.records import replace
 from remotelr_service.db import silence, store
 from remotelr_service.db.log import EventLog
 from remotelr_service.db.store import Head, Locked
