@@ -9,6 +9,7 @@ import sys
 import threading
 from contextlib import suppress
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import Any, TextIO, cast
 
 import structlog
@@ -74,12 +75,33 @@ class Gathered:
                 self._stream.flush()
 
 
+def tell(event: str, members: dict[str, Any]) -> None:
+    """What `structlog.get_logger().info(event, **members)` writes, in a third of the time where lines are JSON.
+
+    For the line that every report has: through structlog it took a sixth of the event loop's time.
+    """
+    if _json_lines is None:
+        _log.info(event, **members)
+        return
+    line = {**members, "event": event, "level": "info", "at": datetime.now(UTC)}
+    _json_lines.write(_dumps(_add_request(None, "info", line)) + "\n")
+    _json_lines.flush()
+
+
+_log = structlog.get_logger("remotelr")
+# Where `tell` writes: None for lines that are for people, or for nobody.
+_json_lines: Gathered | None = None
+
+
 def configure(level: str, style: str, stream: TextIO | None = None) -> None:
     """Log to `stream` (standard error) from `level` on; style: `json`, `console` or `auto`, as in the settings."""
     stream = stream or sys.stderr
     is_json = style == "json" or (style == "auto" and not stream.isatty())
     threshold = logging.getLevelNamesMapping()[level.upper()]
-    gathered = cast(TextIO, Gathered(stream))
+    lines = Gathered(stream)
+    gathered = cast(TextIO, lines)
+    global _json_lines  # noqa: PLW0603  # as structlog's own configuration is
+    _json_lines = lines if is_json and threshold <= logging.INFO else None
     before: list[Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
@@ -107,7 +129,7 @@ def configure(level: str, style: str, stream: TextIO | None = None) -> None:
         logging.getLogger(library).setLevel(max(threshold, logging.WARNING))
 
 
-def _add_request(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+def _add_request(_: WrappedLogger | None, __: str, event: EventDict) -> EventDict:
     request_id = REQUEST_ID.get()
     if request_id is not None:
         event["request_id"] = request_id

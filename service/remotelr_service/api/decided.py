@@ -10,25 +10,29 @@ from remotelr_service.actions import steps
 from remotelr_service.actions.resources import Resources
 from remotelr_service.api.answers import DecisionAnswer, SteppedDecisionAnswer, WaitingAnswer, decision_members
 from remotelr_service.api.problems import RETRY_AFTER_S
+from remotelr_service.logs import tell
 
 log = structlog.get_logger("remotelr")
 
 
 def log_decision(decision: Decision) -> None:
     """One line with the reason; a repeated answer is no news."""
-    tell = log.debug if decision.replayed else log.info
-    tell(
-        "decision",
-        run=decision.run,
-        attempt=decision.attempt,
-        seq=decision.seq,
-        epoch=decision.epoch,
-        learning_rate=decision.learning_rate,
-        reason=decision.reason,
-        changed=decision.changed,
-        action=decision.action,
-        **({} if decision.drift is None else {"drift": decision.drift}),
-    )
+    members = {
+        "run": decision.run,
+        "attempt": decision.attempt,
+        "seq": decision.seq,
+        "epoch": decision.epoch,
+        "learning_rate": decision.learning_rate,
+        "reason": decision.reason,
+        "changed": decision.changed,
+        "action": decision.action,
+    }
+    if decision.drift is not None:
+        members["drift"] = decision.drift
+    if decision.replayed:
+        log.debug("decision", **members)
+    else:
+        tell("decision", members)
 
 
 async def told(decision: Decision, means: Resources, *, with_steps: bool) -> DecisionAnswer | SteppedDecisionAnswer:

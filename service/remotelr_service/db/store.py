@@ -3,6 +3,7 @@
 `lock_*` locks, `find_*` may give None, `get_*` raises, `list_*` is bounded, `add_*` and `save_*` write.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -207,16 +208,26 @@ def add_head(
 
 def save_heads(connection: Connection, heads: Iterable[Head]) -> None:
     """Store where these runs stand now."""
-    changes = [(head, as_stored(connection.dialect, runs, _change_of(head))) for head in heads]
-    if changes:
-        update_rows(connection, runs, [change for _, change in changes])
+    changes = [(head, _change_of(connection, head)) for head in heads]
+    alike: defaultdict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    for _, change in changes:
+        alike[tuple(change)].append(change)
+    for rows in alike.values():
+        update_rows(connection, runs, rows)
     for head, change in changes:
         _keep(head, change)
 
 
-def _change_of(head: Head) -> dict[str, Any]:
-    """The columns that move with every event."""
-    return {"id": head.id, "updated_at": head.updated_at, "due_at": head.due_at, **run_to_row(head.run)}
+def _change_of(connection: Connection, head: Head) -> dict[str, Any]:
+    """What to store of it: all that moves with an event, and what rarely moves where it did."""
+    change = {"id": head.id, "updated_at": head.updated_at, "due_at": head.due_at, **run_to_row(head.run)}
+    change = as_stored(connection.dialect, runs, change)
+    if head.row is not None:
+        for name, place in _INDEXED:
+            if change[name] == head.row[place]:
+                # SQLite would write its index anew, which takes longer than all the rest.
+                del change[name]
+    return change
 
 
 def save_release(connection: Connection, head: Head) -> None:
@@ -416,6 +427,7 @@ def _kept_head(found: tuple[Any, ...]) -> Head:
 
 
 _KEY = _COLUMNS.index("key")
+_INDEXED = [(name, _COLUMNS.index(name)) for name in ("due_at", "status")]
 
 
 def _moment(given: Any) -> Any:
