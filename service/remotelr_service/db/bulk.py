@@ -55,7 +55,7 @@ def moments(table: Table) -> tuple[str, ...]:
 
 def _execute(connection: Connection, statement: str, names: tuple[str, ...], rows: Rows) -> None:
     if connection.dialect.name == "postgresql":
-        driver.execute(connection, statement, {"rows": to_text(rows)})
+        driver.execute(connection, statement, (to_text(rows),))
     else:
         driver.execute_many(connection, statement, list(map(itemgetter(*names), rows)))
 
@@ -83,4 +83,4 @@ def _change(dialect: Dialect, table: Table, names: tuple[str, ...]) -> str:
 
 def _recordset(dialect: Dialect, table: Table, names: tuple[str, ...]) -> str:
     typed = ", ".join(f"{name} {table.c[name].type.compile(dialect)}" for name in names)
-    return f"json_to_recordset(%(rows)s) AS new({typed})"
+    return f"json_to_recordset(%s) AS new({typed})"

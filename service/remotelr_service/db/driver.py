@@ -1,40 +1,97 @@
 """Statements said to the database's own driver.
 
-For those few that every report needs: around each of them SQLAlchemy takes longer than the statement itself.
+For those few that every report needs: around each of them SQLAlchemy takes longer than the statement itself. And
+PostgreSQL is told several in one message, because a message takes as long as what it asks for: what brings no rows
+waits for what is said next. A transaction of the writer is two messages:
+
+    BEGIN; SET LOCAL …; SELECT … FOR UPDATE
+    INSERT …; UPDATE …; COMMIT
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
 
+Said = tuple[str, Sequence[Any]]
 
-def fetch(connection: Connection, statement: str, parameters: Any) -> list[tuple[Any, ...]]:
+# What PostgreSQL is still to be told, by connection.
+_UNSAID: WeakKeyDictionary[Connection, list[Said]] = WeakKeyDictionary()
+
+
+def fetch(connection: Connection, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
     """The rows it gives, as the driver gives them. Raises what SQLAlchemy would."""
     with _errors(connection, statement):
-        cursor = connection.connection.cursor()
-        cursor.execute(statement, parameters)
-        rows = list(cursor.fetchall())
+        cursor = _say(connection, (statement, parameters))
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
         cursor.close()
         return rows
 
 
-def execute(connection: Connection, statement: str, parameters: Any = ()) -> None:
-    """Raises what SQLAlchemy would."""
+def execute(connection: Connection, statement: str, parameters: Sequence[Any] = ()) -> None:
+    """Raises what SQLAlchemy would; on PostgreSQL by the end of the transaction at the latest."""
+    if connection.dialect.name == "postgresql":
+        _UNSAID.setdefault(connection, []).append((statement, parameters))
+        return
     with _errors(connection, statement):
-        cursor = connection.connection.cursor()
-        cursor.execute(statement, parameters)
-        cursor.close()
+        _say(connection, (statement, parameters)).close()
 
 
 def execute_many(connection: Connection, statement: str, rows: Sequence[Any]) -> None:
-    """Raises what SQLAlchemy would."""
+    """On SQLite, once for each row. Raises what SQLAlchemy would."""
     with _errors(connection, statement):
-        cursor = connection.connection.cursor()
+        cursor = _raw(connection).cursor()
         cursor.executemany(statement, rows)
         cursor.close()
+
+
+def keep_order(engine: Engine) -> None:
+    """What `execute` has put off on this engine of PostgreSQL is said before anything that SQLAlchemy says."""
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def say_before(connection: Connection, *_: Any) -> None:
+        if connection in _UNSAID:
+            _say_rest(connection)
+
+    @event.listens_for(engine, "commit")
+    def say_last(connection: Connection) -> None:
+        # The driver sees that the transaction is over, and says COMMIT no second time.
+        if connection in _UNSAID:
+            _say_rest(connection, ("COMMIT", ()))
+
+    @event.listens_for(engine, "rollback")
+    def forget(connection: Connection) -> None:
+        _UNSAID.pop(connection, None)
+
+
+def _say_rest(connection: Connection, *last: Said) -> None:
+    with _errors(connection, "COMMIT" if last else "BEGIN"):
+        _say(connection, *last).close()
+
+
+def _say(connection: Connection, *last: Said) -> Any:
+    """The cursor with what the last statement gave."""
+    if connection.dialect.name != "postgresql":
+        ((statement, parameters),) = last
+        cursor = _raw(connection).cursor()
+        cursor.execute(statement, parameters)
+        return cursor
+    said = [*_UNSAID.pop(connection, ()), *last]
+    assert connection.dialect.dbapi is not None
+    # Only without parameters of its own a message may have several statements: they are written into it.
+    cursor = connection.dialect.dbapi.ClientCursor(_raw(connection))
+    written = "; ".join(statement for statement, _ in said)
+    cursor.execute(written, [each for _, parameters in said for each in parameters])
+    while cursor.nextset():
+        pass
+    return cursor
+
+
+def _raw(connection: Connection) -> Any:
+    return connection.connection.driver_connection
 
 
 @contextmanager

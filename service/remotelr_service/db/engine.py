@@ -258,6 +258,7 @@ def _postgres_engine(
         f"SET LOCAL statement_timeout = {statement_timeout_ms}; "
         f"SET LOCAL idle_in_transaction_session_timeout = {POSTGRES_IDLE_TIMEOUT_MS}",
     )
+    driver.keep_order(engine)
     return engine
 
 
