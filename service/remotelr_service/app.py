@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import State
 from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
 
@@ -44,6 +46,14 @@ DESCRIPTION = """The learning-rate control plane: it holds the policy and the pl
 
 Trainers report what they measured after each epoch and get the next learning rate back. A repeated report gets
 the same answer again; every refusal is `application/problem+json` with a stable `code`."""
+
+
+class SharedState(State):
+    """What all requests have in common. Starlette's own finds each part by a function, eight times for a report."""
+
+    @override
+    def __setattr__(self, name: Any, value: Any) -> None:
+        object.__setattr__(self, name, value)
 
 
 class Application(FastAPI):
@@ -105,6 +115,7 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
         redirect_slashes=False,
         lifespan=lifespan,
     )
+    app.state = SharedState()
     app.state.settings = settings
     app.state.draining = asyncio.Event()
     app.add_middleware(Failures)

@@ -219,7 +219,7 @@ def _protocol(header_timeout_s: float, max_connections: int) -> type[asyncio.Pro
             if len(self.headers) > MAX_HEADERS or _size(self.headers, self._since_head) > MAX_HEAD_BYTES:
                 self._refuse(*_TOO_LARGE)
             # A stream is not to wait for who does not read it: closing would.
-            self.scope.setdefault("extensions", {})[ABORT] = {"abort": self.transport.abort}
+            self.scope["extensions"] = {ABORT: {"abort": self.transport.abort}}
             super().on_headers_complete()
 
         @override

@@ -8,6 +8,8 @@ _NAMES = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 def metrics_to_json(metrics: Mapping[str, float]) -> dict[str, float | str]:
     """The metrics with NaN and the infinities as "nan", "inf" and "-inf"."""
+    if all(map(math.isfinite, metrics.values())):
+        return dict(metrics)
     return {name: number_to_json(value) for name, value in metrics.items()}
 
 

@@ -19,9 +19,9 @@ MAX_NUMBER_LENGTH = 400
 # A string (perhaps one that never ends, which is taken whole: starting again inside it would be
 # quadratic), or a bracket. Brackets inside strings are thus skipped.
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
-# What the plain reader would take and this one does not: an exponent may lead beyond a double, many digits
-# beyond an integer, an escape to an unwanted character.
-_SUSPECT = re.compile(rb"[0-9][eE]|[0-9]{%d}|\\u" % (MAX_INTEGER_DIGITS + 1))
+# A body with every digit as 0 and every letter but e as a dot: to look for numbers in it takes a tenth of a pattern's.
+_SHAPE = bytes(48 if 48 <= each <= 57 else 101 if each in b"eE" else 46 for each in range(256))
+_LONG = b"0" * (MAX_INTEGER_DIGITS + 1)
 _UNWANTED = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -50,7 +50,7 @@ def loads(body: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise MalformedJSON(f"the body is not UTF-8 (byte {error.start})") from None
     _check_depth(body)
-    if _SUSPECT.search(body) is None and body.count(b",") < MAX_ITEMS:
+    if body.count(b",") < MAX_ITEMS and not _is_suspect(body):
         # What is wrong with it after all, the careful reader can say.
         try:
             return _PLAIN.decode(text)
@@ -67,6 +67,15 @@ def loads(body: bytes) -> Any:
     if reader.has_refused or b"\\u" in body or body.count(b",") >= MAX_ITEMS:
         _check(value, "")
     return value
+
+
+def _is_suspect(body: bytes) -> bool:
+    """Whether there may be something in it that the plain reader takes and this one does not.
+
+    An exponent may lead beyond a double, many digits beyond an integer, an escape to an unwanted character.
+    """
+    shape = body.translate(_SHAPE)
+    return b"0e" in shape or _LONG in shape or b"\\u" in body
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

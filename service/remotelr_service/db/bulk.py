@@ -20,13 +20,13 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def insert_rows(connection: Connection, table: Table, rows: Rows) -> None:
-    """Add rows, all with the same columns, `as_stored`. Raises IntegrityError where one contradicts what is there."""
+    """Add rows, all with the same columns, moments `as_stored`. Raises IntegrityError where one contradicts another."""
     names = tuple(rows[0])
     _execute(connection, _insertion(connection.dialect, table, names), names, rows)
 
 
 def update_rows(connection: Connection, table: Table, rows: Rows) -> None:
-    """Set the other columns of the rows named by `id`. All have the same columns, `as_stored`."""
+    """Set the other columns of the rows named by `id`. All have the same columns, moments `as_stored`."""
     names = (*(name for name in rows[0] if name != "id"), "id")
     _execute(connection, _change(connection.dialect, table, names), names, rows)
 
@@ -37,14 +37,9 @@ def moment_to_text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def as_stored(dialect: Dialect, table: Table, row: dict[str, Any]) -> dict[str, Any]:
-    """The very row, with its moments as the driver takes them and gives them back."""
-    if dialect.name == "sqlite":
-        for name in moments(table):
-            moment = row.get(name)
-            if moment is not None:
-                row[name] = moment_to_text(moment)
-    return row
+def as_stored(dialect: Dialect, moment: datetime | None) -> datetime | str | None:
+    """The moment as the driver takes it in a row, and gives it back."""
+    return moment if moment is None or dialect.name == "postgresql" else moment_to_text(moment)
 
 
 @lru_cache(maxsize=64)

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from sqlalchemy import Connection
 
-from remotelr.rules import Decision, Event, Log, Outcome, Run, next_until
+from remotelr.rules import Decision, Event, Outcome, Run, next_until
 from remotelr.rules.records import replace
 from remotelr_service.db import silence, store
 from remotelr_service.db.log import EventLog
@@ -53,9 +53,11 @@ class Group:
         """The run `key` as the actions before have left it. The writer must have been given the key."""
         return self._heads.get(key)
 
-    def log(self, key: str) -> Log:
+    def log(self, key: str) -> EventLog:
         """The history of the run `key`, with what this group has appended to it."""
-        return self._log(key)
+        if key not in self._logs:
+            self._logs[key] = EventLog(self._connection, self._heads[key], self.flush)
+        return self._logs[key]
 
     def decision(self, head: Head) -> Decision:
         """The decision of the run that is in force."""
@@ -74,7 +76,7 @@ class Group:
         if outcome.event.kind == "attempt":
             self.flush()
             store.supersede(self._connection, head.id, outcome.event)
-        self._log(head.run.key).appended(outcome.event)
+        self.log(head.run.key).appended(outcome.event)
         if outcome.run.spec is not head.run.spec:
             store.save_spec(self._connection, after)
         if head.stalled_at is not None and outcome.event.kind in _HEARD_OF:
@@ -170,8 +172,3 @@ class Group:
         self._heads[run.key] = after
         self._moved[run.key] = None
         return after
-
-    def _log(self, key: str) -> EventLog:
-        if key not in self._logs:
-            self._logs[key] = EventLog(self._connection, self._heads[key], self.flush)
-        return self._logs[key]

@@ -90,7 +90,7 @@ def event_from_row(key: str, row: Row) -> Event:
     )
 
 
-def event_to_row(run_id: int, event: Event, at: datetime) -> dict[str, Any]:
+def event_to_row(run_id: int, event: Event, created_at: Any) -> dict[str, Any]:
     """All columns of `events` but its position: rows of one statement must have the same."""
     decision = event.decision
     taken = _NOT_DECIDED if decision is None else _decision_to_row(decision)
@@ -108,7 +108,7 @@ def event_to_row(run_id: int, event: Event, at: datetime) -> dict[str, Any]:
         "state": None if event.state is None else to_text(event.state),
         **taken,
         "superseded_by": event.superseded_by,
-        "created_at": at,
+        "created_at": created_at,
     }
 
 

@@ -220,8 +220,12 @@ def save_heads(connection: Connection, heads: Iterable[Head]) -> None:
 
 def _change_of(connection: Connection, head: Head) -> dict[str, Any]:
     """What to store of it: all that moves with an event, and what rarely moves where it did."""
-    change = {"id": head.id, "updated_at": head.updated_at, "due_at": head.due_at, **run_to_row(head.run)}
-    change = as_stored(connection.dialect, runs, change)
+    change = {
+        "id": head.id,
+        "updated_at": as_stored(connection.dialect, head.updated_at),
+        "due_at": as_stored(connection.dialect, head.due_at),
+        **run_to_row(head.run),
+    }
     if head.row is not None:
         for name, place in _INDEXED:
             if change[name] == head.row[place]:
@@ -252,8 +256,8 @@ def add_events(connection: Connection, new: Sequence[tuple[int, Event]], at: dat
     """Append events, each with the id of its run."""
     if not new:
         return
-    rows = [as_stored(connection.dialect, events, event_to_row(run_id, event, at)) for run_id, event in new]
-    insert_rows(connection, events, rows)
+    created_at = as_stored(connection.dialect, at)
+    insert_rows(connection, events, [event_to_row(run_id, event, created_at) for run_id, event in new])
 
 
 def supersede(connection: Connection, run_id: int, attempt: Event) -> None:
