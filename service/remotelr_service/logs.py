@@ -81,14 +81,14 @@ def tell(event: str, members: dict[str, Any]) -> None:
     For the line that every report has: through structlog it took a sixth of the event loop's time.
     """
     if _json_lines is None:
-        _log.info(event, **members)
+        structlog.get_logger("remotelr").info(event, **members)
         return
-    line = {**members, "event": event, "level": "info", "at": datetime.now(UTC)}
+    at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    line = {**members, "event": event, "level": "info", "at": at}
     _json_lines.write(_dumps(_add_request(None, "info", line)) + "\n")
     _json_lines.flush()
 
 
-_log = structlog.get_logger("remotelr")
 # Where `tell` writes: None for lines that are for people, or for nobody.
 _json_lines: Gathered | None = None
 

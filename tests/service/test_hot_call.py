@@ -1,6 +1,7 @@
 """The short way of a report gives what the long way gives."""
 
 import json as standard
+import re
 from typing import Any
 
 import pytest
@@ -67,6 +68,14 @@ def test_every_document_is_read_as_the_standard_library_reads_it(document: Any, 
     body = standard.dumps(document, ensure_ascii=escaped).encode()
 
     assert standard.loads(body) == json.loads(body)
+
+
+@given(st.text('0123456789eE.+-\\u"{}:, aé', max_size=60))
+def test_a_body_is_read_with_care_just_where_it_has_an_exponent_a_long_integer_or_an_escape(text: str):
+    body = text.encode()
+    pattern = rb"[0-9][eE]|[0-9]{%d}|\\u" % (json.MAX_INTEGER_DIGITS + 1)
+
+    assert (re.search(pattern, body) is not None) == json._is_suspect(body)
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1E+400", "1" * 400 + ".0", "9" * 21, "NaN", "-Infinity"])

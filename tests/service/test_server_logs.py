@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -48,6 +49,27 @@ def test_a_line_for_machines_is_one_object_with_the_request_it_belongs_to():
     assert ("decision", "info", 0.1, "abc") == tuple(
         line[name] for name in ("event", "level", "learning_rate", "request_id")
     )
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+@pytest.mark.parametrize("level", ["debug", "info", "warning"])
+def test_the_line_of_a_decision_is_the_one_that_structlog_would_write(style, level):
+    stream = io.StringIO()
+    logs.configure(level, style, stream)
+    members = {"run": "a\u2028b", "learning_rate": 1e-07, "changed": False, "odd": {1, 2}, "half": "\ud800"}
+    logs.REQUEST_ID.set("abc")
+    logs.TRACE.set(("trace", "parent"))
+    logs.tell("decision", members)
+    structlog.get_logger("new").info("decision", **members)
+    logs.REQUEST_ID.set(None)
+    logs.TRACE.set(None)
+
+    lines = [without_time(line) for line in stream.getvalue().splitlines()]
+    assert lines == ([] if level == "warning" else [lines[0]] * 2)
+
+
+def without_time(line: str) -> str:
+    return re.sub(r"20\d\d-\d\d-\d\dT[\d:.]+Z", "at", line)
 
 
 def test_what_is_below_the_level_is_not_written():

@@ -11,13 +11,17 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
+from chaos.databases import address, through
+from chaos.proxy import Link, Proxy, passing
 from fixtures.processes import Process, patiently
 from remotelr import rules
 from remotelr.rules import AttemptRequest, Decision, Report
 from remotelr_service.actions import attempts, reports, runs
 from remotelr_service.actions.finding import locked_run
-from remotelr_service.db import writer
+from remotelr_service.db import driver, writer
 from remotelr_service.db.errors import DatabaseAway, RunBusy
 from remotelr_service.db.group import Group
 from stories import PLATEAU, spec
@@ -58,6 +62,77 @@ def test_a_connection_killed_in_the_middle_of_a_transaction_costs_nothing(replic
     assert (1, False) == (answer.epoch, answer.replayed)
     assert [1, 2] == [event.seq for event in replica.events("run")]
     assert 2 == replica.report("run", 1, 0.5).epoch
+
+
+def test_a_report_costs_postgresql_two_messages(
+    replica: Process, postgres_url: str, start_process: Callable[..., Process]
+):
+    """One to lock and read its run, one to store what came of it: so a trainer alone waits for the network twice."""
+    replica.put("run")
+    with Proxy(address(postgres_url), counting) as counted:
+        near = start_process(through(postgres_url, counted.address))
+        near.report("run", 0, 0.5)
+        before = counted.happened["message"]
+        for epoch in range(1, 11):
+            near.report("run", epoch, 0.5)
+        messages = counted.happened["message"] - before
+        near.close()
+
+    assert 20 == messages
+
+
+def delete_all_and_fail(connection: Connection) -> None:
+    with connection.begin():
+        driver.execute(connection, "DELETE FROM runs")
+        driver.execute(connection, "this is no SQL")
+
+
+async def counting(link: Link) -> None:
+    """Passes everything on, and counts what the client says at a time."""
+
+    async def counted(chunk: bytes) -> bytes:
+        link.happened["message"] += 1
+        return chunk
+
+    await passing(link, counted)
+
+
+def test_what_a_transaction_has_put_off_is_seen_by_what_it_asks_next(replica: Process):
+    replica.put("run")
+
+    def action(group: Group) -> list[int]:
+        head = locked_run(group, "run")
+        group.append(head, rules.report(head.run, Report(epoch=0, metrics={"val_loss": 0.5}), group.log("run")))
+        group.flush()
+        return list(group.connection.exec_driver_sql("SELECT seq FROM events ORDER BY seq").scalars())
+
+    assert [1, 2] == replica.ask(replica.writer.submit(action, "run"))
+
+
+def test_what_a_transaction_has_put_off_is_gone_with_it(replica: Process):
+    """Also where nothing of it was said yet; and the connection is as good as before."""
+    replica.put("run")
+    with replica.database.writes.connect() as connection:
+        for statement in ("DELETE FROM runs", "this is no SQL"):
+            with connection.begin() as transaction:
+                driver.execute(connection, statement)
+                transaction.rollback()
+        with pytest.raises(DBAPIError, match="syntax error"):
+            delete_all_and_fail(connection)
+        assert 1 == connection.exec_driver_sql("SELECT count(*) FROM runs").scalar_one()
+        connection.rollback()
+
+    assert 1 == replica.report("run", 0, 0.5).epoch
+
+
+def test_texts_are_stored_as_they_are_whatever_is_in_them(replica: Process):
+    """What is written into a message of several statements is quoted by the driver."""
+    odd = "it's; COMMIT; -- \\' \" %s %(rows)s $1 é"
+    replica.put("run")
+    report = Report(epoch=0, metrics={odd: 1.0, "val_loss": 0.5})
+    replica.ask(reports.report(replica.writer, "run", report))
+
+    assert {odd: 1.0, "val_loss": 0.5} == replica.events("run")[-1].payload["metrics"]
 
 
 def test_connections_killed_between_transactions_are_not_noticed(replica: Process):
