@@ -20,7 +20,7 @@ own, tokens, experiments, previews, and waiting (a long poll is answered at once
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any, get_args
 from urllib.parse import unquote
@@ -322,7 +322,7 @@ def _told(answer: Decision | Waiting) -> dict[str, Any]:
     if isinstance(answer, Waiting):
         members = {name: getattr(answer, name) for name in ("run", "attempt", "epoch", "have", "need")}
         return {"status": "waiting", **members}
-    return {name: getattr(answer, name) for name in Decision.__slots__ if name not in _UNSAID}
+    return {each.name: getattr(answer, each.name) for each in fields(answer) if each.name not in _UNSAID}
 
 
 def _run(kept: _Kept) -> dict[str, Any]:

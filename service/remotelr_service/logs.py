@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO, cast
 
 import structlog
-from pydantic_core import to_json
+from pydantic import TypeAdapter
 from structlog.types import EventDict, Processor, WrappedLogger
 
 from remotelr_service.actions.credentials import hidden
@@ -22,7 +22,8 @@ REQUEST_ID: ContextVar[str | None] = ContextVar("remotelr_request_id", default=N
 # The ids of the trace and of the span that the request belongs to, where it said so.
 TRACE: ContextVar[tuple[str, str] | None] = ContextVar("remotelr_trace", default=None)
 
-# It can write anything; the other is four times as fast.
+# The second can write anything; the first is four times as fast.
+_LINE = TypeAdapter(dict[str, Any])
 _ENCODER = json.JSONEncoder(separators=(",", ":"), default=repr)
 
 # Libraries have their say when something is wrong, not when all is well.
@@ -149,7 +150,7 @@ def _printable(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 def _dumps(event: Any, **_: Any) -> str:
     try:
-        return to_json(event, ensure_ascii=True, fallback=repr).decode()
+        return _LINE.dump_json(event, ensure_ascii=True, fallback=repr).decode()
     except ValueError:
         # Half a character, or bytes that are no text.
         return _ENCODER.encode(event)

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from remotelr.rules.records import quick
+from remotelr.rules.records import record
 
 Reason = Literal["start", "schedule", "plateau", "command", "bounds", "guard"]
 Action = Literal["continue", "stop", "rollback"]
 
 
-@quick
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Decision:
     """The rate of one epoch of one run, taken once and never changed.
 

@@ -5,11 +5,11 @@ that is on its own use the second, so one set of rules serves all.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, Protocol
 
 from remotelr.rules.decision import Decision
-from remotelr.rules.records import quick, replace
+from remotelr.rules.records import record, replace
 
 Kind = Literal["created", "attempt", "report", "closing", "command", "policy", "finished"]
 
@@ -20,8 +20,7 @@ OF_A_POINT: frozenset[Kind] = frozenset({"report", "closing"})
 SNAPSHOTS: frozenset[Kind] = frozenset({"created", "attempt", "report", "closing", "policy"})
 
 
-@quick
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Event:
     """One thing that happened to a run, with what it led to.
 

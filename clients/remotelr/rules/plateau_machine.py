@@ -16,7 +16,7 @@ from struct import pack, unpack
 from typing import Any, Self
 
 from remotelr.rules.metrics import number_from_json, number_to_json
-from remotelr.rules.records import quick, replace
+from remotelr.rules.records import record, replace
 
 
 def float32(value: float) -> float:
@@ -89,8 +89,7 @@ class Rule:
         return None if self.eps is not None and current - lower <= self.eps else lower
 
 
-@quick
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Memory:
     """What the machine remembers. best: None before the first value. average, count: of values being averaged."""
 

@@ -20,7 +20,7 @@ from remotelr.rules.log import Event
 from remotelr.rules.metrics import metrics_from_json
 from remotelr.rules.policy import Policy
 from remotelr.rules.rails import Rails
-from remotelr.rules.records import quick
+from remotelr.rules.records import record
 from remotelr.rules.schedule import Binding
 from remotelr.rules.state import RunState
 
@@ -89,8 +89,7 @@ class RunSpec:
         return None if self.steps_per_epoch is None else self.total_epochs * self.steps_per_epoch
 
 
-@quick
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Run:
     """The head of a run: where it stands after its newest event.
 
@@ -141,8 +140,7 @@ class AttemptRequest:
     last_seq: int | None = None
 
 
-@quick
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Report:
     """`epoch` ended with these metrics, says one rank of one attempt.
 
@@ -164,8 +162,7 @@ class Report:
     local: bool = False
 
 
-@quick
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Outcome:
     """What came of it. event: what to append to the log; None when there is nothing new to store."""
 

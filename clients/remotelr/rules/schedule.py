@@ -9,14 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
-from remotelr.rules.records import quick
-
 # What a schedule remembers: None, finite numbers, strings, booleans, lists and string-keyed dicts of
 # them. Never NaN or infinity (no database and no JSON carries those), never tuples (JSON has none).
 State = Any
 
 
-@quick
 @dataclass(frozen=True, slots=True)
 class Point:
     """One epoch that has ended.

@@ -14,7 +14,7 @@ from remotelr.rules.decision import Reason
 from remotelr.rules.orders import Held
 from remotelr.rules.policy import Policy
 from remotelr.rules.rails import Rails
-from remotelr.rules.records import quick, replace
+from remotelr.rules.records import record, replace
 from remotelr.rules.schedule import State
 
 
@@ -59,8 +59,7 @@ class Order:
         return {name: value for name, value in members.items() if value is not None}
 
 
-@quick
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class RunState:
     """Everything the next decision depends on, beside the policy and the report.
 
@@ -144,7 +143,6 @@ class RunState:
         return cls(**read)
 
 
-@quick
 @dataclass(frozen=True, slots=True)
 class Rate:
     """A learning rate and what made it: the schedule, a command, the policy's guard, or bounds.

@@ -1,7 +1,9 @@
 """Telling a decision: to the log, one line each, and to who asked."""
 
+from typing import Any
+
 import structlog
-from pydantic_core import to_json
+from pydantic import TypeAdapter
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -13,6 +15,8 @@ from remotelr_service.api.problems import RETRY_AFTER_S
 from remotelr_service.logs import tell
 
 log = structlog.get_logger("remotelr")
+
+_MEMBERS = TypeAdapter(dict[str, Any])
 
 
 def log_decision(decision: Decision) -> None:
@@ -45,7 +49,7 @@ async def told(decision: Decision, means: Resources, *, with_steps: bool) -> Dec
 
 def told_plainly(decision: Decision) -> Response:
     """The bytes of a `DecisionAnswer`, without making one first: this is what the hot call answers."""
-    return Response(to_json(decision_members(decision)), media_type="application/json")
+    return Response(_MEMBERS.dump_json(decision_members(decision)), media_type="application/json")
 
 
 def told_to_wait(waiting: Waiting) -> Response:

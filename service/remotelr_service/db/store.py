@@ -27,7 +27,7 @@ from sqlalchemy.sql import ColumnElement
 
 from remotelr.rules import Decision, Event, Run
 from remotelr.rules.log import OF_A_POINT, Kind
-from remotelr.rules.records import quick, replace
+from remotelr.rules.records import record, replace
 from remotelr_service.db import driver
 from remotelr_service.db.bulk import as_stored, insert_rows, moments, update_rows
 from remotelr_service.db.clock import SQLITE_NOW, database_now
@@ -44,8 +44,7 @@ from remotelr_service.db.rows import (
 from remotelr_service.db.tables import events, run_tags, runs
 
 
-@quick
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Head:
     """A run as it is stored: what the rules know of it, and what only the service does.
 
