@@ -1,12 +1,13 @@
 """A decision as the client gives it: the service's, and the rate of each step that follows from it."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from math import isclose
 from typing import Any
 
 from remotelr import rules
 from remotelr._wire import Json
 from remotelr.rules import Policy, RulesError, RunSpec, RunState, rate_at
+from remotelr.rules.records import record
 
 
 class Plan:
@@ -48,7 +49,7 @@ class Plan:
         return rate_at(self.policy, RunState.from_json(decision.state), decision.epoch, float(position)).learning_rate
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Decision(rules.Decision):
     """The rate of one epoch of one run, as the service decided it, and of every step in it.
 

@@ -51,6 +51,15 @@ def test_a_changed_record_is_another_one_and_the_first_stays():
     assert (Sheep(name="a", notes={"b": 1}), Sheep(name="a", size=7, notes={"b": 1})) == (first, second)
 
 
+@record
+class Dolly(Sheep):
+    copied: bool = False
+
+
+def test_a_record_of_a_record_is_changed_with_all_that_it_has_of_it():
+    assert Dolly(name="b", size=3, copied=True) == replace(Dolly(name="a", copied=True), name="b")
+
+
 def test_a_record_gets_no_field_that_it_has_not():
     with pytest.raises(AttributeError, match="colour"):
         replace(Sheep(name="a"), colour="red")  # type: ignore[call-arg]

@@ -24,7 +24,7 @@ else:
     def replace(given: T, /, **changes: Any) -> T:
         """The record with these fields changed. Raises AttributeError for a field that is none."""
         made = object.__new__(type(given))
-        for name in given.__slots__:
+        for name in given.__dataclass_fields__:
             setattr(made, name, getattr(given, name))
         for name, value in changes.items():
             setattr(made, name, value)
