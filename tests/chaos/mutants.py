@@ -79,7 +79,7 @@ Group.save = _save_late
 """
 
 _STATE_MACHINE = "test_state_machine.py::test_the_service_and_a_model_of_it_agree_whatever_is_asked_in_whatever_order"
-_RACE = "test_race.py::test_every_rank_is_told_the_same_rate_by_every_replica_whatever_is_late_twice_or_paused"
+_RACE = "test_race.py::test_every_rank_is_told_the_same_rate_by_every_replica_whatever_is_late_twice_or_paused[4]"
 _KILLED = "test_crash.py::test_a_service_killed_under_load_has_lost_nothing_and_counted_nothing_twice"
 _CHAOS = "test_client_chaos.py::test_a_training_does_not_notice"
 _FSYNC = "test_fsync.py::test_every_report_is_answered_after_its_own_sync_of_the_log"
@@ -202,9 +202,9 @@ def lock_heads(connection, keys):
     return locked
 
 
-def save_heads(connection, heads):
+def save_heads(connection, heads, rows):
     heads = list(heads)
-    _right_save(connection, heads)
+    _right_save(connection, heads, rows)
     _cache.update({head.run.key: head for head in heads})
 """,
             FIRST_MIGRATION: _NO_NET,

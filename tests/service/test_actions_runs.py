@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from fixtures.processes import Process
+from remotelr import rules
 from remotelr.rules import InvalidPolicy, Report, RunFinished, Waiting, policy_from_json
 from remotelr_service.actions import decisions, history, policies, reports, runs, timeouts
 from remotelr_service.actions.errors import ExperimentConflict, RunNotFound, TooManyTags
 from remotelr_service.db import notices
+from remotelr_service.db.group import Group
 from stories import PLATEAU, spec
 
 
@@ -132,6 +134,35 @@ def test_an_end_is_final_until_somebody_begins_again(process: Process):
     assert "completed" == process.finish("run", "completed").status
     with pytest.raises(RunFinished):
         process.finish("run", "failed")
+
+
+def test_a_run_goes_on_and_ends_as_often_as_somebody_wants(process: Process):
+    """What rarely changes is stored only where it did: of what is stored, and not of what once was."""
+    process.put("run")
+    for life in range(4):
+        process.attempt("run", f"life {life}", epoch=life)
+        assert ("running", life + 1) == (process.head("run").status, process.report("run", life, 0.5).epoch)
+        process.finish("run", ("completed", "failed")[life % 2])
+        assert ("completed", "failed")[life % 2] == process.head("run").status
+
+
+def test_a_run_that_is_made_anew_in_the_transaction_that_deletes_it_is_stored_whole(process: Process):
+    for status in ("completed", "running", "completed"):
+        process.put("run")
+        process.attempt("run", status, epoch=0)
+        process.finish("run", "completed")
+
+        def again(group: Group, status: str = status) -> None:
+            locked = group.find("run")
+            assert locked is not None
+            group.delete(locked)
+            head = group.create(rules.create("run", spec(PLATEAU)), experiment=None, tags={})
+            if status != "running":
+                group.append(head, rules.finish(head.run, "completed"))
+
+        process.ask(process.writer.submit(again, "run"))
+        assert status == process.head("run").status
+        process.ask(runs.delete_run(process.writer, "run", by=None))
 
 
 def test_a_deleted_run_is_gone_with_its_events_and_its_key_is_free(process: Process):

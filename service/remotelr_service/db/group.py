@@ -127,6 +127,7 @@ class Group:
         key = head.run.key
         store.delete_head(self._connection, head)
         del self._heads[key]
+        self._locked.rows.pop(key, None)
         self._logs.pop(key, None)
         self._moved.pop(key, None)
 
@@ -139,7 +140,7 @@ class Group:
     def save(self) -> frozenset[str]:
         """Write all that is left to write; gives the keys of the runs that moved."""
         self.flush()
-        store.save_heads(self._connection, [self._heads[key] for key in self._moved])
+        store.save_heads(self._connection, [self._heads[key] for key in self._moved], self._locked.rows)
         return frozenset(self._moved)
 
     def _timed(self, head: Head, event: Event) -> Head:

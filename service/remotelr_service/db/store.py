@@ -27,7 +27,7 @@ from sqlalchemy.sql import ColumnElement
 
 from remotelr.rules import Decision, Event, Run
 from remotelr.rules.log import OF_A_POINT, Kind
-from remotelr.rules.records import record, replace
+from remotelr.rules.records import record
 from remotelr_service.db import driver
 from remotelr_service.db.bulk import as_stored, insert_rows, moments, update_rows
 from remotelr_service.db.clock import SQLITE_NOW, database_now
@@ -43,6 +43,9 @@ from remotelr_service.db.rows import (
 )
 from remotelr_service.db.tables import events, run_tags, runs
 
+# The columns of a run in their order, as the driver gave them.
+StoredRow = tuple[Any, ...]
+
 
 @record
 class Head:
@@ -51,7 +54,6 @@ class Head:
     due_at: when the point that waits for ranks has to be decided without them, by the database's clock.
     release_at: when a rate that is held until a time is let go, by the same clock.
     stalled_at: since when its trainer is known to be silent.
-    row: a row it was made from, as the driver gave it; None of a new one.
     """
 
     id: int
@@ -63,7 +65,6 @@ class Head:
     stalled_at: datetime | None = None
     created_at: datetime
     updated_at: datetime
-    row: tuple[Any, ...] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +79,11 @@ class Standing:
 class Locked:
     """The heads this transaction has locked, and the keys of those another one holds.
 
-    now: by the database's clock; None when nothing was read.
+    rows: what the driver gave of each head. now: by the database's clock; None when nothing was read.
     """
 
     heads: dict[str, Head]
+    rows: dict[str, StoredRow] = field(default_factory=dict)
     busy: frozenset[str] = frozenset()
     now: datetime | None = None
 
@@ -106,12 +108,13 @@ def lock_heads(connection: Connection, keys: Collection[str]) -> Locked:
     on_sqlite = connection.dialect.name == "sqlite"
     asked = to_text(list(keys)) if on_sqlite else list(keys)
     found = driver.fetch(connection, _LOCK_HEADS[connection.dialect.name], (asked,))
-    heads = {head.run.key: head for head in map(_kept_head, found)}
+    rows: dict[str, StoredRow] = {row[_KEY]: row[:-1] for row in found}
+    heads = {key: _kept_head(row) for key, row in rows.items()}
     now = _moment(found[0][-1]) if found else None
     missing = [key for key in keys if key not in heads]
     if not missing or on_sqlite:
-        return Locked(heads, now=now)
-    return Locked(heads, frozenset(connection.execute(_HELD, {"keys": missing}).scalars()), now)
+        return Locked(heads, rows, now=now)
+    return Locked(heads, rows, frozenset(connection.execute(_HELD, {"keys": missing}).scalars()), now)
 
 
 def database_time(connection: Connection) -> datetime:
@@ -205,19 +208,19 @@ def add_head(
     return Head(id=run_id, run=run, experiment=experiment, tags=dict(tags), created_at=at, updated_at=at)
 
 
-def save_heads(connection: Connection, heads: Iterable[Head]) -> None:
-    """Store where these runs stand now."""
-    changes = [(head, _change_of(connection, head)) for head in heads]
+def save_heads(connection: Connection, heads: Iterable[Head], rows: Mapping[str, StoredRow]) -> None:
+    """Store where these runs stand now. rows: what is stored of them; not of new ones."""
+    changes = [(head, _change_of(connection, head, rows.get(head.run.key))) for head in heads]
     alike: defaultdict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     for _, change in changes:
         alike[tuple(change)].append(change)
-    for rows in alike.values():
-        update_rows(connection, runs, rows)
+    for rows_alike in alike.values():
+        update_rows(connection, runs, rows_alike)
     for head, change in changes:
-        _keep(head, change)
+        _keep(head, change, rows.get(head.run.key))
 
 
-def _change_of(connection: Connection, head: Head) -> dict[str, Any]:
+def _change_of(connection: Connection, head: Head, row: StoredRow | None) -> dict[str, Any]:
     """What to store of it: all that moves with an event, and what rarely moves where it did."""
     change = {
         "id": head.id,
@@ -225,9 +228,9 @@ def _change_of(connection: Connection, head: Head) -> dict[str, Any]:
         "due_at": as_stored(connection.dialect, head.due_at),
         **run_to_row(head.run),
     }
-    if head.row is not None:
+    if row is not None:
         for name, place in _INDEXED:
-            if change[name] == head.row[place]:
+            if change[name] == row[place]:
                 # SQLite would write its index anew, which takes longer than all the rest.
                 del change[name]
     return change
@@ -406,27 +409,24 @@ def list_point_decisions(
 
 # Heads as they were saved, by key, each with the row that must be found for it to be what is stored. That saves making
 # them anew, and no more: the row is locked and read all the same, whole, for another replica may have written since.
-_KEPT: dict[str, tuple[tuple[Any, ...], Head]] = {}
+_KEPT: dict[str, tuple[StoredRow, Head]] = {}
 MOST_KEPT = 4_096
 
 
-def _keep(head: Head, change: Mapping[str, Any]) -> None:
-    if head.row is None:
+def _keep(head: Head, change: Mapping[str, Any], before: StoredRow | None) -> None:
+    if before is None:
         return
     if len(_KEPT) >= MOST_KEPT:
         _KEPT.clear()
-    row = tuple(map(change.get, _COLUMNS, head.row))
-    _KEPT[head.run.key] = row, head
+    _KEPT[head.run.key] = tuple(map(change.get, _COLUMNS, before)), head
 
 
-def _kept_head(found: tuple[Any, ...]) -> Head:
-    """The head of a row of `_LOCK_HEADS`."""
-    row = found[:-1]
+def _kept_head(row: StoredRow) -> Head:
     kept = _KEPT.get(row[_KEY])
     if kept is not None and kept[0] == row:
         return kept[1]
     named = dict(zip(_COLUMNS, row, strict=True))
-    return replace(_head({**named, **{name: _moment(named[name]) for name in moments(runs)}}), row=row)
+    return _head({**named, **{name: _moment(named[name]) for name in moments(runs)}})
 
 
 _KEY = _COLUMNS.index("key")
