@@ -23,6 +23,8 @@ from remotelr_service.settings import Settings
 MAX_TARGET_BYTES = 8 * 1024
 MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADERS = 100
+# With the line of the request, and what stands between names, values and lines.
+_MAX_RAW_HEAD_BYTES = MAX_HEAD_BYTES + MAX_TARGET_BYTES + 4 * (MAX_HEADERS + 10)
 
 # How long connections have to be let go of by those who use them, before the idle ones are closed on them.
 LET_GO_S = 0.25
@@ -152,7 +154,7 @@ _TOO_LARGE = (
 
 
 def _size(headers: list[tuple[bytes, bytes]], at_most: int) -> int:
-    """Bytes of the headers; counted only where that could make a difference."""
+    """Bytes of the headers, which are no more than that; counted only where it could make a difference."""
     return at_most if at_most <= MAX_HEAD_BYTES else sum(len(name) + len(value) for name, value in headers)
 
 
@@ -163,8 +165,11 @@ def _protocol(header_timeout_s: float, max_connections: int) -> type[asyncio.Pro
         _timer: asyncio.TimerHandle | None = None
         _refusal: tuple[str, str] | None = None
         _is_in_head = True
-        # Bytes since the head began: it cannot be larger. Counted by what is received, and not header by header.
-        _since_head = 0
+        # What is known of the size of a head before all of it is there, by what was received: at least what came in
+        # pieces with nothing else in them, and at most all that came since the piece in which it began.
+        _at_least = 0
+        _at_most = 0
+        _has_ended = False
 
         @override
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
@@ -181,16 +186,18 @@ def _protocol(header_timeout_s: float, max_connections: int) -> type[asyncio.Pro
 
         @override
         def data_received(self, data: bytes) -> None:
-            was_in_head = self._is_in_head
-            self._since_head = len(data) + (self._since_head if was_in_head else 0)
+            begins_in_head, self._has_ended = self._is_in_head, False
+            self._at_most = len(data) + (self._at_most if begins_in_head else 0)
             super().data_received(data)
             if not self._is_in_head or self.transport.is_closing():
                 return
-            if not was_in_head:
-                # It began somewhere in here, behind the end of another request.
-                self._since_head = 0
-            elif self._since_head > MAX_HEAD_BYTES:
+            if begins_in_head and not self._has_ended:
+                self._at_least += len(data)
+            else:
+                self._at_least, self._at_most = 0, len(data)
+            if self._at_least > _MAX_RAW_HEAD_BYTES:
                 self._answer(*_TOO_LARGE)
+                return
             if self._timer is None:
                 self._await_head()
 
@@ -214,9 +221,9 @@ def _protocol(header_timeout_s: float, max_connections: int) -> type[asyncio.Pro
 
         @override
         def on_headers_complete(self) -> None:
-            self._is_in_head = False
+            self._is_in_head, self._has_ended = False, True
             self._head_came()
-            if len(self.headers) > MAX_HEADERS or _size(self.headers, self._since_head) > MAX_HEAD_BYTES:
+            if len(self.headers) > MAX_HEADERS or _size(self.headers, self._at_most) > MAX_HEAD_BYTES:
                 self._refuse(*_TOO_LARGE)
             # A stream is not to wait for who does not read it: closing would.
             self.scope["extensions"] = {ABORT: {"abort": self.transport.abort}}

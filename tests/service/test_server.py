@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -179,7 +180,7 @@ CHUNKED = (
         (b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % (b"a" * (MAX_TARGET_BYTES + 1)), 414, "target_too_long"),
         (b"GET / HTTP/1.1\r\nX: %s\r\n\r\n" % (b"a" * (MAX_HEAD_BYTES + 1)), 431, "headers_too_large"),
         (b"GET / HTTP/1.1\r\n%s\r\n" % (b"X: a\r\n" * (MAX_HEADERS + 1)), 431, "headers_too_large"),
-        (b"GET / HTTP/1.1\r\nX: %s" % (b"a" * (MAX_HEAD_BYTES + 1)), 431, "headers_too_large"),
+        (b"GET / HTTP/1.1\r\nX: %s" % (b"a" * 2 * MAX_HEAD_BYTES), 431, "headers_too_large"),
         (CHUNKED + b"1\r\n{\r\n0\r\nX: a\r\n\r\n", 400, "malformed_request"),
     ],
 )
@@ -224,6 +225,42 @@ def test_who_sends_half_a_head_behind_a_whole_request_is_answered_and_then_sent_
 
     assert answers.startswith(b"HTTP/1.1 200 ")
     assert answers.count(b"HTTP/1.1 408 ") == 1
+
+
+def in_pieces(service: Service, *pieces: bytes) -> bytes:
+    """What comes back on one connection on which these came one by one."""
+    host, port = service.url.removeprefix("http://").split(":")
+    received = b""
+    with socket.create_connection((host, int(port)), timeout=60.0) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(0.2)
+        with suppress(ConnectionResetError):
+            while part := connection.recv(65536):
+                received += part
+    return received
+
+
+WHOLE = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LAST = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize("begin", [5, 25], ids=["in its first line", "in a header"])
+def test_a_head_may_come_in_pieces_behind_a_large_request(shared_service, begin):
+    padded = b'{"policy": {"type": "constant", "learning_rate": 0.1}, "count": 1%s}' % (b" " * 2 * MAX_HEAD_BYTES)
+    request = b"POST /v1/policies/preview HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    request += b"Content-Length: %d\r\n\r\n%s" % (len(padded), padded)
+
+    answers = in_pieces(shared_service, request + LAST[:begin], LAST[begin:30], LAST[30:])
+    assert 2 == answers.count(b"HTTP/1.1 200 ")
+
+
+def test_a_head_that_is_too_large_is_found_so_wherever_it_begins(shared_service):
+    large = b"GET /livez HTTP/1.1\r\nX: %s\r\n" % (b"a" * (MAX_HEAD_BYTES + 1))
+    answers = in_pieces(shared_service, WHOLE + large, b"Host: localhost\r\n\r\n")
+
+    assert (1, 1) == (answers.count(b"HTTP/1.1 200 "), answers.count(b"HTTP/1.1 431 "))
 
 
 def test_a_body_may_be_larger_than_a_head(shared_service):

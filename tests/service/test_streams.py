@@ -501,6 +501,8 @@ class _Holding:
                 head, rules.report(head.run, rules.Report(epoch=epoch, metrics={"val_loss": 1.0}), group.log(run))
             )
             group.flush()
+            # What is flushed is said to PostgreSQL with the next question.
+            group.connection.exec_driver_sql("SELECT 1")
             holds.set()
             assert self._go_on.wait(LONG_S)
             if self._fails:

@@ -12,11 +12,11 @@ import psycopg
 import pytest
 from psycopg import sql
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from chaos.databases import address, through
+from chaos.databases import address, query, through
 from chaos.proxy import Link, Proxy, passing
-from fixtures.processes import Process, patiently
+from fixtures.processes import Process, patiently, together
 from remotelr import rules
 from remotelr.rules import AttemptRequest, Decision, Report
 from remotelr_service.actions import attempts, reports, runs
@@ -81,10 +81,23 @@ def test_a_report_costs_postgresql_two_messages(
     assert 20 == messages
 
 
-def delete_all_and_fail(connection: Connection) -> None:
+def delete_all_and(connection: Connection, statement: str) -> None:
     with connection.begin():
         driver.execute(connection, "DELETE FROM runs")
-        driver.execute(connection, "this is no SQL")
+        # Half a character cannot be said.
+        driver.execute(connection, statement, ("\ud800",) if "%s" in statement else ())
+
+
+def test_a_last_message_that_fails_for_one_costs_the_others_of_its_group_nothing(replica: Process):
+    """An event of that number is there already: whoever wrote it is refused, and the connection is good again."""
+    for key in ("good", "bad"):
+        replica.put(key)
+    query(replica.url, "UPDATE events SET seq = 2 WHERE run_id = (SELECT id FROM runs WHERE key = 'bad')")
+    good, bad = together(replica, report(replica, "good", 0), report(replica, "bad", 0))
+
+    assert (1, False) == (good.epoch, good.replayed)
+    assert isinstance(bad, IntegrityError)
+    assert 2 == replica.report("good", 1, 0.5).epoch
 
 
 async def counting(link: Link) -> None:
@@ -117,8 +130,13 @@ def test_what_a_transaction_has_put_off_is_gone_with_it(replica: Process):
             with connection.begin() as transaction:
                 driver.execute(connection, statement)
                 transaction.rollback()
-        with pytest.raises(DBAPIError, match="syntax error"):
-            delete_all_and_fail(connection)
+        for wrong, says in (
+            ("this is no SQL", "syntax error"),
+            ("SELECT 1 / 0", "division"),
+            ("SELECT %s", "surrogate"),
+        ):
+            with pytest.raises(DBAPIError, match=says):
+                delete_all_and(connection, wrong)
         assert 1 == connection.exec_driver_sql("SELECT count(*) FROM runs").scalar_one()
         connection.rollback()
 

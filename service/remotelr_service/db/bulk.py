@@ -20,7 +20,10 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def insert_rows(connection: Connection, table: Table, rows: Rows) -> None:
-    """Add rows, all with the same columns, moments `as_stored`. Raises IntegrityError where one contradicts another."""
+    """Add rows, all with the same columns, moments `as_stored`.
+
+    Raises IntegrityError where one contradicts what is there, when the driver says so (`driver.execute`).
+    """
     names = tuple(rows[0])
     _execute(connection, _insertion(connection.dialect, table, names), names, rows)
 

@@ -161,7 +161,7 @@ def mark_finished(connection: Connection, bulk_id: int, at: datetime) -> None:
 
 
 def add_results(connection: Connection, bulk_id: int, results: Sequence[BulkResult]) -> None:
-    """Raises IntegrityError when another transaction has just given one of these runs its result."""
+    """Raises IntegrityError (as `insert_rows` does) when another transaction has just given one of them its result."""
     if results:
         insert_rows(connection, bulk_results, [{"bulk_id": bulk_id, **_columns(result)} for result in results])
 

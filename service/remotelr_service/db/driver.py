@@ -24,19 +24,17 @@ _UNSAID: WeakKeyDictionary[Connection, list[Said]] = WeakKeyDictionary()
 
 def fetch(connection: Connection, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
     """The rows it gives, as the driver gives them. Raises what SQLAlchemy would."""
-    with _errors(connection, statement):
-        cursor = _say(connection, (statement, parameters))
-        rows: list[tuple[Any, ...]] = cursor.fetchall()
-        cursor.close()
-        return rows
+    cursor = _say(connection, (statement, parameters))
+    rows: list[tuple[Any, ...]] = cursor.fetchall()
+    cursor.close()
+    return rows
 
 
 def execute(connection: Connection, statement: str, parameters: Sequence[Any] = ()) -> None:
-    """Raises what SQLAlchemy would; on PostgreSQL by the end of the transaction at the latest."""
+    """Raises what SQLAlchemy would; on PostgreSQL what is said next does, or the end of the transaction."""
     if connection.dialect.name == "postgresql":
         _UNSAID.setdefault(connection, []).append((statement, parameters))
-        return
-    with _errors(connection, statement):
+    else:
         _say(connection, (statement, parameters)).close()
 
 
@@ -54,40 +52,43 @@ def keep_order(engine: Engine) -> None:
     @event.listens_for(engine, "before_cursor_execute")
     def say_before(connection: Connection, *_: Any) -> None:
         if connection in _UNSAID:
-            _say_rest(connection)
+            _say(connection).close()
 
     @event.listens_for(engine, "commit")
     def say_last(connection: Connection) -> None:
-        # The driver sees that the transaction is over, and says COMMIT no second time.
-        if connection in _UNSAID:
-            _say_rest(connection, ("COMMIT", ()))
+        if connection not in _UNSAID:
+            return
+        try:
+            # The driver sees that the transaction is over, and says COMMIT no second time.
+            _say(connection, ("COMMIT", ())).close()
+        except BaseException:
+            # SQLAlchemy takes a transaction whose commit has failed for one that is over.
+            if not connection.invalidated:
+                _raw(connection).rollback()
+            raise
 
     @event.listens_for(engine, "rollback")
     def forget(connection: Connection) -> None:
         _UNSAID.pop(connection, None)
 
 
-def _say_rest(connection: Connection, *last: Said) -> None:
-    with _errors(connection, "COMMIT" if last else "BEGIN"):
-        _say(connection, *last).close()
-
-
 def _say(connection: Connection, *last: Said) -> Any:
     """The cursor with what the last statement gave."""
-    if connection.dialect.name != "postgresql":
-        ((statement, parameters),) = last
-        cursor = _raw(connection).cursor()
-        cursor.execute(statement, parameters)
-        return cursor
     said = [*_UNSAID.pop(connection, ()), *last]
-    assert connection.dialect.dbapi is not None
-    # Only without parameters of its own a message may have several statements: they are written into it.
-    cursor = connection.dialect.dbapi.ClientCursor(_raw(connection))
     written = "; ".join(statement for statement, _ in said)
-    cursor.execute(written, [each for _, parameters in said for each in parameters])
-    while cursor.nextset():
-        pass
-    return cursor
+    parameters = [each for _, parameters in said for each in parameters]
+    with _errors(connection, written):
+        if connection.dialect.name != "postgresql":
+            cursor = _raw(connection).cursor()
+            cursor.execute(written, parameters)
+            return cursor
+        assert connection.dialect.dbapi is not None
+        # Only without parameters of its own a message may have several statements: they are written into it.
+        cursor = connection.dialect.dbapi.ClientCursor(_raw(connection))
+        cursor.execute(written, parameters)
+        while cursor.nextset():
+            pass
+        return cursor
 
 
 def _raw(connection: Connection) -> Any:
@@ -100,6 +101,10 @@ def _errors(connection: Connection, statement: str) -> Iterator[None]:
     assert dialect.dbapi is not None
     try:
         yield
+    except UnicodeError as error:
+        # A database of another encoding. What was to be said with it is lost: the transaction must not go on.
+        wrong = dialect.dbapi.DataError(str(error))
+        raise DBAPIError.instance(statement, None, wrong, dialect.dbapi.Error, dialect=dialect) from error
     except dialect.dbapi.Error as error:
         is_lost = dialect.is_disconnect(error, connection.connection.dbapi_connection, None)
         if is_lost:

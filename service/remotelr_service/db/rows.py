@@ -126,6 +126,7 @@ def _decision_to_row(decision: Decision) -> dict[str, Any]:
     }
 
 
+# With the names of `_decision_to_row`, in its order.
 _NOT_DECIDED = dict.fromkeys(("learning_rate", "momentum", "step", "reason", "changed", "action", "plateau", "why"))
 
 

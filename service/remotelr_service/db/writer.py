@@ -7,7 +7,7 @@ queue while it was busy with the last transaction, and commits it as the next on
     lock and read the heads       one SELECT for all runs of the group
     each action, in order         decides in memory on the heads; a refused one leaves no trace
     append the events             one INSERT
-    save the heads                one UPDATE
+    save the heads                one UPDATE, or one for each choice of columns that changed
     COMMIT                        the wait for the disk
     answer everybody              not one answer leaves before this line
 
