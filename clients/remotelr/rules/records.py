@@ -1,7 +1,7 @@
 """The records of which every report makes a dozen: dataclasses with slots that nobody changes.
 
 To a type checker they are frozen. To Python they are not: a frozen dataclass sets each of its fields by name, which
-made a record four times as dear, and a report a tenth.
+made a record four times as dear, and what the rules do with a report 36 µs instead of 26.
 """
 
 from dataclasses import dataclass, field

@@ -62,14 +62,22 @@ def keep_order(engine: Engine) -> None:
             # The driver sees that the transaction is over, and says COMMIT no second time.
             _say(connection, ("COMMIT", ())).close()
         except BaseException:
-            # SQLAlchemy takes a transaction whose commit has failed for one that is over.
-            if not connection.invalidated:
-                _raw(connection).rollback()
+            _give_up(connection)
             raise
 
     @event.listens_for(engine, "rollback")
     def forget(connection: Connection) -> None:
         _UNSAID.pop(connection, None)
+
+
+def _give_up(connection: Connection) -> None:
+    """End a transaction whose commit has failed: SQLAlchemy takes it for one that is over."""
+    if connection.invalidated:
+        return
+    try:
+        _raw(connection).rollback()
+    except Exception as error:  # noqa: BLE001  # whatever it was: that connection is good for nothing more
+        connection.invalidate(error)
 
 
 def _say(connection: Connection, *last: Said) -> Any:
