@@ -13,6 +13,7 @@ from fixtures.processes import Process
 from remotelr.rules import Log, MemoryLog, RulesError
 from remotelr_service.actions.finding import locked_run
 from remotelr_service.db import store
+from remotelr_service.db.ahead import read_ahead
 from remotelr_service.db.engine import reading
 from remotelr_service.db.group import Group
 from remotelr_service.db.log import EventLog
@@ -46,6 +47,27 @@ def test_the_stored_log_answers_as_the_one_in_memory(process: Process, policy: A
     key = store_story(process, told)
     with stored_log(process, key) as log:
         assert answers(told.log) == answers(log)
+
+
+@settings(per_example, max_examples=40)
+@given(
+    policy=st.sampled_from(POLICIES),
+    story=happenings,
+    asked=st.sets(st.tuples(st.integers(0, 8), st.integers(0, 2)), min_size=1),
+)
+def test_what_was_read_ahead_is_what_the_log_answers(
+    process: Process, policy: Any, story: list[Any], asked: set[tuple[int, int]]
+):
+    told = tell(policy, story)
+    key = store_story(process, told)
+    with reading(process.reads) as connection:
+        head = store.find_head(connection, key)
+        assert head is not None
+        log = EventLog(connection, head)
+        log.learn(asked, read_ahead(connection, {key: (head, asked)})[key])
+
+    # What it was told of is not asked again: the connection is closed.
+    assert [nameless(told.log.report(*point)) for point in asked] == [nameless(log.report(*point)) for point in asked]
 
 
 @settings(per_example, max_examples=10)

@@ -18,7 +18,7 @@ from chaos.databases import address, query, through
 from chaos.proxy import Link, Proxy, passing
 from fixtures.processes import Process, patiently, together
 from remotelr import rules
-from remotelr.rules import AttemptRequest, Decision, Report
+from remotelr.rules import AttemptRequest, Decision, Report, Waiting
 from remotelr_service.actions import attempts, reports, runs
 from remotelr_service.actions.finding import locked_run
 from remotelr_service.db import driver, writer
@@ -26,6 +26,7 @@ from remotelr_service.db.errors import DatabaseAway, RunBusy
 from remotelr_service.db.group import Group
 from stories import PLATEAU, spec
 
+ALL = {"schedule": PLATEAU, "aggregate": {"ranks": "all"}}
 TRAINED = {"type": "reduce_on_plateau", "factor": 0.97, "patience": 1, "cooldown": 1}
 
 
@@ -79,6 +80,33 @@ def test_a_report_costs_postgresql_two_messages(
         near.close()
 
     assert 20 == messages
+
+
+@pytest.mark.parametrize("again", ["lone trainers", "ranks that wait", "ranks of a decided epoch"])
+def test_what_is_sent_again_costs_a_group_the_same_messages_however_much_it_is(
+    replica: Process, postgres_url: str, start_process: Callable[..., Process], again: str
+):
+    """With one for each, a slow database would hold the runs for longer than trainers wait, and they ask for ever."""
+    alone = again == "lone trainers"
+    reported = [(f"run-{number}", 0) if alone else ("run", number) for number in range(40)]
+    for key in {key for key, _ in reported}:
+        replica.put(key, policy=ALL, world_size=1 if alone else 41)
+    replica.ask_all(*(report(replica, key, 0, rank=rank) for key, rank in reported))
+    if again == "ranks of a decided epoch":
+        replica.report("run", 0, 0.5, rank=40)
+    messages = {}
+    with Proxy(address(postgres_url), counting) as counted:
+        near = start_process(through(postgres_url, counted.address))
+        for many in (2, 40):
+            # The first of a process knows no run yet, and no type of the database.
+            for _ in range(2):
+                before = counted.happened["message"]
+                answers = together(near, *(report(near, key, 0, rank=rank) for key, rank in reported[:many]))
+                messages[many] = counted.happened["message"] - before
+        near.close()
+
+    assert {Waiting if again == "ranks that wait" else Decision} == {type(answer) for answer in answers}
+    assert messages[2] == messages[40]
 
 
 def delete_all_and(connection: Connection, statement: str) -> None:
@@ -298,8 +326,8 @@ def test_a_trainer_that_changes_replicas_has_the_curve_of_one_that_does_not(repl
     assert steady == wandering
 
 
-async def report(process: Process, key: str, epoch: int) -> Any:
-    return await reports.report(process.writer, key, Report(epoch=epoch, metrics={"val_loss": 0.5}))
+async def report(process: Process, key: str, epoch: int, rank: int = 0) -> Any:
+    return await reports.report(process.writer, key, Report(epoch=epoch, metrics={"val_loss": 0.5}, rank=rank))
 
 
 async def timed(question: Any) -> tuple[float, Any]:

@@ -35,8 +35,7 @@ def report(run: Run, report: Report, log: Log) -> Outcome:
             field="rank",
         )
     refuse_if_behind(run, report.last_seq)
-    # The commonest report, a new point of a lone trainer, asks the log nothing.
-    if report.epoch < run.epoch or run.spec.world_size > 1:
+    if may_be_known(run, report.epoch):
         known = log.report(report.epoch, report.rank)
         if known is not None:
             return _same_report(run, report, known, log)
@@ -49,6 +48,11 @@ def report(run: Run, report: Report, log: Log) -> Outcome:
     need = aggregate_of(run).needed(run.spec.world_size)
     have = _heard_with(run, report, log)
     return _decided(run, report, log) if have >= need else _waiting(run, report, have, need)
+
+
+def may_be_known(run: Run, epoch: int) -> bool:
+    """Whether a report of that epoch asks the log. The commonest, a new point of a lone trainer, does not."""
+    return epoch < run.epoch or run.spec.world_size > 1
 
 
 def _decided(run: Run, report: Report, log: Log) -> Outcome:

@@ -1,7 +1,7 @@
 """Keeping somebody to the runs that are there for them: all others are answered as if there were none."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from sqlalchemy import Engine
@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from remotelr_service.actions.callers import Caller
 from remotelr_service.actions.errors import RunNotFound
 from remotelr_service.db import store
+from remotelr_service.db.ahead import Point
 from remotelr_service.db.engine import reading
 from remotelr_service.db.group import Group
 from remotelr_service.db.writer import Writer
@@ -31,14 +32,16 @@ class KeptWriter(Writer):
         self._caller = caller
 
     # typing.override is younger than the oldest Python that runs this.
-    async def submit(self, action: Callable[[Group], T], *keys: str) -> T:  # type: ignore[explicit-override]
+    async def submit(  # type: ignore[explicit-override]
+        self, action: Callable[[Group], T], *keys: str, asks: Sequence[Point] = ()
+    ) -> T:
         def within_reach(group: Group) -> T:
             for key in keys:
                 head = group.find(key)
                 _check(self._caller, key, self._caller.experiment if head is None else head.experiment)
             return action(group)
 
-        return await self._writer.submit(within_reach, *keys)
+        return await self._writer.submit(within_reach, *keys, asks=asks)
 
 
 def check_reach(engine: Engine, caller: Caller, key: str) -> None:

@@ -20,7 +20,7 @@ async def report(writer: Writer, key: str, report: Report) -> Decision | Waiting
     A report that was already answered gets the same answer again, however much later.
     Raises RunNotFound, and what `remotelr.rules.report` does; then nothing has changed.
     """
-    return await writer.submit(lambda group: _report(group, key, report), key)
+    return await _submitted(writer, key, report)
 
 
 async def await_ranks(
@@ -36,7 +36,7 @@ async def await_ranks(
     if (decision.attempt, decision.epoch) == (waiting.attempt, waiting.epoch + 1):
         return replace(decision, replayed=True)
     # The run has gone on, or back, meanwhile.
-    return await writer.submit(lambda group: _report(group, waiting.run, report), waiting.run)
+    return await _submitted(writer, waiting.run, report)
 
 
 async def report_batch(writer: Writer, key: str, reports: Sequence[Report]) -> list[Decision | Waiting | RulesError]:
@@ -57,7 +57,11 @@ async def report_batch(writer: Writer, key: str, reports: Sequence[Report]) -> l
                 break
         return answers
 
-    return await writer.submit(action, key)
+    return await writer.submit(action, key, asks=[(each.epoch, each.rank) for each in reports])
+
+
+async def _submitted(writer: Writer, key: str, report: Report) -> Decision | Waiting:
+    return await writer.submit(lambda group: _report(group, key, report), key, asks=[(report.epoch, report.rank)])
 
 
 def _report(group: Group, key: str, report: Report) -> Decision | Waiting:

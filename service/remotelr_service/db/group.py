@@ -1,6 +1,7 @@
 """What one transaction of the writer has before it: locked runs, and events not yet stored."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
 
@@ -8,7 +9,9 @@ from sqlalchemy import Connection
 
 from remotelr.rules import Decision, Event, Outcome, Run, next_until
 from remotelr.rules.records import replace
+from remotelr.rules.reports import may_be_known
 from remotelr_service.db import silence, store
+from remotelr_service.db.ahead import Point, read_ahead
 from remotelr_service.db.log import EventLog
 from remotelr_service.db.store import Head, Locked
 from remotelr_service.db.tables import events
@@ -31,6 +34,7 @@ class Group:
         self._locked = locked
         self._heads = locked.heads
         self._logs: dict[str, EventLog] = {}
+        self._expected: defaultdict[str, set[Point]] = defaultdict(set)
         self._moved: dict[str, None] = {}
         self._new: list[tuple[int, Event]] = []
 
@@ -52,6 +56,22 @@ class Group:
     def find(self, key: str) -> Head | None:
         """The run `key` as the actions before have left it. The writer must have been given the key."""
         return self._heads.get(key)
+
+    def expect(self, key: str, asks: Iterable[Point]) -> None:
+        """Take note of reports of this run that actions of the group will ask for."""
+        head = self._heads.get(key)
+        if head is not None:
+            for epoch, rank in asks:
+                if may_be_known(head.run, epoch):
+                    self._expected[key].add((epoch, rank))
+
+    def read_ahead(self) -> None:
+        """Read what is expected to be asked for, of all runs at once."""
+        if not self._expected:
+            return
+        asked = {key: (self._heads[key], points) for key, points in self._expected.items()}
+        for key, ahead in read_ahead(self._connection, asked).items():
+            self.log(key).learn(self._expected[key], ahead)
 
     def log(self, key: str) -> EventLog:
         """The history of the run `key`, with what this group has appended to it."""

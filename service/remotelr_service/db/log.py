@@ -1,7 +1,6 @@
 """The log of one run in the database, as the rules ask it."""
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -9,6 +8,7 @@ from sqlalchemy import Connection
 from remotelr.rules import Event
 from remotelr.rules.log import OF_A_POINT, SNAPSHOTS, Kind
 from remotelr_service.db import store
+from remotelr_service.db.ahead import Ahead, Point, read_ahead
 from remotelr_service.db.store import Head
 from remotelr_service.db.tables import events
 
@@ -16,17 +16,14 @@ _EFFECTIVE = events.c.superseded_by.is_(None)
 _REPORT = events.c.kind == "report"
 _DECIDED = (events.c.kind.in_(sorted(OF_A_POINT)), events.c.learning_rate.is_not(None))
 
-# A transaction that asks for more ranks of a point than this is told of all of them at once.
-FEW_RANKS = 4
-
 
 class EventLog:
     """The events of one run within one transaction; answers as `remotelr.rules.MemoryLog` does.
 
     flush: stores what the transaction has appended but not yet written.
 
-    A thousand ranks may report one point, many of them in one transaction. So what is asked for each of them
-    costs one row, or nothing, and leaves what is appended unwritten: it is remembered here, and counted.
+    A thousand ranks may report one point, many of them in one transaction. So what is asked for each of them was
+    read for all of them at once, and leaves what is appended unwritten: it is remembered here, and counted.
     """
 
     def __init__(self, connection: Connection, head: Head, flush: Callable[[], None] = lambda: None) -> None:
@@ -34,18 +31,23 @@ class EventLog:
         self._head = head
         self._flush = flush
         self._appended: dict[tuple[int | None, int | None], Event] = {}
-        self._asked: defaultdict[int, int] = defaultdict(int)
-        self._stored_ranks: dict[int, frozenset[int]] = {}
+        self._expected: set[Point] = set()
+        self._stored: dict[Point, Event | None] = {}
         self._counts: dict[int, int] = {}
         self._decisions: dict[int, Event] = {}
+
+    def learn(self, asked: Collection[Point], ahead: Ahead) -> None:
+        """Take note of what is stored of these reports, that will be asked for."""
+        self._expected.update(asked)
+        self._stored.update({each: ahead.reports.get(each) for each in asked})
+        self._decisions = {**ahead.decided, **self._decisions}
 
     def appended(self, event: Event) -> None:
         """Take note of an event that the transaction has just appended."""
         if event.kind == "attempt":
             # It is written already, and so is all before it: what it superseded is known there.
             self._appended.clear()
-            self._asked.clear()
-            self._stored_ranks.clear()
+            self._stored.clear()
             self._counts.clear()
             self._decisions.clear()
         if event.kind == "report":
@@ -57,9 +59,13 @@ class EventLog:
 
     def report(self, epoch: int, rank: int) -> Event | None:
         appended = self._appended.get((epoch, rank))
-        if appended is not None or not self._may_be_stored(epoch, rank):
+        if appended is not None:
             return appended
-        return self._find(_REPORT, events.c.epoch == epoch, events.c.rank == rank, _EFFECTIVE)
+        if (epoch, rank) not in self._stored:
+            # An attempt has made them another log. All that were expected will be asked for again.
+            asked, key = {*self._expected, (epoch, rank)}, self._head.run.key
+            self.learn(asked, read_ahead(self._connection, {key: (self._head, asked)})[key])
+        return self._stored[epoch, rank]
 
     def reports(self, epoch: int) -> Sequence[Event]:
         self._flush()
@@ -126,15 +132,6 @@ class EventLog:
         """The oldest `limit` events that count, whatever their kind."""
         self._flush()
         return store.list_events(self._connection, self._head, _EFFECTIVE, limit=limit)
-
-    def _may_be_stored(self, epoch: int, rank: int) -> bool:
-        self._asked[epoch] += 1
-        if self._asked[epoch] <= FEW_RANKS:
-            return True
-        if epoch not in self._stored_ranks:
-            found = store.list_ranks(self._connection, self._head, _REPORT, events.c.epoch == epoch, _EFFECTIVE)
-            self._stored_ranks[epoch] = frozenset(found)
-        return rank in self._stored_ranks[epoch]
 
     def _find(self, *where: Any, newest: bool = False) -> Event | None:
         return store.find_event(self._connection, self._head, *where, newest=newest)

@@ -314,12 +314,6 @@ def count_events(connection: Connection, head: Head, *where: ColumnElement[bool]
     return connection.execute(query).scalar_one()
 
 
-def list_ranks(connection: Connection, head: Head, *where: ColumnElement[bool]) -> list[int]:
-    """The ranks of the run's events for which all of `where` holds."""
-    query = select(events.c.rank).where(events.c.run_id == head.id, *where)
-    return list(connection.execute(query).scalars())
-
-
 def find_reported(connection: Connection, head: Head, since: int) -> tuple[int, datetime] | None:
     """The first epoch from `since` on that a rank reported, and when the first of them did."""
     query = (

@@ -5,6 +5,7 @@ queue while it was busy with the last transaction, and commits it as the next on
 
     BEGIN                         SQLite: takes the write lock at once
     lock and read the heads       one SELECT for all runs of the group
+    read what is stored already   of reports that may come again: one SELECT for all of them
     each action, in order         decides in memory on the heads; a refused one leaves no trace
     append the events             one INSERT
     save the heads                one UPDATE, or one for each choice of columns that changed
@@ -27,7 +28,7 @@ import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -36,6 +37,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from remotelr_service.db import store
+from remotelr_service.db.ahead import Point
 from remotelr_service.db.engine import Fault, answer_limit_s, fault_of
 from remotelr_service.db.errors import DatabaseAway, Overloaded, RunBusy
 from remotelr_service.db.group import Group
@@ -62,6 +64,7 @@ class _Job:
 
     keys: tuple[str, ...]
     action: Callable[[Group], Any]
+    asks: Sequence[Point]
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
     waits_until: float
@@ -136,10 +139,11 @@ class Writer:
         failed = self._failed
         return failed[1] if failed is not None and time.monotonic() - failed[0] < FAILING_S else None
 
-    async def submit(self, action: Callable[[Group], T], *keys: str) -> T:
+    async def submit(self, action: Callable[[Group], T], *keys: str, asks: Sequence[Point] = ()) -> T:
         """What `action` gives, after its transaction is committed.
 
-        keys: the runs it touches. The action runs in the writer's thread, may run more than once, and
+        keys: the runs it touches. asks: the reports it will ask the log of the first of them for, which are read
+        for all actions of a group at once. The action runs in the writer's thread, may run more than once, and
         must not wait for anything but its database. An exception of its own is raised here and leaves
         the actions it shared the transaction with as they are.
 
@@ -153,7 +157,7 @@ class Writer:
             raise Overloaded(f"{self.waiting} requests wait to be written, and no more fit")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._queue.put(_Job(keys, action, loop, future, time.monotonic() + LOCK_WAIT_S))
+        self._queue.put(_Job(keys, action, asks, loop, future, time.monotonic() + LOCK_WAIT_S))
         giving_up = loop.call_later(self._answer_within_s, _give_up_on, future)
         try:
             return await future
@@ -202,6 +206,10 @@ class Writer:
             locked = store.lock_heads(connection, keys)
             group = Group(connection, locked)
             ready = [job for job in jobs if locked.busy.isdisjoint(job.keys)]
+            for job in ready:
+                if job.asks:
+                    group.expect(job.keys[0], job.asks)
+            group.read_ahead()
             for job in ready:
                 _run(job, group)
             moved = group.save()
