@@ -13,6 +13,7 @@ from benchmarks.table import Line, at_most, interleaved, ratio
 from benchmarks.throughput import lone_s, per_second
 
 LIST_LIMIT_MS = 50.0
+REPETITIONS = 200
 
 
 def measure(
@@ -46,6 +47,7 @@ def measure(
         empty = stack.enter_context(service(empty_url, folder))
         yield from _compared(kind, full, empty, seconds=seconds, rounds=rounds)
         yield _long_run(kind, full, long, seconds=seconds, rounds=rounds)
+        yield _again(kind, full, empty, long)
         yield from _lists(kind, full, copies)
 
 
@@ -73,6 +75,33 @@ def _long_run(kind: str, full: Server, long: int, *, seconds: float, rounds: int
     found = interleaved({"early": lone_s(full, seconds / 2), "late": late}, rounds)
     name = f"report {long + 1:,} : report 10 of a run, {kind}"
     return at_most(name, _ms(found, "late", "early"), ratio(found["late"], found["early"]), 1.2)
+
+
+def _again(kind: str, full: Server, empty: Server, long: int) -> Line:
+    """A report that is sent again, of the middle of the longest run: only that one asks the log."""
+    empty.create_runs("again", 1)
+    empty.ask("POST", "/v1/runs/again/reports", {"epoch": 0, "metrics": {"val_loss": 1.0}})
+    found = interleaved(
+        {"full": _repeated_s(full, "long", long // 2), "empty": _repeated_s(empty, "again", 0)}, REPETITIONS
+    )
+    name = f"a report sent again, {kind}, full : empty"
+    return at_most(name, _ms(found, "full", "empty"), ratio(found["full"], found["empty"]), 1.2)
+
+
+def _repeated_s(server: Server, run: str, epoch: int) -> Callable[[], float]:
+    """A measure: the seconds in which the report of that epoch, which is stored, is answered."""
+    events = server.ask("GET", f"/v1/runs/{run}/events?kind=report&limit=1&after={epoch + 2}")["events"]
+    body = {"epoch": epoch, "metrics": events[0]["payload"]["metrics"]}
+
+    def once() -> float:
+        began = time.perf_counter()
+        answer = server.ask("POST", f"/v1/runs/{run}/reports", body)
+        took = time.perf_counter() - began
+        if not answer["replayed"]:
+            raise RuntimeError(f"the report of epoch {epoch} of {run} was not sent again: {answer}")
+        return took
+
+    return once
 
 
 def _lists(kind: str, full: Server, copies: int) -> Iterator[Line]:

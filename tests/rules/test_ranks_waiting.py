@@ -145,6 +145,17 @@ def test_a_new_life_rewinds_past_what_was_decided_when_the_time_was_over():
     assert story.replayed() == story.run
 
 
+def test_a_policy_for_a_lone_trainer_leaves_a_run_its_ranks():
+    """Only an attempt changes how many they are: what one of them has reported would be reported twice."""
+    story = Story(policy(), world_size=2)
+    story.report(0, 1.0)
+    story.put({"schedule": EAGER}, "replace")
+
+    assert 2 == story.run.spec.world_size
+    assert 1 == story.report(0, 1.0).epoch
+    assert 2 == story.report(1, 1.0, rank=0).epoch
+
+
 def test_a_new_life_may_begin_right_after_what_was_decided_when_the_time_was_over():
     story = impatient(world_size=2)
     story.report(0, 1.0, rank=0)

@@ -13,7 +13,7 @@ from fixtures.processes import Process
 from remotelr.rules import Log, MemoryLog, RulesError
 from remotelr_service.actions.finding import locked_run
 from remotelr_service.db import store
-from remotelr_service.db.ahead import read_ahead
+from remotelr_service.db.ahead import count_reports, read_reports
 from remotelr_service.db.engine import reading
 from remotelr_service.db.group import Group
 from remotelr_service.db.log import EventLog
@@ -64,10 +64,18 @@ def test_what_was_read_ahead_is_what_the_log_answers(
         head = store.find_head(connection, key)
         assert head is not None
         log = EventLog(connection, head)
-        log.learn(asked, read_ahead(connection, {key: (head, asked)})[key])
+        log.learn(asked, read_reports(connection, {head.id: asked}))
+        epochs = {epoch for epoch, _ in asked}
+        for _, epoch, count in count_reports(connection, {head.id: epochs}):
+            log.learn_count(epoch, count)
 
-    # What it was told of is not asked again: the connection is closed.
-    assert [nameless(told.log.report(*point)) for point in asked] == [nameless(log.report(*point)) for point in asked]
+    # The connection is closed: what was read is not asked for again.
+    assert what_is_read(told.log, asked) == what_is_read(log, asked)
+
+
+def what_is_read(log: Log, asked: set[tuple[int, int]]) -> list[Any]:
+    found = [(log.report(*point), log.decided(point[0]), log.count(point[0])) for point in asked]
+    return [nameless(answers) for answers in found]
 
 
 @settings(per_example, max_examples=10)

@@ -34,6 +34,23 @@ def test_actions_that_wait_together_share_one_transaction(process: Process):
     assert len(commits) == 2  # the one that kept the writer busy, and the group
 
 
+def test_a_transaction_is_full_by_its_reports_and_not_by_the_requests_they_came_in(
+    database_url: str, start_process: Callable[..., Process]
+):
+    groups: list[int] = []
+    process = start_process(database_url, group_size=10, measured=lambda size, _: groups.append(size))
+    keys = ("one", "two", "three")
+    for key in keys:
+        process.put(key)
+    batch = [Report(epoch=epoch, metrics={"val_loss": 0.5}) for epoch in range(6)]
+    together(process, *(reports.report_batch(process.writer, key, batch) for key in keys))
+
+    process.close()
+
+    # Before them the transaction that they wait for.
+    assert [1, 2, 1] == groups[-3:]
+
+
 def test_no_answer_leaves_before_its_commit(process: Process):
     """
     Invariant 1. The commit is held up; nobody may have an answer by its end.

@@ -1,10 +1,11 @@
 """The writer against what only a server can do: die in the middle, and be shared by replicas."""
 
 import asyncio
+import itertools
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,7 +27,6 @@ from remotelr_service.db.errors import DatabaseAway, RunBusy
 from remotelr_service.db.group import Group
 from stories import PLATEAU, spec
 
-ALL = {"schedule": PLATEAU, "aggregate": {"ranks": "all"}}
 TRAINED = {"type": "reduce_on_plateau", "factor": 0.97, "patience": 1, "cooldown": 1}
 
 
@@ -82,31 +82,75 @@ def test_a_report_costs_postgresql_two_messages(
     assert 20 == messages
 
 
-@pytest.mark.parametrize("again", ["lone trainers", "ranks that wait", "ranks of a decided epoch"])
+@pytest.mark.parametrize("aggregate", ["rank0", "all"])
+@pytest.mark.parametrize("again", ["lone trainers", "ranks that wait", "ranks of one run", "ranks of a decided epoch"])
 def test_what_is_sent_again_costs_a_group_the_same_messages_however_much_it_is(
-    replica: Process, postgres_url: str, start_process: Callable[..., Process], again: str
+    replica: Process, postgres_url: str, start_process: Callable[..., Process], again: str, aggregate: str
 ):
     """With one for each, a slow database would hold the runs for longer than trainers wait, and they ask for ever."""
-    alone = again == "lone trainers"
-    reported = [(f"run-{number}", 0) if alone else ("run", number) for number in range(40)]
+    world = 1 if again == "lone trainers" else 41
+    one_run = again in ("ranks of one run", "ranks of a decided epoch")
+    reported = [("run", 1 + number) if one_run else (f"run-{number}", min(world, 2) - 1) for number in range(40)]
     for key in {key for key, _ in reported}:
-        replica.put(key, policy=ALL, world_size=1 if alone else 41)
+        replica.put(key, policy={"schedule": PLATEAU, "aggregate": {"ranks": aggregate}}, world_size=world)
     replica.ask_all(*(report(replica, key, 0, rank=rank) for key, rank in reported))
     if again == "ranks of a decided epoch":
-        replica.report("run", 0, 0.5, rank=40)
-    messages = {}
-    with Proxy(address(postgres_url), counting) as counted:
-        near = start_process(through(postgres_url, counted.address))
-        for many in (2, 40):
-            # The first of a process knows no run yet, and no type of the database.
-            for _ in range(2):
-                before = counted.happened["message"]
-                answers = together(near, *(report(near, key, 0, rank=rank) for key, rank in reported[:many]))
-                messages[many] = counted.happened["message"] - before
-        near.close()
+        replica.report("run", 0, 0.5, rank=0)
 
-    assert {Waiting if again == "ranks that wait" else Decision} == {type(answer) for answer in answers}
-    assert messages[2] == messages[40]
+    def send_again(near: Process, many: int) -> None:
+        answers = together(near, *(report(near, key, 0, rank=rank) for key, rank in reported[:many]))
+        decided = again in ("lone trainers", "ranks of a decided epoch")
+        assert {Decision if decided else Waiting} == {type(answer) for answer in answers}
+
+    few, many = messages_of(send_again, (2, 40), postgres_url, start_process)
+    assert few == many
+
+
+def test_a_batch_that_waits_for_other_ranks_is_sent_again_for_the_same_messages_however_long_it_is(
+    replica: Process, postgres_url: str, start_process: Callable[..., Process]
+):
+    replica.put("run", world_size=2)
+    batch = [Report(epoch=epoch, metrics={"val_loss": 0.5}, rank=1) for epoch in range(100)]
+    replica.ask(reports.report_batch(replica.writer, "run", batch))
+
+    def send_again(near: Process, many: int) -> None:
+        answers = near.ask(reports.report_batch(near.writer, "run", batch[:many]))
+        assert many * [Waiting] == [type(answer) for answer in answers]
+
+    short, long = messages_of(send_again, (5, 100), postgres_url, start_process)
+    assert short == long
+
+
+def test_the_ranks_of_a_run_that_is_made_with_them_cost_the_same_messages_however_many_they_are(
+    replica: Process, postgres_url: str, start_process: Callable[..., Process]
+):
+    made = itertools.count()
+
+    def make(near: Process, many: int) -> None:
+        key = f"run-{next(made)}"
+        new = runs.put_run(near.writer, key, spec({"schedule": PLATEAU}, world_size=41), on_conflict="error")
+        _, *answers = together(near, new, *(report(near, key, 0, rank=rank) for rank in range(1, 1 + many)))
+        assert many * [Waiting] == [type(answer) for answer in answers]
+
+    few, many = messages_of(make, (2, 40), postgres_url, start_process)
+    assert few == many
+
+
+def messages_of(
+    ask: Callable[[Process, int], None], sizes: Sequence[int], url: str, start_process: Callable[..., Process]
+) -> list[int]:
+    """What a process says to its database to do this for so many, in messages."""
+    said = []
+    with Proxy(address(url), counting) as counted:
+        near = start_process(through(url, counted.address))
+        # The first of a process knows no run yet, and no type of the database.
+        ask(near, sizes[0])
+        for size in sizes:
+            before = counted.happened["message"]
+            ask(near, size)
+            said.append(counted.happened["message"] - before)
+        near.close()
+    return said
 
 
 def delete_all_and(connection: Connection, statement: str) -> None:

@@ -35,7 +35,8 @@ def put_policy(run: Run, spec: RunSpec, on_conflict: OnConflict = "error") -> Ou
 
     `keep` leaves the run's own policy, `replace` sets the new one and keeps what a schedule of the
     same shape remembers, `restart` sets it with a fresh state. Another initial rate alone is no
-    conflict: a restarted trainer names the rate of its checkpoint. Nor is the policy the owner asked for before an
+    conflict: a restarted trainer names the rate of its checkpoint. How many ranks there are is for an attempt to say:
+    what they have reported is waited with. Nor is the policy the owner asked for before an
     operator replaced or extended it: the operator's stays. `error` raises PolicyConflict; `replace` InvalidCommand
     where the rails of the experiment let no command change the rate by so much.
     """
@@ -43,7 +44,7 @@ def put_policy(run: Run, spec: RunSpec, on_conflict: OnConflict = "error") -> Ou
         return Outcome(run=run, event=None)
     kept, given = run.spec.initial_learning_rate, spec.initial_learning_rate
     initial = given or kept if on_conflict == "restart" else kept or given
-    wanted = replace(spec, initial_learning_rate=initial, rails=run.spec.rails)
+    wanted = replace(spec, initial_learning_rate=initial, rails=run.spec.rails, world_size=run.spec.world_size)
     if on_conflict == "error":
         found = difference(replace(run.spec, asked=None).to_json(), wanted.to_json())
         raise PolicyConflict(

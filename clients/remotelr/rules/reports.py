@@ -1,6 +1,6 @@
 """A rank reports an epoch, and the point is decided: once, by the first who completes the quorum."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import isclose
 from typing import Any
 
@@ -35,7 +35,7 @@ def report(run: Run, report: Report, log: Log) -> Outcome:
             field="rank",
         )
     refuse_if_behind(run, report.last_seq)
-    if may_be_known(run, report.epoch):
+    if _may_be_known(run, report.epoch):
         known = log.report(report.epoch, report.rank)
         if known is not None:
             return _same_report(run, report, known, log)
@@ -50,8 +50,25 @@ def report(run: Run, report: Report, log: Log) -> Outcome:
     return _decided(run, report, log) if have >= need else _waiting(run, report, have, need)
 
 
-def may_be_known(run: Run, epoch: int) -> bool:
-    """Whether a report of that epoch asks the log. The commonest, a new point of a lone trainer, does not."""
+def asked_of_log(run: Run, points: Iterable[tuple[int, int]]) -> tuple[set[tuple[int, int]], set[int]]:
+    """What reports of these points will ask the log of their run, so that it can be read for all of them at once.
+
+    points: an epoch and a rank each. Gives the points that `Log.report` and the epochs that `Log.count` is asked for.
+    """
+    reported, counted = set(), set()
+    for epoch, rank in points:
+        if not _may_be_known(run, epoch):
+            continue
+        reported.add((epoch, rank))
+        if epoch >= run.epoch and aggregate_of(run).ranks == "rank0":
+            reported.add((epoch, 0))
+        elif epoch >= run.epoch:
+            counted.add(epoch)
+    return reported, counted
+
+
+def _may_be_known(run: Run, epoch: int) -> bool:
+    """The commonest report, a new point of a lone trainer, asks the log nothing."""
     return epoch < run.epoch or run.spec.world_size > 1
 
 

@@ -45,7 +45,9 @@ class RunRequest(RequestBody):
     initial_learning_rate: LearningRate | None = Field(
         None, description="The trainer's own rate; needed where the policy names none."
     )
-    world_size: WorldSize = 1
+    world_size: WorldSize = Field(
+        1, description="Ranks of a new run. In a run that exists only an attempt changes how many they are."
+    )
     steps_per_epoch: int | None = Field(None, ge=1, le=MAX_INTEGER, description="Optimizer steps of one epoch.")
     total_epochs: int | None = Field(None, ge=1, le=MAX_EPOCH, description="Length of the run.")
     experiment: Key | None = Field(None, description="A named group of runs.")

@@ -9,10 +9,11 @@ from sqlalchemy import Connection
 
 from remotelr.rules import Decision, Event, Outcome, Run, next_until
 from remotelr.rules.records import replace
-from remotelr.rules.reports import may_be_known
+from remotelr.rules.reports import asked_of_log
 from remotelr_service.db import silence, store
-from remotelr_service.db.ahead import Point, read_ahead
+from remotelr_service.db.ahead import Point, count_reports, read_reports
 from remotelr_service.db.log import EventLog
+from remotelr_service.db.rows import Row
 from remotelr_service.db.store import Head, Locked
 from remotelr_service.db.tables import events
 
@@ -34,7 +35,7 @@ class Group:
         self._locked = locked
         self._heads = locked.heads
         self._logs: dict[str, EventLog] = {}
-        self._expected: defaultdict[str, set[Point]] = defaultdict(set)
+        self._asks: defaultdict[str, list[Point]] = defaultdict(list)
         self._moved: dict[str, None] = {}
         self._new: list[tuple[int, Event]] = []
 
@@ -58,25 +59,36 @@ class Group:
         return self._heads.get(key)
 
     def expect(self, key: str, asks: Iterable[Point]) -> None:
-        """Take note of reports of this run that actions of the group will ask for."""
-        head = self._heads.get(key)
-        if head is not None:
-            for epoch, rank in asks:
-                if may_be_known(head.run, epoch):
-                    self._expected[key].add((epoch, rank))
+        """Take note of reports that actions of the group will ask the log of this run for."""
+        self._asks[key].extend(asks)
 
     def read_ahead(self) -> None:
-        """Read what is expected to be asked for, of all runs at once."""
-        if not self._expected:
+        """Ask all logs at once what they are expected to be asked."""
+        reports: dict[int, set[Point]] = {}
+        counts: dict[int, set[int]] = {}
+        logs: dict[int, EventLog] = {}
+        for key, asks in self._asks.items():
+            head = self._heads.get(key)
+            if head is None:
+                continue
+            points, counted = asked_of_log(head.run, asks)
+            if points:
+                logs[head.id], reports[head.id], counts[head.id] = self.log(key), points, counted
+        if not logs:
             return
-        asked = {key: (self._heads[key], points) for key, points in self._expected.items()}
-        for key, ahead in read_ahead(self._connection, asked).items():
-            self.log(key).learn(self._expected[key], ahead)
+        found: defaultdict[int, list[Row]] = defaultdict(list)
+        for row in read_reports(self._connection, reports):
+            found[row["run_id"]].append(row)
+        for run_id, points in reports.items():
+            logs[run_id].learn(points, found[run_id])
+        if any(counts.values()):
+            for run_id, epoch, count in count_reports(self._connection, counts):
+                logs[run_id].learn_count(epoch, count)
 
     def log(self, key: str) -> EventLog:
         """The history of the run `key`, with what this group has appended to it."""
         if key not in self._logs:
-            self._logs[key] = EventLog(self._connection, self._heads[key], self.flush)
+            self._logs[key] = EventLog(self._connection, self._heads[key], self.flush, self._asks.get(key, ()))
         return self._logs[key]
 
     def decision(self, head: Head) -> Decision:

@@ -1,6 +1,6 @@
 """The log of one run in the database, as the rules ask it."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -8,7 +8,8 @@ from sqlalchemy import Connection
 from remotelr.rules import Event
 from remotelr.rules.log import OF_A_POINT, SNAPSHOTS, Kind
 from remotelr_service.db import store
-from remotelr_service.db.ahead import Ahead, Point, read_ahead
+from remotelr_service.db.ahead import Point, read_reports
+from remotelr_service.db.rows import Row, event_from_row
 from remotelr_service.db.store import Head
 from remotelr_service.db.tables import events
 
@@ -21,35 +22,52 @@ class EventLog:
     """The events of one run within one transaction; answers as `remotelr.rules.MemoryLog` does.
 
     flush: stores what the transaction has appended but not yet written.
+    asks: the reports that the transaction will ask for, as far as it is known: the first one brings them all.
 
-    A thousand ranks may report one point, many of them in one transaction. So what is asked for each of them was
-    read for all of them at once, and leaves what is appended unwritten: it is remembered here, and counted.
+    A thousand ranks may report one point, many of them in one transaction. So what is asked for each of them is
+    read for all at once, and leaves what is appended unwritten: it is remembered here, and counted.
     """
 
-    def __init__(self, connection: Connection, head: Head, flush: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        head: Head,
+        flush: Callable[[], None] = lambda: None,
+        asks: Collection[Point] = (),
+    ) -> None:
         self._connection = connection
         self._head = head
         self._flush = flush
+        self._asks = asks
         self._appended: dict[tuple[int | None, int | None], Event] = {}
-        self._expected: set[Point] = set()
-        self._stored: dict[Point, Event | None] = {}
+        # What is stored of what was asked for, None where that is nothing; and the events that were made of it.
+        self._reported: dict[Point, Row | None] = {}
+        self._decided: dict[int, Row | None] = {}
+        self._events: dict[int, Event] = {}
         self._counts: dict[int, int] = {}
         self._decisions: dict[int, Event] = {}
 
-    def learn(self, asked: Collection[Point], ahead: Ahead) -> None:
-        """Take note of what is stored of these reports, that will be asked for."""
-        self._expected.update(asked)
-        self._stored.update({each: ahead.reports.get(each) for each in asked})
-        self._decisions = {**ahead.decided, **self._decisions}
+    def learn(self, asked: Iterable[Point], found: Iterable[Row]) -> None:
+        """Take note of what `read_reports` has found of these reports."""
+        for epoch, rank in asked:
+            self._reported.setdefault((epoch, rank), None)
+            self._decided.setdefault(epoch, None)
+        for row in found:
+            if row["kind"] == "report":
+                self._reported[row["epoch"], row["rank"]] = row
+            if row["learning_rate"] is not None:
+                self._decided[row["epoch"]] = row
+
+    def learn_count(self, epoch: int, count: int) -> None:
+        """Take note of how many ranks have reported this point."""
+        self._counts[epoch] = count
 
     def appended(self, event: Event) -> None:
         """Take note of an event that the transaction has just appended."""
         if event.kind == "attempt":
             # It is written already, and so is all before it: what it superseded is known there.
-            self._appended.clear()
-            self._stored.clear()
-            self._counts.clear()
-            self._decisions.clear()
+            for known in (self._appended, self._reported, self._decided, self._counts, self._decisions):
+                known.clear()
         if event.kind == "report":
             self._appended[event.epoch, event.rank] = event
             if event.epoch in self._counts:
@@ -61,11 +79,10 @@ class EventLog:
         appended = self._appended.get((epoch, rank))
         if appended is not None:
             return appended
-        if (epoch, rank) not in self._stored:
-            # An attempt has made them another log. All that were expected will be asked for again.
-            asked, key = {*self._expected, (epoch, rank)}, self._head.run.key
-            self.learn(asked, read_ahead(self._connection, {key: (self._head, asked)})[key])
-        return self._stored[epoch, rank]
+        if (epoch, rank) not in self._reported:
+            asked = {(epoch, rank), *(point for point in self._asks if point not in self._reported)}
+            self.learn(asked, read_reports(self._connection, {self._head.id: asked}))
+        return self._event(self._reported[epoch, rank])
 
     def reports(self, epoch: int) -> Sequence[Event]:
         self._flush()
@@ -86,12 +103,11 @@ class EventLog:
         return None if found is None else found[0]
 
     def decided(self, epoch: int) -> Event | None:
-        if epoch not in self._decisions:
-            found = self._find(*_DECIDED, events.c.epoch == epoch, _EFFECTIVE)
-            if found is None:
-                return None
-            self._decisions[epoch] = found
-        return self._decisions[epoch]
+        if epoch in self._decisions:
+            return self._decisions[epoch]
+        if epoch in self._decided:
+            return self._event(self._decided[epoch])
+        return self._find(*_DECIDED, events.c.epoch == epoch, _EFFECTIVE)
 
     def snapshot(self, epoch: int) -> Event:
         self._flush()
@@ -106,7 +122,7 @@ class EventLog:
         return found
 
     def has_reports(self) -> bool:
-        return bool(self._decisions) or self._find(*_DECIDED) is not None
+        return bool(self._decisions) or any(self._decided.values()) or self._find(*_DECIDED) is not None
 
     def keyed(self, kind: Kind, key: str) -> Event | None:
         self._flush()
@@ -132,6 +148,13 @@ class EventLog:
         """The oldest `limit` events that count, whatever their kind."""
         self._flush()
         return store.list_events(self._connection, self._head, _EFFECTIVE, limit=limit)
+
+    def _event(self, row: Row | None) -> Event | None:
+        if row is None:
+            return None
+        if row["seq"] not in self._events:
+            self._events[row["seq"]] = event_from_row(self._head.run.key, row)
+        return self._events[row["seq"]]
 
     def _find(self, *where: Any, newest: bool = False) -> Event | None:
         return store.find_event(self._connection, self._head, *where, newest=newest)

@@ -5,7 +5,7 @@ queue while it was busy with the last transaction, and commits it as the next on
 
     BEGIN                         SQLite: takes the write lock at once
     lock and read the heads       one SELECT for all runs of the group
-    read what is stored already   of reports that may come again: one SELECT for all of them
+    read what they will ask for   of reports that may have been stored: one SELECT for all, and one for counts
     each action, in order         decides in memory on the heads; a refused one leaves no trace
     append the events             one INSERT
     save the heads                one UPDATE, or one for each choice of columns that changed
@@ -71,6 +71,11 @@ class _Job:
     result: Any = None
     error: Exception | None = None
 
+    @property
+    def size(self) -> int:
+        """As what it counts among those that share a transaction: a batch of reports as so many."""
+        return len(self.asks) or 1
+
     def answer(self) -> None:
         # Who asked may have gone; what was done stays done.
         if self.future.done():
@@ -87,7 +92,8 @@ class Writer:
     engine: `Database.writes`.
     committed: told the keys of the runs that moved, after their commit, in the writer's thread.
     measured: told how many actions a committed transaction held and the seconds it took, there too.
-    capacity: how many actions may wait. group_size: how many may share a transaction.
+    capacity: how many actions may wait. group_size: how many may share a transaction, each report of a batch
+        counted.
     answer_within_s: when to stop waiting for a database that is stuck; by default somewhat longer than the
         database's own limits allow a transaction to take.
     """
@@ -142,10 +148,10 @@ class Writer:
     async def submit(self, action: Callable[[Group], T], *keys: str, asks: Sequence[Point] = ()) -> T:
         """What `action` gives, after its transaction is committed.
 
-        keys: the runs it touches. asks: the reports it will ask the log of the first of them for, which are read
-        for all actions of a group at once. The action runs in the writer's thread, may run more than once, and
-        must not wait for anything but its database. An exception of its own is raised here and leaves
-        the actions it shared the transaction with as they are.
+        keys: the runs it touches. asks: the reports, by epoch and rank, that it will ask the log of the first of
+        them for, so that they are read for all actions of a group at once. The action runs in the writer's
+        thread, may run more than once, and must not wait for anything but its database. An exception of its own
+        is raised here and leaves the actions it shared the transaction with as they are.
 
         Raises Overloaded when too many wait, RunBusy when another replica holds the run, DatabaseAway
         when the database cannot be reached, cannot write or does not answer: then the action may still
@@ -178,13 +184,15 @@ class Writer:
     def _next_group(self) -> list[_Job]:
         """Whatever waits, or the first that comes."""
         jobs, self._held_up = self._held_up, []
+        size = sum(job.size for job in jobs)
         with suppress(queue.Empty):
             item = self._queue.get(timeout=LOCK_PAUSE_S) if jobs else self._queue.get()
             while item != "end":
                 # Who has given up waiting is not served: under overload that leaves the time to those who wait.
                 if not item.future.done():
                     jobs.append(item)
-                if len(jobs) >= self._group_size:
+                    size += item.size
+                if size >= self._group_size:
                     return jobs
                 item = self._queue.get_nowait()
             self._ended = True
