@@ -78,6 +78,7 @@ def _save_late(self):
 Group.save = _save_late
 """
 
+_PREEMPTED = "test_preemption.py::test_every_batch_has_the_rate_it_would_have_had"
 _STATE_MACHINE = "test_state_machine.py::test_the_service_and_a_model_of_it_agree_whatever_is_asked_in_whatever_order"
 _RACE = "test_race.py::test_every_rank_is_told_the_same_rate_by_every_replica_whatever_is_late_twice_or_paused[4]"
 _KILLED = "test_crash.py::test_a_service_killed_under_load_has_lost_nothing_and_counted_nothing_twice"
@@ -183,8 +184,8 @@ def _restored(run, epoch, snapshot, log):
     return run.state
 """
         },
-        caught_by=f"{_STATE_MACHINE}[sqlite]",
-        says="assert (",
+        caught_by=f"{_PREEMPTED}[plateau]",
+        says="assert [[",
     ),
     Mutant(
         "heads cached by each process",
@@ -306,6 +307,6 @@ _Switchboard.line = _line_of_whoever_made_it
 """
         },
         caught_by="test_client_processes.py::test_forked_processes_never_read_each_others_answers",
-        says="assert ",
+        says="assert [[",
     ),
 ]
