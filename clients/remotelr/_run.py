@@ -4,6 +4,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Literal
 
 from remotelr import _wire, rules
@@ -78,6 +79,7 @@ class Run(Orders):
         The run goes back to what it was before that epoch was reported, and older attempts are told to stop.
         key: the same key is the same attempt; one for all ranks of a run. Random when not given.
         step: optimizer steps made before that epoch, where the service cannot know.
+        world_size: how many ranks the run has from now on; absent, as many as before.
         gap: accept that epochs before it were never reported.
         last_seq: number of the newest decision an earlier life of this process held, so that a service which
             has lost it says so.
@@ -94,6 +96,8 @@ class Run(Orders):
         }
         told = self._service.ask(_wire.begin_attempt(self.key, members), _wire.read_attempt, timeout_s)
         self.attempt = told.attempt
+        if world_size is not None:
+            self.view = replace(self.view, spec={**self.view.spec, "world_size": world_size})
         return self._hold(told, timeout_s)
 
     def report(

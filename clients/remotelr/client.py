@@ -100,7 +100,8 @@ class Client:
         policy: a document (`{"type": "cosine", …}`), or a policy of `remotelr.rules`. Without one a run that is
             there keeps its own, and a new one has its experiment's.
         initial_learning_rate: the trainer's own rate; needed where the policy names none.
-        world_size: ranks of the run. steps_per_epoch, total_epochs: lengths, where known.
+        world_size: ranks of a new run; in one that is there, `begin` says how many.
+        steps_per_epoch, total_epochs: lengths, where known.
         on_conflict: what to do when the run exists with another policy: `error` (default), `keep` its own,
             `replace` it and keep what a plateau remembers, `restart` with a fresh state.
 

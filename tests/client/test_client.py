@@ -203,6 +203,17 @@ def test_no_new_decision_within_the_wait_is_none(client, key):
     assert run.current_decision(after=run.decision.seq, wait_s=0.1) is None
 
 
+def test_only_a_new_life_changes_how_many_ranks_a_run_has(client, key):
+    client.run(key, policy=PLATEAU, initial_learning_rate=0.1, world_size=2)
+    other = {"type": "constant", "learning_rate": 0.1}
+    run = client.run(key, policy=other, initial_learning_rate=0.1, world_size=8, on_conflict="replace")
+    before = run.view.spec["world_size"]
+    run.begin(epoch=0, world_size=8)
+
+    assert (2, 8) == (before, run.view.spec["world_size"])
+    assert 8 == client.get_run(key).view.spec["world_size"]
+
+
 def test_the_rank_that_completes_the_epoch_frees_the_one_that_waits(client, key):
     policy = {"schedule": PLATEAU, "aggregate": {"ranks": "all", "reduce": "mean"}}
     ranks = [client.run(key, policy=policy, initial_learning_rate=0.1, world_size=2) for _ in range(2)]

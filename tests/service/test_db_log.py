@@ -13,7 +13,7 @@ from fixtures.processes import Process
 from remotelr.rules import Log, MemoryLog, RulesError
 from remotelr_service.actions.finding import locked_run
 from remotelr_service.db import store
-from remotelr_service.db.ahead import count_reports, read_reports
+from remotelr_service.db.ahead import list_counts, list_reported
 from remotelr_service.db.engine import reading
 from remotelr_service.db.group import Group
 from remotelr_service.db.log import EventLog
@@ -64,9 +64,9 @@ def test_what_was_read_ahead_is_what_the_log_answers(
         head = store.find_head(connection, key)
         assert head is not None
         log = EventLog(connection, head)
-        log.learn(asked, read_reports(connection, {head.id: asked}))
+        log.learn(asked, list_reported(connection, {head.id: asked}))
         epochs = {epoch for epoch, _ in asked}
-        for _, epoch, count in count_reports(connection, {head.id: epochs}):
+        for _, epoch, count in list_counts(connection, {head.id: epochs}):
             log.learn_count(epoch, count)
 
     # The connection is closed: what was read is not asked for again.

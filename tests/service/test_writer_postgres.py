@@ -136,6 +136,39 @@ def test_the_ranks_of_a_run_that_is_made_with_them_cost_the_same_messages_howeve
     assert few == many
 
 
+def test_late_ranks_cost_the_same_messages_however_many_they_are_also_where_ranks_are_waited_for_a_time(
+    replica: Process, postgres_url: str, start_process: Callable[..., Process]
+):
+    replica.put("run", policy={"schedule": PLATEAU, "aggregate": {"timeout_s": 30}}, world_size=100)
+    replica.report("run", 0, 0.5)
+    ranks = itertools.count(1)
+
+    def come_late(near: Process, many: int) -> None:
+        answers = together(near, *(report(near, "run", 0, rank=next(ranks)) for _ in range(many)))
+        assert many * [1] == [answer.epoch for answer in answers]
+
+    few, many = messages_of(come_late, (2, 40), postgres_url, start_process)
+    assert few == many
+
+
+def test_ranks_that_begin_together_cost_the_same_messages_however_many_they_are(
+    replica: Process, postgres_url: str, start_process: Callable[..., Process]
+):
+    """Each of them makes the run, and begins the attempt of all, as the Keras callback does."""
+    wanted = spec({"schedule": PLATEAU}, world_size=40)
+    replica.put("run", policy={"schedule": PLATEAU}, world_size=40)
+    replica.attempt("run", "job-1", 0)
+
+    def begin(near: Process, many: int) -> None:
+        made = [runs.put_run(near.writer, "run", wanted, on_conflict="error") for _ in range(many)]
+        begun = [attempts.begin_attempt(near.writer, "run", AttemptRequest(key="job-1", epoch=0)) for _ in range(many)]
+        answers = together(near, *made, *begun)
+        assert many * [1] == [answer.attempt for answer in answers[many:]]
+
+    few, many = messages_of(begin, (2, 40), postgres_url, start_process)
+    assert few == many
+
+
 def messages_of(
     ask: Callable[[Process, int], None], sizes: Sequence[int], url: str, start_process: Callable[..., Process]
 ) -> list[int]:
@@ -257,6 +290,26 @@ def test_a_run_that_another_replica_holds_does_not_hold_up_the_others(
     assert isinstance(busy, RunBusy)
     assert (1, True) == (free.epoch, free_at < held_at)
     assert 1 == replica.report("held", 0, 0.5).epoch
+
+
+def test_a_long_batch_for_a_run_that_another_replica_holds_leaves_the_others_their_groups(
+    postgres_url: str, start_process: Callable[..., Process], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(writer, "LOCK_WAIT_S", 3.0)
+    groups: list[int] = []
+    replica = start_process(postgres_url, group_size=10, measured=lambda size, _: groups.append(size))
+    for key in ("held", "free"):
+        replica.put(key, world_size=11)
+    batch = [Report(epoch=epoch, metrics={"val_loss": 0.5}) for epoch in range(20)]
+    with held(replica, "held"):
+        together(
+            replica,
+            reports.report_batch(replica.writer, "held", batch),
+            *(report(replica, "free", 0, rank=rank) for rank in range(1, 11)),
+        )
+    replica.close()
+
+    assert max(groups) == 10
 
 
 def test_a_run_that_another_replica_lets_go_soon_is_waited_for(replica: Process, monkeypatch: pytest.MonkeyPatch):

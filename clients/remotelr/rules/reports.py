@@ -51,7 +51,7 @@ def report(run: Run, report: Report, log: Log) -> Outcome:
 
 
 def asked_of_log(run: Run, points: Iterable[tuple[int, int]]) -> tuple[set[tuple[int, int]], set[int]]:
-    """What reports of these points will ask the log of their run, so that it can be read for all of them at once.
+    """What reports of these points may ask the log of their run, so that it can be read for all of them at once.
 
     points: an epoch and a rank each. Gives the points that `Log.report` and the epochs that `Log.count` is asked for.
     """

@@ -116,7 +116,7 @@ class AttemptStart(RequestBody):
     key: Key = Field(description="The same key is the same attempt: a scheduler's restart id, or random.")
     epoch: Epoch
     step: Steps | None = None
-    world_size: WorldSize | None = None
+    world_size: WorldSize | None = Field(None, description="Ranks of the run from now on. Absent: as many as before.")
     gap: bool = Field(False, description="Accept that epochs before `epoch` were never reported.")
     last_seq: Sequence | None = Field(None, description="`seq` of the newest decision this trainer holds.")
 

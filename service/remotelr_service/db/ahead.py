@@ -18,18 +18,18 @@ from remotelr_service.db.tables import events
 Point = tuple[int, int]
 
 
-def read_reports(connection: Connection, asked: Mapping[int, Collection[Point]]) -> list[Row]:
+def list_reported(connection: Connection, asked: Mapping[int, Collection[Point]]) -> list[Row]:
     """The events in which these points of these runs, by their ids, were reported, and those that decided them."""
-    points = [(run_id, *point) for run_id, points in asked.items() for point in points]
+    points = [(run_id, *point) for run_id, of_run in asked.items() for point in of_run]
     epochs = list(dict.fromkeys((run_id, epoch) for run_id, epoch, _ in points))
     given = (*_parameters(connection, points, 3), *_parameters(connection, epochs, 2))
     found = driver.fetch(connection, _READ[connection.dialect.name], given)
     return [dict(zip(_NAMES, values, strict=True)) for values in found]
 
 
-def count_reports(connection: Connection, asked: Mapping[int, Collection[int]]) -> list[tuple[int, int, int]]:
-    """The run, the epoch, and how many ranks have reported it, for these epochs of these runs."""
-    epochs = [(run_id, epoch) for run_id, epochs in asked.items() for epoch in epochs]
+def list_counts(connection: Connection, asked: Mapping[int, Collection[int]]) -> list[tuple[int, int, int]]:
+    """The run, the epoch, and how many ranks have reported it, for these epochs of these runs, by their ids."""
+    epochs = [(run_id, epoch) for run_id, of_run in asked.items() for epoch in of_run]
     found: list[Any] = driver.fetch(connection, _COUNT[connection.dialect.name], _parameters(connection, epochs, 2))
     return found
 
@@ -60,7 +60,7 @@ def _read(dialect: str) -> str:
     # `uq_events_report` and `uq_events_decision`, whose conditions are repeated here.
     return (
         f"SELECT {_COLUMNS} FROM {_asked(dialect, 'run_id', 'epoch', 'rank')} CROSS JOIN events "  # noqa: S608  # no names but our own
-        f"WHERE {_OF_POINT} AND events.rank = asked.rank AND {_IS_REPORT} "
+        f"WHERE {_OF_POINT} AND events.rank = asked.rank AND {_IS_REPORT} AND learning_rate IS NULL "
         f"UNION ALL SELECT {_COLUMNS} FROM {_asked(dialect, 'run_id', 'epoch')} CROSS JOIN events "
         f"WHERE {_OF_POINT} AND {_IS_DECIDED}"
     )

@@ -11,7 +11,7 @@ from remotelr.rules import Decision, Event, Outcome, Run, next_until
 from remotelr.rules.records import replace
 from remotelr.rules.reports import asked_of_log
 from remotelr_service.db import silence, store
-from remotelr_service.db.ahead import Point, count_reports, read_reports
+from remotelr_service.db.ahead import Point, list_counts, list_reported
 from remotelr_service.db.log import EventLog
 from remotelr_service.db.rows import Row
 from remotelr_service.db.store import Head, Locked
@@ -36,6 +36,7 @@ class Group:
         self._heads = locked.heads
         self._logs: dict[str, EventLog] = {}
         self._asks: defaultdict[str, list[Point]] = defaultdict(list)
+        self._in_force: dict[tuple[int, int], Decision] = {}
         self._moved: dict[str, None] = {}
         self._new: list[tuple[int, Event]] = []
 
@@ -59,11 +60,11 @@ class Group:
         return self._heads.get(key)
 
     def expect(self, key: str, asks: Iterable[Point]) -> None:
-        """Take note of reports that actions of the group will ask the log of this run for."""
+        """Take note of reports that actions of the group may ask the log of this run for."""
         self._asks[key].extend(asks)
 
     def read_ahead(self) -> None:
-        """Ask all logs at once what they are expected to be asked."""
+        """Ask all logs at once what they may be asked, as their runs stand before the first action."""
         reports: dict[int, set[Point]] = {}
         counts: dict[int, set[int]] = {}
         logs: dict[int, EventLog] = {}
@@ -77,12 +78,12 @@ class Group:
         if not logs:
             return
         found: defaultdict[int, list[Row]] = defaultdict(list)
-        for row in read_reports(self._connection, reports):
+        for row in list_reported(self._connection, reports):
             found[row["run_id"]].append(row)
         for run_id, points in reports.items():
             logs[run_id].learn(points, found[run_id])
         if any(counts.values()):
-            for run_id, epoch, count in count_reports(self._connection, counts):
+            for run_id, epoch, count in list_counts(self._connection, counts):
                 logs[run_id].learn_count(epoch, count)
 
     def log(self, key: str) -> EventLog:
@@ -92,12 +93,14 @@ class Group:
         return self._logs[key]
 
     def decision(self, head: Head) -> Decision:
-        """The decision of the run that is in force."""
-        self.flush()
+        """The decision of the run that is in force. All ranks of a run ask for it when they begin: it is read once."""
         seq = head.run.decided_seq
-        event = store.find_event(self._connection, head, events.c.seq == seq)
-        assert event is not None and event.decision is not None, f"event {seq} of run {head.run.key} decides nothing"
-        return event.decision
+        if (head.id, seq) not in self._in_force:
+            self.flush()
+            event = store.find_event(self._connection, head, events.c.seq == seq)
+            assert event is not None and event.decision is not None, f"event {seq} of {head.run.key} decides nothing"
+            self._in_force[head.id, seq] = event.decision
+        return self._in_force[head.id, seq]
 
     def append(self, head: Head, outcome: Outcome) -> Head:
         """Store what came of an action; nothing when it brought no event."""
@@ -180,7 +183,7 @@ class Group:
         timeout_s = head.run.timeout_s
         if timeout_s is None and head.due_at is None:
             return head
-        if event.kind == "report" and event.decision is None and head.due_at is not None:
+        if event.kind == "report" and event.decision is None and (head.due_at is not None or _is_late(head, event)):
             return head
         due_at = None
         if timeout_s is not None and head.run.status == "running":
@@ -205,3 +208,8 @@ class Group:
         self._heads[run.key] = after
         self._moved[run.key] = None
         return after
+
+
+def _is_late(head: Head, report: Event) -> bool:
+    """Whether the point had been decided."""
+    return report.epoch is not None and report.epoch < head.run.epoch

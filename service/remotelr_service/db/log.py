@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from remotelr.rules import Event
 from remotelr.rules.log import OF_A_POINT, SNAPSHOTS, Kind
 from remotelr_service.db import store
-from remotelr_service.db.ahead import Point, read_reports
+from remotelr_service.db.ahead import Point, list_reported
 from remotelr_service.db.rows import Row, event_from_row
 from remotelr_service.db.store import Head
 from remotelr_service.db.tables import events
@@ -22,7 +22,7 @@ class EventLog:
     """The events of one run within one transaction; answers as `remotelr.rules.MemoryLog` does.
 
     flush: stores what the transaction has appended but not yet written.
-    asks: the reports that the transaction will ask for, as far as it is known: the first one brings them all.
+    asks: the reports that the transaction may ask for, as far as it is known: one that is not known brings them all.
 
     A thousand ranks may report one point, many of them in one transaction. So what is asked for each of them is
     read for all at once, and leaves what is appended unwritten: it is remembered here, and counted.
@@ -46,9 +46,10 @@ class EventLog:
         self._events: dict[int, Event] = {}
         self._counts: dict[int, int] = {}
         self._decisions: dict[int, Event] = {}
+        self._keyed: dict[tuple[str, str], Event | None] = {}
 
     def learn(self, asked: Iterable[Point], found: Iterable[Row]) -> None:
-        """Take note of what `read_reports` has found of these reports."""
+        """Take note of what `list_reported` has found of these reports."""
         for epoch, rank in asked:
             self._reported.setdefault((epoch, rank), None)
             self._decided.setdefault(epoch, None)
@@ -66,8 +67,10 @@ class EventLog:
         """Take note of an event that the transaction has just appended."""
         if event.kind == "attempt":
             # It is written already, and so is all before it: what it superseded is known there.
-            for known in (self._appended, self._reported, self._decided, self._counts, self._decisions):
+            for known in (self._appended, self._reported, self._decided, self._counts, self._decisions, self._keyed):
                 known.clear()
+        if event.key is not None:
+            self._keyed[event.kind, event.key] = event
         if event.kind == "report":
             self._appended[event.epoch, event.rank] = event
             if event.epoch in self._counts:
@@ -81,7 +84,7 @@ class EventLog:
             return appended
         if (epoch, rank) not in self._reported:
             asked = {(epoch, rank), *(point for point in self._asks if point not in self._reported)}
-            self.learn(asked, read_reports(self._connection, {self._head.id: asked}))
+            self.learn(asked, list_reported(self._connection, {self._head.id: asked}))
         return self._event(self._reported[epoch, rank])
 
     def reports(self, epoch: int) -> Sequence[Event]:
@@ -125,8 +128,11 @@ class EventLog:
         return bool(self._decisions) or any(self._decided.values()) or self._find(*_DECIDED) is not None
 
     def keyed(self, kind: Kind, key: str) -> Event | None:
-        self._flush()
-        return self._find(events.c.kind == kind, events.c.key == key)
+        # All ranks of a run begin the same attempt.
+        if (kind, key) not in self._keyed:
+            self._flush()
+            self._keyed[kind, key] = self._find(events.c.kind == kind, events.c.key == key)
+        return self._keyed[kind, key]
 
     def since(self, kind: Kind, seq: int) -> Sequence[Event]:
         self._flush()

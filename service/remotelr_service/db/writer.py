@@ -73,7 +73,7 @@ class _Job:
 
     @property
     def size(self) -> int:
-        """As what it counts among those that share a transaction: a batch of reports as so many."""
+        """How many reports it has; one, for all else."""
         return len(self.asks) or 1
 
     def answer(self) -> None:
@@ -92,8 +92,8 @@ class Writer:
     engine: `Database.writes`.
     committed: told the keys of the runs that moved, after their commit, in the writer's thread.
     measured: told how many actions a committed transaction held and the seconds it took, there too.
-    capacity: how many actions may wait. group_size: how many may share a transaction, each report of a batch
-        counted.
+    capacity: how many actions may wait. group_size: with so many, each report of a batch counted, a transaction
+        takes in no more.
     answer_within_s: when to stop waiting for a database that is stuck; by default somewhat longer than the
         database's own limits allow a transaction to take.
     """
@@ -184,7 +184,8 @@ class Writer:
     def _next_group(self) -> list[_Job]:
         """Whatever waits, or the first that comes."""
         jobs, self._held_up = self._held_up, []
-        size = sum(job.size for job in jobs)
+        # What was held up is not counted: whoever comes meanwhile shall not go one by one because of it.
+        size = 0
         with suppress(queue.Empty):
             item = self._queue.get(timeout=LOCK_PAUSE_S) if jobs else self._queue.get()
             while item != "end":
