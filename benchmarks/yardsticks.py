@@ -52,6 +52,9 @@ def postgres_commit_s(url: str) -> Callable[[], float]:
     """The same by psycopg alone."""
     connection = psycopg.connect(url)
     connection.execute(ROW.encode())
+    # A transaction left open keeps PostgreSQL from clearing away what is outdated, in all of its databases: reports to
+    # the service beside it took a third longer.
+    connection.commit()
     numbers = itertools.count()
 
     def commit() -> None:
