@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from remotelr_service.db import driver
 from remotelr_service.db.rows import Row, to_text
-from remotelr_service.db.tables import events
+from remotelr_service.db.tables import IS_DECIDED, IS_REPORT, events
 
 # What a report is about: its epoch and its rank.
 Point = tuple[int, int]
@@ -51,24 +51,22 @@ def _asked(dialect: str, *names: str) -> str:
 _NAMES = tuple(events.c.keys())
 _COLUMNS = ", ".join(f"events.{name}" for name in _NAMES)
 _OF_POINT = "events.run_id = asked.run_id AND events.epoch = asked.epoch AND superseded_by IS NULL"
-_IS_REPORT = "kind = 'report'"
-_IS_DECIDED = "kind IN ('report', 'closing') AND learning_rate IS NOT NULL"
 
 
 def _read(dialect: str) -> str:
     # CROSS JOIN: what is asked for comes first, and SQLite keeps to that order. Each is looked up by the indexes
-    # `uq_events_report` and `uq_events_decision`, whose conditions are repeated here.
+    # `uq_events_report` and `uq_events_decision`, whose conditions these are.
     return (
         f"SELECT {_COLUMNS} FROM {_asked(dialect, 'run_id', 'epoch', 'rank')} CROSS JOIN events "  # noqa: S608  # no names but our own
-        f"WHERE {_OF_POINT} AND events.rank = asked.rank AND {_IS_REPORT} AND learning_rate IS NULL "
+        f"WHERE {_OF_POINT} AND events.rank = asked.rank AND {IS_REPORT} AND learning_rate IS NULL "
         f"UNION ALL SELECT {_COLUMNS} FROM {_asked(dialect, 'run_id', 'epoch')} CROSS JOIN events "
-        f"WHERE {_OF_POINT} AND {_IS_DECIDED}"
+        f"WHERE {_OF_POINT} AND {IS_DECIDED}"
     )
 
 
 def _count(dialect: str) -> str:
     return (
-        f"SELECT run_id, epoch, (SELECT count(*) FROM events WHERE {_OF_POINT} AND {_IS_REPORT}) "  # noqa: S608
+        f"SELECT run_id, epoch, (SELECT count(*) FROM events WHERE {_OF_POINT} AND {IS_REPORT}) "  # noqa: S608
         f"FROM {_asked(dialect, 'run_id', 'epoch')}"
     )
 

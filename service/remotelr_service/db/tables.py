@@ -185,7 +185,7 @@ Index("ix_stalls_position", stalls.c.position)
 positions = Table("positions", metadata, Column("last", Whole, nullable=False), sqlite_strict=True)
 
 # One report for a point: a retry can never count twice (invariants 2 and 3).
-_reported = text("kind = 'report'")
+IS_REPORT = "kind = 'report'"
 Index(
     "uq_events_report",
     events.c.run_id,
@@ -193,19 +193,19 @@ Index(
     events.c.rank,
     events.c.attempt,
     unique=True,
-    sqlite_where=_reported,
-    postgresql_where=_reported,
+    sqlite_where=text(IS_REPORT),
+    postgresql_where=text(IS_REPORT),
 )
 
 # One decision for a point, whatever its ranks send (invariant 9).
-_decided = text("kind IN ('report', 'closing') AND learning_rate IS NOT NULL AND superseded_by IS NULL")
+IS_DECIDED = "kind IN ('report', 'closing') AND learning_rate IS NOT NULL AND superseded_by IS NULL"
 Index(
     "uq_events_decision",
     events.c.run_id,
     events.c.epoch,
     unique=True,
-    sqlite_where=_decided,
-    postgresql_where=_decided,
+    sqlite_where=text(IS_DECIDED),
+    postgresql_where=text(IS_DECIDED),
 )
 
 # One attempt, and one command, for a key.
