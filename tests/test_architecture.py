@@ -130,9 +130,9 @@ def test_every_room_has_a_file_in_it() -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("remotelr.rules.cosines", "import numpy"),
-        ("remotelr.rules.cosines", "from remotelr import client"),
-        ("remotelr.rules.cosines", "def decide():\n    import httpx"),
+        ("remotelr.rules.schedules.cosine", "import numpy"),
+        ("remotelr.rules.schedules.cosine", "from remotelr import client"),
+        ("remotelr.rules.schedules.cosine", "def decide():\n    import httpx"),
         ("remotelr.client", "import httpx"),
         ("remotelr.client", "from pydantic import BaseModel"),
         ("remotelr.client", "import remotelr_service"),
@@ -154,8 +154,11 @@ def test_an_import_across_the_map_is_found(module: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("remotelr.rules.cosines", "from math import cos\nfrom remotelr.rules.schedule import Schedule"),
-        ("remotelr.rules.cosines", "from .schedule import Schedule\nfrom . import errors"),
+        (
+            "remotelr.rules.schedules.cosine",
+            "import math\nfrom remotelr.rules.schedules.base import Schedule",
+        ),
+        ("remotelr.rules.schedules.cosine", "from .schedule import Schedule\nfrom . import errors"),
         ("remotelr.client", "from remotelr import rules\nfrom remotelr._transport import Transport"),
         ("remotelr_service.actions.runs", "from remotelr_service import db"),
         ("remotelr_service.api.routes", "from remotelr_service.actions import runs\nfrom fastapi import Depends"),

@@ -7,7 +7,7 @@ from typing import Any
 from remotelr import rules
 from remotelr._wire import Json
 from remotelr.rules import Policy, RulesError, RunSpec, RunState, rate_at
-from remotelr.rules.records import record
+from remotelr.rules.values.records import record
 
 
 class Plan:

@@ -8,7 +8,7 @@ from remotelr import _wire
 from remotelr._service import Service
 from remotelr._wire import Commanded
 from remotelr.rules import Policy, policy_to_json
-from remotelr.rules.orders import Continuity, Keeping, Mode, OrderType
+from remotelr.rules.run.command import Continuity, Keeping, Mode, OrderType
 
 
 class About(TypedDict, total=False):

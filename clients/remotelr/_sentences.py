@@ -6,7 +6,7 @@ from typing import Any
 
 from remotelr._journal import Told
 from remotelr.rules import Decision, Report, RulesError, RunSpec, policy_to_json
-from remotelr.rules.lifecycle import difference, in_words
+from remotelr.rules.transitions.lifecycle import difference, in_words
 
 # What in a policy ends a run, by the words of its state.
 _ENDS = {

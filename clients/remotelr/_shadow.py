@@ -29,9 +29,9 @@ from remotelr.rules import (
     rate_at,
     report,
 )
-from remotelr.rules.decision import Action
-from remotelr.rules.run import OnConflict
-from remotelr.rules.state import Order, carried_out
+from remotelr.rules.run.decision import Action
+from remotelr.rules.run.model import OnConflict
+from remotelr.rules.run.state import Order, carried_out
 
 Asked = AttemptRequest | Report
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from remotelr.rules import InvalidPolicy, Policy
-from remotelr.rules.importers import from_keras_callback, from_keras_schedule
-from remotelr.rules.plateau_machine import float32
-from remotelr.rules.schedule import Binding
+from remotelr.rules.plateau.machine import float32
+from remotelr.rules.policy.importers import from_keras_callback, from_keras_schedule
+from remotelr.rules.schedules.base import Binding
 
 _PLATEAU, _FUNCTION = "ReduceLROnPlateau", "LearningRateScheduler"
 

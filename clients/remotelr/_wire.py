@@ -14,11 +14,11 @@ from typing import Any, Final, Generic, TypeVar, cast, get_args
 from urllib.parse import quote
 
 from remotelr.errors import ServiceRefused, StaleAttempt
-from remotelr.rules.decision import Action, Decision, Reason, Waiting
 from remotelr.rules.errors import RulesError
-from remotelr.rules.metrics import metrics_from_json, metrics_to_json
-from remotelr.rules.orders import Command, CommandType, command_from_json
-from remotelr.rules.run import Report
+from remotelr.rules.run.command import Command, CommandType, command_from_json
+from remotelr.rules.run.decision import Action, Decision, Reason, Waiting
+from remotelr.rules.run.model import Report
+from remotelr.rules.values.metrics import metrics_from_json, metrics_to_json
 
 # The bound the service puts on every rate.
 MAX_LEARNING_RATE: Final = 1e3

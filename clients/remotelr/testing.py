@@ -55,8 +55,8 @@ from remotelr.rules import (
     put_policy,
     report,
 )
-from remotelr.rules.log import OF_A_POINT
-from remotelr.rules.orders import CommandType
+from remotelr.rules.run.command import CommandType
+from remotelr.rules.run.events import OF_A_POINT
 
 __all__ = ["InMemoryService"]
 

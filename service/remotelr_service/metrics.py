@@ -19,7 +19,7 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from remotelr.rules import RULES_VERSION, Decision, Waiting
-from remotelr.rules.decision import Reason
+from remotelr.rules.run.decision import Reason
 
 Outcome = Literal["decided", "replayed", "waiting", "refused", "failed"]
 RefusalCode = Literal["unauthorized", "forbidden", "rate_limited", "misdirected_request", "cross_origin"]

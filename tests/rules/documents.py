@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from hypothesis import strategies as st
 
 from remotelr.rules import InvalidPolicy, Policy, policy_from_json
-from remotelr.rules.fields import FieldOf, Range, fields_of
-from remotelr.rules.modifiers import MODIFIERS, Modified
-from remotelr.rules.nodes import NODES
-from remotelr.rules.plateau import DEFAULTS
-from remotelr.rules.schedule import Schedule
+from remotelr.rules.composition.modifiers import MODIFIERS, Modified
+from remotelr.rules.plateau.reduce_on_plateau import DEFAULTS
+from remotelr.rules.policy.registry import NODES
+from remotelr.rules.schedules.base import Schedule
+from remotelr.rules.values.fields import FieldOf, Range, fields_of
 
 # What an annotation cannot say: fields that are lists in order, or as long as another one, and texts with a meaning.
 _BOUNDARIES = st.lists(st.integers(0, 60), min_size=1, max_size=5, unique=True).map(sorted)

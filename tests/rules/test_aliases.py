@@ -4,9 +4,9 @@ import pytest
 from pytest import approx
 
 from remotelr.rules import InvalidPolicy
-from remotelr.rules.aliases import ALIASES
-from remotelr.rules.codec import node_from_json, node_to_json, policy_from_json
-from remotelr.rules.nodes import NODES
+from remotelr.rules.policy.aliases import ALIASES
+from remotelr.rules.policy.codec import node_from_json, node_to_json, policy_from_json
+from remotelr.rules.policy.registry import NODES
 from rules.curves import curve
 from rules.vectors import CASES
 

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from remotelr.rules import InvalidPolicy, Policy, policy_from_json, policy_to_json
-from remotelr.rules.codec import node_from_json, node_to_json
-from remotelr.rules.cosines import Cosine
-from remotelr.rules.lines import Constant
-from remotelr.rules.modifiers import Modified, Warmup
-from remotelr.rules.nodes import NODES
+from remotelr.rules.composition.modifiers import Modified, Warmup
+from remotelr.rules.policy.codec import node_from_json, node_to_json
+from remotelr.rules.policy.registry import NODES
+from remotelr.rules.schedules.cosine import Cosine
+from remotelr.rules.schedules.linear import Constant
 
 COSINE = {"type": "cosine", "decay_steps": 90}
 
@@ -80,7 +80,7 @@ def test_only_null_stands_for_nothing(name):
     """
     Null fields are left out of the canonical form, so an optional field must not mean anything else by default.
     """
-    from remotelr.rules.fields import accept, fields_of
+    from remotelr.rules.values.fields import accept, fields_of
 
     def refuse(hint, value):
         raise InvalidPolicy("not a plain value")

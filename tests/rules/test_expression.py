@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pytest import approx
 
 from remotelr.rules import Binding, InvalidPolicy, Point
-from remotelr.rules.codec import node_from_json, node_to_json
-from remotelr.rules.expression import BUDGET, Expression
-from remotelr.rules.formula import FUNCTIONS, compile_formula
+from remotelr.rules.policy.codec import node_from_json, node_to_json
+from remotelr.rules.schedules.expression import BUDGET, Expression
+from remotelr.rules.schedules.formula import FUNCTIONS, compile_formula
 from rules.curves import curve
 
 NAMES = {"epoch": 3.0, "step": 3.0, "lr": 0.5, "initial_learning_rate": 0.1, "base_lr": 0.1, "total": 10.0}

@@ -7,7 +7,7 @@ from math import isfinite
 import pytest
 
 from remotelr.rules import InvalidCommand, RunState, Until
-from remotelr.rules.state import Order
+from remotelr.rules.run.state import Order
 from stories import Story
 
 CONSTANT = {"type": "constant", "learning_rate": 0.1}

@@ -7,9 +7,9 @@ import pytest
 from pytest import approx
 
 from remotelr.rules import Binding
-from remotelr.rules.codec import node_from_json
-from remotelr.rules.nodes import NODES
-from remotelr.rules.restarts import cycle_at
+from remotelr.rules.policy.codec import node_from_json
+from remotelr.rules.policy.registry import NODES
+from remotelr.rules.schedules.restarts import cycle_at
 from rules.curves import curve
 from rules.vectors import EXAMPLES
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from remotelr.rules import Point, metrics_from_json
-from remotelr.rules.codec import node_from_json
-from remotelr.rules.schedule import Schedule
+from remotelr.rules.policy.codec import node_from_json
+from remotelr.rules.schedules.base import Schedule
 
 GOLDEN = Path(__file__).parent / "golden"
 FAMILIES = ["keras", "keras_legacy", "torch", "optax", "timm", "hf_greedy"]

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from remotelr.rules.codec import node_from_json, node_to_json
-from remotelr.rules.schedule import Binding, Point
+from remotelr.rules.policy.codec import node_from_json, node_to_json
+from remotelr.rules.schedules.base import Binding, Point
 from rules.vectors import CASES, EVALUATED
 
 

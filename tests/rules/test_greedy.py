@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remotelr.rules import InvalidPolicy, InvalidReport, Point
-from remotelr.rules.codec import node_from_json, node_to_json
-from remotelr.rules.greedy import Greedy
+from remotelr.rules.plateau.greedy import Greedy
+from remotelr.rules.policy.codec import node_from_json, node_to_json
 from rules.curves import told
 
 EAGER = {"type": "greedy", "factor": 0.5, "patience": 0, "min_lr": 0.25, "max_lr": 4.0}

@@ -9,8 +9,8 @@ import pytest
 from pytest import approx
 
 from remotelr.rules import InvalidPolicy, policy_from_json, policy_to_json
-from remotelr.rules.importers import from_keras_callback, from_keras_schedule, from_torch_scheduler
-from remotelr.rules.plateau import ReduceOnPlateau
+from remotelr.rules.plateau.reduce_on_plateau import ReduceOnPlateau
+from remotelr.rules.policy.importers import from_keras_callback, from_keras_schedule, from_torch_scheduler
 from rules.vectors import CASES
 
 schedules = keras.optimizers.schedules

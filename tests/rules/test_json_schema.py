@@ -5,9 +5,9 @@ import json
 import pytest
 
 from remotelr.rules import InvalidPolicy
-from remotelr.rules.codec import node_from_json
-from remotelr.rules.json_schema import json_schema
-from remotelr.rules.nodes import NODES
+from remotelr.rules.policy.codec import node_from_json
+from remotelr.rules.policy.json_schema import json_schema
+from remotelr.rules.policy.registry import NODES
 from rules.vectors import EXAMPLES
 
 SCHEMA = json_schema()

@@ -5,7 +5,7 @@ from math import log
 import pytest
 from pytest import approx
 
-from remotelr.rules.noise import Noise
+from remotelr.rules.composition.noise import Noise
 from rules.curves import curve, told
 
 LINE = {"type": "linear", "initial_learning_rate": 1.0, "end_learning_rate": 0.0, "decay_steps": 4}
@@ -118,7 +118,7 @@ def test_noise_is_defined_for_any_seed_and_position():
 
 
 def test_the_momentum_waits_for_the_warmup():
-    from remotelr.rules.codec import node_from_json
+    from remotelr.rules.policy.codec import node_from_json
 
     schedule = node_from_json({"type": "one_cycle", "max_lr": 1, "total_steps": 10, "warmup": {"steps": 3}})
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from pytest import approx
 
 from remotelr.rules import Binding, InvalidPolicy, InvalidReport, Point
-from remotelr.rules.codec import node_from_json, node_to_json
-from remotelr.rules.plateau import ReduceOnPlateau
-from remotelr.rules.plateau_machine import float32
+from remotelr.rules.plateau.machine import float32
+from remotelr.rules.plateau.reduce_on_plateau import ReduceOnPlateau
+from remotelr.rules.policy.codec import node_from_json, node_to_json
 from rules.curves import told
 
 HALVING = {"type": "reduce_on_plateau", "flavor": "keras_legacy", "factor": 0.5, "patience": 2, "min_delta": 0.0}

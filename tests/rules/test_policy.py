@@ -6,8 +6,8 @@ import pytest
 from pytest import approx
 
 from remotelr.rules import Binding, policy_from_json
-from remotelr.rules.nodes import NODES
-from remotelr.rules.policy import walk
+from remotelr.rules.policy.policy import walk
+from remotelr.rules.policy.registry import NODES
 
 PLATEAU = {"type": "reduce_on_plateau", "monitor": "val_loss"}
 STEP = {"type": "step", "initial_learning_rate": 1.0, "step_size": 1}

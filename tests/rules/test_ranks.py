@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remotelr.rules import Aggregate, InvalidPolicy
-from remotelr.rules.codec import policy_from_json, policy_to_json
+from remotelr.rules.policy.codec import policy_from_json, policy_to_json
 
 CONSTANT = {"type": "constant", "learning_rate": 0.1}
 

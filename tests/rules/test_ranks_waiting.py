@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remotelr.rules import Decision, InvalidPolicy, InvalidReport, OutOfOrder, RunFinished, Waiting
-from remotelr.rules.codec import policy_from_json, policy_to_json
+from remotelr.rules.policy.codec import policy_from_json, policy_to_json
 from stories import PLATEAU, Story
 
 EAGER = {"type": "reduce_on_plateau", "factor": 0.5, "patience": 1, "min_delta": 0.0, "flavor": "keras_legacy"}

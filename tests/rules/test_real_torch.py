@@ -2,8 +2,8 @@
 
 import pytest
 
-from remotelr.rules.importers import from_torch_scheduler
-from remotelr.rules.plateau import ReduceOnPlateau
+from remotelr.rules.plateau.reduce_on_plateau import ReduceOnPlateau
+from remotelr.rules.policy.importers import from_torch_scheduler
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 lr_scheduler = torch.optim.lr_scheduler

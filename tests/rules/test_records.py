@@ -14,10 +14,10 @@ import pytest
 
 from remotelr import rules
 from remotelr.rules import Decision, Event, Report
-from remotelr.rules.log import MemoryLog
-from remotelr.rules.records import record, replace
-from remotelr.rules.run import Outcome, Run
-from remotelr.rules.state import RunState
+from remotelr.rules.run.events import MemoryLog
+from remotelr.rules.run.model import Outcome, Run
+from remotelr.rules.run.state import RunState
+from remotelr.rules.values.records import record, replace
 from stories import PLATEAU, spec
 
 
@@ -75,7 +75,7 @@ def test_whoever_would_change_a_record_is_told_so_by_the_type_checker(tmp_path: 
     wrong = tmp_path / "wrong.py"
     wrong.write_text(
         "from remotelr.rules import Report\n"
-        "from remotelr.rules.records import replace\n"
+        "from remotelr.rules.values.records import replace\n"
         "report = Report(epoch=0, metrics={})\n"
         "report.epoch = 1\n"
         "replace(report, epoch='1')\n"

@@ -18,8 +18,7 @@ from remotelr.rules import (
     policy_from_json,
     sentence,
 )
-from remotelr.rules.cancelling import cancelled_in, pending_orders
-from remotelr.rules.ordering import first_undecided
+from remotelr.rules.run.overrides import cancelled_in, first_undecided, pending_orders
 from stories import PLATEAU, Story
 
 POLICIES = [

@@ -11,7 +11,8 @@ import pytest
 from fixtures.processes import Process
 from remotelr import rules
 from remotelr.rules import InvalidPolicy, Report, RunFinished, Waiting, policy_from_json
-from remotelr_service.actions import decisions, history, policies, reports, runs, timeouts
+from remotelr.rules import preview as preview_of
+from remotelr_service.actions import decisions, history, reports, runs, timeouts
 from remotelr_service.actions.errors import ExperimentConflict, RunNotFound, TooManyTags
 from remotelr_service.db import notices
 from remotelr_service.db.group import Group
@@ -305,7 +306,7 @@ def test_a_preview_is_the_curve_a_run_would_have(process: Process):
     losses = [1.0, 0.9, 0.9, 0.9, 0.9, 0.8]
     put(process, "run")
     told = [1.0, *process.train("run", losses)]
-    preview = policies.preview(policy_from_json(PLATEAU), 1.0, 7, metrics=[{"val_loss": loss} for loss in losses])
+    preview = preview_of(policy_from_json(PLATEAU), 1.0, 7, metrics=[{"val_loss": loss} for loss in losses])
 
     assert told == preview.learning_rates
     assert preview.momentum is None
@@ -313,7 +314,7 @@ def test_a_preview_is_the_curve_a_run_would_have(process: Process):
 
 def test_a_preview_may_begin_later_and_shows_the_momentum_of_a_policy_that_has_one():
     policy = policy_from_json({"type": "one_cycle", "max_lr": 0.1, "total_steps": 20})
-    whole, tail = policies.preview(policy, None, 20), policies.preview(policy, None, 5, start=15)
+    whole, tail = preview_of(policy, None, 20), preview_of(policy, None, 5, start=15)
 
     assert whole.learning_rates[15:] == tail.learning_rates
     assert whole.momentum is not None and tail.momentum is not None

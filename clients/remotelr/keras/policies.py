@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from remotelr.rules import Policy, policy_from_json, policy_to_json
-from remotelr.rules.codec import node_to_json
+from remotelr.rules.policy.codec import node_to_json
 
 
 def policy_of(policy: Any, plateau: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

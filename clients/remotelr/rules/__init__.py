@@ -5,15 +5,13 @@ The way in: `policy_from_json` reads a policy; `create`, `begin_attempt`, `repor
 `command`, `put_policy` and `finish` are all that can happen to a run; `replay` folds its history again.
 """
 
-from remotelr.rules.attempts import begin_attempt
-from remotelr.rules.closing import expire
-from remotelr.rules.codec import node_from_json, node_to_json, policy_from_json, policy_to_json
-from remotelr.rules.commands import command
-from remotelr.rules.compose import Chained, Sequential
-from remotelr.rules.cosines import Cosine, CosineRestarts, Tanh
-from remotelr.rules.cycles import Cyclic, OneCycle
-from remotelr.rules.decays import Exponential, InverseTime, MultiStep, Polynomial, Step
-from remotelr.rules.decision import Decision, Waiting
+from remotelr.rules.commands.execute import command
+from remotelr.rules.commands.expiry import next_until, until_due
+from remotelr.rules.commands.status import Life, life_of, life_steps
+from remotelr.rules.composition.combinators import Chained, Sequential
+from remotelr.rules.composition.extended import Extended
+from remotelr.rules.composition.modifiers import Modified, Warmup
+from remotelr.rules.composition.noise import Noise
 from remotelr.rules.errors import (
     AttemptConflict,
     InvalidCommand,
@@ -29,20 +27,18 @@ from remotelr.rules.errors import (
     StaleAttempt,
     UnknownAttempt,
 )
-from remotelr.rules.explain import sentence
-from remotelr.rules.expression import Expression
-from remotelr.rules.extended import Extended
-from remotelr.rules.greedy import Greedy
-from remotelr.rules.guard import Guard
-from remotelr.rules.json_schema import json_schema
-from remotelr.rules.life import Life, life_of, life_steps
-from remotelr.rules.lifecycle import create, finish, put_policy
-from remotelr.rules.lines import Constant, Linear, LRRangeTest
-from remotelr.rules.log import Event, Log, MemoryLog
-from remotelr.rules.metrics import metrics_from_json, metrics_to_json
-from remotelr.rules.modifiers import Modified, Warmup
-from remotelr.rules.noise import Noise
-from remotelr.rules.orders import (
+from remotelr.rules.plateau.greedy import Greedy
+from remotelr.rules.plateau.reduce_on_plateau import ReduceOnPlateau
+from remotelr.rules.policy.aggregate import Aggregate
+from remotelr.rules.policy.codec import node_from_json, node_to_json, policy_from_json, policy_to_json
+from remotelr.rules.policy.guard import Guard
+from remotelr.rules.policy.json_schema import json_schema
+from remotelr.rules.policy.limits import Rails
+from remotelr.rules.policy.policy import Policy
+from remotelr.rules.policy.stop_rules import Budget, EarlyStopping, Stop, Target
+from remotelr.rules.preview import Preview, preview
+from remotelr.rules.replay import ReplayMismatch, replay
+from remotelr.rules.run.command import (
     Command,
     Until,
     command_from_json,
@@ -50,15 +46,9 @@ from remotelr.rules.orders import (
     command_to_json,
     is_command,
 )
-from remotelr.rules.pieces import PiecewiseConstant, PiecewiseInterpolate
-from remotelr.rules.plans import InverseSqrt, Noam, WarmupStableDecay
-from remotelr.rules.plateau import ReduceOnPlateau
-from remotelr.rules.policy import Policy
-from remotelr.rules.rails import Rails
-from remotelr.rules.ranks import Aggregate
-from remotelr.rules.replay import ReplayMismatch, replay
-from remotelr.rules.reports import report
-from remotelr.rules.run import (
+from remotelr.rules.run.decision import Decision, Waiting
+from remotelr.rules.run.events import Event, Log, MemoryLog
+from remotelr.rules.run.model import (
     RULES_VERSION,
     AttemptRequest,
     Outcome,
@@ -67,10 +57,21 @@ from remotelr.rules.run import (
     RunSpec,
     spec_from_payload,
 )
-from remotelr.rules.schedule import Binding, Point, Schedule, State
-from remotelr.rules.state import Order, Rate, RunState, rate_at
-from remotelr.rules.stopping import Budget, EarlyStopping, Stop, Target
-from remotelr.rules.until import next_until, until_due
+from remotelr.rules.run.state import Order, Rate, RunState, rate_at
+from remotelr.rules.schedules.base import Binding, Point, Schedule, State
+from remotelr.rules.schedules.cosine import Cosine, CosineRestarts, Tanh
+from remotelr.rules.schedules.cyclic import Cyclic, OneCycle
+from remotelr.rules.schedules.decay import Exponential, InverseTime, MultiStep, Polynomial, Step
+from remotelr.rules.schedules.expression import Expression
+from remotelr.rules.schedules.linear import Constant, Linear, LRRangeTest
+from remotelr.rules.schedules.piecewise import PiecewiseConstant, PiecewiseInterpolate
+from remotelr.rules.schedules.warmup_decay import InverseSqrt, Noam, WarmupStableDecay
+from remotelr.rules.sentences.sentence import sentence
+from remotelr.rules.transitions.attempt import begin_attempt
+from remotelr.rules.transitions.lifecycle import create, finish, put_policy
+from remotelr.rules.transitions.points import expire
+from remotelr.rules.transitions.report import report
+from remotelr.rules.values.metrics import metrics_from_json, metrics_to_json
 
 __all__ = [
     "RULES_VERSION",
@@ -117,6 +118,7 @@ __all__ = [
     "Policy",
     "PolicyConflict",
     "Polynomial",
+    "Preview",
     "Rails",
     "Rate",
     "ReduceOnPlateau",
@@ -162,6 +164,7 @@ __all__ = [
     "node_to_json",
     "policy_from_json",
     "policy_to_json",
+    "preview",
     "put_policy",
     "rate_at",
     "replay",

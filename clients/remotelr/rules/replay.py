@@ -3,20 +3,20 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from remotelr.rules.attempts import begin_attempt
-from remotelr.rules.closing import close
-from remotelr.rules.commands import command
-from remotelr.rules.lifecycle import create, finish, put_policy
-from remotelr.rules.log import Event, Log, MemoryLog
-from remotelr.rules.orders import command_from_payload, is_command
-from remotelr.rules.reports import report
-from remotelr.rules.run import (
+from remotelr.rules.commands.execute import command
+from remotelr.rules.run.command import command_from_payload, is_command
+from remotelr.rules.run.events import Event, Log, MemoryLog
+from remotelr.rules.run.model import (
     AttemptRequest,
     Outcome,
     Run,
     report_from_event,
     spec_from_payload,
 )
+from remotelr.rules.transitions.attempt import begin_attempt
+from remotelr.rules.transitions.lifecycle import create, finish, put_policy
+from remotelr.rules.transitions.points import close
+from remotelr.rules.transitions.report import report
 
 
 class ReplayMismatch(AssertionError):

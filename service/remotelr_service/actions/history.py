@@ -8,7 +8,7 @@ from functools import partial
 from sqlalchemy import Engine
 
 from remotelr.rules import Decision, Event, metrics_from_json
-from remotelr.rules.log import Kind
+from remotelr.rules.run.events import Kind
 from remotelr_service.actions.errors import RunNotFound
 from remotelr_service.actions.finding import stored_run
 from remotelr_service.actions.views import EventView, HistoryRow

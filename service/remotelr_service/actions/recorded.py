@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from remotelr.rules import Decision, Event
-from remotelr.rules.log import OF_A_POINT
-from remotelr.rules.run import Report, report_from_event
+from remotelr.rules.run.events import OF_A_POINT
+from remotelr.rules.run.model import Report, report_from_event
 from remotelr_service.actions.errors import RecordTooLong
 from remotelr_service.db.log import EventLog
 from remotelr_service.db.store import Head

@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from remotelr import rules
 from remotelr.rules import InvalidPolicy, Policy, Rails, RunSpec, policy_from_json
-from remotelr.rules.run import FinalStatus, OnConflict, Status
+from remotelr.rules.run.model import FinalStatus, OnConflict, Status
 from remotelr_service.actions import audit
 from remotelr_service.actions.errors import ExperimentConflict, TooManyTags
 from remotelr_service.actions.finding import locked_run, stored_decision, stored_run

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import Engine
 
-from remotelr.rules.run import Status
+from remotelr.rules.run.model import Status
 from remotelr_service.actions.errors import TooManyRuns
 from remotelr_service.db import selection
 from remotelr_service.db.engine import reading

@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import Any
 
 from remotelr.rules import Command, Decision, Event, RunSpec
-from remotelr.rules.decision import Action, Reason
-from remotelr.rules.life import LifeState
-from remotelr.rules.run import Status
+from remotelr.rules.commands.status import LifeState
+from remotelr.rules.run.decision import Action, Reason
+from remotelr.rules.run.model import Status
 from remotelr_service.db.store import Head
 
 
@@ -117,14 +117,6 @@ class EventView:
 
     event: Event
     created_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preview:
-    """The curve of a policy, one value for each position of its unit. momentum: None where it has none."""
-
-    learning_rates: Sequence[float]
-    momentum: Sequence[float] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

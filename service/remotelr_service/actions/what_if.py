@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 
 from remotelr import rules
 from remotelr.rules import Aggregate, AttemptRequest, Decision, InvalidPolicy, MemoryLog, Policy, RunSpec
-from remotelr.rules.run import Outcome, Report
+from remotelr.rules.run.model import Outcome, Report
 from remotelr_service.actions.errors import RecordTooLong
 from remotelr_service.actions.finding import stored_run
 from remotelr_service.actions.recorded import Epoch, decisions_in_force, effective_events, reported_epochs

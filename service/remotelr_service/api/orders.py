@@ -5,8 +5,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Discriminator, Field, ValidationInfo, field_validator, model_validator
 
 from remotelr.rules import Command, InvalidCommand, Until, policy_from_json
-from remotelr.rules.allowed import MAX_FACTOR, MIN_FACTOR
-from remotelr.rules.until import moment
+from remotelr.rules.commands.expiry import moment
+from remotelr.rules.commands.validate import MAX_FACTOR, MIN_FACTOR
 from remotelr_service.actions.selection import Bound, Selector
 from remotelr_service.api.answers import Status
 from remotelr_service.api.bodies import RequestBody

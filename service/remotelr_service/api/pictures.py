@@ -5,7 +5,8 @@ from typing import Literal
 
 from starlette.responses import Response
 
-from remotelr_service.actions.views import Preview, WhatIf
+from remotelr.rules import Preview
+from remotelr_service.actions.views import WhatIf
 from remotelr_service.api.accept import SVG
 from remotelr_service.api.chart import Line, line_chart
 

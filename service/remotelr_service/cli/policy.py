@@ -62,7 +62,7 @@ def preview(
 ) -> None:
     """Draw the curve of a policy."""
     from remotelr.rules import policy_from_json
-    from remotelr_service.actions.policies import preview as preview_of
+    from remotelr.rules import preview as preview_of
 
     document = read_object(policy)
     parsed = policy_from_json(document)

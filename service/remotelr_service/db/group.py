@@ -8,8 +8,8 @@ from functools import cached_property
 from sqlalchemy import Connection
 
 from remotelr.rules import Decision, Event, Outcome, Run, next_until
-from remotelr.rules.records import replace
-from remotelr.rules.reports import asked_of_log
+from remotelr.rules.transitions.report import asked_of_log
+from remotelr.rules.values.records import replace
 from remotelr_service.db import silence, store
 from remotelr_service.db.ahead import Point, list_counts, list_reported
 from remotelr_service.db.log import EventLog

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from remotelr.rules import Event
-from remotelr.rules.log import OF_A_POINT, SNAPSHOTS, Kind
+from remotelr.rules.run.events import OF_A_POINT, SNAPSHOTS, Kind
 from remotelr_service.db import store
 from remotelr_service.db.ahead import Point, list_reported
 from remotelr_service.db.rows import Row, event_from_row

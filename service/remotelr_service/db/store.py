@@ -26,8 +26,8 @@ from sqlalchemy import (
 from sqlalchemy.sql import ColumnElement
 
 from remotelr.rules import Decision, Event, Run
-from remotelr.rules.log import OF_A_POINT, Kind
-from remotelr.rules.records import record
+from remotelr.rules.run.events import OF_A_POINT, Kind
+from remotelr.rules.values.records import record
 from remotelr_service.db import driver
 from remotelr_service.db.bulk import as_stored, insert_rows, moments, update_rows
 from remotelr_service.db.clock import SQLITE_NOW, database_now
@@ -263,7 +263,7 @@ def add_events(connection: Connection, new: Sequence[tuple[int, Event]], at: dat
 
 
 def supersede(connection: Connection, run_id: int, attempt: Event) -> None:
-    """Mark what a new attempt takes out of the effective history: `remotelr.rules.log.supersedes`, in SQL."""
+    """Mark what a new attempt takes out of the effective history: `remotelr.rules.run.events.supersedes`, in SQL."""
     rewound = or_(
         and_(events.c.kind.in_(sorted(OF_A_POINT)), events.c.epoch >= attempt.epoch),
         and_(events.c.kind == "attempt", events.c.epoch > attempt.epoch),

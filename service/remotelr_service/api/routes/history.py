@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from remotelr.rules.log import Kind
+from remotelr.rules.run.events import Kind
 from remotelr_service.actions import history
 from remotelr_service.actions.resources import Resources
 from remotelr_service.api.answers import EpochAnswer, EventAnswer, EventPage, HistoryPage

@@ -6,9 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from remotelr.rules.json_schema import json_schema
-from remotelr_service.actions import policies
-from remotelr_service.actions.views import Preview
+from remotelr.rules import Preview, preview
+from remotelr.rules.policy.json_schema import json_schema
 from remotelr_service.api.accept import CSV, JSON, SVG, wanted
 from remotelr_service.api.answers import PreviewAnswer
 from remotelr_service.api.bodies import PreviewRequest
@@ -37,7 +36,7 @@ def preview_policy(body: PreviewRequest, request: Request) -> PreviewAnswer | Re
     JSON, or what Accept says: `text/csv` is a table, `image/svg+xml` a picture.
     """
     policy = body.parsed()
-    curve = policies.preview(
+    curve = preview(
         policy,
         body.initial_learning_rate,
         body.count,

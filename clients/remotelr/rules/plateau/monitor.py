@@ -1,0 +1,54 @@
+"""What the nodes that watch a metric have in common: which way is better, and what NaN means."""
+
+from math import isfinite
+from typing import Annotated, Literal
+
+from remotelr.rules.errors import InvalidPolicy, InvalidReport
+from remotelr.rules.values.fields import Range
+from remotelr.rules.values.metrics import number_to_json
+
+Mode = Literal["auto", "min", "max"]
+NanPolicy = Literal["bad", "skip", "error", "library"]
+
+# A number of reports.
+Reports = Annotated[int, Range(least=0, most=10**9)]
+# How much better is better.
+Margin = Annotated[float, Range(least=0, most=1e12)]
+
+# Last words of metric names whose better direction nobody disputes.
+_LOWER_IS_BETTER = ("loss", "mae", "mse", "mean_absolute_error", "mean_squared_error")
+_HIGHER_IS_BETTER = ("acc", "accuracy", "auc", "r2_score")
+
+
+def direction(mode: Mode, monitor: str) -> Literal["min", "max"]:
+    """The mode, with "auto" resolved from the metric's name.
+
+    Keras asks the metric object for its direction; a service sees only the name, so "auto" is taken only
+    where the name leaves no doubt (`val_loss`, `head_accuracy`, `val_auc`). Raises InvalidPolicy.
+    """
+    if mode != "auto":
+        return mode
+    if _ends_in(monitor, _LOWER_IS_BETTER):
+        return "min"
+    if _ends_in(monitor, _HIGHER_IS_BETTER):
+        return "max"
+    raise InvalidPolicy(f'the name "{monitor}" does not say whether lower is better: give mode "min" or "max"', "mode")
+
+
+def _ends_in(monitor: str, words: tuple[str, ...]) -> bool:
+    return any(monitor == word or monitor.endswith(f"_{word}") for word in words)
+
+
+def counts(value: float, monitor: str, nan_policy: NanPolicy) -> bool:
+    """Whether a reported value is looked at. Raises InvalidReport where it is not finite and refused."""
+    if isfinite(value) or nan_policy in ("bad", "library"):
+        return True
+    if nan_policy == "skip":
+        return False
+    name = number_to_json(value)
+    raise InvalidReport(
+        f"{monitor} is {name}, which this policy refuses: begin an attempt at an earlier epoch, or give the policy "
+        f'nan_policy "bad" or "skip"',
+        metric=monitor,
+        value=name,
+    )

@@ -1,0 +1,120 @@
+"""The policy of a run: a schedule, the unit of its positions, bounds, how ranks are reduced, guard and stop rules."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from math import isfinite, isnan
+from typing import Any, Literal
+
+from remotelr.rules.composition.modifiers import refuse_crossed
+from remotelr.rules.errors import InvalidPolicy
+from remotelr.rules.policy.aggregate import Aggregate
+from remotelr.rules.policy.guard import Guard
+from remotelr.rules.policy.stop_rules import Stop
+from remotelr.rules.schedules.base import Binding, Point, Schedule, State
+from remotelr.rules.values.fields import MAX_LEARNING_RATE, RateOrZero, check_fields
+from remotelr.rules.values.floats import LAST_POSITION, clamp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How the rate of a run evolves, and between which bounds.
+
+    schedule: the tree of nodes.
+    unit: what its positions count: epochs, or optimizer steps.
+    min_lr, max_lr: bounds on every rate that leaves the policy, whatever the schedule says; without them 0 and
+        `MAX_LEARNING_RATE` (1,000).
+    guard: what is done about a loss that is no number, or explodes; None is nothing.
+    stop: when the run has trained enough; None is never.
+    aggregate: how the reports of several ranks become one; None is rank 0's alone.
+    """
+
+    schedule: Schedule
+    unit: Literal["epoch", "step"] = "epoch"
+    min_lr: RateOrZero | None = None
+    max_lr: RateOrZero | None = None
+    aggregate: Aggregate | None = None
+    guard: Guard | None = None
+    stop: Stop | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        refuse_crossed(self.min_lr, self.max_lr)
+
+    def bind(self, binding: Binding) -> "Policy":
+        """The policy with every rate that was left open taken from the run. Raises InvalidPolicy where it has none."""
+        try:
+            return replace(self, schedule=self.schedule.bind(binding))
+        except InvalidPolicy as error:
+            raise error.under("schedule") from None
+
+    def start(self, learning_rate: float) -> State:
+        """What the schedule remembers before the first report of a run that begins at `learning_rate`."""
+        return self.schedule.start(learning_rate)
+
+    def observe(self, state: State, point: Point) -> State:
+        """What the schedule remembers after `point`."""
+        return self.schedule.observe(state, point)
+
+    def raw_learning_rate(self, state: State, position: float) -> float:
+        """What the schedule alone says; always finite, whatever the position."""
+        return _finite(self.schedule.learning_rate(state, _inside(position)))
+
+    def bounded(self, learning_rate: float) -> float:
+        """The rate inside the policy's bounds."""
+        return clamp(learning_rate, max(self.min_lr or 0.0, 0.0), self._highest)
+
+    def learning_rate(self, state: State, position: float) -> float:
+        """The rate at `position`, inside the bounds: finite, never negative."""
+        return self.bounded(self.raw_learning_rate(state, position))
+
+    def momentum(self, state: State, position: float) -> float | None:
+        """The momentum that goes with the rate, where the schedule has one (one_cycle, cyclic)."""
+        return self.schedule.momentum(state, _inside(position))
+
+    def plateau(self, state: State) -> Mapping[str, Any] | None:
+        """`best`, `wait` and `cooldown` of the plateau in force, if there is one."""
+        return self.schedule.plateau(state)
+
+    def monitors(self) -> tuple[str, ...]:
+        """The metrics the policy looks at, each once: the schedule's in the order of the tree, guard's, stop's."""
+        names = [getattr(node, "monitor", None) for node in walk(self.schedule)]
+        names.append(None if self.guard is None else self.guard.monitor)
+        names.extend(() if self.stop is None else self.stop.monitors())
+        return tuple(dict.fromkeys(name for name in names if name is not None))
+
+    @property
+    def initial_learning_rate(self) -> float | None:
+        """The rate the policy itself names for its beginning; None where it takes the run's."""
+        return _named_rate(self.schedule)
+
+    @property
+    def _highest(self) -> float:
+        return MAX_LEARNING_RATE if self.max_lr is None else self.max_lr
+
+
+def walk(schedule: Schedule) -> Iterator[Schedule]:
+    """The node and every node below it, each before its own."""
+    yield schedule
+    for field in fields(schedule):  # type: ignore[arg-type]  # every schedule is a dataclass; a protocol cannot say so
+        value = getattr(schedule, field.name)
+        for part in value if isinstance(value, tuple) else (value,):
+            if hasattr(part, "observe"):
+                yield from walk(part)
+
+
+def _named_rate(schedule: Schedule) -> float | None:
+    named: float | None = getattr(schedule, "initial_learning_rate", None)
+    if named is not None:
+        return named
+    inner = getattr(schedule, "schedule", None)
+    return None if inner is None else _named_rate(inner)
+
+
+def _inside(position: float) -> float:
+    return 0.0 if isnan(position) else min(max(position, 0.0), LAST_POSITION)
+
+
+def _finite(rate: float) -> float:
+    if isfinite(rate):
+        return rate
+    return MAX_LEARNING_RATE if rate > 0 else 0.0

@@ -1,0 +1,137 @@
+"""When a policy says that a run has trained enough: no improvement any more, a target reached, a budget spent."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from remotelr.rules.errors import InvalidPolicy
+from remotelr.rules.plateau.machine import Rule, float32
+from remotelr.rules.plateau.monitor import Mode, NanPolicy, Reports, counts, direction
+from remotelr.rules.values.fields import Count, Range, check_fields
+from remotelr.rules.values.metrics import number_from_json, number_to_json
+
+Value = Annotated[float, Range(least=-1e30, most=1e30)]
+Delta = Annotated[float, Range(least=-1e12, most=1e12)]
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """`best` and `wait` of early stopping (JSON, None before the first report), and whether it is over."""
+
+    memory: Mapping[str, Any] | None
+    over: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlyStopping:
+    """Stops when `monitor` has not improved for `patience` epochs: Keras's `EarlyStopping`, quirks included.
+
+    min_delta: `value + |min_delta| < best` improves (min), compared in float32.
+    patience: reports without improvement; 0 stops at the first one, as 1 does. Never at epoch 0.
+    baseline: an improvement that does not beat it too does not start the wait again.
+    start_from_epoch: reports of earlier epochs are not looked at.
+    nan_policy: as in `reduce_on_plateau`; "library" is Keras, where a NaN that comes first is never improved on.
+
+    A report without the metric changes nothing.
+    """
+
+    monitor: str = "val_loss"
+    min_delta: Delta = 0.0
+    patience: Reports = 0
+    mode: Mode = "auto"
+    baseline: Value | None = None
+    start_from_epoch: Reports = 0
+    nan_policy: NanPolicy = "bad"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        object.__setattr__(self, "mode", direction(self.mode, self.monitor))
+        object.__setattr__(self, "min_delta", abs(self.min_delta))
+
+    def judge(self, memory: Mapping[str, Any] | None, value: float | None, epoch: int) -> "Patience":
+        """What it remembers after one more report, and whether that is one too many. Raises InvalidReport."""
+        if value is None or epoch < self.start_from_epoch or not counts(value, self.monitor, self.nan_policy):
+            return Patience(memory, False)
+        wait = 1 if memory is None else memory["wait"] + 1
+        best = None if memory is None or memory["best"] is None else number_from_json(memory["best"])
+        rule = self._rule
+        if not rule.improves(value, best):
+            after = {"best": None if best is None else number_to_json(best), "wait": wait}
+            return Patience(after, wait >= self.patience and epoch > 0)
+        if self.baseline is None or rule.improves(value, self.baseline):
+            wait = 0
+        return Patience({"best": number_to_json(value), "wait": wait}, False)
+
+    @property
+    def _rule(self) -> Rule:
+        return Rule(
+            lower_is_better=self.mode == "min",
+            absolute=self.min_delta,
+            margin_on_value=True,
+            compared=float32,
+            takes_first=True,
+            takes_non_finite=self.nan_policy == "library",
+            reduce_after=1,
+            cooldown=0,
+            factor=0.5,
+            floor=0.0,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Stops when `monitor` has reached `value`: is at most it, or with mode "max" at least."""
+
+    monitor: str = "val_loss"
+    value: Value
+    mode: Mode = "auto"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        object.__setattr__(self, "mode", direction(self.mode, self.monitor))
+
+    def reached(self, value: float | None) -> bool:
+        if value is None:
+            return False
+        return value <= self.value if self.mode == "min" else value >= self.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """Stops when so many epochs are trained, or so many optimizer steps made, whichever comes first.
+
+    Steps count where the run knows them: from its reports, or from its steps_per_epoch.
+    """
+
+    epochs: Count | None = None
+    steps: Count | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.epochs is None and self.steps is None:
+            raise InvalidPolicy("is empty: give epochs, or steps, or both", "epochs")
+
+    def spent(self, epoch: int, step: int | None) -> bool:
+        """Whether nothing is left of it at the beginning of `epoch`, after `step` optimizer steps."""
+        if self.epochs is not None and epoch >= self.epochs:
+            return True
+        return self.steps is not None and step is not None and step >= self.steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """When a run has trained enough; its decisions then say `stop`. The first rule that holds is the one named.
+
+    A release lets the run go on, and early stopping wait anew; a target still reached, or a budget spent, stops again.
+    """
+
+    early_stopping: EarlyStopping | None = None
+    target: Target | None = None
+    budget: Budget | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def monitors(self) -> tuple[str, ...]:
+        """The metrics it looks at."""
+        return tuple(rule.monitor for rule in (self.early_stopping, self.target) if rule is not None)

@@ -1,0 +1,262 @@
+"""The state of a run: what its schedule remembers, and what operators have ordered.
+
+It travels with every decision, so that a trainer can go on alone, and is stored with every event,
+so that a run can go back. Its JSON leaves out what is at rest: an untouched run is {"schedule": …}.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from remotelr.rules.policy.limits import Rails
+from remotelr.rules.policy.policy import Policy
+from remotelr.rules.run.clock import RUNNING, Clock
+from remotelr.rules.run.command import Held
+from remotelr.rules.run.decision import Reason
+from remotelr.rules.schedules.base import State
+from remotelr.rules.values.floats import HUGE, clamp
+from remotelr.rules.values.records import record, replace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A command, or its end, that bears on the rate from `epoch` on: one of these, or (none of them) a release.
+
+    learning_rate: a pin. factor: a factor. once: a one-shot rate. base: the rate the schedule goes on from.
+    until: the time at which a pin or a one-shot ends, for who has a clock.
+    over: the end of a pin or of a one-shot. clock: the schedule's clock is stopped, or goes on.
+    """
+
+    epoch: int
+    learning_rate: float | None = None
+    factor: float | None = None
+    once: float | None = None
+    base: float | None = None
+    until: str | None = None
+    over: Held | None = None
+    clock: Literal["pause", "resume"] | None = None
+
+    @property
+    def releases(self) -> bool:
+        values = (self.learning_rate, self.factor, self.once, self.base, self.over, self.clock)
+        return all(value is None for value in values)
+
+    def overrules(self, other: "Order") -> bool:
+        """Whether it takes the place of `other`, which is to hold from a later epoch.
+
+        After a rewind an order of the earlier life may still lie ahead; and a new pin ends otherwise than the old one.
+        """
+        if self.learning_rate is not None or self.base is not None:
+            return other.once is None and other.over != "one_shot" and other.clock is None
+        if self.once is not None:
+            return other.once is not None or other.over == "one_shot"
+        if self.clock is not None:
+            return other.clock is not None
+        return self.releases
+
+    def to_json(self) -> dict[str, Any]:
+        members = {name: getattr(self, name) for name in Order.__slots__}
+        return {name: value for name, value in members.items() if value is not None}
+
+
+@record
+class RunState:
+    """Everything the next decision depends on, beside the policy and the report.
+
+    schedule: what the policy's schedule remembers.
+    pin: the rate an operator holds, whatever the schedule says; None when nobody does. one_shot: the rate held for
+        a while only, above pin and schedule. Each with the time it ends at, where it ends at a time.
+    scale: what operators multiply the scheduled rate with.
+    clock: of the schedule.
+    orders: commands that hold from an epoch not yet decided, oldest first.
+    stop: the run was told to stop by an operator. ended: by what in its policy it was told to.
+    rails: what its experiment allows.
+    guard, early: what the policy's guard and its early stopping remember (JSON); None before the first report.
+    """
+
+    schedule: State = None
+    pin: float | None = None
+    pin_until: str | None = None
+    one_shot: float | None = None
+    one_shot_until: str | None = None
+    scale: float = 1.0
+    clock: Clock = RUNNING
+    orders: tuple[Order, ...] = ()
+    stop: bool = False
+    ended: Literal["early_stopping", "target", "guard"] | None = None
+    rails: Rails | None = None
+    guard: Mapping[str, Any] | None = None
+    early: Mapping[str, Any] | None = None
+
+    def ordering(self, order: Order) -> "RunState":
+        """The state with one more order, and without those of later epochs whose place it takes."""
+        kept = [other for other in self.orders if other.epoch <= order.epoch or not order.overrules(other)]
+        return replace(self, orders=tuple(sorted((*kept, order), key=lambda each: each.epoch)))
+
+    def clock_at(self, policy: Policy, epoch: int, position: float) -> Clock:
+        """The schedule's clock once the orders that hold by `epoch`, which begins at `position`, are carried out."""
+        clock = self.clock
+        for order in self.orders:
+            if order.epoch <= epoch:
+                clock = _clock_after(policy, clock, order, position)
+        return clock
+
+    def to_json(self) -> dict[str, Any]:
+        document: dict[str, Any] = {"schedule": self.schedule}
+        if self.pin is not None:
+            document["pin"] = self.pin
+        if self.scale != 1.0:
+            document["scale"] = self.scale
+        if self.orders:
+            document["orders"] = [order.to_json() for order in self.orders]
+        if self.stop:
+            document["stop"] = True
+        if self.pin_until is not None:
+            document["pin_until"] = self.pin_until
+        if self.one_shot is not None:
+            document["one_shot"] = self.one_shot
+        if self.one_shot_until is not None:
+            document["one_shot_until"] = self.one_shot_until
+        if self.clock != RUNNING:
+            document["clock"] = self.clock.to_json()
+        if self.ended is not None:
+            document["ended"] = self.ended
+        if self.guard is not None:
+            document["guard"] = self.guard
+        if self.early is not None:
+            document["early"] = self.early
+        if self.rails is not None:
+            document["rails"] = self.rails.to_json()
+        return document
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "RunState":
+        if len(document) == 1:
+            return cls(schedule=document["schedule"])
+        read: dict[str, Any] = dict(document)
+        if "orders" in read:
+            read["orders"] = tuple(Order(**order) for order in read["orders"])
+        if "clock" in read:
+            read["clock"] = Clock.from_json(read["clock"])
+        if "rails" in read:
+            read["rails"] = Rails.from_json(read["rails"])
+        return cls(**read)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A learning rate and what made it: the schedule, a command, the policy's guard, or bounds.
+
+    wanted: before the bounds of the policy and the rails. scheduled: what the schedule alone says.
+    """
+
+    learning_rate: float
+    reason: Reason
+    wanted: float
+    scheduled: float
+
+
+def rate_at(policy: Policy, state: RunState, epoch: int, position: float) -> Rate:
+    """The rate of a run at `position` (the policy's unit) inside `epoch`; commands, guard, bounds and rails included.
+
+    policy: bound to its run. This is what the service decides with at the beginning of an epoch and
+    what a trainer evaluates for every batch of it.
+    """
+    state = carried_out(policy, state, epoch, position)
+    scheduled = scheduled_rate(policy, state, position)
+    wanted, reason = _wanted(state, scheduled)
+    learning_rate = policy.bounded(wanted)
+    if state.rails is not None:
+        learning_rate = state.rails.bounded(learning_rate)
+    return Rate(learning_rate, reason if learning_rate == wanted else "bounds", wanted, scheduled)
+
+
+def scheduled_rate(policy: Policy, state: RunState, position: float) -> float:
+    """What the schedule alone says, by its own clock."""
+    clock = state.clock
+    return policy.raw_learning_rate(state.schedule, position if clock is RUNNING else clock.read(position))
+
+
+def carried_out(policy: Policy, state: RunState, epoch: int, position: float) -> RunState:
+    """The state with every order that holds by `epoch`, which begins at `position`, carried out."""
+    if not state.orders:
+        return state
+    due = [order for order in state.orders if order.epoch <= epoch]
+    if not due:
+        return state
+    state = replace(state, orders=tuple(order for order in state.orders if order.epoch > epoch))
+    for order in due:
+        state = obeyed(policy, state, order, position)
+    return state
+
+
+def obeyed(policy: Policy, state: RunState, order: Order, position: float) -> RunState:
+    """The state with one order carried out, at `position` where the policy counts steps.
+
+    A factor multiplies what is in force: the pin where there is one, else the schedule; never a one-shot.
+    """
+    if order.learning_rate is not None:
+        return replace(state, pin=order.learning_rate, pin_until=order.until)
+    if order.once is not None:
+        return replace(state, one_shot=order.once, one_shot_until=order.until)
+    if order.base is not None:
+        return _rebased(policy, state, order.base, _place(policy, order, position))
+    if order.over == "pin":
+        return replace(state, pin=None, pin_until=None)
+    if order.over == "one_shot":
+        return replace(state, one_shot=None, one_shot_until=None)
+    if order.clock is not None:
+        return replace(state, clock=_clock_after(policy, state.clock, order, position))
+    if order.factor is None:
+        state = replace(state, one_shot=None, one_shot_until=None, clock=RUNNING)
+        return replace(state, pin=None, pin_until=None, scale=1.0)
+    if state.pin is not None:
+        return replace(state, pin=_product(state.pin, order.factor))
+    return replace(state, scale=_product(state.scale, order.factor))
+
+
+def _product(rate: float, factor: float) -> float:
+    """Their product, neither 0 nor infinite however many factors there were: a later one leads back."""
+    return clamp(rate * factor, 1 / HUGE, HUGE)
+
+
+def _wanted(state: RunState, scheduled: float) -> tuple[float, Reason]:
+    if state.one_shot is not None:
+        return state.one_shot, "command"
+    if state.pin is not None:
+        return state.pin, "command"
+    guarded = False
+    if state.guard is not None:
+        if "held" in state.guard:
+            return state.guard["held"], "guard"
+        guarded = "scale" in state.guard
+        scheduled *= state.guard.get("scale", 1.0)
+    if state.scale != 1.0 or state.clock.paused:
+        return clamp(scheduled * state.scale, -HUGE, HUGE), "command"
+    return scheduled, "guard" if guarded else "schedule"
+
+
+def _rebased(policy: Policy, state: RunState, learning_rate: float, position: float) -> RunState:
+    """The schedule scaled so that it is at `learning_rate` now; where it is at 0 no factor leads there, and it is
+    pinned."""
+    guard = 1.0 if state.guard is None else state.guard.get("scale", 1.0)
+    now = scheduled_rate(policy, state, position) * guard
+    scale = learning_rate / now if now > 0 else 0.0
+    if not 1 / HUGE <= scale <= HUGE:
+        return replace(state, pin=learning_rate, pin_until=None)
+    return replace(state, pin=None, pin_until=None, scale=scale)
+
+
+def _clock_after(policy: Policy, clock: Clock, order: Order, position: float) -> Clock:
+    if order.clock is None:
+        return RUNNING if order.releases else clock
+    at = _place(policy, order, position)
+    if order.clock == "resume":
+        return clock.resuming(at)
+    # The rate in force is the one of the epoch before; of steps, the one that is reached.
+    return clock.pausing(at, max(at - 1.0, 0.0) if policy.unit == "epoch" else at)
+
+
+def _place(policy: Policy, order: Order, position: float) -> float:
+    """Where in the run an order takes hold. After a gap an epoch can be named, a step cannot."""
+    return float(order.epoch) if policy.unit == "epoch" else position

@@ -1,0 +1,137 @@
+"""The one algebra every schedule speaks, open-loop and closed-loop alike.
+
+In the manner of optax's init/update: `start` gives what a schedule remembers at the beginning,
+`observe` what it remembers after a report, `learning_rate` the rate at a position. All three are
+pure and total, so a plateau can stand anywhere in a tree and a history can be folded again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol, Self
+
+from remotelr.rules.errors import InvalidPolicy
+from remotelr.rules.values.fields import Rate, check_fields
+
+# What a schedule remembers: None, finite numbers, strings, booleans, lists and string-keyed dicts of
+# them. Never NaN or infinity (no database and no JSON carries those), never tuples (JSON has none).
+State = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One epoch that has ended.
+
+    position: where that epoch began, in the policy's unit (epochs or optimizer steps, 0-based).
+    metrics: name to value; a value may be NaN or infinite; a name that is absent was not measured.
+    """
+
+    position: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What a run fills in where its policy is silent.
+
+    initial_learning_rate: the trainer's own rate, > 0; None when the run never said.
+    total: length of the run in the policy's unit; None when the run never said.
+    """
+
+    initial_learning_rate: float | None = None
+    total: int | None = None
+
+
+class Schedule(Protocol):
+    """A node of a policy. Implementations are frozen dataclasses; the codec reads their fields."""
+
+    type: ClassVar[str]
+
+    def bind(self, binding: Binding) -> Self:
+        """The same node with every rate it left open filled in. Raises InvalidPolicy where it cannot be."""
+
+    def start(self, learning_rate: float) -> State:
+        """What to remember before the first report.
+
+        learning_rate: the rate handed over: the run's initial one, or the end of the previous part.
+        """
+
+    def observe(self, state: State, point: Point) -> State:
+        """What to remember after `point`; open-loop nodes give `state` back."""
+
+    def learning_rate(self, state: State, position: float) -> float:
+        """The rate at `position` (0-based, may be fractional, in the policy's unit)."""
+
+    def momentum(self, state: State, position: float) -> float | None:
+        """The momentum that goes with the rate (one_cycle, cyclic), else None."""
+
+    def plateau(self, state: State) -> Mapping[str, Any] | None:
+        """`best`, `wait` and `cooldown` of the plateau now in force in this tree, else None."""
+
+
+class OpenLoop:
+    """A schedule that takes no notice of metrics. Its state is None."""
+
+    __slots__ = ()
+
+    remembers = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        # What one field alone cannot tell, the nodes that have such rules refuse themselves.
+        refuse_contradictions = getattr(self, "_refuse_contradictions", None)
+        if refuse_contradictions is not None:
+            refuse_contradictions()
+
+    def start(self, learning_rate: float) -> State:
+        return None
+
+    def observe(self, state: State, point: Point) -> State:
+        return state
+
+    def plateau(self, state: State) -> Mapping[str, Any] | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FromInitialRate(OpenLoop):
+    """An open-loop node that begins at a rate of its own, or at the run's where it names none."""
+
+    initial_learning_rate: Rate | None = None
+
+    def bind(self, binding: Binding) -> Self:
+        if self.initial_learning_rate is not None:
+            return self
+        return replace(self, initial_learning_rate=rate_of_run(binding))
+
+    def momentum(self, state: State, position: float) -> float | None:
+        return None
+
+    @property
+    def _initial(self) -> float:
+        return bound(self.initial_learning_rate)
+
+
+class FromOwnRates(OpenLoop):
+    """An open-loop node that names all its rates itself."""
+
+    __slots__ = ()
+
+    def bind(self, binding: Binding) -> Self:
+        return self
+
+    def momentum(self, state: State, position: float) -> float | None:
+        return None
+
+
+def rate_of_run(binding: Binding) -> float:
+    """The run's initial rate. Raises InvalidPolicy when nobody ever said it."""
+    if binding.initial_learning_rate is None:
+        raise InvalidPolicy("is missing, and the run has no rate of its own", "initial_learning_rate")
+    return binding.initial_learning_rate
+
+
+def bound(learning_rate: float | None) -> float:
+    """The rate that `bind` has filled in. Raises InvalidPolicy when nothing did."""
+    if learning_rate is None:
+        raise InvalidPolicy("is open; bind the policy to a run first", "initial_learning_rate")
+    return learning_rate

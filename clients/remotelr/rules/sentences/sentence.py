@@ -1,0 +1,187 @@
+"""What happened to a run, as one English sentence: decisions by their `why`, events by what they keep."""
+
+from collections.abc import Mapping
+from math import isclose
+from typing import Any
+
+from remotelr.rules.run.command import is_command
+from remotelr.rules.run.decision import Decision
+from remotelr.rules.run.events import Event
+from remotelr.rules.sentences.command_text import command_in_words
+from remotelr.rules.sentences.wording import factor_in_words, number, times
+
+Why = Mapping[str, Any]
+
+
+def sentence(of: Event | Decision) -> str:
+    """What an event did, or why a decision gives its rate, as one sentence that ends in a full stop.
+
+    Texts of operators (reasons, notes) stand in it as they were given.
+    """
+    if isinstance(of, Decision):
+        return f"{_decided(of)}."
+    if is_command(of):
+        return f"{command_in_words(of)}."
+    if of.decision is not None:
+        return f"{_begun(of, _decided(of.decision))}{_noticed(of)}."
+    return f"{_undecided(of)}."
+
+
+def _begun(event: Event, decided: str) -> str:
+    begins = {"attempt": f"Attempt {event.attempt} begins", "created": "The run is made"}.get(event.kind)
+    return decided if begins is None else f"{begins}, and {decided[0].lower()}{decided[1:]}"
+
+
+def _undecided(event: Event) -> str:
+    if event.kind == "finished":
+        return f"The run is {event.payload['status']}"
+    if event.kind == "policy":
+        memory = "begins afresh" if event.payload["mode"] == "restart" else "is kept where it fits"
+        return f"The run's owner replaced its policy, and what the schedule remembers {memory}"
+    if "late" in event.notes:
+        return f"Rank {event.rank} reported epoch {event.epoch} when it was decided already"
+    return f"Rank {event.rank} reported epoch {event.epoch}, and other ranks are awaited{_noticed(event)}"
+
+
+def _noticed(event: Event) -> str:
+    used, noticed = event.payload.get("learning_rate"), ""
+    if "drift" in event.notes and used is not None:
+        noticed = f"; epoch {event.epoch} was trained with {number(used)}, not with {number(event.notes['drift'])}"
+    if "gap" in event.notes:
+        noticed += f"; {times(event.notes['gap'], 'epoch')} before it went unreported"
+    return noticed
+
+
+def _decided(decision: Decision) -> str:
+    why = decision.why
+    if decision.action == "stop":
+        return f"Epoch {decision.epoch} is not to be trained: {_stopped((why or {}).get('stop', {}))}"
+    rate = number(decision.learning_rate)
+    start = f"Epoch {decision.epoch} trains with {rate}"
+    if decision.action == "rollback":
+        start = f"Epoch {decision.epoch} trains from the checkpoint of epoch {decision.rollback_to} with {rate}"
+    if why is None:
+        return f"{start}: {_OF_OLD[decision.reason]}"
+    return f"{start}: {_cause(decision, why)}{_factors(why)}{_bound(decision, why)}"
+
+
+# What is left to say of the decisions of releases that kept no why.
+_OF_OLD = {
+    "start": "the run, or an attempt, begins there",
+    "schedule": "so the schedule has it",
+    "plateau": "the schedule's rate changed with what was reported",
+    "command": "an operator's command holds",
+    "bounds": "the bounds allow no other rate",
+    "guard": "the guard holds",
+}
+
+
+def _cause(decision: Decision, why: Why) -> str:
+    """What made the rate, before factors and bounds."""
+    until = f" until {why['until']}" if "until" in why else ""
+    if "one_shot" in why:
+        return f"an operator set {number(why['one_shot'])} for a while{until}"
+    if "pin" in why:
+        return f"an operator holds {number(why['pin'])}{until}"
+    guard = why.get("guard", {})
+    if "did" in guard:
+        return _guarded(decision, guard)
+    if "held" in guard:
+        return f"the guard holds {number(guard['held'])}"
+    if why.get("paused"):
+        return f"the {why['schedule']} schedule is paused"
+    if "plateau" in why:
+        return _watched(decision, why["plateau"])
+    if why.get("held"):
+        return f"ranks were missing, so the {why['schedule']} schedule goes on without the report"
+    return f"so the {why['schedule']} schedule has it"
+
+
+def _guarded(decision: Decision, guard: Why) -> str:
+    trouble = _trouble(guard)
+    if guard["did"] == "hold":
+        return f"{trouble}, so the guard holds the rate"
+    change = factor_in_words(guard["factor"])
+    if guard["did"] == "rollback":
+        return f"{trouble}, so the guard goes back to epoch {decision.rollback_to}, and the rate was {change}"
+    return f"{trouble}, so the guard had the rate {change}"
+
+
+def _trouble(guard: Why) -> str:
+    value = f"{guard['monitor']} {number(guard['value'])}"
+    if "mean" not in guard:
+        return f"{value} is not finite"
+    return f"{value} exploded beyond its running mean of {number(guard['mean'])}"
+
+
+def _watched(decision: Decision, plateau: Why) -> str:
+    """What a plateau made of the report."""
+    monitor = plateau["monitor"]
+    if "missing" in plateau:
+        return f"no {monitor} was reported, so the plateau learned nothing"
+    value, best = f"{monitor} {number(plateau['value'])}", plateau["best"]
+    match plateau["did"]:
+        case "improved":
+            return f"{value} is the best so far" + ("" if best is None else f", after {number(best)}")
+        case "raised":
+            return f"{value} let the rate go up from {number(plateau['of'])}"
+        case "cooled":
+            return f"{value} came while the plateau cools down"
+        case "reduced":
+            return f"{_no_better(value, plateau)}, so {_reduced(decision, plateau)}"
+        case _:
+            stays = "the rate is the schedule's" if decision.changed else "the rate stays"
+            return f"{_no_better(value, plateau)}, so {stays}"
+
+
+def _reduced(decision: Decision, plateau: Why) -> str:
+    change = factor_in_words(plateau["factor"])
+    alone = isclose(plateau["of"] * plateau["factor"], decision.learning_rate, rel_tol=1e-6)
+    return f"{number(plateau['of'])} was {change}" if alone else f"the schedule's rate was {change}"
+
+
+def _no_better(value: str, rule: Why) -> str:
+    best = "anything before" if rule["best"] is None else f"{number(rule['best'])} (best)"
+    return f"{value} was no better than {best} for {times(rule['wait'], 'epoch')}, patience {rule['patience']}"
+
+
+def _stopped(stop: Why) -> str:
+    match stop.get("by"):
+        case "command":
+            return "an operator stopped the run"
+        case "early_stopping" if "monitor" in stop:
+            return _no_better(f"{stop['monitor']} {number(stop['value'])}", stop)
+        case "target" if "monitor" in stop:
+            return f"{stop['monitor']} {number(stop['value'])} has reached the target {number(stop['target'])}"
+        case "budget":
+            steps = f", which are {times(stop['steps'], 'step')}" if "steps" in stop else ""
+            return f"the budget is spent, after {times(stop['epochs'], 'epoch')}{steps}"
+        case "guard" if "monitor" in stop:
+            return f"{_trouble(stop)}, and the guard stops the run"
+        case "early_stopping" | "target" | "guard":
+            return f"the run was stopped before, by its {stop['by'].replace('_', ' ')}"
+        case _:
+            return "the run was stopped"
+
+
+def _factors(why: Why) -> str:
+    """What else the rate was multiplied with, and how far its schedule is behind."""
+    if "one_shot" in why or "pin" in why:
+        return ""
+    said = ""
+    if "scale" in why:
+        said += f"; an operator's factor of {number(why['scale'])} is on it"
+    guard = why.get("guard", {})
+    if "scale" in guard and "held" not in guard and "did" not in guard:
+        said += f"; a factor of {number(guard['scale'])} of the guard is on it"
+    if "shift" in why:
+        said += f"; pauses have put the schedule back by {number(why['shift'])}"
+    return said
+
+
+def _bound(decision: Decision, why: Why) -> str:
+    if "wanted" not in why:
+        return ""
+    whose = "the policy's bounds" if why["bound"] == "policy" else "the rails of the experiment"
+    end = "no more" if why["wanted"] > decision.learning_rate else "no less"
+    return f"; it would be {number(why['wanted'])}, and {whose} allow {end} than {number(decision.learning_rate)}"

@@ -1,0 +1,150 @@
+"""Fixing the rate of one epoch: what a creation, an attempt and a decided report have in common."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from remotelr.rules.errors import ServerBehind, StaleAttempt
+from remotelr.rules.policy.policy import Policy
+from remotelr.rules.run.decision import Action, Decision, Reason
+from remotelr.rules.run.events import OF_A_POINT, Event, Kind
+from remotelr.rules.run.model import Outcome, Run
+from remotelr.rules.run.state import RunState, carried_out, rate_at
+from remotelr.rules.transitions.why import why_of_rate
+from remotelr.rules.values.records import replace
+
+
+def decide_rate(
+    run: Run,
+    kind: Kind,
+    *,
+    epoch: int,
+    step: int | None,
+    state: RunState,
+    reason: Reason,
+    payload: Mapping[str, Any],
+    seen: Mapping[str, Any] | None = None,
+    notes: Mapping[str, Any] | None = None,
+    event_epoch: int | None = None,
+    rank: int | None = None,
+    key: str | None = None,
+) -> Outcome:
+    """The outcome that fixes the rate of `epoch`. `reason` holds unless a command, a guard or a bound made the rate.
+
+    seen: what of the point that was reported goes into the decision's `why`.
+    """
+    policy = run.policy
+    position = position_of(policy, epoch, step)
+    state = carried_out(policy, state, epoch, position)
+    rate = rate_at(policy, state, epoch, position)
+    why = why_of_rate(policy, state, rate)
+    if seen:
+        why = _with(why, seen)
+    action, rollback_to = _action(run, state, epoch, step, why)
+    decision = Decision(
+        run=run.key,
+        attempt=run.attempt,
+        seq=run.seq + 1,
+        epoch=epoch,
+        step=step,
+        learning_rate=rate.learning_rate,
+        momentum=policy.momentum(state.schedule, state.clock.read(position)),
+        reason=reason if rate.reason == "schedule" else rate.reason,
+        changed=kind in OF_A_POINT and rate.learning_rate != run.learning_rate,
+        action=action,
+        plateau=policy.plateau(state.schedule),
+        state=state.to_json(),
+        drift=(notes or {}).get("drift"),
+        why=why,
+        rollback_to=rollback_to,
+    )
+    event = Event(
+        seq=decision.seq,
+        kind=kind,
+        attempt=run.attempt,
+        epoch=event_epoch,
+        rank=rank,
+        key=key,
+        holds_from=epoch,
+        payload=payload,
+        notes=notes or {},
+        state=decision.state,
+        decision=decision,
+    )
+    after = replace(
+        run,
+        seq=event.seq,
+        epoch=epoch,
+        step=step,
+        learning_rate=rate.learning_rate,
+        state=state,
+        decided_seq=event.seq,
+    )
+    return Outcome(run=after, event=event, answer=decision)
+
+
+def position_of(policy: Policy, epoch: int, step: int | None) -> float:
+    return float(epoch) if policy.unit == "epoch" else float(step or 0)
+
+
+def begin_of(run: Run, epoch: int) -> float:
+    """Where the epoch began. After a gap it is worked out, or, without a length, the last known place."""
+    if run.policy.unit == "epoch":
+        return float(epoch)
+    length = run.spec.steps_per_epoch
+    if run.step is None and length is not None:
+        # The policy has counted epochs so far, and nobody the steps.
+        return float(epoch * length)
+    known = run.step or 0
+    return float(known if epoch == run.epoch or length is None else known + (epoch - run.epoch) * length)
+
+
+def stale(run: Run, attempt: int) -> StaleAttempt:
+    return StaleAttempt(
+        f"attempt {attempt} was taken over by attempt {run.attempt}: this process must stop",
+        attempt=run.attempt,
+        action="stop",
+    )
+
+
+def refuse_if_behind(run: Run, last_seq: int | None) -> None:
+    if last_seq is not None and last_seq > run.seq:
+        raise ServerBehind(
+            f"the trainer holds decision {last_seq}, this log ends at {run.seq}: send the reports from "
+            f"epoch {run.epoch} on again",
+            epoch=run.epoch,
+            seq=run.seq,
+        )
+
+
+def gap(expected: int, epoch: int) -> dict[str, int]:
+    return {"gap": epoch - expected} if epoch > expected else {}
+
+
+def _with(why: dict[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
+    """What was seen of the point, beside what made the rate; of a guard both."""
+    guard = {**seen.get("guard", {}), **why.get("guard", {})}
+    return {**why, **seen, "guard": guard} if guard else {**why, **seen}
+
+
+def _action(run: Run, state: RunState, epoch: int, step: int | None, why: dict[str, Any]) -> tuple[Action, int | None]:
+    """What the trainer is to do, and the epoch to roll back to. Why it is to stop is added to `why`."""
+    if state.stop:
+        why["stop"] = {"by": "command"}
+        return "stop", None
+    if state.ended is not None:
+        why.setdefault("stop", {"by": state.ended})
+        return "stop", None
+    rules = run.policy.stop
+    if rules is not None and rules.budget is not None:
+        steps = _steps_before(run, epoch, step)
+        if rules.budget.spent(epoch, steps):
+            why["stop"] = {"by": "budget", "epochs": epoch} | ({} if steps is None else {"steps": steps})
+            return "stop", None
+    back_to = None if state.guard is None else state.guard.get("back_to")
+    return ("continue", None) if back_to is None else ("rollback", back_to)
+
+
+def _steps_before(run: Run, epoch: int, step: int | None) -> int | None:
+    if step is None and run.spec.steps_per_epoch is not None:
+        return epoch * run.spec.steps_per_epoch
+    return step

@@ -1,0 +1,209 @@
+"""A rank reports an epoch, and the point is decided: once, by the first who completes the quorum."""
+
+from collections.abc import Iterable, Iterator
+from math import isclose
+from typing import Any
+
+from remotelr.rules.errors import InvalidReport, OutOfOrder, ReportConflict, RunFinished, UnknownAttempt
+from remotelr.rules.run.decision import Waiting
+from remotelr.rules.run.events import Event, Log
+from remotelr.rules.run.model import Outcome, Report, Run
+from remotelr.rules.run.state import obeyed, rate_at
+from remotelr.rules.transitions.decide import position_of, refuse_if_behind, stale
+from remotelr.rules.transitions.points import aggregate_of, close, decide_point, heard, reports_of, step_after
+from remotelr.rules.values.metrics import metrics_from_json, metrics_to_json, same_metrics
+from remotelr.rules.values.records import replace
+
+# Two rates closer than this are the same rate held in float32, as Keras and its backends hold it.
+DRIFT_TOLERANCE = 1e-6
+
+
+def report(run: Run, report: Report, log: Log) -> Outcome:
+    """The decision for the epoch after the reported one; for a known point the one it got before.
+
+    With several ranks the answer may be `Waiting`; the report is to be stored all the same.
+
+    Raises StaleAttempt, UnknownAttempt, ServerBehind, ReportConflict (same point, other metrics),
+    OutOfOrder (a hole behind the newest decision), RunFinished, InvalidReport.
+    """
+    _refuse_foreign_attempt(run, report)
+    if not 0 <= report.rank < run.spec.world_size:
+        raise InvalidReport(
+            f"rank {report.rank} is outside this run's world of {run.spec.world_size}: "
+            f"give world_size when the attempt begins",
+            field="rank",
+        )
+    refuse_if_behind(run, report.last_seq)
+    if _may_be_known(run, report.epoch):
+        known = log.report(report.epoch, report.rank)
+        if known is not None:
+            return _same_report(run, report, known, log)
+    if report.epoch < run.epoch:
+        return _late(run, report, log)
+    _refuse_finished(run)
+    _refuse_step_behind(run, report)
+    if run.spec.world_size == 1:
+        return _decided(run, report, log)
+    need = aggregate_of(run).needed(run.spec.world_size)
+    have = _heard_with(run, report, log)
+    return _decided(run, report, log) if have >= need else _waiting(run, report, have, need)
+
+
+def asked_of_log(run: Run, points: Iterable[tuple[int, int]]) -> tuple[set[tuple[int, int]], set[int]]:
+    """What reports of these points may ask the log of their run, so that it can be read for all of them at once.
+
+    points: an epoch and a rank each. Gives the points that `Log.report` and the epochs that `Log.count` is asked for.
+    """
+    reported, counted = set(), set()
+    for epoch, rank in points:
+        if not _may_be_known(run, epoch):
+            continue
+        reported.add((epoch, rank))
+        if epoch >= run.epoch and aggregate_of(run).ranks == "rank0":
+            reported.add((epoch, 0))
+        elif epoch >= run.epoch:
+            counted.add(epoch)
+    return reported, counted
+
+
+def _may_be_known(run: Run, epoch: int) -> bool:
+    """The commonest report, a new point of a lone trainer, asks the log nothing."""
+    return epoch < run.epoch or run.spec.world_size > 1
+
+
+def _decided(run: Run, report: Report, log: Log) -> Outcome:
+    alone = run.spec.world_size == 1 or aggregate_of(run).ranks == "rank0"
+    others = {} if alone else reports_of(report.epoch, log)
+    return decide_point(
+        run,
+        "report",
+        report.epoch,
+        {**others, report.rank: report},
+        payload=_report_payload(report),
+        notes=_other_rate(run, report),
+        rank=report.rank,
+    )
+
+
+def _heard_with(run: Run, report: Report, log: Log) -> int:
+    """How many ranks decide the point so far, this report included."""
+    if aggregate_of(run).ranks == "rank0":
+        return int(report.rank == 0)
+    return log.count(report.epoch) + 1
+
+
+def _waiting(run: Run, report: Report, have: int, need: int) -> Outcome:
+    # Who says too little is told so, and not the rank that happens to come last.
+    step_after(run, report.epoch, report.step)
+    event = replace(_undecided(run, report), notes=_other_rate(run, report))
+    return Outcome(run=replace(run, seq=event.seq), event=event, answer=_wait(run, report, have, need))
+
+
+def _wait(run: Run, report: Report, have: int, need: int) -> Waiting:
+    return Waiting(run=run.key, attempt=run.attempt, epoch=report.epoch, have=have, need=need)
+
+
+def _late(run: Run, report: Report, log: Log) -> Outcome:
+    """A rank that comes after the decision: its value is kept, the decision stands."""
+    decided = log.decided(report.epoch)
+    if decided is None or decided.decision is None:
+        raise _left_out(run, report)
+    event = replace(_undecided(run, report), notes={"late": True})
+    return Outcome(run=replace(run, seq=event.seq), event=event, answer=replace(decided.decision, replayed=True))
+
+
+def _left_out(run: Run, report: Report) -> OutOfOrder:
+    return OutOfOrder(
+        f"epoch {report.epoch} was left out and lies behind the newest decision, for epoch {run.epoch}: "
+        f"begin an attempt at epoch {report.epoch} to go back",
+        epoch=run.epoch,
+    )
+
+
+def _undecided(run: Run, report: Report) -> Event:
+    return Event(
+        seq=run.seq + 1,
+        kind="report",
+        attempt=run.attempt,
+        epoch=report.epoch,
+        rank=report.rank,
+        holds_from=report.epoch + 1,
+        payload=_report_payload(report),
+    )
+
+
+def _same_report(run: Run, report: Report, known: Event, log: Log) -> Outcome:
+    metrics = metrics_from_json(known.payload["metrics"])
+    if not same_metrics(metrics, report.metrics):
+        raise ReportConflict(
+            f"epoch {report.epoch} was already reported with other metrics, which stand",
+            epoch=report.epoch,
+            known=metrics_to_json(metrics),
+            given=metrics_to_json(report.metrics),
+        )
+    if report.epoch < run.epoch:
+        decided = log.decided(report.epoch)
+        if decided is None or decided.decision is None:
+            raise _left_out(run, report)
+        return Outcome(run=run, event=None, answer=replace(decided.decision, replayed=True))
+    _refuse_finished(run)
+    have, need = heard(run, report.epoch, log), aggregate_of(run).needed(run.spec.world_size)
+    if have >= need:
+        return close(run, report.epoch, log, "quorum")
+    return Outcome(run=run, event=None, answer=_wait(run, report, have, need))
+
+
+def _refuse_foreign_attempt(run: Run, report: Report) -> None:
+    if report.attempt is None or report.attempt == run.attempt:
+        return
+    if report.attempt < run.attempt:
+        raise stale(run, report.attempt)
+    raise UnknownAttempt(
+        f"attempt {report.attempt} never began; the one in force is {run.attempt}", attempt=run.attempt
+    )
+
+
+def _refuse_finished(run: Run) -> None:
+    if run.status != "running":
+        raise RunFinished(
+            f"the run is {run.status}: begin an attempt to go on with it", status=run.status, epoch=run.epoch
+        )
+
+
+def _refuse_step_behind(run: Run, report: Report) -> None:
+    if report.step is not None and run.step is not None and report.step < run.step:
+        raise InvalidReport(
+            f"step {report.step} lies before {run.step}, where the epoch began: count the run's steps", field="step"
+        )
+
+
+def _other_rate(run: Run, report: Report) -> dict[str, float]:
+    """The decided rate, where the trainer used another one."""
+    used = report.learning_rate
+    if used is None or report.epoch != run.epoch or _same_rate(used, run.learning_rate):
+        return {}
+    heard = any(_same_rate(used, rate) for rate in _live_rates(run))
+    return {"live" if heard else "drift": run.learning_rate}
+
+
+def _live_rates(run: Run) -> Iterator[float]:
+    """What the epoch's rate became for a trainer that hears the commands of the next epoch as they come."""
+    state, position = run.state, position_of(run.policy, run.epoch, run.step)
+    for order in run.state.orders:
+        state = obeyed(run.policy, state, order, position)
+        yield rate_at(run.policy, replace(state, orders=()), run.epoch, position).learning_rate
+
+
+def _same_rate(one: float, other: float) -> bool:
+    return isclose(one, other, rel_tol=DRIFT_TOLERANCE)
+
+
+def _report_payload(report: Report) -> dict[str, Any]:
+    payload: dict[str, Any] = {"metrics": metrics_to_json(report.metrics)}
+    optional = {"step": report.step, "learning_rate": report.learning_rate}
+    payload |= {name: value for name, value in optional.items() if value is not None}
+    if report.weight != 1.0:
+        payload["weight"] = report.weight
+    if report.local:
+        payload["local"] = True
+    return payload

@@ -1,0 +1,114 @@
+"""What made a rate, as its decision keeps it: small, JSON, and no more than one sentence needs (`explain`).
+
+schedule        type of the policy's schedule
+scheduled       what it said, where that is not the rate
+plateau         monitor, value, best (before it), wait, patience, did: improved, waited, cooled, reduced, raised;
+                of these two the factor, and the rate `of` which it is one; or monitor, missing
+held            the schedule was not shown the point
+pin, one_shot   the rate an operator holds; until: the time it ends at
+scale           an operator's factor
+paused, shift   the schedule's clock stands still; stood still for so long in all
+wanted, bound   the rate before the bounds, and whose they are: policy or rails
+guard           monitor, value, mean, did: hold, scale, rollback, stop; factor; scale: all its factors so far
+stop            by: command, early_stopping, target, budget, guard; and what its rule looked at
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from remotelr.rules.composition.combinators import Chained, Sequential
+from remotelr.rules.composition.extended import Extended
+from remotelr.rules.composition.modifiers import Modified
+from remotelr.rules.plateau.greedy import Greedy
+from remotelr.rules.plateau.reduce_on_plateau import ReduceOnPlateau
+from remotelr.rules.policy.guard import Finding, Guard
+from remotelr.rules.policy.policy import Policy
+from remotelr.rules.run.state import Rate, RunState
+from remotelr.rules.schedules.base import Schedule, State
+from remotelr.rules.values.metrics import number_to_json
+
+
+def why_of_rate(policy: Policy, state: RunState, rate: Rate) -> dict[str, Any]:
+    """What the policy, the operators and the bounds did to the rate of one epoch."""
+    schedule = policy.schedule
+    why: dict[str, Any] = {"schedule": schedule.schedule.type if isinstance(schedule, Modified) else schedule.type}
+    if rate.learning_rate != rate.scheduled:
+        why["scheduled"] = rate.scheduled
+    if state.one_shot is not None:
+        why["one_shot"] = state.one_shot
+        if state.one_shot_until is not None:
+            why["until"] = state.one_shot_until
+    elif state.pin is not None:
+        why["pin"] = state.pin
+        if state.pin_until is not None:
+            why["until"] = state.pin_until
+    if state.scale != 1.0:
+        why["scale"] = state.scale
+    if state.clock.paused:
+        why["paused"] = True
+    if state.clock.shift:
+        why["shift"] = state.clock.shift
+    if rate.learning_rate != rate.wanted:
+        why["wanted"] = rate.wanted
+        why["bound"] = "policy" if policy.bounded(rate.wanted) == rate.learning_rate else "rails"
+    if state.guard is not None and ("held" in state.guard or "scale" in state.guard):
+        why["guard"] = {name: state.guard[name] for name in ("held", "scale") if name in state.guard}
+    return why
+
+
+def why_of_plateau(
+    schedule: Schedule,
+    before: State,
+    after: State,
+    metrics: Mapping[str, float],
+    *,
+    moved: int,
+    learning_rate: float,
+) -> dict[str, Any] | None:
+    """What a plateau made of a point; None where none is in force.
+
+    moved: whether the scheduled rate went down (-1), up (1) or stayed (0). learning_rate: of the epoch reported.
+    """
+    node = _watching(schedule, after)
+    old, new = schedule.plateau(before), schedule.plateau(after)
+    if node is None or old is None or new is None:
+        return None
+    value = metrics.get(node.monitor)
+    if value is None:
+        return {"monitor": node.monitor, "missing": True}
+    if after is before:
+        # Not yet its turn, or a value it was told to skip.
+        return None
+    why = {"monitor": node.monitor, "value": number_to_json(value), "best": old["best"], "patience": node.patience}
+    if moved:
+        did = "reduced" if moved < 0 else "raised"
+        return {**why, "wait": old["wait"] + 1, "did": did, "factor": node.factor, "of": learning_rate}
+    if new["best"] != old["best"]:
+        return {**why, "wait": 0, "did": "improved"}
+    return {**why, "wait": new["wait"], "did": "cooled" if old["cooldown"] and not new["wait"] else "waited"}
+
+
+def why_of_guard(guard: Guard, finding: Finding, value: float) -> dict[str, Any]:
+    """What a guard made of a point it acted on."""
+    why: dict[str, Any] = {"monitor": guard.monitor, "value": number_to_json(value), "did": finding.act}
+    if finding.mean is not None:
+        why["mean"] = finding.mean
+    if finding.act in ("scale", "rollback"):
+        why["factor"] = guard.factor
+    return why
+
+
+def _watching(schedule: Schedule, state: State) -> ReduceOnPlateau | Greedy | None:
+    """The node in force whose counters the policy shows as its plateau."""
+    match schedule:
+        case ReduceOnPlateau() | Greedy():
+            return schedule
+        case Modified() | Extended():
+            return _watching(schedule.schedule, state)
+        case Sequential() if state:
+            return _watching(schedule.schedules[len(state) - 1], state[-1])
+        case Chained() if state:
+            parts = (_watching(part, own) for part, own in zip(schedule.schedules, state, strict=True))
+            return next((part for part in parts if part is not None), None)
+        case _:
+            return None
