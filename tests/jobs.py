@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from remotelr import Client
-from remotelr._journal import Journal
-from remotelr._session import Session
-from remotelr._spool import Spool
+from remotelr._session.journal import Journal
+from remotelr._session.session import Session
+from remotelr._session.spool import Spool
 from remotelr.testing import InMemoryService
 
 PLATEAU = {"type": "reduce_on_plateau", "factor": 0.97, "patience": 1, "cooldown": 1, "min_delta": 0.0}

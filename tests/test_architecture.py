@@ -24,9 +24,13 @@ class Room:
 # A file belongs to the room with the longest name that fits.
 ROOMS = (
     Room("remotelr.rules", (), "the rules run in trainers and in the service alike, and are replayed for years"),
-    Room("remotelr._transport", ("remotelr", "httpx", "httpx2"), "the only file that knows which library speaks HTTP"),
+    Room(
+        "remotelr._http.transport",
+        ("remotelr", "httpx", "httpx2"),
+        "the only file that knows which library speaks HTTP",
+    ),
     Room("remotelr.keras", ("remotelr", "keras"), "one folder per framework, and no other framework in it"),
-    Room("remotelr", (), "a trainer's environment is not ours: the client needs httpx, in _transport.py, and no more"),
+    Room("remotelr", (), "a trainer's environment is not ours: the client needs httpx, in _http/transport.py only"),
     Room(
         "remotelr_service.db",
         ("remotelr.rules", "sqlalchemy", "alembic", "psycopg", "pydantic_core"),
@@ -159,7 +163,7 @@ def test_an_import_across_the_map_is_found(module: str, source: str) -> None:
             "import math\nfrom remotelr.rules.schedules.base import Schedule",
         ),
         ("remotelr.rules.schedules.cosine", "from .schedule import Schedule\nfrom . import errors"),
-        ("remotelr.client", "from remotelr import rules\nfrom remotelr._transport import Transport"),
+        ("remotelr.client", "from remotelr import rules\nfrom remotelr._http.transport import Transport"),
         ("remotelr_service.actions.runs", "from remotelr_service import db"),
         ("remotelr_service.api.routes", "from remotelr_service.actions import runs\nfrom fastapi import Depends"),
     ],

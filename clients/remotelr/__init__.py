@@ -6,21 +6,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from remotelr._decision import Decision
-    from remotelr._run import Run
-    from remotelr._wire import Commanded, Reported, RunView
+    from remotelr._http.wire import Commanded, Reported, RunView
     from remotelr.client import Client
+    from remotelr.decision import Decision
     from remotelr.errors import RanksMissing, RemoteLRError, ServiceRefused, ServiceUnreachable, StaleAttempt
+    from remotelr.run import Run
 
 _HOMES = {
     "Client": "remotelr.client",
-    "Commanded": "remotelr._wire",
-    "Decision": "remotelr._decision",
+    "Commanded": "remotelr._http.wire",
+    "Decision": "remotelr.decision",
     "RanksMissing": "remotelr.errors",
     "RemoteLRError": "remotelr.errors",
-    "Reported": "remotelr._wire",
-    "Run": "remotelr._run",
-    "RunView": "remotelr._wire",
+    "Reported": "remotelr._http.wire",
+    "Run": "remotelr.run",
+    "RunView": "remotelr._http.wire",
     "ServiceRefused": "remotelr.errors",
     "ServiceUnreachable": "remotelr.errors",
     "StaleAttempt": "remotelr.errors",

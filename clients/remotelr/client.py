@@ -16,12 +16,12 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from remotelr import _wire
-from remotelr._run import PAGE, FinalStatus, Run
-from remotelr._service import Service
-from remotelr._token import address, bearer
-from remotelr._transport import HttpTransport, Transport
+from remotelr._http import wire as _wire
+from remotelr._http.caller import Service
+from remotelr._http.credentials import address, bearer
+from remotelr._http.transport import HttpTransport, Transport
 from remotelr.rules import Policy, policy_to_json
+from remotelr.run import PAGE, FinalStatus, Run
 
 __all__ = ["Client", "FinalStatus", "OnConflict", "Run"]
 

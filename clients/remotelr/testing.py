@@ -25,8 +25,8 @@ from datetime import UTC, datetime
 from typing import Any, get_args
 from urllib.parse import unquote
 
-from remotelr._transport import NoAnswer
-from remotelr._wire import Request, Response
+from remotelr._http.transport import NoAnswer
+from remotelr._http.wire import Request, Response
 from remotelr.rules import (
     AttemptRequest,
     Command,

@@ -4,7 +4,7 @@ import sys
 
 _known = sys.modules.pop("httpx", None)
 sys.modules["httpx"] = None  # type: ignore[assignment]  # what the import system takes for "there is none"
-import remotelr._transport  # noqa: E402, F401 - now, while there is no httpx
+import remotelr._http.transport  # noqa: E402, F401 - now, while there is no httpx
 
 del sys.modules["httpx"]
 if _known is not None:

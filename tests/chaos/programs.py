@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from remotelr import Client
-from remotelr._journal import Journal
-from remotelr._session import Session
-from remotelr._spool import Spool, spool_path
+from remotelr._session.journal import Journal
+from remotelr._session.session import Session
+from remotelr._session.spool import Spool, spool_path
 
 HALVING = {"type": "step", "step_size": 1, "gamma": 0.5, "initial_learning_rate": 1.0}
 

@@ -1,6 +1,6 @@
 """A dead service costs little, and one that is back is noticed."""
 
-from remotelr._breaker import FAILURES, Breaker
+from remotelr._session.breaker import FAILURES, Breaker
 
 
 def after(failures: int, took_s: float = 0.0, now_s: float = 0.0) -> Breaker:

@@ -10,7 +10,7 @@ import pytest
 
 from fixtures.service import Service
 from remotelr import Client, RanksMissing, ServiceRefused, StaleAttempt
-from remotelr._scheduler import restart_id
+from remotelr._session.job_scheduler import restart_id
 from remotelr.rules import policy_from_json
 from remotelr.testing import InMemoryService
 
@@ -258,7 +258,7 @@ def test_to_ask_after_the_other_ranks_takes_no_longer_than_one_waits_for_them(mo
     service, clock = Counting(), SimpleNamespace(now=0.0)
     clock.monotonic = lambda: clock.now
     clock.sleep = lambda seconds: setattr(clock, "now", clock.now + seconds)
-    monkeypatch.setattr("remotelr._run.time", clock)
+    monkeypatch.setattr("remotelr.run.time", clock)
     policy = {"schedule": PLATEAU, "aggregate": {"ranks": "all", "reduce": "mean"}}
     run = Client(service.url, transport=service).run("a", policy=policy, initial_learning_rate=0.1, world_size=2)
     run.begin(epoch=0, world_size=2)
@@ -271,7 +271,7 @@ def test_to_ask_after_the_other_ranks_takes_no_longer_than_one_waits_for_them(mo
 
 
 def test_the_history_is_read_page_by_page(client, key, monkeypatch):
-    monkeypatch.setattr("remotelr._run.PAGE", 3)
+    monkeypatch.setattr("remotelr.run.PAGE", 3)
     run = client.run(key, policy=PLATEAU, initial_learning_rate=0.1)
     run.begin(epoch=0)
     for epoch in range(8):

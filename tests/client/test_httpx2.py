@@ -26,7 +26,10 @@ def test_calls_over_a_network_that_misbehaves_are_the_same_on_httpx2():
 
 
 def test_the_plugin_gives_the_client_httpx2_and_everybody_else_httpx():
-    code = "import chaos.httpx2, httpx, remotelr._transport; print(remotelr._transport.httpx.__name__, httpx.__name__)"
+    code = (
+        "import chaos.httpx2, httpx, remotelr._http.transport as transport; "
+        "print(transport.httpx.__name__, httpx.__name__)"
+    )
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
 
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)

@@ -5,9 +5,9 @@ import re
 import pytest
 
 from remotelr import Client
-from remotelr._journal import Journal
-from remotelr._life import Life
-from remotelr._session import Session
+from remotelr._session.identity import Life
+from remotelr._session.journal import Journal
+from remotelr._session.session import Session
 
 PLATEAU = {"type": "reduce_on_plateau", "monitor": "val_loss", "mode": "min", "factor": 0.5, "patience": 2}
 FALLING = {

@@ -9,8 +9,8 @@ from functools import partial
 import pytest
 
 from remotelr import Client, Run, ServiceRefused
-from remotelr._transport import HttpTransport
-from remotelr._wire import Request, Response
+from remotelr._http.transport import HttpTransport
+from remotelr._http.wire import Request, Response
 
 POLICY = {"schedule": {"type": "constant", "learning_rate": 0.1}, "unit": "step"}
 

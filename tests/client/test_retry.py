@@ -2,7 +2,7 @@
 
 import pytest
 
-from remotelr._retry import Backoff, Failure, Retries, retry_after_s
+from remotelr._http.retry import Backoff, Failure, Retries, retry_after_s
 
 
 def pauses(failures: list[Failure], *, remaining_s: float = 60.0, dice: float = 1.0) -> list[float | None]:

@@ -3,7 +3,7 @@
 import pytest
 
 from jobs import PLATEAU, Job, history, undisturbed
-from remotelr._spool import Spool
+from remotelr._session.spool import Spool
 from remotelr.rules import PolicyConflict
 from remotelr.testing import InMemoryService
 

@@ -6,8 +6,8 @@ import pytest
 
 from jobs import PER_STEP, PLATEAU, QUIET, Job, history, undisturbed
 from remotelr import Client, ServiceUnreachable
-from remotelr._life import Life
-from remotelr._transport import NoAnswer
+from remotelr._http.transport import NoAnswer
+from remotelr._session.identity import Life
 from remotelr.errors import RemoteLRWarning
 from remotelr.rules import Command
 from remotelr.testing import InMemoryService

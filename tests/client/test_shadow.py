@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remotelr import _wire
-from remotelr._shadow import Shadow, same
+from remotelr._http import wire as _wire
+from remotelr._session.replica import Shadow, same
 from remotelr.rules import (
     AttemptRequest,
     Command,

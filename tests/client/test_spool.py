@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remotelr._spool import MAX_BYTES, Spool, SpoolUnusable, default_directory, spool_path
+from remotelr._session.spool import MAX_BYTES, Spool, SpoolUnusable, default_directory, spool_path
 
 RECORDS = [{"report": {"epoch": epoch, "metrics": {"val_loss": 1 / (epoch + 1)}}} for epoch in range(5)]
 
@@ -35,7 +35,7 @@ def read(path: Path) -> list[dict]:
 
 
 def opening(path: Path) -> str:
-    return f"from pathlib import Path; from remotelr._spool import Spool; spool = Spool(Path({str(path)!r}))"
+    return f"from pathlib import Path; from remotelr._session.spool import Spool; spool = Spool(Path({str(path)!r}))"
 
 
 def test_what_was_appended_is_there_when_it_is_opened_again(path):
@@ -86,7 +86,7 @@ def test_a_process_killed_while_it_writes_loses_no_record_it_was_told_is_kept(pa
     writer = """
 import sys
 from pathlib import Path
-from remotelr._spool import Spool
+from remotelr._session.spool import Spool
 spool = Spool(Path(sys.argv[1]))
 for number in range(1_000_000):
     assert spool.append({"number": number, "padding": "x" * (number % 97)})
@@ -153,7 +153,7 @@ def test_a_forked_data_loader_writes_nothing_and_keeps_nobody_out(path):
     script = f"""
 import os, sys
 from pathlib import Path
-from remotelr._spool import Spool
+from remotelr._session.spool import Spool
 spool = Spool(Path({str(path)!r}))
 if os.fork() == 0:
     print(spool.append({{"from": "the child"}}), flush=True)

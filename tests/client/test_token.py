@@ -9,9 +9,9 @@ import pytest
 
 from chaos import proxy
 from remotelr import Client, ServiceRefused
-from remotelr._token import bearer
-from remotelr._transport import HttpTransport, NoAnswer
-from remotelr._wire import Request
+from remotelr._http.credentials import bearer
+from remotelr._http.transport import HttpTransport, NoAnswer
+from remotelr._http.wire import Request
 from remotelr.errors import RemoteLRWarning
 
 LIVEZ = Request(method="GET", path="/livez")

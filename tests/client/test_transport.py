@@ -10,11 +10,11 @@ import pytest
 
 from leaks import open_files
 from remotelr import Client, ServiceRefused, ServiceUnreachable
-from remotelr._journal import Journal
-from remotelr._live import Listener
-from remotelr._session import Session
-from remotelr._transport import HttpTransport, NoAnswer
-from remotelr._wire import Request
+from remotelr._http.transport import HttpTransport, NoAnswer
+from remotelr._http.wire import Request
+from remotelr._session.journal import Journal
+from remotelr._session.listener import Listener
+from remotelr._session.session import Session
 
 BODY = json.dumps({"code": "run_not_found", "detail": "there is no run 'a'"}).encode()
 ANSWER = b"HTTP/1.1 404 Not Found\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n\r\n%s" % (
@@ -193,7 +193,7 @@ def test_an_endless_answer_is_cut_off(misbehaving):
 
 
 def test_a_connection_is_used_again_for_the_next_call(misbehaving, monkeypatch):
-    monkeypatch.setattr("remotelr._transport.KEEP_ALIVE_S", 600.0)
+    monkeypatch.setattr("remotelr._http.transport.KEEP_ALIVE_S", 600.0)
     server = misbehaving(answers)
     with Client(server.url) as client:
         for _ in range(3):

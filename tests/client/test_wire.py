@@ -6,7 +6,7 @@ import math
 import pytest
 
 from remotelr import ServiceRefused, StaleAttempt
-from remotelr._wire import (
+from remotelr._http.wire import (
     Request,
     Response,
     Unreadable,

@@ -173,8 +173,8 @@ def test_ranks_cannot_be_live(key):
 
 def test_listening_is_not_to_be_seen_in_the_time_of_a_batch():
     """What a batch pays is a look at an empty queue, and not a request. The best of many looks: a machine is busy."""
-    from remotelr._live import Listener
-    from remotelr._transport import HttpTransport
+    from remotelr._http.transport import HttpTransport
+    from remotelr._session.listener import Listener
 
     listener = Listener(HttpTransport("http://127.0.0.1:9"), "a")
     looks = timeit.repeat(listener.heard, number=100, repeat=100)

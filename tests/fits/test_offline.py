@@ -14,9 +14,9 @@ import pytest
 from jobs import stands_still
 from outages import HURRIED_S, PATIENT_S, Outage
 from remotelr import Client, ServiceUnreachable
-from remotelr._journal import Journal
-from remotelr._session import Session
-from remotelr._spool import Spool
+from remotelr._session.journal import Journal
+from remotelr._session.session import Session
+from remotelr._session.spool import Spool
 from remotelr.keras import RemoteLR
 from remotelr.rules import PolicyConflict
 from remotelr.testing import InMemoryService

@@ -27,10 +27,10 @@ from chaos.service import Service
 from leaks import open_files, open_threads
 from proofs.conftest import LONG
 from remotelr import Client
-from remotelr._breaker import FAILURES
-from remotelr._journal import Journal
-from remotelr._session import Session
-from remotelr._spool import Spool
+from remotelr._session.breaker import FAILURES
+from remotelr._session.journal import Journal
+from remotelr._session.session import Session
+from remotelr._session.spool import Spool
 from remotelr.errors import RemoteLRWarning
 
 # What a boundary between epochs may take while there is trouble. A healthy service may be slow: the machine is busy.
@@ -402,7 +402,7 @@ def test_a_training_that_ends_just_after_the_service_is_back_has_told_everything
         world.train(TROUBLED)
     with world.monkeypatch.context() as patch:
         # A busy machine may need more than the second that such a try is given.
-        patch.setattr("remotelr._budget._SHORT_S", PATIENT_S)
+        patch.setattr("remotelr._session.budget._SHORT_S", PATIENT_S)
         world.end()
 
     check(world, service, tell)

@@ -9,16 +9,16 @@ from typing import Any
 
 import keras
 
-from remotelr._life import Life
-from remotelr._session import OnUnreachable, Session
-from remotelr._setup import refuse_nameless_ranks, set_up
-from remotelr._takeover import first_rate, take_over, with_rate
-from remotelr._transport import Transport
+from remotelr._http.transport import Transport
+from remotelr._session.identity import Life
+from remotelr._session.metrics import reportable
+from remotelr._session.session import OnUnreachable, Session
+from remotelr._session.setup import refuse_nameless_ranks, set_up
 from remotelr.client import OnConflict
 from remotelr.errors import RemoteLRWarning
+from remotelr.keras.adopt import first_rate, take_over, with_rate
 from remotelr.keras.checkpoints import Checkpoints, Kept
-from remotelr.keras.epoch import Epoch
-from remotelr.keras.metrics import reportable
+from remotelr.keras.messages import say, say_order, say_reduction, say_rollback, say_setting, say_stop
 from remotelr.keras.momentum import move_momentum
 from remotelr.keras.optimizers import (
     batches_of,
@@ -31,8 +31,8 @@ from remotelr.keras.optimizers import (
     refuse_unsettable,
     updates_of,
 )
-from remotelr.keras.policies import policy_of
-from remotelr.keras.saying import say, say_order, say_reduction, say_rollback, say_setting, say_stop
+from remotelr.keras.policy_argument import policy_of
+from remotelr.keras.progress import Epoch
 from remotelr.rules import Policy
 
 # The longest run the service takes.

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlsplit
 
-from remotelr import _token
+from remotelr._http import credentials as _token
 from remotelr.errors import ServiceRefused, ServiceUnreachable
 from remotelr_service.mistakes import Mistake
 

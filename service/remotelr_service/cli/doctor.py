@@ -19,7 +19,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import typer
 
-from remotelr._spool import default_directory
+from remotelr._session.spool import default_directory
 from remotelr.errors import RemoteLRError, ServiceRefused, ServiceUnreachable
 from remotelr_service.cli import look
 from remotelr_service.cli.desk import NOT_SET, Desk, Json, NotUnderstood, address, credentials, token_source

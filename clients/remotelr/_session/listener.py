@@ -4,9 +4,9 @@ import threading
 from collections import deque
 from contextlib import suppress
 
-from remotelr import _wire
-from remotelr._transport import HttpTransport, NoAnswer, Transport
-from remotelr._wire import Ordered, Unreadable
+from remotelr._http import wire as _wire
+from remotelr._http.transport import HttpTransport, NoAnswer, Transport
+from remotelr._http.wire import Ordered, Unreadable
 from remotelr.errors import ServiceRefused
 
 # One request waits so long for news; a balancer may cut off what is silent for longer.

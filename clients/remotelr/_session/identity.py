@@ -4,7 +4,7 @@ import os
 import uuid
 from dataclasses import dataclass
 
-from remotelr._scheduler import restart_id
+from remotelr._session.job_scheduler import restart_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from remotelr import _wire
-from remotelr._retry import RETRIED_STATUSES, SHORTEST_TRY_S, Failure, Retries, retry_after_s
-from remotelr._transport import NoAnswer, Transport
-from remotelr._wire import Json, Request, Unreadable
+from remotelr._http import wire as _wire
+from remotelr._http.retry import RETRIED_STATUSES, SHORTEST_TRY_S, Failure, Retries, retry_after_s
+from remotelr._http.transport import NoAnswer, Transport
+from remotelr._http.wire import Json, Request, Unreadable
 from remotelr.errors import ServiceRefused, ServiceUnreachable
 
 T = TypeVar("T")

@@ -12,11 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from remotelr import _wire
-from remotelr._decision import members_of
-from remotelr._run import FinalStatus
-from remotelr._shadow import Asked, Shadow
-from remotelr._spool import Record, Spool
+from remotelr._http import wire as _wire
+from remotelr._session.replica import Asked, Shadow
+from remotelr._session.spool import Record, Spool
+from remotelr.decision import members_of
 from remotelr.rules import (
     AttemptRequest,
     Decision,
@@ -26,6 +25,7 @@ from remotelr.rules import (
     metrics_from_json,
     metrics_to_json,
 )
+from remotelr.run import FinalStatus
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,15 +16,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from remotelr import _sentences as sentences
-from remotelr._asking import Asking
-from remotelr._budget import Budget
-from remotelr._journal import End, Journal
-from remotelr._life import Life
-from remotelr._link import Link
-from remotelr._live import listen
-from remotelr._people import People
-from remotelr._shadow import Asked, Shadow, same
+from remotelr._session import sentences
+from remotelr._session.budget import Budget
+from remotelr._session.call_policy import Asking
+from remotelr._session.delivery import Link
+from remotelr._session.identity import Life
+from remotelr._session.journal import End, Journal
+from remotelr._session.listener import listen
+from remotelr._session.messages import People
+from remotelr._session.replica import Asked, Shadow, same
 from remotelr.client import Client, FinalStatus
 from remotelr.rules import AttemptRequest, Decision, Report, RulesError, RunSpec, policy_from_json, policy_to_json
 

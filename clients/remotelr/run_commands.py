@@ -4,9 +4,9 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, TypedDict, Unpack
 
-from remotelr import _wire
-from remotelr._service import Service
-from remotelr._wire import Commanded
+from remotelr._http import wire as _wire
+from remotelr._http.caller import Service
+from remotelr._http.wire import Commanded
 from remotelr.rules import Policy, policy_to_json
 from remotelr.rules.run.command import Continuity, Keeping, Mode, OrderType
 

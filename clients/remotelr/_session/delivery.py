@@ -9,12 +9,12 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
-from remotelr._budget import Budget
-from remotelr._journal import End, Journal, Told
-from remotelr._run import Run
+from remotelr._session.budget import Budget
+from remotelr._session.journal import End, Journal, Told
 from remotelr.client import Client
 from remotelr.errors import ServiceRefused, ServiceUnreachable
 from remotelr.rules import AttemptRequest, Decision, Report, RulesError, RunSpec
+from remotelr.run import Run
 
 # Reports sent together: their answers stay far below what a transport takes.
 _BATCH = 200

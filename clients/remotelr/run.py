@@ -7,13 +7,14 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Literal
 
-from remotelr import _wire, rules
-from remotelr._decision import Decision, Plan, planned
-from remotelr._orders import Orders
-from remotelr._service import Service
-from remotelr._wire import Reported, RunView
+from remotelr import rules
+from remotelr._http import wire as _wire
+from remotelr._http.caller import Service
+from remotelr._http.wire import Reported, RunView
+from remotelr.decision import Decision, Plan, planned
 from remotelr.errors import RanksMissing, RemoteLRError, ServiceRefused
 from remotelr.rules import Policy, Report, Waiting
+from remotelr.run_commands import Orders
 
 FinalStatus = Literal["completed", "failed", "stopped"]
 

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from remotelr._journal import Journal
-from remotelr._life import Life
-from remotelr._misspelt import warn_of_misspelt
-from remotelr._scheduler import restart_id
-from remotelr._session import OnUnreachable, Session
-from remotelr._spool import Spool, SpoolUnusable, default_directory, spool_path
-from remotelr._wire import run_key
+from remotelr._http.wire import run_key
+from remotelr._session.env_check import warn_of_misspelt
+from remotelr._session.identity import Life
+from remotelr._session.job_scheduler import restart_id
+from remotelr._session.journal import Journal
+from remotelr._session.session import OnUnreachable, Session
+from remotelr._session.spool import Spool, SpoolUnusable, default_directory, spool_path
 from remotelr.client import Client
 from remotelr.errors import RemoteLRWarning
 

@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from remotelr._breaker import Breaker
-from remotelr._budget import Budget
-from remotelr._journal import Journal
-from remotelr._link import Link
-from remotelr._people import People
+from remotelr._session.breaker import Breaker
+from remotelr._session.budget import Budget
+from remotelr._session.delivery import Link
+from remotelr._session.journal import Journal
+from remotelr._session.messages import People
 from remotelr.errors import RanksMissing, ServiceRefused, ServiceUnreachable, StaleAttempt
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from remotelr._journal import Told
+from remotelr._session.journal import Told
 from remotelr.rules import Decision, Report, RulesError, RunSpec, policy_to_json
 from remotelr.rules.transitions.lifecycle import difference, in_words
 
