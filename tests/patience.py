@@ -6,9 +6,10 @@ of such a limit sets it by itself.
 
 import os
 
-from remotelr_service import server
-from remotelr_service.actions import register
-from remotelr_service.db import engine, writer
+from remotelr_service.db import engine
+from remotelr_service.db.writer import writer
+from remotelr_service.http.auth import token_cache as register
+from remotelr_service.server import uvicorn_server as server
 
 LONG_S = 60.0
 
@@ -18,7 +19,7 @@ engine._READERS["pool_timeout"] = LONG_S
 engine.SQLITE_CHECK_LIMIT_S = LONG_S
 
 if __name__ == "__main__":
-    from remotelr_service.__main__ import main
+    from remotelr_service.cli.main import main
 
     server.LET_GO_S = float(os.environ.pop("LET_GO_S", server.LET_GO_S))
     main()

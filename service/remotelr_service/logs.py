@@ -5,6 +5,7 @@ import atexit
 import json
 import logging
 import random
+import re
 import sys
 import threading
 from contextlib import suppress
@@ -16,8 +17,6 @@ import structlog
 from pydantic import TypeAdapter
 from structlog.types import EventDict, Processor, WrappedLogger
 
-from remotelr_service.actions.credentials import hidden
-
 REQUEST_ID: ContextVar[str | None] = ContextVar("remotelr_request_id", default=None)
 # The ids of the trace and of the span that the request belongs to, where it said so.
 TRACE: ContextVar[tuple[str, str] | None] = ContextVar("remotelr_trace", default=None)
@@ -28,6 +27,11 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"), default=repr)
 
 # Libraries have their say when something is wrong, not when all is well.
 _LIBRARIES = ("uvicorn", "sqlalchemy", "alembic", "asyncio")
+
+# How every token begins.
+PREFIX = "rlr_"
+# Also one that was cut off, or pasted with something behind it.
+_INSIDE = re.compile(rf"{PREFIX}[0-9A-Za-z]{{12,}}")
 
 
 def new_request_id() -> str:
@@ -154,3 +158,8 @@ def _dumps(event: Any, **_: Any) -> str:
     except ValueError:
         # Half a character, or bytes that are no text.
         return _ENCODER.encode(event)
+
+
+def hidden(text: str) -> str:
+    """The text without what could be a token in it: for what is written down or told."""
+    return _INSIDE.sub(f"{PREFIX}***", text) if PREFIX in text else text

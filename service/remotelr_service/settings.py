@@ -10,7 +10,7 @@ from urllib.parse import quote
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from remotelr_service.mistakes import Mistake
+from remotelr_service.errors import Mistake
 
 PREFIX = "REMOTELR_"
 
@@ -250,3 +250,14 @@ def settings_page() -> str:
         lines.append(f"| `{_variable(name)}` | {default} | {field.description} |")
     lines += ["", "This page is made by `remotelr settings`.", ""]
     return "\n".join(lines)
+
+
+def shown_url(url: str) -> str:
+    """The database URL as it may be shown: without its password, and without options, which may hold one."""
+    scheme, _, rest = url.partition("?")[0].partition("://")
+    if scheme.startswith("sqlite") or "@" not in rest:
+        return f"{scheme}://{rest}"
+    # The last `@` of all: a password may hold others, and slashes, quoted or not.
+    user_info, _, place = rest.rpartition("@")
+    user, colon, _ = user_info.partition(":")
+    return f"{scheme}://{user}{':***' if colon else ''}@{place}"

@@ -90,7 +90,7 @@ MUTANTS = [
     Mutant(
         "no dedupe",
         {
-            f"{RULES}/reports.py": """
+            f"{RULES}/transitions/report.py": """
 
 _right = report
 
@@ -107,7 +107,7 @@ def report(run, report, log):
     Mutant(
         "dedupe in memory only",
         {
-            f"{RULES}/reports.py": """
+            f"{RULES}/transitions/report.py": """
 
 _right = report
 _known = set()
@@ -126,21 +126,21 @@ def report(run, report, log):
     ),
     Mutant(
         "acknowledged before the commit",
-        {f"{DB}/writer.py": _TOO_EARLY},
+        {f"{DB}/writer/writer.py": _TOO_EARLY},
         caught_by=_FSYNC,
         says="assert [] == ",
         cheap=True,
     ),
     Mutant(
         "acknowledged before the commit, and killed",
-        {f"{DB}/writer.py": _TOO_EARLY},
+        {f"{DB}/writer/writer.py": _TOO_EARLY},
         caught_by=f"{_KILLED}[sqlite]",
         says="was answered",
     ),
     Mutant(
         "a repeated report is answered with the rate of today",
         {
-            f"{RULES}/reports.py": """
+            f"{RULES}/transitions/report.py": """
 
 _right = report
 
@@ -159,7 +159,7 @@ def report(run, report, log):
     Mutant(
         "no fence",
         {
-            f"{RULES}/reports.py": """
+            f"{RULES}/transitions/report.py": """
 
 _right = _refuse_foreign_attempt
 
@@ -175,7 +175,7 @@ def _refuse_foreign_attempt(run, report):
     Mutant(
         "a rewind is ignored",
         {
-            f"{RULES}/attempts.py": """
+            f"{RULES}/transitions/attempt.py": """
 
 _right = _restored
 
@@ -190,7 +190,7 @@ def _restored(run, epoch, snapshot, log):
     Mutant(
         "heads cached by each process",
         {
-            f"{DB}/store.py": """
+            f"{DB}/queries/runs.py": """
 
 _right = lock_heads
 _right_save = save_heads
@@ -216,7 +216,7 @@ def save_heads(connection, heads, rows):
     Mutant(
         "no row lock",
         {
-            f"{DB}/store.py": """
+            f"{DB}/queries/runs.py": """
 
 _right = _LOCK_HEADS
 _LOCK_HEADS = {**_right, "postgresql": _right["postgresql"].replace("FOR UPDATE SKIP LOCKED", "")}
@@ -245,7 +245,7 @@ def _on_connect(engine, pragmas):
     Mutant(
         "any rate is believed",
         {
-            f"{CLIENT}/_wire.py": """
+            f"{CLIENT}/_http/wire.py": """
 
 _right = _rate
 _rate = _number
@@ -257,7 +257,7 @@ _rate = _number
     Mutant(
         "no rules in the trainer",
         {
-            f"{CLIENT}/_session.py": """
+            f"{CLIENT}/_session/session.py": """
 
 _right = Session._ours
 Session._ours = lambda self, asked: None
@@ -269,7 +269,7 @@ Session._ours = lambda self, asked: None
     Mutant(
         "a breaker that never opens",
         {
-            f"{CLIENT}/_breaker.py": """
+            f"{CLIENT}/_session/breaker.py": """
 
 _right = Breaker.failed
 Breaker.failed = lambda self, began_s, now_s: self
@@ -281,7 +281,7 @@ Breaker.failed = lambda self, began_s, now_s: self
     Mutant(
         "the last word waits for the breaker",
         {
-            f"{CLIENT}/_breaker.py": """
+            f"{CLIENT}/_session/breaker.py": """
 
 _right = Breaker.rested
 Breaker.rested = lambda self: self
@@ -293,7 +293,7 @@ Breaker.rested = lambda self: self
     Mutant(
         "a connection shared with forks",
         {
-            f"{CLIENT}/_transport.py": """
+            f"{CLIENT}/_http/transport.py": """
 
 _right = _Switchboard.line
 

@@ -72,7 +72,7 @@ def commands(terminal, run: str) -> list:
 
 
 def said_of(noted) -> str:
-    from remotelr_service.cli.orders import in_words
+    from remotelr_service.cli.command_args import in_words
 
     return in_words(noted["command"])
 

@@ -30,7 +30,7 @@ def test_a_command_of_the_page_is_understood(terminal, command):
 
 
 def test_the_page_names_every_noun_and_every_exit_code(terminal):
-    from remotelr_service.cli import refusals
+    from remotelr_service.cli.support import exit_codes as refusals
 
     codes = {refusals.REFUSED, refusals.UNREACHABLE, refusals.NOT_IN_TIME, refusals.INTERRUPTED, 0, 2}
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from remotelr_service.server import listen
+from remotelr_service.server.uvicorn_server import listen
 
 
 def checks(said) -> dict[str, tuple[str, str, str]]:
@@ -40,7 +40,7 @@ def stranger(status: int, body: bytes, **headers: str) -> Iterator[str]:
 
 
 def test_nothing_is_wrong_with_a_service_that_works(terminal, monkeypatch):
-    monkeypatch.setattr("remotelr_service.api.routes.health.PING_TIMEOUT_S", 60.0)
+    monkeypatch.setattr("remotelr_service.features.health.endpoints.PING_TIMEOUT_S", 60.0)
     said = terminal("doctor", "--json")
 
     assert (0, True) == (said.code, said.json["ok"])
@@ -147,7 +147,7 @@ def test_what_cannot_be_a_token_is_not_sent(terminal, monkeypatch, token):
 
 def test_a_port_that_listens_and_says_nothing_is_not_waited_for_long(terminal, monkeypatch):
     from remotelr_service.cli import doctor
-    from remotelr_service.cli.desk import Desk
+    from remotelr_service.cli.support.http_client import Desk
 
     monkeypatch.setattr(doctor, "Desk", lambda url, headers: Desk(url, headers, timeout_s=0.2))
     with listen("127.0.0.1", 0) as silent:

@@ -5,8 +5,8 @@ from math import inf, nan
 
 import pytest
 
-from remotelr_service.cli import look
-from remotelr_service.cli.plot import plot
+from remotelr_service.cli.support import output as look
+from remotelr_service.cli.support.plot import plot
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def test_the_newest_values_are_drawn():
 
 
 def test_a_terminal_without_blocks_gets_letters(monkeypatch):
-    for module in ("look", "plot"):
-        monkeypatch.setattr(f"remotelr_service.cli.{module}.shows", lambda characters: characters.isascii())
+    for module in ("output", "plot"):
+        monkeypatch.setattr(f"remotelr_service.cli.support.{module}.shows", lambda characters: characters.isascii())
 
     assert "_#@" == look.spark([0.0, 5.5, 7.0])
     assert plot([1.0, 0.0], width=10, height=3).isascii()

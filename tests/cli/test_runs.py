@@ -138,7 +138,7 @@ def test_what_was_refused_is_json_where_json_is_wanted(terminal):
 
 def test_a_name_cannot_steer_the_terminal(terminal, trained):
     """The service takes no such tag; another server at this address might say anything."""
-    from remotelr_service.cli.look import safe
+    from remotelr_service.cli.support.output import safe
 
     assert r"\x1b]0;pwned\x07 ok" == safe("\x1b]0;pwned\x07 ok")
 

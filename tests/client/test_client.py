@@ -10,7 +10,7 @@ import pytest
 
 from fixtures.service import Service
 from remotelr import Client, RanksMissing, ServiceRefused, StaleAttempt
-from remotelr._session.job_scheduler import restart_id
+from remotelr._session.identity import restart_id
 from remotelr.rules import policy_from_json
 from remotelr.testing import InMemoryService
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from remotelr._session import env_check as _misspelt
-from remotelr._session.env_check import VARIABLES, misspelt, warn_of_misspelt
+from remotelr._session import setup as _misspelt
+from remotelr._session.setup import VARIABLES, misspelt, warn_of_misspelt
 from remotelr.errors import RemoteLRWarning
 from remotelr_service.settings import Settings
 

@@ -50,7 +50,7 @@ def fuzzed(sqlite_template, tmp_path_factory) -> Fuzzed:
     file.write_bytes(sqlite_template.read_bytes())
     with pytest.MonkeyPatch.context() as patched:
         # It sends hundreds of wrong tokens, and expects 401 for each.
-        patched.setattr("remotelr_service.api.door._WRONG_BURST", 1_000_000)
+        patched.setattr("remotelr_service.http.auth.gate._WRONG_BURST", 1_000_000)
         with serving(f"sqlite:///{file}", auth="on", admin_token=ADMIN, wait_limit_s=0.05, rate_limit=0) as service:
             service.http.headers.update(bearer(ADMIN))
             prepare(service.http)

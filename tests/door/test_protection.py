@@ -17,12 +17,14 @@ from starlette.types import Scope
 from door.asking import ADMIN, RUN, ask, bearer, make_token
 from door.test_scopes import APP, CALLS, EXPECTED
 from fixtures.service import Service, serving
-from remotelr_service.actions import decisions, history, register
-from remotelr_service.actions.credentials import new_token
-from remotelr_service.actions.resources import Resources
-from remotelr_service.api.door import Door
-from remotelr_service.api.problems import Refusal
-from remotelr_service.api.throttle import Throttle
+from remotelr_service.features.runs import history
+from remotelr_service.features.training import decisions
+from remotelr_service.http.auth import token_cache as register
+from remotelr_service.http.auth.credentials import new_token
+from remotelr_service.http.auth.gate import Door
+from remotelr_service.http.auth.throttle import Throttle
+from remotelr_service.http.context import Resources
+from remotelr_service.http.problems import Refusal
 from remotelr_service.settings import Settings
 
 GUARDED = [call for call in CALLS if EXPECTED[call.name]["nobody"] == "401"]
@@ -179,7 +181,7 @@ def test_a_bucket_fills_again_with_time():
 
 
 def test_a_throttle_forgets_those_it_has_not_seen_for_longest(monkeypatch):
-    monkeypatch.setattr("remotelr_service.api.throttle.MAX_BUCKETS", 3)
+    monkeypatch.setattr("remotelr_service.http.auth.throttle.MAX_BUCKETS", 3)
     throttle: Throttle[int] = Throttle(rate_per_s=1, burst=1, clock=lambda: 0.0)
     for key in range(10):
         throttle.take(key)

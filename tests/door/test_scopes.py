@@ -9,9 +9,9 @@ from fastapi.routing import APIRoute, iter_route_contexts
 
 from door.asking import RUN, make_token
 from fixtures.service import Service
-from remotelr_service.api.rights import RIGHTS
-from remotelr_service.api.route import StrictRoute
-from remotelr_service.app import create_app
+from remotelr_service.http.auth.permissions import RIGHTS
+from remotelr_service.http.route import StrictRoute
+from remotelr_service.server.app import create_app
 from remotelr_service.settings import Settings
 
 # One column for each token: `in` is let in, and a number is how it is refused. `mine` and `other` are tokens of the

@@ -12,8 +12,15 @@ import pytest
 
 from door.asking import ADMIN, bearer
 from fixtures.service import ServiceProcess, serving
-from remotelr_service.actions.credentials import is_token
-from remotelr_service.first_token import FILE_NAME, NowhereToKeep, OpenDoor, _write, needs_first_token, refuse_open_door
+from remotelr_service.features.tokens.bootstrap import (
+    FILE_NAME,
+    NowhereToKeep,
+    OpenDoor,
+    _write,
+    needs_first_token,
+    refuse_open_door,
+)
+from remotelr_service.http.auth.credentials import is_token
 from remotelr_service.settings import InvalidSettings, Settings, read_settings
 
 EVERYBODY = {"REMOTELR_HOST": "0.0.0.0"}
@@ -229,8 +236,8 @@ def test_a_server_that_binds_another_address_by_itself_asks_for_tokens_there(sql
     """
     `uvicorn --host` knows an address that the settings do not: what counts is where the request came in.
     """
-    from remotelr_service.actions.resources import Resources
-    from remotelr_service.api.door import Door
+    from remotelr_service.http.auth.gate import Door
+    from remotelr_service.http.context import Resources
 
     resources = Resources.open(sqlite_url)
     try:

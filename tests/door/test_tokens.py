@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from door.asking import ADMIN, RUN, bearer, make_token
 from fixtures.service import Service, serving
-from remotelr_service.actions import register
-from remotelr_service.actions.credentials import digest, is_token, new_token
-from remotelr_service.actions.errors import DatabaseAway
+from remotelr_service.errors import DatabaseAway
+from remotelr_service.http.auth import token_cache as register
+from remotelr_service.http.auth.credentials import digest, is_token, new_token
 
 # Longer than any machine takes; it is waited for no longer than needed.
 LIMIT_S = 30.0
@@ -306,7 +306,7 @@ def test_who_sets_another_policy_by_asking_for_the_run_is_in_the_audit(one_guard
 
 
 def test_a_stream_ends_with_the_token_that_opened_it(one_guarded: Service, monkeypatch):
-    monkeypatch.setattr("remotelr_service.api.routes.streams.HEARTBEAT_S", 0.2)
+    monkeypatch.setattr("remotelr_service.features.streams.endpoints.HEARTBEAT_S", 0.2)
     made = make_token(one_guarded.http, "watcher", "view")
     one_guarded.http.put("/v1/runs/watched", json=RUN)
     end = partial(one_guarded.http.delete, f"/v1/tokens/{made['id']}")
@@ -315,7 +315,7 @@ def test_a_stream_ends_with_the_token_that_opened_it(one_guarded: Service, monke
 
 
 def test_a_stream_that_was_opened_without_a_token_ends_when_one_is_needed(sqlite_url, monkeypatch):
-    monkeypatch.setattr("remotelr_service.api.routes.streams.HEARTBEAT_S", 0.2)
+    monkeypatch.setattr("remotelr_service.features.streams.endpoints.HEARTBEAT_S", 0.2)
     with serving(sqlite_url) as service:
         service.http.put("/v1/runs/watched", json=RUN)
 

@@ -19,9 +19,9 @@ from chaos.databases import query
 from chaos.oracle import INITIAL, POLICY
 from chaos.service import Service
 from remotelr.rules import Report, RunSpec, policy_from_json
-from remotelr_service.actions.reports import report
-from remotelr_service.actions.resources import Resources
-from remotelr_service.actions.runs import put_run
+from remotelr_service.features.runs.runs import put_run
+from remotelr_service.features.training.reports import report
+from remotelr_service.http.context import Resources
 
 SYNCED = re.compile(r"\bf(data)?sync\(\d+<[^>]*-wal>\) *= 0|\bf(data)?sync resumed>.*= 0")
 # strace breaks a call in two when another thread calls meanwhile: what was read then stands behind `resumed>`.

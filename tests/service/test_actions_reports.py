@@ -23,8 +23,10 @@ from remotelr.rules import (
     UnknownAttempt,
     Waiting,
 )
-from remotelr_service.actions import commands, history, reports
-from remotelr_service.actions.errors import RunNotFound
+from remotelr_service.errors import RunNotFound
+from remotelr_service.features.commands import commands
+from remotelr_service.features.runs import history
+from remotelr_service.features.training import reports
 from stories import Story
 
 # It never saturates, so a report that counts twice shows in every rate after it.

@@ -12,10 +12,12 @@ from fixtures.processes import Process
 from remotelr import rules
 from remotelr.rules import InvalidPolicy, Report, RunFinished, Waiting, policy_from_json
 from remotelr.rules import preview as preview_of
-from remotelr_service.actions import decisions, history, reports, runs, timeouts
-from remotelr_service.actions.errors import ExperimentConflict, RunNotFound, TooManyTags
-from remotelr_service.db import notices
-from remotelr_service.db.group import Group
+from remotelr_service.db.writer.transaction import Group
+from remotelr_service.errors import ExperimentConflict, RunNotFound, TooManyTags
+from remotelr_service.features.runs import history, runs
+from remotelr_service.features.training import deadlines as timeouts
+from remotelr_service.features.training import decisions, reports
+from remotelr_service.live import waiters as notices
 from stories import PLATEAU, spec
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remotelr_service.api.json import MalformedJSON, loads
+from remotelr_service.http.json_reader import MalformedJSON, loads
 
 DOCUMENTS = st.recursive(
     st.none()

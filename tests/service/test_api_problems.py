@@ -8,8 +8,8 @@ import pytest
 
 from fixtures.service import Service
 from remotelr.rules import RulesError
-from remotelr_service.actions.errors import ServiceError
-from remotelr_service.api.problems import MAX_BODY_BYTES, PROBLEMS, problem_body
+from remotelr_service.errors import ServiceError
+from remotelr_service.http.problems import MAX_BODY_BYTES, PROBLEMS, problem_body
 
 REPORT = {"epoch": 0, "metrics": {"val_loss": 1.0}}
 POLICY = {"type": "constant", "learning_rate": 0.1}
@@ -341,7 +341,7 @@ def test_a_failure_nobody_foresaw_says_nothing_of_itself(service, monkeypatch):
     def fail(*_: Any) -> None:
         raise RuntimeError("secret of the service")
 
-    monkeypatch.setattr("remotelr_service.actions.runs.get_run", fail)
+    monkeypatch.setattr("remotelr_service.features.runs.runs.get_run", fail)
     answer = service.http.get("/v1/runs/mnist-7", headers={"X-Request-Id": "tell-me"})
 
     body = assert_problem(answer, 500, "internal_error")

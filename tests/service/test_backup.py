@@ -14,7 +14,7 @@ import psycopg
 
 from fixtures.processes import Process
 from postgres import find_binaries
-from remotelr_service.actions import runs
+from remotelr_service.features.runs import runs
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 BACKUP, DUMP, RESTORE = [

@@ -11,10 +11,13 @@ import pytest
 from fixtures.processes import Process, damage
 from fixtures.service import ServiceProcess
 from remotelr.rules import Command, InvalidCommand, Report
-from remotelr_service.actions import bulk, commands, reports, runs
-from remotelr_service.actions.carrying import Carrier
-from remotelr_service.actions.errors import CommandNotFound
-from remotelr_service.actions.selection import Bound, Selector, select_runs
+from remotelr_service.errors import CommandNotFound
+from remotelr_service.features.bulk import bulk
+from remotelr_service.features.bulk.executor import Carrier
+from remotelr_service.features.bulk.selector import Bound, Selector, select_runs
+from remotelr_service.features.commands import commands
+from remotelr_service.features.runs import runs
+from remotelr_service.features.training import reports
 from stories import PLATEAU, spec
 
 HALVE = Command(type="scale", factor=0.5, actor="ada", reason="too high", key="halve")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from remotelr_service.banner import banner, shown_url, warning_of_exposure
-from remotelr_service.server import listen
+from remotelr_service.server.banner import banner, warning_of_exposure
+from remotelr_service.server.uvicorn_server import listen
+from remotelr_service.settings import shown_url
 
 
 def remotelr(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -17,7 +17,7 @@ from typing_extensions import override
 from fixtures.processes import Process
 from remotelr_service.db import engine, migrate
 from remotelr_service.db.engine import open_database, parse_url, reading
-from remotelr_service.db.errors import DatabaseAway, DatabaseDamaged, DatabaseInUse, InvalidDatabaseUrl
+from remotelr_service.errors import DatabaseAway, DatabaseDamaged, DatabaseInUse, InvalidDatabaseUrl
 
 
 @pytest.mark.parametrize(

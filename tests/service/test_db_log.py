@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 from fixtures.processes import Process
 from remotelr.rules import Log, MemoryLog, RulesError
-from remotelr_service.actions.finding import locked_run
-from remotelr_service.db import store
-from remotelr_service.db.ahead import list_counts, list_reported
 from remotelr_service.db.engine import reading
-from remotelr_service.db.group import Group
-from remotelr_service.db.log import EventLog
+from remotelr_service.db.queries import runs as store
+from remotelr_service.db.writer.event_log import EventLog
+from remotelr_service.db.writer.prefetch import list_counts, list_reported
+from remotelr_service.db.writer.transaction import Group
 from stories import PLATEAU, Story
 
 KINDS: tuple[Any, ...] = ("created", "attempt", "report", "closing", "command", "policy", "finished")
@@ -150,7 +149,7 @@ def append(group: Group, key: str, outcome: Any) -> None:
     if outcome.event.kind == "created":
         group.create(renamed, experiment=None, tags={})
     else:
-        group.append(locked_run(group, key), renamed)
+        group.append(group.get(key), renamed)
 
 
 @contextmanager

@@ -8,10 +8,13 @@ import pytest
 
 from fixtures.processes import Process, patiently, together
 from remotelr.rules import AttemptRequest, InvalidCommand, InvalidPolicy, Rails, policy_from_json, policy_to_json
-from remotelr_service.actions import attempts, bulk, experiments, runs
-from remotelr_service.actions.errors import ExperimentNotFound, TooManyTags
-from remotelr_service.actions.experiments import ExperimentPut, ExperimentSettings
-from remotelr_service.actions.runs import OpenSpec
+from remotelr_service.errors import ExperimentNotFound, TooManyTags
+from remotelr_service.features.bulk import bulk
+from remotelr_service.features.experiments import experiments
+from remotelr_service.features.experiments.experiments import ExperimentPut, ExperimentSettings
+from remotelr_service.features.runs import runs
+from remotelr_service.features.runs.runs import OpenSpec
+from remotelr_service.features.training import attempts
 from stories import PLATEAU, spec
 
 OPEN = OpenSpec(initial_learning_rate=1.0)

@@ -228,7 +228,7 @@ def test_the_picture_of_what_if_shows_every_policy_beside_the_real_curve(shared_
 
 
 def test_names_in_a_picture_are_nothing_but_text():
-    from remotelr_service.api.chart import Line, line_chart
+    from remotelr_service.features.policies.svg_chart import Line, line_chart
 
     evil = '</text><script>alert("1")</script>&\x00\u202e'
     document = line_chart(
@@ -241,7 +241,7 @@ def test_names_in_a_picture_are_nothing_but_text():
 
 @pytest.mark.parametrize("rates", [[0.1], [0.0], [0.0, 0.0], [1e-9, 1.0], [0.1] * 3, [1e3, 1e-7] * 50_000], ids=len)
 def test_every_curve_can_be_drawn_and_no_picture_grows_with_its_curve(rates: list[float]):
-    from remotelr_service.api.chart import Line, line_chart
+    from remotelr_service.features.policies.svg_chart import Line, line_chart
 
     line = Line("rate", [(float(epoch), rate) for epoch, rate in enumerate(rates)], held=len(rates) < 100)
     document = line_chart("title", "words", [line], x_name="epoch", y_name="learning rate")

@@ -10,9 +10,9 @@ import pytest
 
 from fixtures.processes import Process, damage
 from remotelr.rules import Until
-from remotelr_service.actions import holding
-from remotelr_service.db import store
 from remotelr_service.db.engine import reading
+from remotelr_service.db.queries import runs as store
+from remotelr_service.features.training import override_expiry as holding
 
 PAST = Until(time="2020-01-01T00:00:00+00:00")
 FAR = Until(time="2100-01-01T00:00:00+01:00")

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remotelr.rules import Decision
-from remotelr_service.api import json
-from remotelr_service.api.answers import DecisionAnswer
-from remotelr_service.api.decided import told_plainly
+from remotelr_service.features.training.responses import told_plainly
+from remotelr_service.features.training.schemas import DecisionAnswer
+from remotelr_service.http import json_reader as json
 
 DECISION = Decision(
     run="mnist-7",

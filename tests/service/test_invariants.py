@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from fixtures.processes import Process
 from remotelr.rules import Decision, Rails, RulesError, Until, is_command, policy_from_json
 from remotelr.rules.run.events import OF_A_POINT
-from remotelr_service.actions import commands
+from remotelr_service.features.commands import commands
 
 PLATEAU = {"type": "reduce_on_plateau", "factor": 0.97, "patience": 1, "cooldown": 1, "min_lr": 0.0}
 POLICIES: list[dict[str, Any]] = [

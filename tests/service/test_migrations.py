@@ -17,8 +17,8 @@ from sqlalchemy import inspect, text
 
 from remotelr_service.db import migrate
 from remotelr_service.db.engine import migration_engine, open_database, reading
-from remotelr_service.db.errors import SchemaOutdated
 from remotelr_service.db.tables import events, runs
+from remotelr_service.errors import SchemaOutdated
 
 # Adds a table and a column, then fails; `mended` is the same with the fault taken out.
 BROKEN = """

@@ -20,7 +20,7 @@ from fixtures.balancer import Balancer, Trainer, create_runs, is_ready
 from fixtures.service import serving
 from remotelr_service.db import migrate
 from remotelr_service.db.engine import migration_engine, open_database, reading
-from remotelr_service.db.health import misfit, stored_revision
+from remotelr_service.db.schema_check import misfit, stored_revision
 from remotelr_service.db.tables import events, runs
 
 # What an answer may take on a machine that has much else to do.

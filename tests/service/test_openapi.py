@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from remotelr_service.api.problems import PROBLEMS
-from remotelr_service.app import create_app
+from remotelr_service.http.problems import PROBLEMS
+from remotelr_service.server.app import create_app
 from remotelr_service.settings import Settings
 
 COMMITTED = Path(__file__).parents[2] / "openapi.json"

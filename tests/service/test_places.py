@@ -2,7 +2,7 @@
 
 import asyncio
 
-from remotelr_service.api.places import Places
+from remotelr_service.http.admission import Places
 
 
 def test_places_are_taken_as_long_as_there_are_any():

@@ -10,10 +10,12 @@ from sqlalchemy import text
 
 from fixtures.processes import Process
 from remotelr.rules import Command
-from remotelr_service.actions import audit, bulk, pruning, runs
-from remotelr_service.actions.pruning import Stale
-from remotelr_service.actions.selection import Selector
-from remotelr_service.db.errors import DatabaseAway
+from remotelr_service.errors import DatabaseAway
+from remotelr_service.features.bulk import bulk
+from remotelr_service.features.bulk.selector import Selector
+from remotelr_service.features.runs import pruning, runs
+from remotelr_service.features.runs.pruning import Stale
+from remotelr_service.http.auth import audit
 
 LONG_AGO = timedelta(days=30)
 STALE = Stale(age=timedelta(days=7))

@@ -13,11 +13,17 @@ from sqlalchemy import Engine, event
 
 from fixtures.processes import Process
 from remotelr.rules import Command
-from remotelr_service.actions import bulk, commands, decisions, history, holding, runs
-from remotelr_service.actions.carrying import Carrier
-from remotelr_service.actions.selection import Bound, Selector
-from remotelr_service.db import driver, feed, silence
+from remotelr_service.db import driver
 from remotelr_service.db.engine import reading
+from remotelr_service.db.queries import feed
+from remotelr_service.db.queries import stalls as silence
+from remotelr_service.features.bulk import bulk
+from remotelr_service.features.bulk.executor import Carrier
+from remotelr_service.features.bulk.selector import Bound, Selector
+from remotelr_service.features.commands import commands
+from remotelr_service.features.runs import history, runs
+from remotelr_service.features.training import decisions
+from remotelr_service.features.training import override_expiry as holding
 
 READ_THROUGH = "runs|events|earlier|of_run|bulk_commands|bulk_results|run_tags\\w*"
 COSTLY = re.compile(rf"SCAN ({READ_THROUGH})\b(?! USING (COVERING )?INDEX)|TEMP B-TREE")

@@ -16,8 +16,8 @@ import pytest
 
 from fixtures.service import Service, ServiceProcess, serving
 from remotelr_service.db import migrate
-from remotelr_service.db.health import NEWEST_REVISION
-from remotelr_service.server import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES, CannotListen, listen
+from remotelr_service.db.schema_check import NEWEST_REVISION
+from remotelr_service.server.uvicorn_server import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES, CannotListen, listen
 
 RUN = {"policy": {"type": "constant", "learning_rate": 0.1}}
 
@@ -309,7 +309,7 @@ def test_the_revision_that_a_start_looks_for_is_the_newest_migration():
 
 @pytest.mark.parametrize("module", ["alembic", "psycopg", "keras", "httpx"])
 def test_a_start_on_a_migrated_file_imports_no_more_than_it_needs(module):
-    code = f"import sys, remotelr_service.__main__, remotelr_service.serving; print({module!r} in sys.modules)"
+    code = f"import sys, remotelr_service.cli.main, remotelr_service.server.startup; print({module!r} in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert "False\n" == done.stdout

@@ -31,7 +31,7 @@ def test_nobody_forges_a_line_of_the_log(style):
     stream = io.StringIO()
     logs.configure("info", style, stream)
     structlog.get_logger("new").info("said", detail=FORGED)
-    logging.getLogger("remotelr_service.db.writer").info("said %s", FORGED)
+    logging.getLogger("remotelr_service.db.writer.writer").info("said %s", FORGED)
 
     written = stream.getvalue()
     assert 2 == len(written.splitlines())

@@ -8,11 +8,11 @@ import httpx
 import pytest
 
 from fixtures.service import Service
-from remotelr_service.actions import stalls
-from remotelr_service.actions.resources import Resources
-from remotelr_service.actions.runs import get_run, list_runs, put_run
-from remotelr_service.actions.stalls import LEAST_S, Stalls, patient_until, usual_s
-from remotelr_service.db.silence import Pace
+from remotelr_service.db.queries.stalls import Pace
+from remotelr_service.features.runs import stalls
+from remotelr_service.features.runs.runs import get_run, list_runs, put_run
+from remotelr_service.features.runs.stalls import LEAST_S, Stalls, patient_until, usual_s
+from remotelr_service.http.context import Resources
 from stories import spec
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -65,7 +65,7 @@ def later(seconds: float) -> datetime:
 
 async def train(means: Resources, key: str, first: int, count: int) -> None:
     from remotelr.rules import Report
-    from remotelr_service.actions.reports import report
+    from remotelr_service.features.training.reports import report
 
     for epoch in range(first, first + count):
         await report(means.writer, key, Report(epoch=epoch, metrics={"val_loss": 1.0}))
@@ -105,7 +105,7 @@ def test_two_replicas_that_look_at_once_mark_a_run_once(means: Resources):
 
 
 def test_a_run_that_is_finished_or_unknown_is_not_silent(means: Resources):
-    from remotelr_service.actions.runs import finish_run
+    from remotelr_service.features.runs.runs import finish_run
 
     async def story() -> list[str]:
         for key in ("finished", "new"):

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from remotelr_service.actions import streams
+from remotelr_service.live import hub as streams
 
 
 def test_a_cursor_has_what_it_passed_and_nothing_else():

@@ -16,10 +16,15 @@ import pytest
 
 from fixtures.service import Service, serving
 from fixtures.sse import Heard, Listener, listen
-from remotelr_service.actions import all_streams, followers, run_streams, streams
-from remotelr_service.actions.resources import Resources
-from remotelr_service.api import sse
-from remotelr_service.db import engine, feed, signals
+from remotelr_service.db import engine
+from remotelr_service.db.queries import feed
+from remotelr_service.features.streams import sse
+from remotelr_service.http.context import Resources
+from remotelr_service.live import all_feed as all_streams
+from remotelr_service.live import hub as streams
+from remotelr_service.live import replica_signals as signals
+from remotelr_service.live import run_feed as run_streams
+from remotelr_service.live import subscribers as followers
 
 LONG_S = 60.0
 
@@ -115,7 +120,7 @@ def test_the_whole_log_is_told_to_who_asks_for_it(service: Service):
 def test_a_silent_run_is_told_in_its_place(service: Service):
     from datetime import UTC, datetime, timedelta
 
-    from remotelr_service.actions.stalls import Stalls
+    from remotelr_service.features.runs.stalls import Stalls
 
     put(service.http, "silent")
     for epoch in range(4):
@@ -406,7 +411,7 @@ def test_who_does_not_read_is_cut_off_and_keeps_nobody_waiting(sqlite_url: str, 
 
 
 def test_streams_say_that_they_are_alive(sqlite_url: str, monkeypatch: pytest.MonkeyPatch):
-    from remotelr_service.api.routes import streams as routes
+    from remotelr_service.features.streams import endpoints as routes
 
     monkeypatch.setattr(routes, "HEARTBEAT_S", 0.01)
     with serving(sqlite_url) as service:

@@ -5,7 +5,7 @@ import json
 import httpx
 import pytest
 
-from remotelr_service.api.traces import read_traceparent
+from remotelr_service.server.trace_context import read_traceparent
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 GOOD = f"00-{TRACE}-{PARENT}-01"

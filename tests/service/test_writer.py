@@ -15,12 +15,14 @@ from sqlalchemy.exc import OperationalError
 
 from fixtures.processes import Process, busy, together
 from remotelr.rules import Command, Decision, Report, ReportConflict, create
-from remotelr_service.actions import bulk, commands, reports, runs
-from remotelr_service.actions.errors import CommandNotFound
-from remotelr_service.actions.selection import Selector
 from remotelr_service.db import engine
-from remotelr_service.db.errors import DatabaseAway, Overloaded
-from remotelr_service.db.group import Group
+from remotelr_service.db.writer.transaction import Group
+from remotelr_service.errors import CommandNotFound, DatabaseAway, Overloaded
+from remotelr_service.features.bulk import bulk
+from remotelr_service.features.bulk.selector import Selector
+from remotelr_service.features.commands import commands
+from remotelr_service.features.runs import runs
+from remotelr_service.features.training import reports
 from stories import PLATEAU, spec
 
 

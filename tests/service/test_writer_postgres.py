@@ -20,11 +20,12 @@ from chaos.proxy import Link, Proxy, passing
 from fixtures.processes import Process, patiently, together
 from remotelr import rules
 from remotelr.rules import AttemptRequest, Decision, Report, Waiting
-from remotelr_service.actions import attempts, reports, runs
-from remotelr_service.actions.finding import locked_run
-from remotelr_service.db import driver, writer
-from remotelr_service.db.errors import DatabaseAway, RunBusy
-from remotelr_service.db.group import Group
+from remotelr_service.db import driver
+from remotelr_service.db.writer import writer
+from remotelr_service.db.writer.transaction import Group
+from remotelr_service.errors import DatabaseAway, RunBusy
+from remotelr_service.features.runs import runs
+from remotelr_service.features.training import attempts, reports
 from stories import PLATEAU, spec
 
 TRAINED = {"type": "reduce_on_plateau", "factor": 0.97, "patience": 1, "cooldown": 1}
@@ -49,7 +50,7 @@ def test_a_connection_killed_in_the_middle_of_a_transaction_costs_nothing(replic
     killed: list[int] = []
 
     def action(group: Group) -> Any:
-        head = locked_run(group, "run")
+        head = group.get("run")
         outcome = rules.report(head.run, Report(epoch=0, metrics={"val_loss": 0.5}), group.log("run"))
         group.append(head, outcome)
         group.flush()
@@ -219,7 +220,7 @@ def test_what_a_transaction_has_put_off_is_seen_by_what_it_asks_next(replica: Pr
     replica.put("run")
 
     def action(group: Group) -> list[int]:
-        head = locked_run(group, "run")
+        head = group.get("run")
         group.append(head, rules.report(head.run, Report(epoch=0, metrics={"val_loss": 0.5}), group.log("run")))
         group.flush()
         return list(group.connection.exec_driver_sql("SELECT seq FROM events ORDER BY seq").scalars())

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from remotelr._session import sentences
+from remotelr._session import messages as sentences
 from remotelr._session.budget import Budget
 from remotelr._session.call_policy import Asking
 from remotelr._session.delivery import Link

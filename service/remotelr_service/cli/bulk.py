@@ -9,10 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from remotelr_service.cli import look, orders
-from remotelr_service.cli.desk import Desk, Json, open_desk
+from remotelr_service.cli import command_args as orders
 from remotelr_service.cli.merging import merged
-from remotelr_service.cli.options import (
+from remotelr_service.cli.support import output as look
+from remotelr_service.cli.support.exit_codes import NotInTime, NotObeyed
+from remotelr_service.cli.support.http_client import Desk, Json, open_desk
+from remotelr_service.cli.support.options import (
     Actor,
     AsJson,
     InExperiment,
@@ -26,8 +28,7 @@ from remotelr_service.cli.options import (
     given,
     tag_pair,
 )
-from remotelr_service.cli.refusals import NotInTime, NotObeyed
-from remotelr_service.mistakes import Mistake
+from remotelr_service.errors import Mistake
 
 app = typer.Typer(help="Order many runs at once.", no_args_is_help=True, rich_markup_mode=None)
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import typer
 
-from remotelr_service.cli import look
-from remotelr_service.cli.desk import NOT_SET, address, credentials, token_source
-from remotelr_service.cli.options import AsJson
+from remotelr_service.cli.support import output as look
+from remotelr_service.cli.support.http_client import NOT_SET, address, credentials, token_source
+from remotelr_service.cli.support.options import AsJson
 
 app = typer.Typer(help="What is set here.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -56,8 +56,7 @@ def _without_user(value: str) -> str:
 
 def _service() -> dict[str, Setting]:
     """What `remotelr serve` would take if it were started here."""
-    from remotelr_service.banner import shown_url
-    from remotelr_service.settings import PREFIX, SECRETS, read_settings
+    from remotelr_service.settings import PREFIX, SECRETS, read_settings, shown_url
 
     settings = read_settings()
     shown: dict[str, Setting] = {}

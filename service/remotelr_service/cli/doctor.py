@@ -21,11 +21,19 @@ import typer
 
 from remotelr._session.spool import default_directory
 from remotelr.errors import RemoteLRError, ServiceRefused, ServiceUnreachable
-from remotelr_service.cli import look
-from remotelr_service.cli.desk import NOT_SET, Desk, Json, NotUnderstood, address, credentials, token_source
-from remotelr_service.cli.options import AsJson, Url
-from remotelr_service.cli.refusals import REFUSED, UNREACHABLE
-from remotelr_service.mistakes import Mistake
+from remotelr_service.cli.support import output as look
+from remotelr_service.cli.support.exit_codes import REFUSED, UNREACHABLE
+from remotelr_service.cli.support.http_client import (
+    NOT_SET,
+    Desk,
+    Json,
+    NotUnderstood,
+    address,
+    credentials,
+    token_source,
+)
+from remotelr_service.cli.support.options import AsJson, Url
+from remotelr_service.errors import Mistake
 
 if TYPE_CHECKING:
     import httpx

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 import typer
 
 from remotelr.errors import ServiceRefused
-from remotelr_service.cli import look
-from remotelr_service.cli.desk import Desk, Json, open_desk
-from remotelr_service.cli.documents import read_object
-from remotelr_service.cli.options import AsJson, ExperimentKey, Reason, Url, actor_of, given, tag_pair
-from remotelr_service.cli.readings import in_short
+from remotelr_service.cli.support import output as look
+from remotelr_service.cli.support.http_client import Desk, Json, open_desk
+from remotelr_service.cli.support.json_input import read_object
+from remotelr_service.cli.support.options import AsJson, ExperimentKey, Reason, Url, actor_of, given, tag_pair
+from remotelr_service.cli.support.run_data import in_short
 
 app = typer.Typer(help="Defaults and guard rails of groups of runs.", no_args_is_help=True, rich_markup_mode=None)
 

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from remotelr_service.cli import look, plot
-from remotelr_service.cli.documents import read_document, read_object
-from remotelr_service.cli.options import AsJson
-from remotelr_service.cli.readings import monitored
-from remotelr_service.mistakes import Mistake
+from remotelr_service.cli.support import output as look
+from remotelr_service.cli.support import plot
+from remotelr_service.cli.support.json_input import read_document, read_object
+from remotelr_service.cli.support.options import AsJson
+from remotelr_service.cli.support.run_data import monitored
+from remotelr_service.errors import Mistake
 
 app = typer.Typer(
     help="Check, draw and convert policies; no service needed.", no_args_is_help=True, rich_markup_mode=None

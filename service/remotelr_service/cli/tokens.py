@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from remotelr_service.cli import look
-from remotelr_service.cli.desk import Desk, open_desk
-from remotelr_service.cli.options import AsJson, Url, complete_experiment, complete_run, given
-from remotelr_service.mistakes import Mistake
+from remotelr_service.cli.support import output as look
+from remotelr_service.cli.support.http_client import Desk, open_desk
+from remotelr_service.cli.support.options import AsJson, Url, complete_experiment, complete_run, given
+from remotelr_service.errors import Mistake
 
 app = typer.Typer(help="Who gets in, and how far.", no_args_is_help=True, rich_markup_mode=None)
 

@@ -24,7 +24,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, QueuePool
 
 from remotelr_service.db import driver
-from remotelr_service.db.errors import DatabaseAway, DatabaseDamaged, DatabaseInUse, InvalidDatabaseUrl
+from remotelr_service.errors import DatabaseAway, DatabaseDamaged, DatabaseInUse, InvalidDatabaseUrl
 
 SQLITE_BUSY_TIMEOUT_MS = 5_000
 SQLITE_JOURNAL_LIMIT_BYTES = 64 * 1024 * 1024

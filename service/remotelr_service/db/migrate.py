@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DatabaseError
 
 from remotelr_service.db.engine import AWAY, damaged, inspection_engine, is_held, is_there, reason
-from remotelr_service.db.errors import DatabaseAway, SchemaOutdated
+from remotelr_service.errors import DatabaseAway, SchemaOutdated
 
 log = logging.getLogger(__name__)
 

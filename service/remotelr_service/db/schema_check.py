@@ -1,0 +1,41 @@
+"""Whether the database answers and fits this release, asked as cheaply as can be: without Alembic, whose import
+alone takes as long as all the rest of a start."""
+
+from sqlalchemy import Engine, inspect, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from remotelr_service.db.engine import reading
+from remotelr_service.db.tables import metadata
+from remotelr_service.errors import DatabaseAway
+
+# Of `migrations/`; a test keeps the two equal.
+NEWEST_REVISION = "0005"
+
+
+def misfit(engine: Engine, at: str | None) -> str | None:
+    """Why this release cannot work on tables at revision `at`; None when it can.
+
+    A newer release may have migrated them under our feet. Its migrations add, and take nothing away that the
+    release before it needs, so that both can serve while one is exchanged for the other; here we look whether
+    they did. Raises DatabaseAway.
+    """
+    if at == NEWEST_REVISION:
+        return None
+    if at is None or at < NEWEST_REVISION:
+        return f"at {at}, this release needs {NEWEST_REVISION}"
+    with reading(engine) as connection:
+        found = inspect(connection)
+        there = {(name, each["name"]) for name in found.get_table_names() for each in found.get_columns(name)}
+    needed = {(table.name, column.name) for table in metadata.sorted_tables for column in table.columns}
+    gone = ", ".join(".".join(each) for each in sorted(needed - there))
+    return f"at {at}, where this release misses {gone}" if gone else None
+
+
+def stored_revision(engine: Engine) -> str | None:
+    """The revision of the tables, from one short query. Raises DatabaseAway, also where there are no tables."""
+    try:
+        with reading(engine) as connection:
+            revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+            return revision
+    except SQLAlchemyError as error:
+        raise DatabaseAway("the database cannot be reached, or has no tables") from error

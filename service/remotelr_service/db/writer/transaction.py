@@ -1,0 +1,224 @@
+"""What one transaction of the writer has before it: locked runs, and events not yet stored."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from functools import cached_property
+
+from sqlalchemy import Connection
+
+from remotelr.rules import Decision, Event, Outcome, Run, next_until
+from remotelr.rules.transitions.report import asked_of_log
+from remotelr.rules.values.records import replace
+from remotelr_service.db.queries import runs as store
+from remotelr_service.db.queries import stalls as silence
+from remotelr_service.db.queries.runs import Head, Locked
+from remotelr_service.db.rows import Row
+from remotelr_service.db.tables import events
+from remotelr_service.db.writer.event_log import EventLog
+from remotelr_service.db.writer.prefetch import Point, list_counts, list_reported
+from remotelr_service.errors import RunNotFound
+
+# What tells that a trainer lives, or is not expected to.
+_HEARD_OF = frozenset({"report", "attempt", "finished"})
+
+
+class Group:
+    """The runs of a group of actions, within the transaction that stores them all.
+
+    An action finds its run, lets the rules decide, and writes what came of it: first decides, then
+    writes. What it writes, the actions behind it in the same group see. An action that fails after
+    it wrote costs the group its transaction, so `writes` counts.
+    """
+
+    def __init__(self, connection: Connection, locked: Locked) -> None:
+        self.writes = 0
+        self._connection = connection
+        self._locked = locked
+        self._heads = locked.heads
+        self._logs: dict[str, EventLog] = {}
+        self._asks: defaultdict[str, list[Point]] = defaultdict(list)
+        self._in_force: dict[tuple[int, int], Decision] = {}
+        self._moved: dict[str, None] = {}
+        self._new: list[tuple[int, Event]] = []
+
+    @cached_property
+    def now(self) -> datetime:
+        """When the transaction began, by the database's clock: replicas share no other."""
+        return self._locked.now or store.database_time(self._connection)
+
+    @property
+    def connection(self) -> Connection:
+        """The group's transaction, to read in what is no run."""
+        return self._connection
+
+    def writing(self) -> Connection:
+        """The group's transaction, to write in what is no run; from now on a refusal spoils it."""
+        self.writes += 1
+        return self._connection
+
+    def find(self, key: str) -> Head | None:
+        """The run `key` as the actions before have left it. The writer must have been given the key."""
+        return self._heads.get(key)
+
+    def get(self, key: str) -> Head:
+        """The run `key`, as the actions before in the group left it. Raises RunNotFound."""
+        head = self.find(key)
+        if head is None:
+            raise RunNotFound(key)
+        return head
+
+    def expect(self, key: str, asks: Iterable[Point]) -> None:
+        """Take note of reports that actions of the group may ask the log of this run for."""
+        self._asks[key].extend(asks)
+
+    def read_ahead(self) -> None:
+        """Ask all logs at once what they may be asked, as their runs stand before the first action."""
+        reports: dict[int, set[Point]] = {}
+        counts: dict[int, set[int]] = {}
+        logs: dict[int, EventLog] = {}
+        for key, asks in self._asks.items():
+            head = self._heads.get(key)
+            if head is None:
+                continue
+            points, counted = asked_of_log(head.run, asks)
+            if points:
+                logs[head.id], reports[head.id], counts[head.id] = self.log(key), points, counted
+        if not logs:
+            return
+        found: defaultdict[int, list[Row]] = defaultdict(list)
+        for row in list_reported(self._connection, reports):
+            found[row["run_id"]].append(row)
+        for run_id, points in reports.items():
+            logs[run_id].learn(points, found[run_id])
+        if any(counts.values()):
+            for run_id, epoch, count in list_counts(self._connection, counts):
+                logs[run_id].learn_count(epoch, count)
+
+    def log(self, key: str) -> EventLog:
+        """The history of the run `key`, with what this group has appended to it."""
+        if key not in self._logs:
+            self._logs[key] = EventLog(self._connection, self._heads[key], self.flush, self._asks.get(key, ()))
+        return self._logs[key]
+
+    def decision(self, head: Head) -> Decision:
+        """The decision of the run that is in force. All ranks of a run ask for it when they begin: it is read once."""
+        seq = head.run.decided_seq
+        if (head.id, seq) not in self._in_force:
+            self.flush()
+            event = store.find_event(self._connection, head, events.c.seq == seq)
+            assert event is not None and event.decision is not None, f"event {seq} of {head.run.key} decides nothing"
+            self._in_force[head.id, seq] = event.decision
+        return self._in_force[head.id, seq]
+
+    def append(self, head: Head, outcome: Outcome) -> Head:
+        """Store what came of an action; nothing when it brought no event."""
+        if outcome.event is None:
+            return head
+        after = self._move(head, outcome.run)
+        self._new.append((head.id, outcome.event))
+        if outcome.event.kind == "attempt":
+            self.flush()
+            store.supersede(self._connection, head.id, outcome.event)
+        self.log(head.run.key).appended(outcome.event)
+        if outcome.run.spec is not head.run.spec:
+            store.save_spec(self._connection, after)
+        if head.stalled_at is not None and outcome.event.kind in _HEARD_OF:
+            silence.end_stall(self._connection, head)
+            after = self._heads[head.run.key] = replace(after, stalled_at=None)
+        return self._timed(self._held(after), outcome.event)
+
+    def stall(self, head: Head, heard_at: datetime, usual_s: float, at: datetime) -> None:
+        """Note that the run's trainer is silent: last heard of at `heard_at`, though epochs take `usual_s`."""
+        self.writes += 1
+        self.flush()
+        silence.add_stall(self._connection, head, heard_at, usual_s, at)
+        self._heads[head.run.key] = replace(head, stalled_at=at)
+        self._moved[head.run.key] = None
+
+    def is_due(self, head: Head) -> bool:
+        """Whether the point that waits for its ranks has waited long enough."""
+        return head.due_at is not None and head.due_at <= self.now
+
+    def is_held_too_long(self, head: Head) -> bool:
+        """Whether a rate was to be held until a time that has come."""
+        return head.release_at is not None and head.release_at <= self.now
+
+    def wait_on(self, head: Head) -> None:
+        """Let the point that waits for its ranks wait until another report comes."""
+        self._move(replace(head, due_at=None), head.run)
+
+    def create(self, outcome: Outcome, *, experiment: str | None, tags: Mapping[str, str]) -> Head:
+        """Store a new run with its first event."""
+        assert outcome.event is not None
+        self.writes += 1
+        head = store.add_head(self._connection, outcome.run, experiment=experiment, tags=tags, at=self.now)
+        self._heads[head.run.key] = head
+        self._new.append((head.id, outcome.event))
+        return head
+
+    def tag(self, head: Head, tags: Mapping[str, str]) -> Head:
+        self.writes += 1
+        after = replace(head, tags=dict(tags), updated_at=self.now)
+        self._heads[head.run.key] = after
+        store.save_tags(self._connection, after)
+        return after
+
+    def delete(self, head: Head) -> None:
+        """Take the run and its events away."""
+        self.writes += 1
+        self.flush()
+        key = head.run.key
+        store.delete_head(self._connection, head)
+        del self._heads[key]
+        self._locked.rows.pop(key, None)
+        self._logs.pop(key, None)
+        self._moved.pop(key, None)
+
+    def flush(self) -> None:
+        """Write the events appended so far."""
+        new, self._new = self._new, []
+        if new:
+            store.add_events(self._connection, new, self.now)
+
+    def save(self) -> frozenset[str]:
+        """Write all that is left to write; gives the keys of the runs that moved."""
+        self.flush()
+        store.save_heads(self._connection, [self._heads[key] for key in self._moved], self._locked.rows)
+        return frozenset(self._moved)
+
+    def _timed(self, head: Head, event: Event) -> Head:
+        """The head with the time at which its waiting point is due: so long after the first report of it."""
+        timeout_s = head.run.timeout_s
+        if timeout_s is None and head.due_at is None:
+            return head
+        if event.kind == "report" and event.decision is None and (head.due_at is not None or _is_late(head, event)):
+            return head
+        due_at = None
+        if timeout_s is not None and head.run.status == "running":
+            self.flush()
+            waiting = store.find_reported(self._connection, head, head.run.epoch)
+            due_at = None if waiting is None else waiting[1] + timedelta(seconds=timeout_s)
+        after = self._heads[head.run.key] = replace(head, due_at=due_at)
+        return after
+
+    def _held(self, head: Head) -> Head:
+        """The head with the time at which a held rate is let go."""
+        release_at = next_until(head.run) if head.run.status == "running" else None
+        if release_at == head.release_at:
+            return head
+        after = self._heads[head.run.key] = replace(head, release_at=release_at)
+        store.save_release(self._connection, after)
+        return after
+
+    def _move(self, head: Head, run: Run) -> Head:
+        self.writes += 1
+        after = replace(head, run=run, updated_at=self.now)
+        self._heads[run.key] = after
+        self._moved[run.key] = None
+        return after
+
+
+def _is_late(head: Head, report: Event) -> bool:
+    """Whether the point had been decided."""
+    return report.epoch is not None and report.epoch < head.run.epoch

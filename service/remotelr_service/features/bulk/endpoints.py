@@ -1,0 +1,94 @@
+"""Commands to many runs at once."""
+
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from remotelr_service.features.bulk import bulk
+from remotelr_service.features.bulk.executor import Carrier
+from remotelr_service.features.bulk.schemas import BulkCommandAnswer, BulkCommandRequest
+from remotelr_service.features.commands import commands
+from remotelr_service.http.dependencies import CalledBy, Configured, Means, while_wanted
+from remotelr_service.http.fields import (
+    AfterPlace,
+    CommandNumber,
+    IdempotencyKey,
+    OnlyFailed,
+    PlaceLimit,
+    WaitForMany,
+)
+from remotelr_service.http.problems import Responses, described
+from remotelr_service.http.route import StrictRoute
+
+router = APIRouter(prefix="/v1/commands", tags=["operating"], route_class=StrictRoute)
+
+_UNDER_WAY: Responses = {202: {"model": BulkCommandAnswer, "description": "It is noted, and under way."}}
+
+
+def carrier_of(request: Request) -> Carrier:
+    """Who carries out commands to many runs."""
+    carrier: Carrier = request.app.state.carrier
+    return carrier
+
+
+@router.post(
+    "",
+    operation_id="bulk_command",
+    responses={
+        **_UNDER_WAY,
+        **described("invalid_command", "invalid_policy", "too_many_runs", "invalid_request", "database_away"),
+    },
+)
+async def bulk_command(
+    *,
+    body: BulkCommandRequest,
+    request: Request,
+    response: Response,
+    means: Means,
+    settings: Configured,
+    caller: CalledBy,
+    idempotency_key: IdempotencyKey = None,
+    wait: WaitForMany = 5.0,
+    after: AfterPlace = 0,
+    limit: PlaceLimit = 200,
+) -> BulkCommandAnswer:
+    """Order the same of every selected run. Each takes it or refuses it by itself, and is listed with what came of it.
+
+    With `dry_run` nothing changes, and each is listed with its rate before and after. The answer waits `wait`
+    seconds for the end; 202 says that it goes on, and `GET /v1/commands/{id}` how far it is.
+    """
+    key = body.key or body.command.key or idempotency_key
+    actor = caller.actor(body.actor or body.command.actor)
+    wanted = await run_in_threadpool(body.ordered)
+    order = commands.signed(wanted, key=key, actor=actor, reason=body.reason or body.command.reason)
+    selector = body.selector.selector()
+    if body.dry_run:
+        rehearsal = await run_in_threadpool(bulk.rehearse, means.reads, selector, order, after=after - 1, limit=limit)
+        return BulkCommandAnswer.rehearsed(rehearsal)
+    noted, is_known = await bulk.order_bulk(means.writer, means.reads, selector, order)
+    carrier = carrier_of(request)
+    if not is_known:
+        carrier.begin(noted.id)
+    await while_wanted(request, carrier.wait(noted.id, min(wait, settings.wait_limit_s)))
+    view = await run_in_threadpool(bulk.get_bulk, means.reads, noted.id, after=after - 1, limit=limit)
+    answer = BulkCommandAnswer.of(view)
+    if answer.finished_at is None:
+        response.status_code = 202
+    return answer
+
+
+@router.get(
+    "/{id}",
+    operation_id="get_bulk_command",
+    responses=described("command_not_found", "invalid_request", "database_away"),
+)
+def get_bulk_command(
+    *,
+    id: CommandNumber,
+    means: Means,
+    after: AfterPlace = 0,
+    limit: PlaceLimit = 200,
+    failed: OnlyFailed = False,
+) -> BulkCommandAnswer:
+    """A command to many runs, how far it is, and what came of it for each run that has had its turn."""
+    view = bulk.get_bulk(means.reads, id, after=after - 1, limit=limit, only_failed=failed)
+    return BulkCommandAnswer.of(view)

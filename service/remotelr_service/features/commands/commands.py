@@ -1,0 +1,134 @@
+"""Commands: what operators order of a run, and what becomes of it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from uuid import uuid4
+
+from sqlalchemy import Connection, Engine
+
+from remotelr import rules
+from remotelr.rules import Command, Event, command_from_payload, is_command, life_steps
+from remotelr_service.db.engine import reading
+from remotelr_service.db.queries import command_events as orders
+from remotelr_service.db.queries import runs as store
+from remotelr_service.db.queries.runs import Head, get_stored_run
+from remotelr_service.db.writer.transaction import Group
+from remotelr_service.db.writer.writer import Writer
+from remotelr_service.errors import CommandNotFound
+from remotelr_service.features.commands.views import CommandView, LifeStep
+from remotelr_service.features.training.override_expiry import let_go
+
+_Dated = tuple[Event, datetime]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandPage:
+    """Some commands of a run, oldest first. after: what to ask for the next page with; None on the last."""
+
+    commands: Sequence[CommandView]
+    after: int | None
+
+
+def signed(
+    command: Command, *, key: str | None, actor: str | None, reason: str | None, expected_seq: int | None = None
+) -> Command:
+    """The command with who orders it and why, under which name, and what they have seen of the run."""
+    return replace(command, key=key, actor=actor, reason=reason, expected_seq=expected_seq)
+
+
+async def command(writer: Writer, key: str, command: Command) -> int:
+    """The number of the command in the run's log. One whose key is known was noted already, and counts once.
+
+    Raises RunNotFound, and what `remotelr.rules.command` does.
+    """
+    # The writer may run an action twice: without a key of its own, a factor could then count twice.
+    named = command if command.key is not None else replace(command, key=uuid4().hex)
+    assert named.key is not None
+    name = named.key
+
+    def action(group: Group) -> int:
+        head, log = let_go(group, group.get(key)), group.log(key)
+        outcome = rules.command(head.run, named, log)
+        group.append(head, outcome)
+        event = outcome.event or log.keyed("command", name) or log.keyed("policy", name)
+        assert event is not None, "a command that brings no event was noted before"
+        return event.seq
+
+    return await writer.submit(action, key)
+
+
+def get_command(engine: Engine, key: str, seq: int) -> CommandView:
+    """The command of that number, with its life. Raises RunNotFound, CommandNotFound."""
+    with reading(engine) as connection:
+        head = get_stored_run(connection, key)
+        found = store.list_dated_events(connection, head, after=seq - 1, limit=1)
+        if not found or found[0][0].seq != seq or not is_command(found[0][0]):
+            raise CommandNotFound(f"event {seq} of the run {key!r} is no command", run=key, seq=seq)
+        return _views(connection, head, found)[0]
+
+
+def list_commands(engine: Engine, key: str, *, after: int = 0, limit: int = 100) -> CommandPage:
+    """Up to `limit` commands of the run from the first with a number above `after` on, each with its life.
+
+    Raises RunNotFound.
+    """
+    with reading(engine) as connection:
+        head = get_stored_run(connection, key)
+        found = orders.list_ordered(connection, head, after=after, limit=limit + 1)
+        shown = [each for each in found[:limit] if is_command(each[0])]
+        views = _views(connection, head, shown)
+    return CommandPage(commands=views, after=found[limit - 1][0].seq if len(found) > limit else None)
+
+
+def _views(connection: Connection, head: Head, commands: Sequence[_Dated]) -> list[CommandView]:
+    if not commands:
+        return []
+    ordered = orders.list_ordered(connection, head, after=commands[0][0].seq)
+    ended = orders.find_end(connection, head, after=commands[0][0].seq)
+    return [_view(connection, head, each, ordered, ended) for each in commands]
+
+
+def _view(
+    connection: Connection, head: Head, dated: _Dated, ordered: Sequence[_Dated], ended: _Dated | None
+) -> CommandView:
+    event, at = dated
+    told = orders.list_told(connection, head, event)
+    ending = [] if ended is None else [ended]
+    later = {each.seq: (each, when) for each, when in (*ordered, *told, *ending) if each.seq > event.seq}
+    life = list(_steps(head, dated, [later[seq] for seq in sorted(later)]))
+    newest = life[-1]
+    return CommandView(
+        run=head.run.key,
+        seq=event.seq,
+        holds_from=event.holds_from,
+        key=event.key,
+        command=command_from_payload(event),
+        created_at=at,
+        state=newest.state,
+        at_epoch=newest.epoch,
+        rate=newest.rate if newest.state in ("applied", "rejected") else None,
+        reason=None if len(life) == 1 else newest.reason,
+        life=life,
+    )
+
+
+def _steps(head: Head, dated: _Dated, later: Sequence[_Dated]) -> Iterable[LifeStep]:
+    """How the command came to stand as it does, oldest step first, each with the event that brought it."""
+    event, at = dated
+    order = command_from_payload(event)
+    yield LifeStep(state="queued", at=at, seq=event.seq, actor=order.actor, reason=order.reason)
+    known = {each.seq: (each, when) for each, when in (dated, *later)}
+    for life in life_steps(event, [each for each, _ in later], head.run)[1:]:
+        assert life.seq is not None, "what is behind queued was brought by an event"
+        brought, when = known[life.seq]
+        by = command_from_payload(brought) if is_command(brought) and brought is not event else None
+        yield LifeStep(
+            state=life.state,
+            at=when,
+            seq=brought.seq,
+            epoch=life.at_epoch,
+            rate=life.rate,
+            actor=None if by is None else by.actor,
+            reason=life.reason if by is None or by.reason is None else by.reason,
+        )

@@ -1,0 +1,85 @@
+"""Experiments: named groups of runs, with what their runs begin with and the rails they keep to."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from remotelr_service.features.bulk.endpoints import carrier_of
+from remotelr_service.features.experiments import experiments
+from remotelr_service.features.experiments.schemas import (
+    ExperimentAnswer,
+    ExperimentPage,
+    ExperimentPutAnswer,
+    ExperimentRequest,
+)
+from remotelr_service.http.dependencies import CalledBy, Configured, Means, while_wanted
+from remotelr_service.http.fields import KEY_PATTERN, ExperimentName, Limit, WaitForMany
+from remotelr_service.http.problems import Responses, described
+from remotelr_service.http.route import StrictRoute
+
+router = APIRouter(prefix="/v1/experiments", tags=["experiments"], route_class=StrictRoute)
+
+_CREATED: Responses = {
+    201: {
+        "model": ExperimentPutAnswer,
+        "description": "The experiment is new.",
+        "headers": {"Location": {"description": "The experiment.", "schema": {"type": "string"}}},
+    }
+}
+
+
+@router.put(
+    "/{experiment}",
+    operation_id="put_experiment",
+    responses={**_CREATED, **described("invalid_policy", "invalid_request", "database_away")},
+)
+async def put_experiment(
+    *,
+    experiment: ExperimentName,
+    body: ExperimentRequest,
+    request: Request,
+    response: Response,
+    means: Means,
+    settings: Configured,
+    caller: CalledBy,
+    wait: WaitForMany = 5.0,
+) -> ExperimentPutAnswer:
+    """Set what the runs of the experiment begin with, and the rails all of them keep to.
+
+    What is not given is not set any more. Policy and tags are for runs that are created from now on; other rails
+    go to each running run too, as an event of its log. `wait` says how long to wait until all of them have it.
+    """
+    wanted = await run_in_threadpool(body.settings)
+    put = await experiments.put_experiment(
+        means.writer, experiment, wanted, actor=caller.actor(body.actor), reason=body.reason
+    )
+    if put.rails_command is not None:
+        carrier = carrier_of(request)
+        carrier.begin(put.rails_command)
+        await while_wanted(request, carrier.wait(put.rails_command, min(wait, settings.wait_limit_s)))
+    if put.is_new:
+        response.status_code = 201
+        response.headers["Location"] = f"/v1/experiments/{experiment}"
+    return ExperimentPutAnswer.put(put.experiment, put.rails_command)
+
+
+@router.get("", operation_id="list_experiments", responses=described("invalid_request", "database_away"))
+def list_experiments(
+    means: Means,
+    after: Annotated[str | None, Query(pattern=KEY_PATTERN, description="Only names behind this one.")] = None,
+    limit: Limit = 100,
+) -> ExperimentPage:
+    """Experiments in order of their names, page by page: those that were set, and those that runs have named."""
+    page = experiments.list_experiments(means.reads, after=after, limit=limit)
+    return ExperimentPage(experiments=[ExperimentAnswer.of(each) for each in page.experiments], next=page.after)
+
+
+@router.get(
+    "/{experiment}",
+    operation_id="get_experiment",
+    responses=described("experiment_not_found", "invalid_request", "database_away"),
+)
+def get_experiment(experiment: ExperimentName, means: Means) -> ExperimentAnswer:
+    """The experiment, and what its runs begin with."""
+    return ExperimentAnswer.of(experiments.get_experiment(means.reads, experiment))

@@ -1,0 +1,69 @@
+"""Whether the service lives, whether it can work, and what it is."""
+
+import asyncio
+
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import PlainTextResponse
+
+from remotelr.rules import RULES_VERSION
+from remotelr_service.features.health.checks import OK, database_checks, write_check
+from remotelr_service.features.health.schemas import HealthAnswer, VersionAnswer
+from remotelr_service.http.dependencies import Means, draining
+from remotelr_service.http.fields import Verbose
+from remotelr_service.http.problems import described, problem
+from remotelr_service.http.route import StrictRoute
+
+PING_TIMEOUT_S = 1.0
+
+router = APIRouter(tags=["health"], route_class=StrictRoute)
+
+
+@router.get("/livez", operation_id="livez", responses=described("invalid_request"))
+async def livez() -> HealthAnswer:
+    """Yes, as long as the process answers at all. When this fails, restart it."""
+    return HealthAnswer(status="ok")
+
+
+@router.get(
+    "/readyz",
+    operation_id="readyz",
+    response_model=HealthAnswer,
+    response_model_exclude_none=True,
+    responses=described("not_ready", "invalid_request"),
+)
+async def readyz(request: Request, means: Means, verbose: Verbose = False) -> HealthAnswer | Response:
+    """Whether to send requests here: the database answers, its tables fit, writing works, and it is not stopping."""
+    checks = await _database_checks(means)
+    checks["writes"] = write_check(means)
+    checks["serving"] = "stopping" if draining(request).is_set() else OK
+    failing = {name: said for name, said in checks.items() if said != OK}
+    if failing:
+        detail = "; ".join(f"{name}: {said}" for name, said in failing.items())
+        return problem("not_ready", detail, checks=checks if verbose else None)
+    return HealthAnswer(status="ok", checks=checks if verbose else None)
+
+
+@router.get(
+    "/metrics",
+    operation_id="get_metrics",
+    response_class=PlainTextResponse,
+    responses={200: {"description": "In Prometheus's text format."}, **described("invalid_request")},
+)
+async def get_metrics(means: Means) -> Response:
+    """What this process counts of itself, for Prometheus. Nothing in it is named by users."""
+    return Response(means.metrics.page(), media_type=means.metrics.content_type)
+
+
+@router.get("/version", operation_id="get_version", responses=described("invalid_request"))
+async def get_version(request: Request) -> VersionAnswer:
+    """The release, and the version of the rules by which new runs are decided."""
+    return VersionAnswer(version=request.app.version, rules_version=RULES_VERSION, api="v1")
+
+
+async def _database_checks(means: Means) -> dict[str, str]:
+    try:
+        async with asyncio.timeout(PING_TIMEOUT_S):
+            return await asyncio.shield(asyncio.ensure_future(run_in_threadpool(database_checks, means.reads)))
+    except TimeoutError:
+        return {"database": f"no answer within {PING_TIMEOUT_S:g} s", "schema": "not known"}

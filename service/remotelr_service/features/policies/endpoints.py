@@ -1,0 +1,73 @@
+"""Policies: what their curves look like, and what may be written in them."""
+
+import csv
+from io import StringIO
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from remotelr.rules import Preview, preview
+from remotelr.rules.policy.json_schema import json_schema
+from remotelr_service.features.policies.charts import picture_of_preview
+from remotelr_service.features.policies.schemas import PreviewAnswer, PreviewRequest
+from remotelr_service.http.negotiation import CSV, JSON, SVG, wanted
+from remotelr_service.http.problems import described
+from remotelr_service.http.route import StrictRoute
+
+router = APIRouter(prefix="/v1/policies", tags=["policies"], route_class=StrictRoute)
+
+
+@router.post(
+    "/preview",
+    operation_id="preview_policy",
+    responses={
+        200: {
+            "model": PreviewAnswer,
+            "content": {CSV: {"schema": {"type": "string"}}, SVG: {"schema": {"type": "string"}}},
+        },
+        **described("invalid_policy", "invalid_request"),
+    },
+    response_model=None,
+)
+def preview_policy(body: PreviewRequest, request: Request) -> PreviewAnswer | Response:
+    """The curve a policy would give: `count` positions of its unit from `start` on. Nothing is stored.
+
+    JSON, or what Accept says: `text/csv` is a table, `image/svg+xml` a picture.
+    """
+    policy = body.parsed()
+    curve = preview(
+        policy,
+        body.initial_learning_rate,
+        body.count,
+        body.start,
+        body.measured(),
+        steps_per_epoch=body.steps_per_epoch,
+        total=body.total,
+    )
+    match wanted(request, (JSON, CSV, SVG)):
+        case "text/csv":
+            return _table(curve, body.start, policy.unit)
+        case "image/svg+xml":
+            return picture_of_preview(curve, body.start, policy.unit)
+    momentum = None if curve.momentum is None else list(curve.momentum)
+    return PreviewAnswer(learning_rates=list(curve.learning_rates), momentum=momentum)
+
+
+@router.get("/schema", operation_id="get_policy_schema", responses=described("invalid_request"))
+async def get_policy_schema() -> dict[str, Any]:
+    """The JSON Schema of policies: every schedule, every parameter, every bound."""
+    return json_schema()
+
+
+def _table(curve: Preview, start: int, unit: str) -> Response:
+    """One row for each position, with the digits that make the very same double again."""
+    table = StringIO()
+    writer = csv.writer(table)
+    positions = range(start, start + len(curve.learning_rates))
+    if curve.momentum is None:
+        writer.writerow([unit, "learning_rate"])
+        writer.writerows(zip(positions, curve.learning_rates, strict=True))
+    else:
+        writer.writerow([unit, "learning_rate", "momentum"])
+        writer.writerows(zip(positions, curve.learning_rates, curve.momentum, strict=True))
+    return Response(table.getvalue(), media_type=CSV)

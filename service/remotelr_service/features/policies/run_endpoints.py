@@ -1,0 +1,70 @@
+"""Explaining and rehearsing: why an epoch has its rate, what other policies had made of a run, and doing it again."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from remotelr_service.features.policies import replay_policy, what_if
+from remotelr_service.features.policies.charts import picture_of_what_if
+from remotelr_service.features.policies.schemas import ReplayPolicyAnswer, WhatIfAnswer, WhatIfRequest
+from remotelr_service.features.training import decisions
+from remotelr_service.features.training.schemas import ExplainedDecisionAnswer
+from remotelr_service.http.dependencies import Means
+from remotelr_service.http.fields import MAX_EPOCH, RunKey
+from remotelr_service.http.negotiation import JSON, SVG, wanted
+from remotelr_service.http.problems import described
+from remotelr_service.http.route import StrictRoute
+
+router = APIRouter(prefix="/v1/runs/{run}", tags=["explaining"], route_class=StrictRoute)
+
+DecidedEpoch = Annotated[int, Path(ge=0, le=MAX_EPOCH, description="The epoch the rate is for, 0-based.")]
+
+
+@router.get(
+    "/decisions/{epoch}",
+    operation_id="get_decision_of_epoch",
+    responses=described("run_not_found", "epoch_undecided", "invalid_request", "database_away"),
+)
+def get_decision_of_epoch(run: RunKey, epoch: DecidedEpoch, means: Means) -> ExplainedDecisionAnswer:
+    """The decision the epoch went by, with what made it and a sentence that says so.
+
+    An epoch without a decision of its own, in a gap, went by the newest one before.
+    """
+    return ExplainedDecisionAnswer.explained(decisions.decision_of_epoch(means.reads, run, epoch))
+
+
+@router.post(
+    "/what-if",
+    operation_id="what_if",
+    responses={
+        200: {"model": WhatIfAnswer, "content": {SVG: {"schema": {"type": "string"}}}},
+        **described(
+            "run_not_found", "record_too_long", "invalid_policy", "invalid_report", "invalid_request", "database_away"
+        ),
+    },
+    response_model=None,
+)
+async def ask_what_if(run: RunKey, body: WhatIfRequest, means: Means, request: Request) -> WhatIfAnswer | Response:
+    """The rates the run would have had under other policies, beside those it had; JSON, or with Accept SVG.
+
+    Each policy is given the losses that were recorded, and no commands. Nothing is stored.
+    """
+
+    def work() -> WhatIfAnswer | Response:
+        found = what_if.what_if(means.reads, run, body.parsed())
+        if wanted(request, (JSON, SVG)) == SVG:
+            return picture_of_what_if(run, found)
+        return WhatIfAnswer.of(run, found)
+
+    return await run_in_threadpool(work)
+
+
+@router.get(
+    "/replay-policy",
+    operation_id="get_replay_policy",
+    responses=described("run_not_found", "record_too_long", "invalid_request", "database_away"),
+)
+def get_replay_policy(run: RunKey, means: Means) -> ReplayPolicyAnswer:
+    """What really happened, operators included, as a policy: a new run with it gets the same rates."""
+    return ReplayPolicyAnswer.of(run, replay_policy.replay_policy(means.reads, run))

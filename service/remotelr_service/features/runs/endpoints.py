@@ -1,0 +1,120 @@
+"""Runs: create or get, list, tag, finish, delete."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from starlette.concurrency import run_in_threadpool
+
+from remotelr_service.features.runs import runs
+from remotelr_service.features.runs.schemas import FinishRequest, RunAnswer, RunPage, RunRequest, Status, TagsRequest
+from remotelr_service.http.dependencies import CalledBy, Means
+from remotelr_service.http.fields import KEY_PATTERN, TAG_FILTER_PATTERN, Limit, RunKey, Stalled
+from remotelr_service.http.problems import Responses, described
+from remotelr_service.http.route import StrictRoute
+
+router = APIRouter(prefix="/v1/runs", tags=["runs"], route_class=StrictRoute)
+
+_CREATED: Responses = {
+    201: {
+        "model": RunAnswer,
+        "description": "The run is new.",
+        "headers": {"Location": {"description": "The run.", "schema": {"type": "string"}}},
+    }
+}
+
+
+@router.put(
+    "/{run}",
+    operation_id="put_run",
+    responses={
+        **_CREATED,
+        **described(
+            "policy_conflict",
+            "experiment_conflict",
+            "invalid_policy",
+            "invalid_command",
+            "invalid_request",
+            "database_away",
+        ),
+    },
+)
+async def put_run(*, run: RunKey, body: RunRequest, means: Means, caller: CalledBy, response: Response) -> RunAnswer:
+    """Create the run, or get it: the same policy again is the same run."""
+    # Checking a policy can take some milliseconds, in which no other request shall wait.
+    spec = await run_in_threadpool(body.spec)
+    experiment = caller.experiment_for(body.experiment)
+    view, is_new = await runs.put_run(
+        means.writer, run, spec, experiment=experiment, tags=body.tags, on_conflict=body.on_conflict, by=caller.name
+    )
+    if is_new:
+        response.status_code = 201
+        response.headers["Location"] = f"/v1/runs/{run}"
+    return RunAnswer.of(view)
+
+
+@router.get("", operation_id="list_runs", responses=described("invalid_request", "database_away"))
+def list_runs(
+    *,
+    means: Means,
+    experiment: Annotated[str | None, Query(pattern=KEY_PATTERN, description="Only runs of this experiment.")] = None,
+    status: Annotated[Status | None, Query(description="Only runs that stand so.")] = None,
+    tag: Annotated[str | None, Query(pattern=TAG_FILTER_PATTERN, description="Only runs with `name:value`.")] = None,
+    stalled: Stalled = None,
+    after: Annotated[str | None, Query(pattern=KEY_PATTERN, description="Only keys behind this one.")] = None,
+    limit: Limit = 100,
+) -> RunPage:
+    """Runs in order of their keys, page by page."""
+    page = runs.list_runs(
+        means.reads,
+        experiment=experiment,
+        status=status,
+        tag=_name_and_value(tag),
+        stalled=stalled,
+        after=after,
+        limit=limit,
+    )
+    return RunPage(runs=[RunAnswer.of(view) for view in page.runs], next=page.after)
+
+
+@router.get("/{run}", operation_id="get_run", responses=described("run_not_found", "invalid_request", "database_away"))
+def get_run(run: RunKey, means: Means) -> RunAnswer:
+    """The run, and where it stands."""
+    return RunAnswer.of(runs.get_run(means.reads, run))
+
+
+@router.patch(
+    "/{run}",
+    operation_id="tag_run",
+    responses=described("run_not_found", "too_many_tags", "invalid_request", "database_away"),
+)
+async def tag_run(run: RunKey, body: TagsRequest, means: Means) -> RunAnswer:
+    """Change tags of the run, as a JSON Merge Patch (RFC 7396) does: the others stay."""
+    return RunAnswer.of(await runs.tag_run(means.writer, run, body.tags))
+
+
+@router.delete(
+    "/{run}",
+    operation_id="delete_run",
+    status_code=204,
+    responses=described("run_not_found", "invalid_request", "database_away"),
+)
+async def delete_run(run: RunKey, means: Means, caller: CalledBy) -> None:
+    """Take the run and its whole log away, for good. The audit keeps what was ordered of it, and by whom."""
+    await runs.delete_run(means.writer, run, by=caller.name)
+
+
+@router.post(
+    "/{run}/finish",
+    operation_id="finish_run",
+    responses=described("run_not_found", "run_finished", "server_behind", "invalid_request", "database_away"),
+)
+async def finish_run(run: RunKey, body: FinishRequest, means: Means) -> RunAnswer:
+    """Say how the run ended. It takes no further reports, until an attempt begins it again."""
+    return RunAnswer.of(await runs.finish_run(means.writer, run, body.status, body.last_seq))
+
+
+def _name_and_value(tag: str | None) -> tuple[str, str] | None:
+    if tag is None:
+        return None
+    name, _, value = tag.partition(":")
+    return name, value

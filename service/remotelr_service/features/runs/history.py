@@ -1,0 +1,87 @@
+"""What happened to a run: its curve, and its log."""
+
+import asyncio
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+
+from sqlalchemy import Engine
+
+from remotelr.rules import Decision, Event, metrics_from_json
+from remotelr.rules.run.events import Kind
+from remotelr_service.db.engine import reading
+from remotelr_service.db.queries import runs as store
+from remotelr_service.db.queries.runs import Standing, get_stored_run
+from remotelr_service.errors import RunNotFound
+from remotelr_service.features.runs.views import EventView, HistoryRow
+from remotelr_service.live.waiters import Notices
+
+
+def history(engine: Engine, key: str, after: int = 0, limit: int = 200) -> list[HistoryRow]:
+    """Up to `limit` reports of the run in the order they came, from the first with a `seq` above `after` on.
+
+    What an attempt rewound past is there too, marked. Raises RunNotFound.
+    """
+    with reading(engine) as connection:
+        head = get_stored_run(connection, key)
+        reports = store.list_reports(connection, head, after=after, limit=limit)
+        # A rank that waited, or came late, did not decide its point itself.
+        points = {_point(event) for event, _, _ in reports if event.decision is None}
+        decided = store.list_point_decisions(connection, head, points)
+    return [_row(event, at, told, event.decision or decided.get(_point(event))) for event, at, told in reports]
+
+
+def _point(event: Event) -> tuple[int, int | None]:
+    return event.epoch or 0, event.superseded_by
+
+
+def _row(event: Event, at: datetime, told: float, decision: Decision | None) -> HistoryRow:
+    return HistoryRow(
+        seq=event.seq,
+        epoch=event.epoch or 0,
+        attempt=event.attempt,
+        rank=event.rank or 0,
+        metrics=metrics_from_json(event.payload["metrics"]),
+        learning_rate=told,
+        used_learning_rate=event.payload.get("learning_rate"),
+        next_learning_rate=None if decision is None else decision.learning_rate,
+        reason=None if decision is None else decision.reason,
+        action=None if decision is None else decision.action,
+        superseded_by=event.superseded_by,
+        created_at=at,
+    )
+
+
+def events(engine: Engine, key: str, after: int = 0, limit: int = 200, kind: Kind | None = None) -> list[EventView]:
+    """Up to `limit` events of the run's log, from the first with a `seq` above `after` on, of one kind or of all.
+
+    Raises RunNotFound.
+    """
+    with reading(engine) as connection:
+        head = get_stored_run(connection, key)
+        found = store.list_dated_events(connection, head, after=after, limit=limit, kind=kind)
+    return [EventView(event=event, created_at=at) for event, at in found]
+
+
+async def wait_for_events(
+    engine: Engine, notices: Notices, key: str, after: int, *, wait_s: float, kind: Kind | None = None
+) -> None:
+    """Until there is such an event with a `seq` above `after`, or `wait_s` are over.
+
+    Neither a thread nor a transaction is held while waiting. Raises RunNotFound, also when the run is deleted.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(wait_s):
+            while True:
+                # What moves the run may be of another kind: then only what came since is looked through.
+                standing = await notices.wait(key, partial(_is_beyond, after))
+                if standing is None:
+                    raise RunNotFound(key)
+                found = await asyncio.to_thread(events, engine, key, after, 1, kind)
+                if found:
+                    return
+                after = standing.seq
+
+
+def _is_beyond(after: int, standing: Standing) -> bool:
+    return standing.seq > after

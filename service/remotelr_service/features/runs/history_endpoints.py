@@ -1,0 +1,111 @@
+"""What happened to a run: its curve, as JSON or CSV, and its log."""
+
+import csv
+from collections.abc import Iterator
+from io import StringIO
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from remotelr.rules.run.events import Kind
+from remotelr_service.features.runs import history
+from remotelr_service.features.runs.schemas import EpochAnswer, EventAnswer, EventPage, HistoryPage
+from remotelr_service.http.context import Resources
+from remotelr_service.http.dependencies import Configured, Means, while_wanted
+from remotelr_service.http.fields import MAX_PAGE, AfterSequence, Limit, OptionalLimit, RunKey, Wait
+from remotelr_service.http.problems import described
+from remotelr_service.http.route import StrictRoute
+
+router = APIRouter(prefix="/v1/runs/{run}", tags=["history"], route_class=StrictRoute)
+
+# A table that is asked for whole stops here: a spreadsheet does too.
+MAX_ROWS = 100_000
+
+Format = Annotated[
+    Literal["json", "csv"] | None,
+    Query(alias="format", description="Absent, the header Accept decides: `text/csv` is CSV."),
+]
+
+OneKind = Annotated[Kind | None, Query(description="Only events of this kind.")]
+
+
+@router.get(
+    "/history",
+    operation_id="get_history",
+    responses={
+        200: {"model": HistoryPage, "content": {"text/csv": {"schema": {"type": "string"}}}},
+        **described("run_not_found", "invalid_request", "database_away"),
+    },
+    response_model=None,
+)
+def get_history(
+    *,
+    run: RunKey,
+    request: Request,
+    means: Means,
+    after: AfterSequence = 0,
+    limit: OptionalLimit = None,
+    form: Format = None,
+) -> HistoryPage | Response:
+    """The reports of the run in the order they came; what an attempt rewound past is there too, marked.
+
+    JSON comes in pages of 100 unless `limit` says otherwise, CSV whole, one column for each metric.
+    """
+    wants_csv = form == "csv" or (form is None and "text/csv" in request.headers.get("accept", ""))
+    if wants_csv:
+        return Response(_table(list(_rows(means, run, after, limit))), media_type="text/csv")
+    rows = [EpochAnswer.of(row) for row in history.history(means.reads, run, after, (limit or 100) + 1)]
+    shown = rows[: limit or 100]
+    return HistoryPage(run=run, reports=shown, next=shown[-1].seq if len(rows) > len(shown) else None)
+
+
+@router.get(
+    "/events", operation_id="list_events", responses=described("run_not_found", "invalid_request", "database_away")
+)
+async def list_events(
+    *,
+    run: RunKey,
+    request: Request,
+    means: Means,
+    settings: Configured,
+    after: AfterSequence = 0,
+    limit: Limit = 100,
+    kind: OneKind = None,
+    wait: Wait = 0.0,
+) -> EventPage:
+    """The run's log, oldest first: reports, decisions, attempts, commands, policies.
+
+    With `wait` the answer comes as soon as there is something to tell, and is empty when that takes longer.
+    """
+    if wait > 0:
+        wait_s = min(wait, settings.wait_limit_s)
+        await while_wanted(
+            request, history.wait_for_events(means.reads, means.notices, run, after, wait_s=wait_s, kind=kind)
+        )
+    views = await run_in_threadpool(history.events, means.reads, run, after, limit + 1, kind)
+    shown = [EventAnswer.of(view) for view in views[:limit]]
+    return EventPage(run=run, events=shown, next=shown[-1].seq if len(views) > limit else None)
+
+
+def _rows(means: Resources, run: str, after: int, limit: int | None) -> Iterator[EpochAnswer]:
+    left = MAX_ROWS if limit is None else limit
+    while left > 0:
+        page = history.history(means.reads, run, after, min(left, MAX_PAGE))
+        yield from map(EpochAnswer.of, page)
+        if len(page) < MAX_PAGE:
+            return
+        left, after = left - len(page), page[-1].seq
+
+
+def _table(rows: list[EpochAnswer]) -> str:
+    """The rows as CSV. Every name begins with a letter, so a spreadsheet takes none for a formula."""
+    columns = [name for name in EpochAnswer.model_fields if name != "metrics"]
+    metrics = sorted({name for row in rows for name in row.metrics})
+    table = StringIO()
+    writer = csv.writer(table)
+    writer.writerow([*columns, *metrics])
+    for row in rows:
+        members = row.model_dump(mode="json")
+        writer.writerow([*(members[name] for name in columns), *(row.metrics.get(name) for name in metrics)])
+    return table.getvalue()

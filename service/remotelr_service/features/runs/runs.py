@@ -1,0 +1,183 @@
+"""Runs: create or get, list, tag, finish, delete."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from sqlalchemy import Engine
+
+from remotelr import rules
+from remotelr.rules import InvalidPolicy, Policy, Rails, RunSpec, policy_from_json
+from remotelr.rules.run.model import FinalStatus, OnConflict, Status
+from remotelr_service.db.engine import reading
+from remotelr_service.db.queries import experiments
+from remotelr_service.db.queries import runs as store
+from remotelr_service.db.queries.experiments import Experiment
+from remotelr_service.db.queries.runs import Head, get_stored_decision, get_stored_run
+from remotelr_service.db.writer.transaction import Group
+from remotelr_service.db.writer.writer import Writer
+from remotelr_service.errors import ExperimentConflict, TooManyTags
+from remotelr_service.features.runs.views import Page, RunView, view_of
+from remotelr_service.http.auth import audit
+
+MAX_TAGS: Final = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenSpec:
+    """What the owner of a run says of it who leaves the policy to the experiment. The members are those of RunSpec."""
+
+    initial_learning_rate: float | None = None
+    world_size: int = 1
+    steps_per_epoch: int | None = None
+    total_epochs: int | None = None
+
+    def under(self, policy: Policy) -> RunSpec:
+        return RunSpec(
+            policy=policy,
+            initial_learning_rate=self.initial_learning_rate,
+            world_size=self.world_size,
+            steps_per_epoch=self.steps_per_epoch,
+            total_epochs=self.total_epochs,
+        )
+
+
+async def put_run(
+    writer: Writer,
+    key: str,
+    spec: RunSpec | OpenSpec,
+    *,
+    experiment: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    on_conflict: OnConflict = "error",
+    by: str | None = None,
+) -> tuple[RunView, bool]:
+    """The run `key`, and whether it is new. The tags of a run that exists stay as they are.
+
+    by: who asks; the audit says so where it sets another policy.
+
+    A new run takes from its experiment the rails, the tags it does not have itself, and without a policy of its
+    own the policy. A run that exists keeps its policy when none is given.
+
+    Raises PolicyConflict as `on_conflict` says, ExperimentConflict when the run is in another
+    experiment than the given one, InvalidCommand when its rails forbid what a replaced policy does to the rate,
+    InvalidPolicy when the policy lacks what the run does not give, or when
+    there is none, TooManyTags.
+    """
+
+    def action(group: Group) -> tuple[RunView, bool]:
+        head = group.find(key)
+        if head is None:
+            created = _create(group, key, spec, experiment, tags or {})
+            return view_of(created, group.decision(created)), True
+        if experiment is not None and experiment != head.experiment:
+            raise ExperimentConflict(key, head.experiment, experiment)
+        if isinstance(spec, RunSpec):
+            # Rails are the experiment's: whoever trains has none to say.
+            wanted = replace(spec, rails=head.run.spec.rails)
+            outcome = rules.put_policy(head.run, wanted, on_conflict)
+            head = group.append(head, outcome)
+            if outcome.event is not None:
+                audit.note(group, "policy_set", key, {"seq": outcome.event.seq, "on_conflict": on_conflict}, by)
+        return view_of(head, group.decision(head)), False
+
+    return await writer.submit(action, key)
+
+
+def _create(group: Group, key: str, spec: RunSpec | OpenSpec, experiment: str | None, tags: Mapping[str, str]) -> Head:
+    known = None if experiment is None else experiments.lock_experiment(group.connection, experiment, shared=True)
+    merged = {**(known.tags if known else {}), **tags}
+    if len(merged) > MAX_TAGS:
+        raise TooManyTags(key, len(merged), MAX_TAGS)
+    full = spec if isinstance(spec, RunSpec) else spec.under(_default_policy(experiment, known))
+    outcome = rules.create(key, replace(full, rails=Rails.from_json(known.rails if known else None)))
+    if experiment is not None and known is None:
+        added = Experiment(name=experiment, created_at=group.now, updated_at=group.now)
+        experiments.add_experiment(group.writing(), added)
+    return group.create(outcome, experiment=experiment, tags=merged)
+
+
+def _default_policy(name: str | None, experiment: Experiment | None) -> Policy:
+    if experiment is None or experiment.policy is None:
+        raise InvalidPolicy(
+            "a new run needs a policy: give one, or name an experiment that has one"
+            if name is None
+            else f"a new run needs a policy: give one, or set one for all runs of {name!r} by "
+            f"PUT /v1/experiments/{name}"
+        )
+    return policy_from_json(experiment.policy)
+
+
+def get_run(engine: Engine, key: str) -> RunView:
+    """The run `key`. Raises RunNotFound."""
+    with reading(engine) as connection:
+        head = get_stored_run(connection, key)
+        return view_of(head, get_stored_decision(connection, head))
+
+
+def list_runs(
+    engine: Engine,
+    *,
+    experiment: str | None = None,
+    status: Status | None = None,
+    tag: tuple[str, str] | None = None,
+    stalled: bool | None = None,
+    after: str | None = None,
+    limit: int = 100,
+) -> Page:
+    """Up to `limit` runs in order of key, from the first one behind `after` on.
+
+    experiment, status, tag (name and value), stalled: only the runs that have it.
+    """
+    with reading(engine) as connection:
+        # One more than asked for tells whether there is a next page.
+        heads = store.list_heads(
+            connection, experiment=experiment, status=status, tag=tag, stalled=stalled, after=after, limit=limit + 1
+        )
+        shown = heads[:limit]
+        decisions = store.list_decisions(connection, shown)
+    views = [view_of(head, decisions[head.id]) for head in shown if head.id in decisions]
+    return Page(runs=views, after=shown[-1].run.key if len(heads) > limit else None)
+
+
+async def tag_run(writer: Writer, key: str, changes: Mapping[str, str | None]) -> RunView:
+    """The run with its tags changed: a value sets a tag, None removes it, all others stay.
+
+    Raises RunNotFound, and TooManyTags where the run would then have more than it may.
+    """
+
+    def action(group: Group) -> RunView:
+        head = group.get(key)
+        merged = {**head.tags, **changes}
+        tags = {name: value for name, value in merged.items() if value is not None}
+        if len(tags) > MAX_TAGS:
+            raise TooManyTags(key, len(tags), MAX_TAGS)
+        head = group.tag(head, tags)
+        return view_of(head, group.decision(head))
+
+    return await writer.submit(action, key)
+
+
+async def finish_run(writer: Writer, key: str, status: FinalStatus, last_seq: int | None = None) -> RunView:
+    """The run at its end; the same end again changes nothing.
+
+    Raises RunNotFound, RunFinished for another end, ServerBehind where the trainer holds more than the log.
+    """
+
+    def action(group: Group) -> RunView:
+        head = group.get(key)
+        after = group.append(head, rules.finish(head.run, status, last_seq))
+        return view_of(after, group.decision(after))
+
+    return await writer.submit(action, key)
+
+
+async def delete_run(writer: Writer, key: str, *, by: str | None = None) -> None:
+    """The run and its events are gone; the audit keeps what people ordered of it. Raises RunNotFound."""
+
+    def action(group: Group) -> None:
+        head = group.get(key)
+        audit.note_deletion(group, head, by)
+        group.delete(head)
+
+    await writer.submit(action, key)

@@ -1,0 +1,83 @@
+"""Following runs live, as server-sent events."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+
+from remotelr_service.features.runs.schemas import Status
+from remotelr_service.features.streams.sse import HEARTBEAT_S, MEDIA_TYPE, EventStream
+from remotelr_service.http.dependencies import Means
+from remotelr_service.http.fields import KEY_PATTERN, MAX_INTEGER, TAG_FILTER_PATTERN, RunKey
+from remotelr_service.http.problems import Refusal, Responses, described
+from remotelr_service.http.route import StrictRoute
+from remotelr_service.live.hub import Cursor, Selection
+
+router = APIRouter(prefix="/v1", tags=["history"], route_class=StrictRoute)
+
+_STREAM: Responses = {
+    200: {
+        "description": "Events `decision`, `attempt`, `command`, `policy`, `report`, `created`, `finished` and "
+        "`stalled`, each with a JSON document; `begin` first. A comment every 15 s says that the stream is alive.",
+        "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
+    }
+}
+_ID_HELP = "The id of the last event that was had: the stream goes on behind it. Browsers send it by themselves."
+
+
+@router.get(
+    "/runs/{run}/stream",
+    operation_id="stream_run",
+    response_class=Response,
+    responses={**_STREAM, **described("run_not_found", "invalid_request", "database_away")},
+)
+async def stream_run(
+    run: RunKey,
+    means: Means,
+    after: Annotated[
+        int | None, Query(ge=0, le=MAX_INTEGER, description="Begin behind this `seq`; 0 is the whole log.")
+    ] = None,
+    last_event_id: Annotated[str | None, Header(pattern=r"^[0-9]{1,15}s?$", description=_ID_HELP)] = None,
+) -> Response:
+    """What happens to the run, from now on or from where it was left. Ids are `seq`, and `12s` a stall behind 12."""
+    place = None if after is None else (after, 0)
+    if last_event_id is not None:
+        place = int(last_event_id.rstrip("s")), int(last_event_id.endswith("s"))
+    following = means.streams.follow_run(run, place, HEARTBEAT_S)
+    return EventStream(await anext(following), following)
+
+
+@router.get(
+    "/stream",
+    operation_id="stream_runs",
+    response_class=Response,
+    responses={**_STREAM, **described("invalid_request", "database_away")},
+)
+async def stream_runs(
+    *,
+    means: Means,
+    experiment: Annotated[str | None, Query(pattern=KEY_PATTERN, description="Only runs of this experiment.")] = None,
+    status: Annotated[Status | None, Query(description="Only runs that stand so when it is told.")] = None,
+    tag: Annotated[str | None, Query(pattern=TAG_FILTER_PATTERN, description="Only runs with `name:value`.")] = None,
+    last_event_id: Annotated[str | None, Header(max_length=3_000, description=_ID_HELP)] = None,
+) -> Response:
+    """What happens to all runs, or to those that are selected, from now on or from where it was left.
+
+    Within a run it is in the order of its log. Ids are opaque, and good on every replica.
+    """
+    after = None if last_event_id is None else _cursor(last_event_id)
+    name, _, value = (tag or "").partition(":")
+    selection = Selection(experiment, status, None if tag is None else (name, value))
+    following = means.streams.follow_all(selection, after, HEARTBEAT_S)
+    return EventStream(await anext(following), following)
+
+
+def _cursor(written: str) -> Cursor:
+    cursor = Cursor.read(written)
+    if cursor is None:
+        message = "is not an id of this stream"
+        raise Refusal(
+            "invalid_request",
+            f"header.last-event-id: {message}",
+            errors=[{"path": "header.last-event-id", "message": message}],
+        )
+    return cursor

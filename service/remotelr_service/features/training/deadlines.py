@@ -1,0 +1,111 @@
+"""Points whose time is over: decided without the ranks that are missing, whoever notices first.
+
+That may be a rank that asks again (`reports.py` beside this file) or any replica that looks; also one that was
+not there when the point began to wait. What tells the time is the database's clock, for all of them.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+from sqlalchemy import Engine
+
+from remotelr import rules
+from remotelr.rules import Decision, RulesError, Waiting
+from remotelr_service.db.engine import reading
+from remotelr_service.db.queries import runs as store
+from remotelr_service.db.queries.runs import Head
+from remotelr_service.db.writer.transaction import Group
+from remotelr_service.db.writer.writer import Writer
+from remotelr_service.errors import ServiceError
+from remotelr_service.features.training.override_expiry import let_go, let_go_due
+
+log = logging.getLogger(__name__)
+
+# How often a replica looks, and how many runs it takes on at once.
+LOOK_S = 0.5
+RUNS = 200
+
+
+@asynccontextmanager
+async def keeping_time(writer: Writer, engine: Engine, told: Callable[[Decision], None]) -> AsyncIterator[None]:
+    """Within this block points whose time is over are decided, and rates held until a time are let go of.
+
+    told: is given every decision this replica takes.
+    """
+    ended = asyncio.Event()
+    keeping = asyncio.create_task(_keep_time(writer, engine, told, ended))
+    try:
+        yield
+    finally:
+        ended.set()
+        await keeping
+
+
+async def decide_due(writer: Writer, engine: Engine) -> list[Decision]:
+    """Decide every point whose time is over; gives the decisions that nobody else was faster to take.
+
+    A run that cannot be decided now, because another replica holds it, is left to the next look.
+    Raises DatabaseAway.
+    """
+    due = await asyncio.to_thread(_list_due, engine)
+    decisions = await asyncio.gather(*(_decide(writer, key) for key in due))
+    return [decision for decision in decisions if decision is not None]
+
+
+def close_due(group: Group, head: Head) -> Decision | Waiting | None:
+    """The decision for the run's waiting point when its time is over; None when it is not."""
+    if not group.is_due(head):
+        return None
+    head = let_go(group, head)
+    outcome = rules.expire(head.run, group.log(head.run.key))
+    group.append(head, outcome)
+    return outcome.answer
+
+
+async def _keep_time(writer: Writer, engine: Engine, told: Callable[[Decision], None], ended: asyncio.Event) -> None:
+    while True:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_S):
+                await ended.wait()
+                return
+        try:
+            await let_go_due(writer, engine)
+            for decision in await decide_due(writer, engine):
+                told(decision)
+        except ServiceError as error:
+            log.debug("no look at what is due, because: %s", error)
+        except Exception:
+            # One look that fails must not be the last: who waits would wait for ever.
+            log.exception("the look at what is due failed")
+
+
+async def _decide(writer: Writer, key: str) -> Decision | None:
+    def action(group: Group) -> Decision | Waiting | None:
+        head = group.find(key)
+        if head is None:
+            return None
+        try:
+            return close_due(group, head)
+        except RulesError as refusal:
+            # Nobody but a rank can say what is missing, and the next one that reports is asked for it.
+            log.warning("the run %r waits on, because: %s", key, refusal)
+            group.wait_on(head)
+            return None
+
+    try:
+        answer = await writer.submit(action, key)
+    except ServiceError as error:
+        log.debug("the run %r is left to the next look, because: %s", key, error)
+        return None
+    except Exception:
+        # What is wrong with one run shall not keep the others waiting.
+        log.exception("the run %r cannot be decided", key)
+        return None
+    return answer if isinstance(answer, Decision) else None
+
+
+def _list_due(engine: Engine) -> list[str]:
+    with reading(engine) as connection:
+        return store.list_due(connection, RUNS)

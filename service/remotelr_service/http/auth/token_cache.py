@@ -1,0 +1,194 @@
+"""The tokens as this process knows them: all of them in memory, so that letting somebody in asks no database.
+
+A task looks every `LOOK_S` whether any was added or revoked, which is one short query, and only then reads them.
+Nobody is let in by what was seen longer than `TRUSTED_S` ago, so a revoked token is refused within that time by every
+process, whatever has become of its task. One that is not known here may have been made by another replica a moment
+ago: then it is looked once more, and not more often than every `MISSED_S`, however many ask with wrong ones.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
+from sqlalchemy import Engine
+
+from remotelr_service.db.engine import reading
+from remotelr_service.db.queries import tokens as stored
+from remotelr_service.db.queries.tokens import StoredToken, Version
+from remotelr_service.db.writer.writer import Writer
+from remotelr_service.errors import DatabaseAway, ServiceError
+from remotelr_service.http.auth.callers import Caller, Scope
+
+LOOK_S = 1.5
+TRUSTED_S = 4.5
+MISSED_S = 0.25
+# Who asks is not kept waiting longer for a database that does not answer: it may have been paused.
+PATIENCE_S = 2.0
+# When a token was last used is told to the minute.
+USES_S = 60.0
+
+
+class Register:
+    """Who has which token. Used from one event loop.
+
+    engine: `Database.reads`. writer: to note when tokens were used.
+    """
+
+    def __init__(self, engine: Engine, writer: Writer) -> None:
+        self._engine = engine
+        self._writer = writer
+        self._callers: Mapping[str, tuple[Caller, datetime | None]] = {}
+        self._live: Mapping[int, datetime | None] = {}
+        self._version: Version | None = None
+        self._now = datetime.min.replace(tzinfo=UTC)
+        self._seen = self._failed = -float("inf")
+        self._looking: asyncio.Task[None] | None = None
+        self._used: dict[int, float] = {}
+        # A thread of its own: the others may all be busy reading for whoever is in already.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="remotelr-tokens")
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether there ever was one: then nobody gets in without."""
+        return self._version is not None and self._version.added > 0
+
+    async def trusted(self) -> None:
+        """What is known here is known to be true. Raises DatabaseAway."""
+        if time.monotonic() - self._seen > TRUSTED_S:
+            await self._look_at_most_every(MISSED_S)
+
+    async def find(self, digest: str, *, patient: bool) -> Caller | None:
+        """Whose token this is; None for one that is not known, revoked or expired. Raises DatabaseAway.
+
+        patient: look again when it is not known, in case it is new.
+        """
+        await self.trusted()
+        found = self._valid(digest)
+        if found is None and patient:
+            with suppress(DatabaseAway):
+                await self._look_at_most_every(MISSED_S)
+            found = self._valid(digest)
+        return found
+
+    def still(self, caller: Caller) -> bool:
+        """Whether the token that let `caller` in is still good, as far as is known."""
+        if caller.token is None:
+            return True
+        return caller.token in self._live and not self._is_over(self._live[caller.token])
+
+    def note_use(self, caller: Caller) -> None:
+        if caller.token is not None:
+            self._used[caller.token] = time.monotonic()
+
+    async def look(self) -> None:
+        """See what there is now. Several who ask at once share one look. Raises DatabaseAway."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.get_running_loop().create_task(self._look())
+            self._looking.add_done_callback(_heard)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await asyncio.shield(self._looking)
+        except TimeoutError:
+            raise DatabaseAway("the database does not answer: ask again") from None
+
+    async def see(self) -> None:
+        """See what was just committed here. Where the database is away by now, the next look sees it."""
+        with suppress(DatabaseAway):
+            if self._looking is not None and not self._looking.done():
+                # It may have begun before the commit.
+                await self.look()
+            await self.look()
+
+    @asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Within this block it is looked every now and then, and uses are noted."""
+        ended = asyncio.Event()
+        with suppress(ServiceError):
+            await self.look()
+        keeping = asyncio.create_task(self._keep(ended))
+        try:
+            yield
+        finally:
+            ended.set()
+            await keeping
+            await self._save_uses()
+            self._thread.shutdown(wait=False)
+
+    async def _keep(self, ended: asyncio.Event) -> None:
+        saved = time.monotonic()
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await ended.wait()
+                    return
+            with suppress(ServiceError):
+                await self.look()
+            if time.monotonic() - saved >= USES_S:
+                saved = time.monotonic()
+                await self._save_uses()
+
+    async def _look_at_most_every(self, pause_s: float) -> None:
+        """As `look`; who comes soon after the last one waits, or is told what came of it."""
+        since = time.monotonic() - max(self._seen, self._failed)
+        if since < pause_s and self._failed > self._seen:
+            raise DatabaseAway("the database cannot be reached: ask again")
+        seen = self._seen
+        if since < pause_s:
+            await asyncio.sleep(pause_s - since)
+        # Whoever waited beside us may have looked for all.
+        if self._seen == seen:
+            await self.look()
+
+    async def _look(self) -> None:
+        began = time.monotonic()
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._thread, self._read, self._version)
+        except DatabaseAway:
+            self._failed = time.monotonic()
+            raise
+        version, now, tokens = found
+        self._now, self._seen = now, began
+        if tokens is not None:
+            self._callers = {token.digest: (_caller(token), token.expires_at) for token in tokens}
+            self._live = {token.id: token.expires_at for token in tokens}
+        self._version = version
+
+    def _read(self, known: Version | None) -> tuple[Version, datetime, list[StoredToken] | None]:
+        with reading(self._engine) as connection:
+            version, now = stored.token_version(connection)
+            return version, now, None if version == known else stored.list_live_tokens(connection)
+
+    def _valid(self, digest: str) -> Caller | None:
+        found = self._callers.get(digest)
+        return None if found is None or self._is_over(found[1]) else found[0]
+
+    def _is_over(self, expires_at: datetime | None) -> bool:
+        return expires_at is not None and expires_at <= self._time()
+
+    def _time(self) -> datetime:
+        """Now, by the database's clock."""
+        return self._now + timedelta(seconds=time.monotonic() - self._seen)
+
+    async def _save_uses(self) -> None:
+        used, self._used = self._used, {}
+        if not used:
+            return
+        moments = {token: self._now + timedelta(seconds=at - self._seen) for token, at in used.items()}
+        with suppress(ServiceError):
+            await self._writer.submit(lambda group: stored.save_uses(group.writing(), moments))
+
+
+def _heard(looking: asyncio.Task[None]) -> None:
+    """What came of a look that nobody waits for any more is no news."""
+    if not looking.cancelled():
+        looking.exception()
+
+
+def _caller(token: StoredToken) -> Caller:
+    return Caller(
+        scope=cast("Scope", token.scope), name=token.name, token=token.id, experiment=token.experiment, run=token.run
+    )

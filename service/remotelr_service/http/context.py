@@ -1,0 +1,50 @@
+"""What the actions of one process work with: its database, its one writer, who waits for news, what is counted."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from sqlalchemy import Engine
+
+from remotelr_service.db.engine import Database, open_database
+from remotelr_service.db.writer.writer import Writer
+from remotelr_service.live.hub import Streams
+from remotelr_service.live.waiters import Notices
+from remotelr_service.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Opened once by the service when it starts, closed when it ends."""
+
+    database: Database
+    writer: Writer
+    notices: Notices
+    metrics: Metrics
+    streams: Streams
+
+    @property
+    def reads(self) -> Engine:
+        return self.database.reads
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """The database at `url` with its writer at work. Raises what `open_database` does."""
+        database = open_database(url)
+        notices, streams = Notices(database.reads), Streams(database.reads)
+        metrics = Metrics()
+
+        def committed(keys: frozenset[str]) -> None:
+            notices.publish(keys)
+            streams.committed(keys)
+
+        writer = Writer(database.writes, committed=committed, measured=metrics.group)
+        metrics.watch("remotelr_writer_queue_length", "Actions that wait to be written.", lambda: writer.waiting)
+        metrics.watch("remotelr_writer_failing", "1 while writing fails.", lambda: writer.failing is not None)
+        metrics.watch("remotelr_streams", "Streams that are open.", lambda: streams.count)
+        writer.start()
+        return cls(database, writer, notices, metrics, streams)
+
+    def close(self) -> None:
+        """Commit and answer what is waiting, then let go of the database."""
+        self.writer.close()
+        self.database.close()

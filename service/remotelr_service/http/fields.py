@@ -1,0 +1,145 @@
+"""The fields that several bodies and addresses share, each with its bounds where OpenAPI shows them."""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Final
+
+from fastapi import Header, Path, Query
+from pydantic import BeforeValidator, Field, PlainValidator, StringConstraints
+
+MAX_EPOCH: Final = 10**7
+MAX_INTEGER: Final = 2**53 - 1
+MAX_WORLD_SIZE: Final = 4096
+MAX_LEARNING_RATE: Final = 1e3
+MAX_METRICS: Final = 64
+MAX_PAGE: Final = 200
+MAX_COUNT: Final = 100_000
+MAX_PLACES: Final = 1_000
+
+# pydantic's patterns are Rust's: `$` is the very end there.
+KEY_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,199}$"
+METRIC_PATTERN: Final = r"^[A-Za-z][A-Za-z0-9_./-]{0,99}$"
+TAG_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$"
+KEY_HELP: Final = "1 to 200 letters, digits, `.`, `_`, `:` or `-`, beginning with a letter or digit."
+
+TAG_FILTER_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}:\P{C}{0,200}$"
+
+# What a pattern asks for, in words.
+SAID_OF_PATTERNS: Final = {
+    KEY_PATTERN: "1 to 200 letters, digits, '.', '_', ':' or '-', beginning with a letter or digit",
+    METRIC_PATTERN: "1 to 100 letters, digits, '_', '.', '/' or '-', beginning with a letter",
+    TAG_PATTERN: "1 to 63 letters, digits, '_', '.', '/' or '-', beginning with a letter or digit",
+}
+
+_NOT_FINITE: Final = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+def _metric(value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, str) and value in _NOT_FINITE:
+        return _NOT_FINITE[value]
+    raise ValueError('expected a number, "nan", "inf" or "-inf" as a string, or null for what was not measured')
+
+
+def _text_as(form: str, expected: str, read: Callable[[str], object]) -> BeforeValidator:
+    """A reader of what stands in an address: text of one form alone. What is not text is a default."""
+
+    def validate(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if re.fullmatch(form, value) is None:
+            raise ValueError(expected)
+        return read(value)
+
+    return BeforeValidator(validate)
+
+
+# Python's int() takes " 1" and "1_000" as well.
+_DECIMAL = _text_as(r"-?[0-9]{1,20}", "expected a whole number in plain digits", int)
+_SECONDS = _text_as(r"[0-9]{1,6}(\.[0-9]{1,6})?", "expected seconds in plain digits, such as 30 or 0.5", float)
+# A name that stands there without a value, as in `?verbose`, says yes.
+_FLAG = _text_as("true|false|", "expected true or false", lambda text: text != "false")
+
+Key = Annotated[str, StringConstraints(pattern=KEY_PATTERN), Field(description=KEY_HELP)]
+MetricName = Annotated[str, StringConstraints(pattern=METRIC_PATTERN)]
+Metric = Annotated[float | None, PlainValidator(_metric, json_schema_input_type=float | str | None)]
+Metrics = Annotated[
+    dict[MetricName, Metric],
+    Field(
+        max_length=MAX_METRICS,
+        description='Name to value: a finite number, or "nan", "inf", "-inf". Null, or absent, is not measured.',
+        examples=[{"val_loss": 0.213, "accuracy": 0.93}],
+    ),
+]
+TagName = Annotated[str, StringConstraints(pattern=TAG_PATTERN)]
+# \p{C} is every kind of control, format, surrogate and unassigned character.
+TagValue = Annotated[str, StringConstraints(max_length=200, pattern=r"^\P{C}*$")]
+Sentence = Annotated[str, StringConstraints(max_length=500, pattern=r"^\P{C}*$")]
+Epoch = Annotated[int, Field(ge=0, le=MAX_EPOCH, description="0-based, as in Keras.")]
+Steps = Annotated[int, Field(ge=0, le=MAX_INTEGER, description="Optimizer steps made so far.")]
+Sequence = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+WorldSize = Annotated[int, Field(ge=1, le=MAX_WORLD_SIZE, description="How many ranks train this run.")]
+LearningRate = Annotated[float, Field(gt=0, le=MAX_LEARNING_RATE)]
+LearningRateOrZero = Annotated[float, Field(ge=0, le=MAX_LEARNING_RATE)]
+PolicyDocument = Annotated[
+    dict[str, Any],
+    Field(
+        description="A policy `{schedule, unit?, min_lr?, max_lr?, aggregate?}`, or a schedule alone, as "
+        "`GET /v1/policies/schema` says.",
+        examples=[{"type": "reduce_on_plateau", "monitor": "val_loss", "mode": "min", "factor": 0.5, "patience": 5}],
+    ),
+]
+
+RunKey = Annotated[str, Path(pattern=KEY_PATTERN, description=f"The run's key: {KEY_HELP}", examples=["mnist-7"])]
+ExperimentName = Annotated[
+    str, Path(pattern=KEY_PATTERN, description=f"The experiment's name: {KEY_HELP}", examples=["digits"])
+]
+CommandNumber = Annotated[
+    int, _DECIMAL, Path(ge=1, le=MAX_INTEGER, description="The number of the command.", examples=[3])
+]
+AfterSequence = Annotated[int, _DECIMAL, Query(ge=0, le=MAX_INTEGER, description="Only what comes after this `seq`.")]
+AfterNumber = Annotated[int, _DECIMAL, Query(ge=0, le=MAX_INTEGER, description="Only what comes after this number.")]
+TokenNumber = Annotated[int, _DECIMAL, Path(ge=1, le=MAX_INTEGER, description="The token's `id`.", examples=[1])]
+Limit = Annotated[int, _DECIMAL, Query(ge=1, le=MAX_PAGE, description="How many at most, 1 to 200.")]
+OptionalLimit = Annotated[int | None, _DECIMAL, Query(ge=1, le=MAX_PAGE, description="How many at most, 1 to 200.")]
+Wait = Annotated[
+    float,
+    _SECONDS,
+    Query(ge=0, le=300, description="Seconds to wait at most; more than the service's limit (60) counts as that."),
+]
+WaitForMany = Annotated[
+    float,
+    _SECONDS,
+    Query(ge=0, le=300, description="Seconds to wait for the end; more than the service's limit (60) counts as that."),
+]
+IdempotencyKey = Annotated[
+    str | None, Header(pattern=KEY_PATTERN, description="The command's key, where the body gives none.")
+]
+OnlyFailed = Annotated[bool, _FLAG, Query(description="List only the runs that refused it.")]
+AfterPlace = Annotated[
+    int, _DECIMAL, Query(ge=0, le=MAX_INTEGER, description="Only the runs behind this place in the list.")
+]
+PlaceLimit = Annotated[
+    int, _DECIMAL, Query(ge=1, le=MAX_PLACES, description=f"How many runs to list at most, 1 to {MAX_PLACES}.")
+]
+EventNumber = Annotated[
+    int, _DECIMAL, Path(ge=1, le=MAX_INTEGER, description="Number of the command in the run's log.", examples=[12])
+]
+WithSteps = Annotated[
+    bool,
+    _FLAG,
+    Query(
+        alias="steps",
+        description="Add `learning_rates`: one per step of the coming epoch. Needs the run's steps_per_epoch.",
+    ),
+]
+Stalled = Annotated[
+    bool | None,
+    _FLAG,
+    Query(description="Only runs whose trainer has fallen silent; with `false` only the others."),
+]
+Verbose = Annotated[bool, _FLAG, Query(description="Say every check by name.")]

@@ -1,0 +1,141 @@
+"""How requests are read: bodies once and strictly, within a size and a time; addresses without unknown names."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+from fastapi import Request
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from typing_extensions import override
+
+from remotelr_service.http import json_reader as json
+from remotelr_service.http.admission import Places
+from remotelr_service.http.auth.gate import Door
+from remotelr_service.http.problems import Refusal
+
+MAX_BODY_BYTES = 1024 * 1024
+MAX_REPORT_BYTES = 64 * 1024
+
+# An extension of ASGI's scope that our own server has: the request is here to its last byte.
+IS_WHOLE: Final = "remotelr.is_whole"
+
+_CLOSE = {"Connection": "close"}
+
+
+class StrictRequest(Request):
+    """A request whose body is read at most once, up to a size and within a time."""
+
+    limit_bytes = MAX_BODY_BYTES
+    _read: bytes | None = None
+
+    @override
+    async def body(self) -> bytes:
+        if self._read is None:
+            is_here = IS_WHOLE in self.scope.get("extensions", ())
+            self._read = await (self._receive_all() if is_here else self._receive_in_time())
+        return self._read
+
+    @override
+    async def json(self) -> Any:
+        try:
+            return json.loads(await self.body())
+        except json.MalformedJSON as error:
+            errors = [{"path": error.path, "message": error.message}] if error.path else None
+            raise Refusal("malformed_json", str(error), errors=errors) from None
+
+    async def _receive_in_time(self) -> bytes:
+        timeout_s: float = self.app.state.settings.body_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._receive_all()
+        except TimeoutError:
+            detail = f"the body did not arrive within {timeout_s:g} s"
+            raise Refusal("request_timeout", detail, headers=_CLOSE) from None
+
+    async def _receive_all(self) -> bytes:
+        declared = self.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > self.limit_bytes:
+            raise self._too_large()
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            part: bytes = message.get("body", b"")
+            size += len(part)
+            if size > self.limit_bytes:
+                raise self._too_large()
+            parts.append(part)
+            if not message.get("more_body", False):
+                return b"".join(parts)
+
+    def _too_large(self) -> Refusal:
+        # The rest of the body is still coming: a connection that is kept would have to swallow it.
+        return Refusal("body_too_large", f"bodies here hold up to {self.limit_bytes} bytes", headers=_CLOSE)
+
+
+class StrictRoute(APIRoute):
+    """A route that takes JSON declared as JSON, and the query parameters it names, each once."""
+
+    request_class: type[StrictRequest] = StrictRequest
+
+    @override
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+        request_class, has_body = self.request_class, self.body_field is not None
+        known = frozenset(parameter.alias for parameter in self.dependant.query_params)
+        call = self.operation_id or self.name
+
+        async def strict(request: Request) -> Response:
+            door: Door = request.app.state.door
+            await door.admit(request.scope, call)
+            query = request.scope["query_string"]
+            if query:
+                _check_query(query, known)
+            if has_body:
+                check_content_type(request.headers.get("content-type"))
+            given = request_class(request.scope, request.receive)
+            if has_body:
+                await given.body()
+            places: Places = request.app.state.places
+            with places:
+                return await answer(given)
+
+        return strict
+
+
+def _check_query(query: bytes, known: frozenset[str]) -> None:
+    try:
+        names = [name for name, _ in parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict")]
+    except ValueError:
+        raise Refusal("invalid_request", "the query string is not UTF-8 in percent-encoding") from None
+    for name in names:
+        if name not in known:
+            takes = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
+            raise _wrong_parameter(name, f"unknown query parameter: {takes}")
+        if names.count(name) > 1:
+            raise _wrong_parameter(name, "stands in the address more than once")
+
+
+def _wrong_parameter(name: str, message: str) -> Refusal:
+    path = f"query.{ascii(name[:60])[1:-1]}"
+    return Refusal("invalid_request", f"{path}: {message}", errors=[{"path": path, "message": message}])
+
+
+def check_content_type(content_type: str | None) -> None:
+    """Raises Refusal for what is not declared as JSON in UTF-8."""
+    if content_type == "application/json":
+        return
+    media_type, _, parameters = (content_type or "").partition(";")
+    charset = parameters.strip().lower().replace('"', "")
+    if media_type.strip().lower() == "application/json" and charset in ("", "charset=utf-8"):
+        return
+    raise Refusal(
+        "unsupported_media_type",
+        "send the body as JSON in UTF-8, with the header Content-Type: application/json",
+        headers={"Accept": "application/json"},
+    )

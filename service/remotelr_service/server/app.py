@@ -1,0 +1,151 @@
+"""The service as an ASGI application. Nothing is opened before it starts, nothing is made by importing it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import State
+from starlette.types import ASGIApp, Receive, Scope, Send
+from typing_extensions import override
+
+from remotelr.rules import Decision
+from remotelr_service.features.bulk import endpoints as bulk
+from remotelr_service.features.bulk.executor import carrying
+from remotelr_service.features.commands import endpoints as commands
+from remotelr_service.features.experiments import endpoints as experiments
+from remotelr_service.features.health import endpoints as health
+from remotelr_service.features.policies import endpoints as policies
+from remotelr_service.features.policies import run_endpoints as explain
+from remotelr_service.features.runs import endpoints as runs
+from remotelr_service.features.runs import history_endpoints as history
+from remotelr_service.features.runs.stalls import Stalls
+from remotelr_service.features.streams import endpoints as streams
+from remotelr_service.features.tokens import endpoints as tokens
+from remotelr_service.features.training import attempt_endpoints as attempts
+from remotelr_service.features.training import decision_endpoints as decisions
+from remotelr_service.features.training import endpoints as reports
+from remotelr_service.features.training.deadlines import keeping_time
+from remotelr_service.features.training.fast_reports import PlainReports
+from remotelr_service.features.training.responses import log_decision
+from remotelr_service.http import error_handlers as errors
+from remotelr_service.http.admission import Places
+from remotelr_service.http.auth.gate import Door
+from remotelr_service.http.context import Resources
+from remotelr_service.server import docs, openapi
+from remotelr_service.server.host_check import OwnNames
+from remotelr_service.server.middleware import Failures, HeadAsGet, RequestIds
+from remotelr_service.server.request_metrics import Traffic
+from remotelr_service.settings import Settings
+
+DESCRIPTION = """The learning-rate control plane: it holds the policy and the plateau state of every training run.
+
+Trainers report what they measured after each epoch and get the next learning rate back. A repeated report gets
+the same answer again; every refusal is `application/problem+json` with a stable `code`."""
+
+
+class SharedState(State):
+    """What all requests have in common. Starlette's own finds each part by a function, eight times for a report."""
+
+    @override
+    def __setattr__(self, name: Any, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+
+class Application(FastAPI):
+    """FastAPI behind a front of our own, which leads to `behind`.
+
+    The front is not added as middleware: FastAPI has layers before those, and a plain report goes through none of them.
+    """
+
+    front: ASGIApp
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        await self.front(scope, receive, send)
+
+    async def behind(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await super().__call__(scope, receive, send)
+
+
+def create_app(settings: Settings, resources: Resources | None = None) -> FastAPI:
+    """The application over the database of `settings`, whose tables must be up to date.
+
+    resources: opened already; else they are opened when the application starts. It closes them at its end.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.resources = resources or Resources.open(settings.database_url)
+        means = app.state.resources
+        app.state.places = Places(settings.max_requests, settings.line_timeout_s)
+        means.streams.limit = settings.max_streams
+        stalls = Stalls(means.writer, means.reads)
+        means.metrics.watch("remotelr_runs_stalled", "Runs whose trainer has fallen silent.", lambda: stalls.count)
+        door = app.state.door = Door(settings, means)
+        _watch(app)
+
+        def tell(decision: Decision) -> None:
+            log_decision(decision)
+            means.metrics.decision(decision)
+
+        try:
+            async with (
+                door.kept(),
+                means.streams.kept(),
+                stalls.watched(),
+                keeping_time(means.writer, means.reads, tell),
+                carrying(means.writer, means.reads) as app.state.carrier,
+            ):
+                yield
+        finally:
+            await run_in_threadpool(app.state.resources.close)
+
+    app = Application(
+        title="RemoteLR",
+        version=version("remotelr-service"),
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    app.state = SharedState()
+    app.state.settings = settings
+    app.state.draining = asyncio.Event()
+    app.add_middleware(Failures)
+    app.front = Traffic(RequestIds(OwnNames(PlainReports(HeadAsGet(app.behind)), settings)))
+    errors.install(app)
+    openapi.install(app)
+    docs.install(app)
+    for module in (
+        reports,
+        attempts,
+        decisions,
+        runs,
+        history,
+        commands,
+        bulk,
+        experiments,
+        explain,
+        policies,
+        streams,
+        tokens,
+        health,
+    ):
+        app.include_router(module.router)
+    app.include_router(reports.batches)
+    return app
+
+
+def _watch(app: FastAPI) -> None:
+    metrics, places, draining = app.state.resources.metrics, app.state.places, app.state.draining
+    metrics.tell_build(app.version)
+    metrics.watch("remotelr_http_requests_in_progress", "Requests worked on.", lambda: places.taken)
+    metrics.watch("remotelr_http_requests_in_line", "Requests that stand in line.", lambda: places.line_length)
+    metrics.watch("remotelr_http_requests_waiting", "Requests that wait for a decision.", lambda: places.waiting)
+    metrics.watch("remotelr_draining", "1 once the service has been told to end.", draining.is_set)

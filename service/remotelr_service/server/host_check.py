@@ -1,0 +1,80 @@
+"""The names this service goes by, and pages that are not its own.
+
+A page that somebody's browser has open can ask this service things too. Where no token is needed that alone would be
+enough, so a request has to be meant for us (its Host; else a site could let its own name lead here), and one that
+changes something must not come from a page of another site (its Origin). CORS is off: no such page reads an answer.
+"""
+
+import ipaddress
+import re
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from remotelr_service.http.auth.gate import Door
+from remotelr_service.http.problems import problem
+from remotelr_service.settings import Settings
+
+# Who asks these asks how we are, often by an address.
+_EXEMPT = frozenset({"/livez", "/readyz", "/metrics"})
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
+
+
+class OwnNames:
+    """Answers what is meant for this service, and what no page of another site orders.
+
+    settings: by which names it goes.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._names = frozenset(name for name in settings.allowed_hosts if not name.startswith("*."))
+        self._endings = tuple(name[1:] for name in settings.allowed_hosts if name.startswith("*."))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in _EXEMPT:
+            return await self._app(scope, receive, send)
+        door: Door = scope["app"].state.door
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        found = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+        if found is None:
+            detail = "a request names the host it is meant for, once, in the header Host"
+            return await problem("malformed_request", detail)(scope, receive, send)
+        if not self._is_ours(found[1].decode().lower(), door, scope):
+            door.refused("misdirected_request", scope, None)
+            detail = "this service does not go by the name in the header Host: REMOTELR_ALLOWED_HOSTS lists its names"
+            return await problem("misdirected_request", detail)(scope, receive, send)
+        if scope["method"] not in _READING and not self._is_same_site(hosts[0], scope):
+            door.refused("cross_origin", scope, None)
+            detail = "a page of another site (see the header Origin) does not change anything here"
+            return await problem("cross_origin", detail)(scope, receive, send)
+        return await self._app(scope, receive, send)
+
+    def _is_ours(self, name: str, door: Door, scope: Scope) -> bool:
+        if name in ("localhost", "127.0.0.1", "[::1]") or self._is_listed(name):
+            return True
+        if self._names or self._endings:
+            return False
+        # A page on another name has no token, and a browser adds none by itself.
+        return _is_address(name) or door.needs_token(scope)
+
+    def _is_listed(self, name: str) -> bool:
+        return name in self._names or name.endswith(self._endings)
+
+    def _is_same_site(self, host: bytes, scope: Scope) -> bool:
+        origins = [value for name, value in scope["headers"] if name == b"origin"]
+        if not origins:
+            return True
+        site = origins[0].lower().removeprefix(b"https://").removeprefix(b"http://")
+        if len(origins) > 1 or b"://" not in origins[0]:
+            return False
+        found = _HOST.fullmatch(site)
+        return site == host.lower() or (found is not None and self._is_listed(found[1].decode()))
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
