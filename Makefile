@@ -21,7 +21,7 @@ test: $(INSTALLED) ## Run every test, on SQLite and on a PostgreSQL that the tes
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 proof: $(INSTALLED) ## Kill, race and cut off real services for half an hour, and print what was seen
-	REMOTELR_PROOF=1 $(BIN)/python -m pytest tests/proofs
+	REMOTELR_PROOF=1 $(BIN)/python -m pytest tests/reliability
 
 lint: $(INSTALLED) ## Check style, format and types
 	$(BIN)/ruff check .
@@ -35,7 +35,7 @@ backends: $(INSTALLED) ## Run the real fits on torch and on TensorFlow, each in 
 		.venv-$$backend/bin/python -m pip install --quiet --upgrade pip && \
 		.venv-$$backend/bin/python -m pip install --quiet --editable clients --editable . --group test \
 			$$(test $$backend = torch && echo '$(TORCH)' || echo '$(TENSORFLOW)') && \
-		KERAS_BACKEND=$$backend .venv-$$backend/bin/python -m pytest -W ignore::DeprecationWarning tests/fits || exit 1; \
+		KERAS_BACKEND=$$backend .venv-$$backend/bin/python -m pytest -W ignore::DeprecationWarning tests/keras || exit 1; \
 	done
 
 serve: $(INSTALLED) ## Start the service on a file, remotelr.db

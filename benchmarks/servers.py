@@ -128,8 +128,8 @@ def database(server: str, name: str) -> Iterator[str]:
 
 
 def _of_the_tests() -> ModuleType:
-    """tests/postgres.py."""
-    spec = importlib.util.spec_from_file_location("tests_postgres", REPOSITORY / "tests" / "postgres.py")
+    """tests/support/postgres.py."""
+    spec = importlib.util.spec_from_file_location("tests_postgres", REPOSITORY / "tests" / "support" / "postgres.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

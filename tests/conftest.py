@@ -1,4 +1,4 @@
-"""What all tests share. Fixtures live in `fixtures/`, one file per subject, and are loaded here by name."""
+"""What all tests share. Fixtures are in `support/fixtures/`, one file per subject, and are loaded here by name."""
 
 import atexit
 import os
@@ -7,7 +7,7 @@ import tempfile
 
 from hypothesis import HealthCheck, settings
 
-import patience  # noqa: F401
+from support import timeouts as patience  # noqa: F401
 
 # Keras chooses its backend when it is first imported: before any test module is. `make backends` chooses others.
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -21,4 +21,9 @@ atexit.register(shutil.rmtree, os.environ["REMOTELR_SPOOL_DIR"], ignore_errors=T
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
-pytest_plugins = ["fixtures.databases", "fixtures.processes", "fixtures.service", "fixtures.terminal"]
+pytest_plugins = [
+    "support.fixtures.databases",
+    "support.fixtures.processes",
+    "support.fixtures.service",
+    "support.fixtures.terminal",
+]

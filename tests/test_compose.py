@@ -22,8 +22,8 @@ import pytest
 import yaml
 from psycopg import sql
 
-from fixtures.service import ServiceProcess
-from postgres import find_binaries
+from support.fixtures.service import ServiceProcess
+from support.postgres import find_binaries
 
 ROOT = Path(__file__).parent.parent
 SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]

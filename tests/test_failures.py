@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from proofs import test_client_chaos, test_client_processes, test_preemption
+from reliability import test_client_chaos, test_client_processes, test_preemption
 
 TESTS = Path(__file__).parent
 PAGE = (TESTS.parent / "docs" / "failures.md").read_text()
@@ -26,7 +26,7 @@ def named() -> list[str]:
 
 def cases(module) -> list[str]:
     """What pytest calls the tests of a module."""
-    file = f"proofs/{module.__name__.rpartition('.')[2]}.py"
+    file = f"reliability/{module.__name__.rpartition('.')[2]}.py"
     return [
         f"{file}::{name}{case}"
         for name, test in vars(module).items()

@@ -11,7 +11,7 @@ import pytest
 
 HOLD_A_SERVER = """
 import sys, time
-from postgres import running_postgres
+from support.postgres import running_postgres
 with running_postgres() as url:
     print(url, flush=True)
     time.sleep(600)

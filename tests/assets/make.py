@@ -18,11 +18,11 @@ from typing import Any
 ASSETS = Path(__file__).parent
 sys.path.insert(0, str(ASSETS.parent))
 
-from fixtures.databases import _database  # noqa: E402  # the tests' own folders, which are no package
-from fixtures.processes import Process  # noqa: E402
-from postgres import find_binaries, running_postgres  # noqa: E402
 from remotelr.rules import Waiting  # noqa: E402
 from remotelr_service.db.migrate import upgrade  # noqa: E402
+from support.fixtures.databases import _database  # noqa: E402  # the tests' own folders, which are no package
+from support.fixtures.processes import Process  # noqa: E402
+from support.postgres import find_binaries, running_postgres  # noqa: E402
 
 PLATEAU: dict[str, Any] = {"type": "reduce_on_plateau", "monitor": "val_loss", "factor": 0.7, "patience": 3}
 # What each run is told next, epoch after epoch: better, worse, not a number, better.

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from fixtures.service import Service, serving
 from remotelr import Client, Run
+from support.fixtures.service import Service, serving
 
 PLATEAU = {"type": "reduce_on_plateau", "factor": 0.5, "patience": 2, "flavor": "torch"}
 

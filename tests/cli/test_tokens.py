@@ -2,7 +2,7 @@
 
 import pytest
 
-from fixtures.service import serving
+from support.fixtures.service import serving
 
 
 @pytest.fixture

@@ -1,0 +1,138 @@
+"""What becomes of a training's last words."""
+
+import pytest
+
+from remotelr import Client
+from remotelr.errors import RemoteLRWarning
+from remotelr.testing import InMemoryService
+from support.jobs import QUIET, Job, history, undisturbed
+
+
+@QUIET
+def test_the_file_of_a_finished_run_that_was_heard_is_gone(tmp_path):
+    service = InMemoryService()
+    job = Job(service, tmp_path / "spool").start()
+    job.train(0, 5)
+
+    job.session.finish("completed")
+
+    assert not (tmp_path / "spool").exists()
+    assert service._runs["job"].run.status == "completed"
+
+
+def test_a_run_that_ends_while_the_service_is_away_says_where_its_reports_lie(tmp_path):
+    service = InMemoryService()
+    job = Job(service, tmp_path / "spool").start()
+    service.away = True
+
+    with pytest.warns(RemoteLRWarning, match="goes on by the same rules"):
+        job.train(0, 5)
+    with pytest.warns(
+        RemoteLRWarning, match=f"5 reports .* lie in {tmp_path / 'spool'}, to be told when it is started again"
+    ):
+        job.session.finish("completed")
+
+    assert (tmp_path / "spool").exists()
+
+
+def statuses(service: InMemoryService) -> list[str]:
+    return [event.payload["status"] for event in service.events("job") if event.kind == "finished"]
+
+
+@QUIET
+def test_an_end_that_nobody_heard_is_told_by_the_next_life(tmp_path):
+    service = InMemoryService()
+    job = Job(service, tmp_path / "spool").start()
+    job.train(0, 5)
+    service.away = True
+    job.train(5, 7)
+    job.session.finish("completed")
+    service.away = False
+
+    rates = job.start().train(7, 9)
+
+    assert rates == undisturbed(9)
+    assert [epoch for epoch, *_ in history(service)] == list(range(9))
+    assert statuses(service) == ["completed"]
+    kinds = [event.kind for event in service.events("job")]
+    assert kinds.index("finished") < len(kinds) - 1 - kinds[::-1].index("attempt")
+
+
+@QUIET
+def test_a_life_with_nothing_left_to_train_tells_what_the_last_one_could_not(tmp_path):
+    service = InMemoryService()
+    job = Job(service, tmp_path / "spool").start()
+    job.train(0, 5)
+    service.away = True
+    job.train(5, 7)
+    job.session.finish("completed")
+    service.away = False
+
+    job.start().session.finish("completed")
+
+    assert [epoch for epoch, *_ in history(service)] == list(range(7))
+    assert statuses(service) == ["completed"]
+    assert not (tmp_path / "spool").exists()
+
+
+def test_a_life_without_an_epoch_leaves_a_run_as_it_is(tmp_path):
+    service = InMemoryService()
+    job = Job(service, tmp_path / "spool").start()
+    job.train(0, 5)
+    job.die()
+
+    job.start().session.finish("completed")
+
+    assert statuses(service) == []
+    assert job.start().train(5, 9) == undisturbed(9)
+
+
+def test_an_end_alone_that_nobody_heard_says_where_it_lies(tmp_path):
+    service = InMemoryService()
+    job = Job(service, tmp_path / "spool").start()
+    job.train(0, 5)
+    service.away = True
+
+    with pytest.warns(RemoteLRWarning) as warned:
+        job.session.finish("completed")
+
+    assert f"the end of run 'job' never reached the service: it lies in {tmp_path / 'spool'}" in str(warned[-1].message)
+
+
+@QUIET
+def test_an_end_that_was_heard_is_not_told_again(tmp_path):
+    """A file that stays would say it once more, and end what another life has begun meanwhile."""
+    service = InMemoryService()
+    job = Job(service, tmp_path / "state", lasting=True).start()
+    job.train(0, 5)
+    job.session.finish("completed")
+    Job(service).start().train(5, 6)
+
+    job.start().train(6, 8)
+
+    assert statuses(service) == ["completed"]
+    assert (tmp_path / "state").exists()
+
+
+@QUIET
+def test_another_end_than_the_one_somebody_has_said_is_laid_aside(tmp_path):
+    service = InMemoryService()
+    job = Job(service, tmp_path / "spool").start()
+    job.train(0, 5)
+    with Client(service.url, transport=service) as operator:
+        operator.get_run("job").finish("failed")
+
+    job.session.finish("completed")
+
+    assert statuses(service) == ["failed"]
+    assert '"completed"' in (tmp_path / "spool.rejected").read_text()
+
+
+@QUIET
+def test_a_file_that_says_an_end_nobody_knows_counts_up_to_there(tmp_path):
+    job = Job(None, tmp_path / "state").start()
+    job.train(0, 5)
+    job.session._journal._spool.append({"end": {"status": "evaporated"}})
+    job.die()
+
+    assert job.start().train(5, 9) == undisturbed(9)

@@ -1,0 +1,314 @@
+"""A service that is away for a while leaves no trace in a training: neither in its rates nor in its history."""
+
+from dataclasses import replace
+
+import pytest
+
+from remotelr import Client, ServiceUnreachable
+from remotelr._http.transport import NoAnswer
+from remotelr._session.identity import Life
+from remotelr.errors import RemoteLRWarning
+from remotelr.rules import Command
+from remotelr.testing import InMemoryService
+from support.jobs import PER_STEP, PLATEAU, QUIET, Job, history, undisturbed
+
+
+@QUIET
+@pytest.mark.parametrize("policy", [PLATEAU, PER_STEP])
+def test_an_outage_leaves_no_trace_in_the_rates_nor_in_the_runs_history(policy):
+    whole = InMemoryService()
+    expected = Job(whole, policy=policy).start().train(0, 30)
+    service = InMemoryService()
+    job = Job(service, policy=policy).start()
+
+    job.train(0, 8)
+    service.away = True
+    job.train(8, 22)
+    service.away = False
+    rates = job.train(22, 30)
+
+    assert rates == expected
+    assert history(service) == history(whole)
+    assert len({rate for each in rates for rate in each}) > 5
+
+
+@QUIET
+def test_epochs_trained_alone_are_marked_in_the_log():
+    service = InMemoryService()
+    job = Job(service).start()
+    job.train(0, 3)
+    service.away = True
+    job.train(3, 6)
+    service.away = False
+
+    job.train(6, 8)
+
+    marked = [event.payload.get("local", False) for event in service.events("job") if event.kind == "report"]
+    # The rate of epoch 3 was still the service's.
+    assert marked == [False, False, False, False, True, True, True, False]
+
+
+@QUIET
+def test_a_service_that_is_away_at_the_start_gets_the_run_when_it_comes_up():
+    service = InMemoryService()
+    service.away = True
+    job = Job(service).start()
+    job.train(0, 10)
+    service.away = False
+
+    rates = job.train(10, 20)
+
+    assert rates == undisturbed(20)
+    assert service.learning_rates("job")[:20] == [each[0] for each in rates]
+
+
+def test_an_outage_is_one_warning_and_one_message():
+    service = InMemoryService()
+    job = Job(service).start()
+
+    def train():
+        for first in range(0, 12, 2):
+            service.away = bool(first % 4 == 0 and first)
+            job.train(first, first + 2)
+
+    with pytest.warns(RemoteLRWarning) as warned:
+        train()
+
+    assert [str(warning.message).partition(". ")[2] for warning in warned] == [
+        "Training goes on by the same rules here."
+    ] * 2
+    assert job.said == ["RemoteLR: http://remotelr.test answers again."] * 2
+
+
+@QUIET
+def test_what_an_operator_ordered_meanwhile_wins_and_both_sides_say_so():
+    service = InMemoryService()
+    job = Job(service).start()
+    job.train(0, 5)
+    service.away = True
+    job.train(5, 10)
+    service.command("job", Command(type="set_learning_rate", value=0.0123))
+    service.away = False
+
+    rates = job.train(10, 12)
+
+    assert [rate for [rate] in rates[:11]] == [rate for [rate] in undisturbed(11)]
+    assert rates[11] == [0.0123]
+    assert "the run was changed while it could not be reached: epoch 12 has learning rate 0.0123" in job.said[-1]
+    # The order holds from epoch 6 on, whose report then shows what was really used.
+    assert [epoch for epoch, _, _, notes in history(service) if "drift" in notes] == [6, 7, 8, 9, 10]
+
+
+@QUIET
+def test_a_policy_exchanged_by_somebody_is_the_one_the_trainer_goes_on_with_alone():
+    service, patient = InMemoryService(), {**PLATEAU, "patience": 3, "factor": 0.5}
+    job = Job(service).start()
+    job.train(0, 5)
+    with Client(service.url, transport=service) as operator:
+        operator.run("job", policy=patient, on_conflict="replace")
+    job.train(5, 10)
+    service.away = True
+    job.train(10, 25)
+    service.away = False
+
+    job.train(25, 26)
+
+    assert not any("changed" in said for said in job.said)
+
+
+class Distracted(InMemoryService):
+    """Does not answer who asks what a run is, while it has something else to do."""
+
+    distracted = False
+
+    def send(self, request, timeout_s):
+        if self.distracted and request.method == "GET":
+            raise NoAnswer("not now")
+        return super().send(request, timeout_s)
+
+
+@QUIET
+def test_a_policy_that_could_not_be_read_when_it_was_exchanged_is_read_later():
+    """The new one gives the same rates at first, so that nothing but the number of its event tells of it."""
+    service = Distracted()
+    job = Job(service, policy={"type": "constant", "learning_rate": 0.1}).start()
+    job.train(0, 5)
+    with Client(service.url, transport=service) as operator:
+        falling = {"type": "multi_step", "milestones": [10], "gamma": 0.5, "initial_learning_rate": 0.1}
+        operator.run("job", policy=falling, on_conflict="replace")
+    service.distracted = True
+    job.train(5, 6)
+    service.distracted = False
+    job.train(6, 7)
+    job.said.clear()
+    service.away = True
+    job.train(7, 20)
+    service.away = False
+
+    job.train(20, 21)
+
+    assert job.said == ["RemoteLR: http://remotelr.test answers again."]
+
+
+def test_holding_keeps_the_last_rate_and_tells_everything_afterwards():
+    service = InMemoryService()
+    job = Job(service).start(on_unreachable="hold")
+    job.train(0, 5)
+    service.away = True
+    with pytest.warns(RemoteLRWarning, match="goes on with the last learning rate"):
+        job.train(5, 10)
+    service.away = False
+
+    rates = job.train(10, 15)
+
+    # The rate of epoch 5 was decided before; None leaves the optimizer as it is.
+    assert rates[6:11] == [[None]] * 5
+    assert rates[11:] == undisturbed(15)[11:]
+
+
+def test_raising_ends_the_training():
+    service = InMemoryService()
+    job = Job(service).start(on_unreachable="raise")
+    job.train(0, 2)
+    service.away = True
+
+    with pytest.raises(ServiceUnreachable):
+        job.train(2, 3)
+
+
+def test_raising_does_so_before_the_first_epoch_too():
+    service = InMemoryService()
+    service.away = True
+
+    with pytest.raises(ServiceUnreachable):
+        Job(service).start(on_unreachable="raise")
+
+
+@QUIET
+def test_ranks_hold_what_depends_on_metrics_and_follow_what_does_not():
+    falling = {"type": "step", "step_size": 1, "gamma": 0.5}
+    for policy, expected in ((PLATEAU, [None] * 3), (falling, [0.1 / 2**4, 0.1 / 2**5, 0.1 / 2**6])):
+        service = InMemoryService()
+        ranks = [
+            Job(service, policy=policy).start(life=Life(rank=rank, world_size=2, attempt_key="a")) for rank in (0, 1)
+        ]
+        for epoch in range(3):
+            for rank in ranks:
+                rank.train(epoch, epoch + 1)
+        service.away = True
+
+        for rank in ranks:
+            rank.train(3, 7)
+
+        assert [[rank.rates[epoch][0] for epoch in (4, 5, 6)] for rank in ranks] == [expected] * 2
+
+
+@QUIET
+def test_an_hour_without_the_service_is_kept_in_a_bounded_file_and_told_in_few_requests(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    service = InMemoryService()
+    job = Job(service, tmp_path / "spool").start()
+    job.train(0, 5)
+    service.away = True
+    job.train(5, 3605)
+    size, asked = (tmp_path / "spool").stat().st_size, len(service.asked)
+    service.away = False
+
+    rates = job.train(3605, 3606)
+
+    assert size < 2**20
+    assert len(service.asked) - asked < 25
+    assert rates == Job(InMemoryService()).start().train(0, 3606)
+    assert len(history(service)) == 3606
+
+
+class Newer(InMemoryService):
+    """Of a release that remembers something of a run that ours does not know."""
+
+    newer = True
+
+    def send(self, request, timeout_s):
+        response = super().send(request, timeout_s)
+        known = b'"state": {'
+        assert not self.newer or known in response.body
+        return replace(response, body=response.body.replace(known, known + b'"moonphase": 1, ' * self.newer))
+
+
+def test_a_service_that_remembers_more_than_we_know_is_followed_with_one_warning():
+    with pytest.warns(RemoteLRWarning, match="Install the service's version") as warned:
+        rates = Job(Newer()).start().train(0, 10)
+
+    assert rates == undisturbed(10)
+    assert len(warned) == 1
+
+
+@QUIET
+def test_a_service_that_is_made_newer_while_we_train_is_followed_as_before():
+    service = Newer()
+    service.newer = False
+    job = Job(service, policy=PER_STEP).start()
+    job.train(0, 5)
+    service.newer = True
+    job.train(5, 10)
+    held = job.session.decision
+    service.away = True
+    job.train(10, 12)
+    service.away = service.newer = False
+
+    rates = job.train(12, 20)
+
+    assert (held.epoch, held.local) == (10, False)
+    assert rates[15:] == undisturbed(20, PER_STEP)[15:]
+
+
+class Slow(InMemoryService):
+    """Has no answer in time for more than 25 reports at once."""
+
+    def send(self, request, timeout_s):
+        response = super().send(request, timeout_s)
+        if request.path.endswith("/batch") and request.body.count(b"epoch") > 25:
+            raise NoAnswer("too much at once")
+        return response
+
+
+@QUIET
+def test_a_service_too_slow_for_all_at_once_is_told_a_little_at_a_time():
+    service = Slow()
+    job = Job(service).start()
+    job.train(0, 2)
+    service.away = True
+    job.train(2, 300)
+    service.away = False
+
+    job.train(300, 330)
+
+    assert not job.session.decision.local
+    assert [epoch for epoch, *_ in history(service)] == list(range(330))
+
+
+class Hurried(InMemoryService):
+    """Hears one batch at each epoch; then the epoch's time is over."""
+
+    tired = False
+
+    def send(self, request, timeout_s):
+        if self.tired:
+            raise NoAnswer("the time is over")
+        self.tired = request.path.endswith("/batch")
+        return super().send(request, timeout_s)
+
+
+@QUIET
+def test_a_service_that_hears_a_part_of_it_at_each_epoch_does_not_count_as_away():
+    """Else the breaker would rest nine times as long as each part took, and an hour were told in ten."""
+    service = Hurried()
+    job = Job(service).start()
+    job.train(0, 2)
+    service.away = True
+    job.train(2, 1000)
+    service.away = False
+
+    for epoch in range(1000, 1004):
+        service.tired = False
+        job.train(epoch, epoch + 1)
+        assert not job.session._asking._breaker.is_open

@@ -1,0 +1,224 @@
+"""The rates of a real `fit` are the ones the policy says, and they really reach the weights."""
+
+import math
+
+import numpy as np
+import pytest
+from keras.optimizers.schedules import CosineDecay
+
+import keras
+from remotelr import Client
+from remotelr.keras import RemoteLR
+from support.keras.training_jobs import (
+    BATCH,
+    BATCHES,
+    ROWS,
+    Losses,
+    StepsTaken,
+    data,
+    linear,
+    ones,
+    ours,
+    unit_gradient,
+)
+
+QUIET = {"verbose": 0, "batch_size": BATCH, "shuffle": False}
+COSINE = {
+    "schedule": {"type": "cosine", "initial_learning_rate": 0.1, "decay_steps": 16, "warmup": {"steps": 4}},
+    "unit": "step",
+}
+
+
+def fit(model, *callbacks, epochs=6, xy=None, **arguments):
+    x, y = data() if xy is None else xy
+    return model.fit(x, y, epochs=epochs, callbacks=list(callbacks), **{**QUIET, **arguments}).history
+
+
+def float32(rates):
+    return [float(np.float32(rate)) for rate in rates]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_rates_are_those_of_keras_own_plateau_bit_for_bit(url, key, seed):
+    losses = np.random.default_rng(seed).normal(1, 0.1, 40).astype("float32").tolist()
+    plateau = {"factor": 0.7, "patience": 2, "cooldown": seed, "min_delta": 0.01, "min_lr": 0.005}
+    expected = fit(linear(), Losses(losses), keras.callbacks.ReduceLROnPlateau(**plateau), epochs=40)
+
+    history = fit(linear(), Losses(losses), RemoteLR(url, key, **plateau), epochs=40)
+
+    assert len(set(history["learning_rate"])) > 3
+    assert history["learning_rate"] == expected["learning_rate"]
+
+
+def test_the_weights_are_those_of_keras_own_plateau(url, key):
+    x, y = data()
+    own, ours = linear(), linear()
+    fit(own, keras.callbacks.ReduceLROnPlateau(patience=1), epochs=8, validation_data=(x, y))
+
+    fit(ours, RemoteLR(url, key, patience=1), epochs=8, validation_data=(x, y))
+
+    np.testing.assert_array_equal(ours.get_weights()[0], own.get_weights()[0])
+
+
+def test_every_batch_moves_the_weights_by_the_rate_of_its_step(url, key):
+    """On JAX a rate that is merely assigned within an epoch never reaches the compiled step."""
+    steps = StepsTaken()
+
+    fit(unit_gradient(keras.optimizers.SGD(0.5)), RemoteLR(url, key, COSINE), steps, epochs=5, xy=ones())
+
+    warmup = [0.1 * step / 4 for step in range(4)]
+    cosine = [0.05 * (1 + math.cos(math.pi * step / 16)) for step in range(16)]
+    assert steps.rates == pytest.approx(warmup + cosine, abs=1e-6)
+
+
+def test_a_keras_schedule_gives_the_rates_it_gives_inside_an_optimizer(url, key):
+    schedule = CosineDecay(0.0, 16, warmup_target=0.1, warmup_steps=4, alpha=0.1)
+    own, ours = StepsTaken(), StepsTaken()
+    fit(unit_gradient(keras.optimizers.SGD(schedule)), own, epochs=6, xy=ones())
+
+    fit(unit_gradient(keras.optimizers.SGD(0.5)), RemoteLR(url, key, schedule), ours, epochs=6, xy=ones())
+
+    assert ours.rates == pytest.approx(own.rates, abs=1e-6)
+
+
+def test_a_step_is_an_update_and_not_a_batch_when_gradients_are_accumulated(url, key):
+    """Keras's own schedules look at the batches: they would run four times too fast."""
+    optimizer = keras.optimizers.SGD(0.5, gradient_accumulation_steps=4)
+    falling = {"schedule": {"type": "linear", "initial_learning_rate": 0.6, "end_learning_rate": 0.0, "decay_steps": 6}}
+    steps = StepsTaken()
+
+    fit(unit_gradient(optimizer), RemoteLR(url, key, {**falling, "unit": "step"}), steps, epochs=6, xy=ones())
+
+    updates = [rate for rate in steps.rates if rate]
+    assert updates == pytest.approx([0.6, 0.5, 0.4, 0.3, 0.2, 0.1], abs=1e-6)
+
+
+def test_gradients_that_wait_over_the_end_of_an_epoch_are_counted_once(url, key):
+    """Three batches an epoch, two to an update: the third waits for the first of the next epoch."""
+    optimizer = keras.optimizers.SGD(0.5, gradient_accumulation_steps=2)
+    falling = {"schedule": {"type": "linear", "initial_learning_rate": 0.6, "end_learning_rate": 0.0, "decay_steps": 6}}
+    steps = StepsTaken()
+
+    fit(unit_gradient(optimizer), RemoteLR(url, key, {**falling, "unit": "step"}), steps, epochs=4, xy=ones(24))
+
+    updates = [rate for rate in steps.rates if rate]
+    assert updates == pytest.approx([0.6, 0.5, 0.4, 0.3, 0.2, 0.1], abs=1e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras has one step per execution on torch")
+def test_several_steps_per_execution_share_the_rate_of_the_first(url, key):
+    model = unit_gradient(keras.optimizers.SGD(0.5), steps_per_execution=2)
+    falling = {"schedule": {"type": "linear", "initial_learning_rate": 0.8, "end_learning_rate": 0.0, "decay_steps": 8}}
+    steps = StepsTaken()
+
+    fit(model, RemoteLR(url, key, {**falling, "unit": "step"}), steps, epochs=2, xy=ones())
+
+    assert steps.rates == pytest.approx([1.6, 1.2, 0.8, 0.4], abs=1e-6)
+
+
+def test_the_optimizers_rate_is_the_initial_one_where_the_policy_names_none(url, key):
+    halving = {"type": "step", "step_size": 2, "gamma": 0.5}
+
+    history = fit(linear(0.04), RemoteLR(url, key, halving), epochs=6)
+
+    assert history["learning_rate"] == float32([0.04, 0.04, 0.02, 0.02, 0.01, 0.01])
+
+
+def test_several_optimizers_keep_the_ratio_of_their_rates(url, key):
+    optimizers = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1, name="slow"))
+    optimizers["only/kernel"] = keras.optimizers.SGD(0.4, name="fast")
+    model = linear(keras.optimizers.MultiOptimizer(optimizers))
+
+    history = fit(model, Losses([1.0] * 6), RemoteLR(url, key, factor=0.5, patience=2), epochs=6)
+
+    assert history["learning_rate_fast"] == float32([0.4, 0.4, 0.4, 0.2, 0.2, 0.1])
+    assert history["learning_rate_slow"] == float32([0.1, 0.1, 0.1, 0.05, 0.05, 0.025])
+
+
+def test_mixed_precision_changes_the_rate_of_the_optimizer_inside(url, key):
+    model = linear(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)))
+
+    history = fit(model, Losses([1.0] * 4), RemoteLR(url, key, factor=0.5, patience=1), epochs=4)
+
+    assert history["learning_rate"] == float32([0.1, 0.1, 0.05, 0.025])
+
+
+def test_training_from_a_later_epoch_starts_with_that_epochs_rate(url, key):
+    halving = {"type": "step", "step_size": 2, "gamma": 0.5, "initial_learning_rate": 0.8}
+
+    history = fit(linear(), RemoteLR(url, key, halving), epochs=8, initial_epoch=5)
+
+    assert history["learning_rate"] == float32([0.2, 0.1, 0.1])
+
+
+def test_fit_in_two_parts_has_the_rates_of_one(url, key):
+    losses = [1.0] * 12
+    whole = fit(linear(), Losses(losses), RemoteLR(url, f"{key}-whole", patience=3), epochs=12)
+
+    model = linear()
+    callbacks = [Losses(losses), RemoteLR(url, f"{key}-parts", patience=3)]
+    parts = fit(model, *callbacks, epochs=5)["learning_rate"]
+    parts += fit(model, *callbacks, epochs=12, initial_epoch=5)["learning_rate"]
+
+    assert parts == whole["learning_rate"]
+
+
+def test_the_history_of_the_run_tells_what_the_fit_told(url, key):
+    x, y = data()
+    history = fit(linear(), RemoteLR(url, key, patience=1), epochs=5, validation_data=(x, y))
+
+    with Client(url) as client:
+        run = client.get_run(key)
+        told = list(run.history())
+
+    assert [row.metrics["val_loss"] for row in told] == history["val_loss"]
+    assert [row.used_learning_rate for row in told] == history["learning_rate"]
+    assert run.view.status == "completed"
+
+
+def test_a_schedule_inside_the_optimizer_is_refused_with_the_way_out(url, key):
+    model = linear(keras.optimizers.SGD(CosineDecay(0.1, 10)))
+
+    with pytest.raises(TypeError, match=r"Give the schedule to RemoteLR as `policy=`"):
+        fit(model, RemoteLR(url, key))
+
+
+def test_epochs_without_validation_count_for_no_plateau(url, key):
+    """With validation_freq=2 the plateau sees every second epoch, as Keras's own does."""
+    x, y = data()
+    validated = {"epochs": 12, "validation_data": (x, y), "validation_freq": 2}
+    plateau = {"factor": 0.5, "patience": 2, "min_delta": 10.0}
+    with pytest.warns(UserWarning, match="conditioned on metric `val_loss`"):
+        expected = fit(linear(), keras.callbacks.ReduceLROnPlateau(**plateau), **validated)
+
+    with pytest.warns(UserWarning, match="the policy looks at `val_loss`") as warned:
+        history = fit(linear(), RemoteLR(url, key, **plateau), **validated)
+
+    assert len(ours(warned)) == 1
+    assert history["learning_rate"] == expected["learning_rate"]
+    assert len(set(history["learning_rate"])) == 3
+
+
+def test_a_loss_that_is_not_a_number_is_an_epoch_without_improvement(url, key):
+    losses = [1.0, math.nan, math.inf, math.nan, 0.5]
+
+    history = fit(linear(), Losses(losses), RemoteLR(url, key, factor=0.5, patience=2), epochs=5)
+
+    assert history["learning_rate"] == float32([0.1, 0.1, 0.1, 0.05, 0.05])
+
+
+def test_batches_of_a_generator_without_a_length_are_counted(url, key):
+    def endless():
+        while True:
+            yield np.ones((BATCH, 1), "float32"), np.zeros((BATCH, 1), "float32")
+
+    falling = {"schedule": {"type": "linear", "initial_learning_rate": 0.8, "end_learning_rate": 0.0, "decay_steps": 8}}
+    steps = StepsTaken()
+    remote = RemoteLR(url, key, {**falling, "unit": "step"})
+
+    unit_gradient(keras.optimizers.SGD(0.5)).fit(
+        endless(), steps_per_epoch=4, epochs=2, verbose=0, shuffle=False, callbacks=[remote, steps]
+    )
+
+    assert steps.rates == pytest.approx([0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1], abs=1e-6)
+    assert ROWS // BATCH == BATCHES == 4

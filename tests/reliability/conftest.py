@@ -1,0 +1,94 @@
+"""What the proofs share: databases that may be broken, services to kill, and the figures printed at the end.
+
+The default run holds short forms of the proofs. `REMOTELR_PROOF=1` (or `make proof`) runs the long ones.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from faults.databases import Server, breakable_server
+from faults.service import Service
+from support.fixtures.databases import _database
+
+LONG = bool(os.environ.get("REMOTELR_PROOF"))
+
+_figures = pytest.StashKey[list[str]]()
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    lines = config.stash.get(_figures, [])
+    if lines:
+        terminalreporter.section("figures")
+        for line in lines:
+            terminalreporter.line(line)
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Notes a line for the figures at the end of the run."""
+    lines = request.config.stash.setdefault(_figures, [])
+    return lambda line: lines.append(f"{request.node.name}: {line}")
+
+
+@pytest.fixture(scope="session")
+def long() -> bool:
+    """Whether the long forms are wanted."""
+    return LONG
+
+
+@pytest.fixture(autouse=True, scope="package")
+def nothing_is_left_behind() -> Iterator[None]:
+    """No process that a proof started outlives the proofs."""
+    before = set(psutil.Process().children(recursive=True))
+    yield
+    left = [each for each in psutil.Process().children(recursive=True) if each not in before and _serves(each)]
+
+    assert left == []
+
+
+def _serves(process: psutil.Process) -> bool:
+    try:
+        return "remotelr_service" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture
+def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Starts services as processes of their own, that end with the test."""
+    started: list[Service] = []
+
+    def start(database_url: str, *, begin_only: bool = False, **settings: Any) -> Service:
+        service = Service(database_url, tmp_path, name=f"service-{len(started)}", **settings)
+        started.append(service)
+        if begin_only:
+            service.begin()
+        else:
+            service.start()
+        return service
+
+    yield start
+    for service in started:
+        service.kill()
+
+
+@pytest.fixture(scope="session")
+def breakable_postgres() -> Iterator[Server]:
+    """A PostgreSQL server that a proof may kill, as long as it starts it again."""
+    with breakable_server() as server:
+        yield server
+
+
+@pytest.fixture
+def breakable_url(breakable_postgres: Server) -> Iterator[str]:
+    """A migrated database on the server that may be killed."""
+    from remotelr_service.db.migrate import upgrade
+
+    for url in _database(breakable_postgres.url, template="template0"):
+        upgrade(url)
+        yield url

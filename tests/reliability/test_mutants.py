@@ -1,0 +1,81 @@
+"""The proofs find the bugs they are there for. A proof that no bug can fail proves nothing.
+
+Each bug of the power table (`faults/mutants.py`) is planted in a copy of the packages, and the proof that is named
+beside it is run on the copy, as it is, in a pytest of its own. The default run plants the cheap ones.
+"""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from faults.mutants import MUTANTS, ROOT, Mutant
+
+LONG = "REMOTELR_PROOF"
+PLANTED = [mutant for mutant in MUTANTS if mutant.cheap or os.environ.get(LONG)]
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("mutant", PLANTED, ids=lambda mutant: mutant.name)
+def test_the_proof_named_beside_a_bug_fails_on_it(
+    mutant: Mutant, tmp_path: Path, postgres_server: str, tell: Callable[[str], None]
+):
+    done = _run_proof_of(mutant, tmp_path, postgres_server)
+    # A failure in a group of tasks is shown as a tree, whose lines do not begin as those of pytest do.
+    shown = [line for line in done.stdout.splitlines() if line.startswith("E ") or "AssertionError: " in line]
+    found = [line for line in shown if mutant.says in line]
+    tell(f"caught by {mutant.caught_by}: {(found or ['-'])[0][:160]}")
+
+    assert pytest.ExitCode.TESTS_FAILED == done.returncode, done.stdout[-3000:] + done.stderr[-3000:]
+    assert found, done.stdout[-3000:]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_bug_takes_what_the_right_code_takes(mutant: Mutant):
+    """
+    Also one that is planted in the long form alone: else its proof would fail of the bug's own mistake.
+    """
+    for file, code in mutant.code.items():
+        right, planted = _parameters((ROOT / file).read_text()), _parameters(code)
+
+        assert {name: right[name] for name in planted if name in right} == {
+            name: taken for name, taken in planted.items() if name in right
+        }
+
+
+def test_a_copy_without_a_bug_passes(tmp_path: Path, postgres_server: str):
+    """
+    Or the failures above might be the copy's.
+    """
+    healthy = Mutant("none", {}, "test_fsync.py::test_the_connection_that_writes_to_sqlite_waits_for_the_disk", "")
+    done = _run_proof_of(healthy, tmp_path, postgres_server)
+
+    assert pytest.ExitCode.OK == done.returncode, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def _parameters(source: str) -> dict[str, list[str]]:
+    """Those of each function of a module."""
+    functions = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return {each.name: [taken.arg for taken in (*each.args.args, *each.args.kwonlyargs)] for each in functions}
+
+
+def _run_proof_of(mutant: Mutant, folder: Path, postgres_server: str) -> subprocess.CompletedProcess[str]:
+    """The short form of the proof, run on a copy with the bug in it."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if name != LONG},
+        "PYTHONPATH": os.pathsep.join(map(str, mutant.plant(folder / "copy"))),
+        "REMOTELR_TEST_POSTGRES_URL": postgres_server,
+    }
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--color=no"]
+    return subprocess.run(
+        [*command, f"--basetemp={folder / 'proof'}", f"tests/reliability/{mutant.caught_by}"],
+        cwd=ROOT,
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+    )

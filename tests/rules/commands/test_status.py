@@ -1,0 +1,238 @@
+"""What becomes of a command, read from the log."""
+
+import pytest
+
+from remotelr.rules import Rails, Until, life_of
+from support.rules.run_histories import Story
+
+CONSTANT = {"type": "constant", "learning_rate": 0.1}
+
+
+def began(policy=CONSTANT, **rest) -> Story:
+    story = Story(policy, **rest)
+    story.attempt(0)
+    story.report(0, 0.5)
+    return story
+
+
+def life(story: Story, seq: int):
+    event, *later = [event for event in story.log.events if event.seq >= seq]
+    return life_of(event, later, story.run)
+
+
+def ordered(story: Story, type: str, **rest) -> int:
+    """The number of a command just given."""
+    story.command(type, **rest)
+    return story.run.seq
+
+
+def test_a_command_is_queued_until_a_trainer_is_told():
+    story = began()
+    seq = ordered(story, "scale", factor=0.5)
+
+    assert ("queued", None, None) == (life(story, seq).state, life(story, seq).seq, life(story, seq).at_epoch)
+
+
+def test_it_is_delivered_with_the_first_decision_it_bears_on():
+    story = began()
+    seq = ordered(story, "scale", factor=0.5)
+    story.report(1, 0.5)
+    found = life(story, seq)
+
+    assert ("delivered", seq + 1, 2, 0.05) == (found.state, found.seq, found.at_epoch, found.rate)
+
+
+def test_it_is_applied_when_a_report_says_the_rate_that_was_used():
+    """
+    As the trainer's float32 has it.
+    """
+    story = began()
+    seq = ordered(story, "scale", factor=0.5)
+    story.report(1, 0.5)
+    story.report(2, 0.5, learning_rate=0.05000000074505806)
+    found = life(story, seq)
+
+    assert ("applied", seq + 2, 2, 0.05000000074505806) == (found.state, found.seq, found.at_epoch, found.rate)
+
+
+def test_a_report_that_does_not_say_its_rate_proves_nothing():
+    story = began()
+    seq = ordered(story, "scale", factor=0.5)
+    story.train([0.5, 0.5], first=1)
+
+    assert "delivered" == life(story, seq).state
+
+
+def test_it_is_rejected_when_the_trainer_used_another_rate():
+    story = began()
+    seq = ordered(story, "scale", factor=0.5)
+    story.report(1, 0.5)
+    story.report(2, 0.5, learning_rate=0.1)
+    found = life(story, seq)
+
+    assert ("rejected", 0.1, "the trainer used 0.1") == (found.state, found.rate, found.reason)
+
+
+def test_it_is_rejected_when_a_bound_made_another_rate_of_it():
+    story = began({"schedule": CONSTANT, "min_lr": 0.08})
+    seq = ordered(story, "scale", factor=0.5)
+    story.report(1, 0.5)
+    found = life(story, seq)
+
+    assert ("rejected", 0.08, "a bound made 0.08 of it") == (found.state, found.rate, found.reason)
+
+
+def test_it_expires_when_the_run_ends_before():
+    story = began()
+    seq = ordered(story, "scale", factor=0.5)
+    story.finish("completed")
+
+    assert ("expired", "the run is completed") == (life(story, seq).state, life(story, seq).reason)
+
+
+def test_it_expires_when_its_epoch_was_never_trained():
+    story = began()
+    seq = ordered(story, "set_learning_rate", value=0.3, until=Until(epoch=4))
+    story.report(5, 0.5)
+
+    assert "expired" == life(story, seq).state
+    assert 0.1 == story.run.learning_rate
+
+
+def test_it_expires_when_its_time_was_over_before():
+    story = began()
+    seq = ordered(story, "set_learning_rate", value=0.3, until=Until(time="2026-11-21T17:05:00Z"))
+    story.command("release", only="pin")
+    story.report(1, 0.5)
+
+    assert "expired" == life(story, seq).state
+
+
+@pytest.mark.parametrize(
+    ("order", "later"),
+    [
+        ({"type": "scale", "factor": 0.5}, {"type": "release"}),
+        ({"type": "scale", "factor": 0.5}, {"type": "set_learning_rate", "value": 0.3}),
+        ({"type": "set_learning_rate", "value": 0.2}, {"type": "set_learning_rate", "value": 0.3}),
+        ({"type": "set_learning_rate", "value": 0.2}, {"type": "set_learning_rate", "value": 0.3, "mode": "rebase"}),
+        (
+            {"type": "set_learning_rate", "value": 0.2, "mode": "one_shot"},
+            {"type": "set_learning_rate", "value": 0.3, "mode": "one_shot"},
+        ),
+        ({"type": "pause"}, {"type": "resume_schedule"}),
+        ({"type": "stop"}, {"type": "release"}),
+        ({"type": "rails", "rails": Rails(max_lr=0.5)}, {"type": "rails"}),
+    ],
+)
+def test_it_is_superseded_by_what_takes_its_place_before_anybody_was_told(order, later):
+    story = began()
+    seq = ordered(story, **order)
+    story.command(**later)
+    story.report(1, 0.5)
+
+    assert ("superseded", seq + 1) == (life(story, seq).state, life(story, seq).seq)
+    assert "delivered" == life(story, seq + 1).state
+
+
+@pytest.mark.parametrize(
+    ("order", "later"),
+    [
+        ({"type": "set_learning_rate", "value": 0.2}, {"type": "scale", "factor": 0.5}),
+        ({"type": "set_learning_rate", "value": 0.2}, {"type": "set_learning_rate", "value": 0.3, "mode": "one_shot"}),
+        ({"type": "set_learning_rate", "value": 0.2, "mode": "one_shot"}, {"type": "set_learning_rate", "value": 0.3}),
+        ({"type": "scale", "factor": 0.5}, {"type": "note", "text": "hm"}),
+        ({"type": "stop"}, {"type": "scale", "factor": 0.5}),
+    ],
+)
+def test_what_leaves_it_in_its_place_supersedes_nothing(order, later):
+    story = began()
+    seq = ordered(story, **order)
+    story.command(**later)
+
+    assert "queued" == life(story, seq).state
+
+
+def test_it_is_cancelled_by_a_cancel_and_gives_its_place_back():
+    story = began()
+    first = ordered(story, "set_learning_rate", value=0.2)
+    second = ordered(story, "set_learning_rate", value=0.3)
+    cancel = ordered(story, "cancel", seq=second, reason="too high")
+    story.report(1, 0.5)
+
+    assert ("cancelled", cancel, "too high") == (
+        life(story, second).state,
+        life(story, second).seq,
+        life(story, second).reason,
+    )
+    assert "delivered" == life(story, first).state
+
+
+@pytest.mark.parametrize("order", [{"type": "note", "text": "hm"}, {"type": "cancel", "seq": 4}])
+def test_what_holds_at_once_is_applied_at_once(order):
+    story = began()
+    story.command("scale", factor=0.5)
+    seq = ordered(story, **order)
+
+    assert "applied" == life(story, seq).state
+
+
+def test_a_run_that_goes_back_does_not_take_a_delivery_back():
+    story = began()
+    seq = ordered(story, "scale", factor=0.5)
+    story.report(1, 0.5)
+    story.report(2, 0.5, learning_rate=0.05)
+    story.attempt(1)
+
+    assert "applied" == life(story, seq).state
+
+
+def test_where_an_epoch_was_trained_twice_the_life_that_counts_says_its_rate():
+    story = began()
+    seq = ordered(story, "scale", factor=0.5)
+    story.report(1, 0.5)
+    story.report(2, 0.5, learning_rate=0.1)
+    story.attempt(1)
+    story.report(1, 0.5)
+    story.report(2, 0.5, learning_rate=0.05)
+
+    assert ("applied", 0.05) == (life(story, seq).state, life(story, seq).rate)
+
+
+def test_a_policy_command_lives_as_the_others_do():
+    story = began(total_epochs=10)
+    seq = ordered(story, "extend", total=20)
+    queued = life(story, seq).state
+    story.report(1, 0.5)
+
+    assert ("queued", "delivered") == (queued, life(story, seq).state)
+
+
+def test_a_stop_is_applied_when_the_run_has_ended():
+    story = began()
+    seq = ordered(story, "stop")
+    story.report(1, 0.5, learning_rate=0.1)
+    told = life(story, seq)
+    story.finish("stopped")
+    ended = life(story, seq)
+
+    assert ("delivered", seq + 1, 2) == (told.state, told.seq, told.at_epoch)
+    assert ("applied", seq + 2, 2) == (ended.state, ended.seq, ended.at_epoch)
+
+
+def test_a_stop_is_rejected_by_a_trainer_that_goes_on():
+    story = began()
+    seq = ordered(story, "stop")
+    story.report(1, 0.5, learning_rate=0.1)
+    story.report(2, 0.5, learning_rate=0.1)
+
+    assert ("rejected", "the trainer went on with epoch 2") == (life(story, seq).state, life(story, seq).reason)
+
+
+def test_a_stop_that_was_taken_back_in_time_is_neither():
+    story = began()
+    seq = ordered(story, "stop")
+    story.report(1, 0.5, learning_rate=0.1)
+    ordered(story, "release")
+    story.report(2, 0.5, learning_rate=0.1)
+
+    assert "delivered" == life(story, seq).state

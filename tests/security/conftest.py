@@ -1,0 +1,34 @@
+"""Services that let nobody in without a token, and the tokens to get in with."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from support.api_requests import ADMIN, bearer
+from support.fixtures.service import Service, serving
+
+
+@pytest.fixture
+def guarded(database_url) -> Iterator[Service]:
+    """A service that needs tokens, and a client that asks as its admin: once on SQLite and once on PostgreSQL."""
+    with serving(database_url, auth="on", admin_token=ADMIN) as running:
+        running.http.headers.update(bearer(ADMIN))
+        yield running
+
+
+@pytest.fixture(scope="module")
+def one_guarded(sqlite_template, tmp_path_factory) -> Iterator[Service]:
+    """As `guarded`, on SQLite, for a whole file: for what no database bears on."""
+    file = tmp_path_factory.mktemp("guarded") / "remotelr.db"
+    file.write_bytes(sqlite_template.read_bytes())
+    with serving(f"sqlite:///{file}", auth="on", admin_token=ADMIN) as running:
+        running.http.headers.update(bearer(ADMIN))
+        yield running
+
+
+@pytest.fixture
+def as_nobody(one_guarded: Service) -> Iterator[httpx.Client]:
+    """A client of `one_guarded` without a token."""
+    with httpx.Client(base_url=one_guarded.url, timeout=30.0, trust_env=False) as http:
+        yield http

@@ -1,0 +1,190 @@
+"""Points whose time is over, below HTTP: what is due, who decides it, and by which clock."""
+
+import ast
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import remotelr_service
+from remotelr.rules import InvalidReport, Report, Waiting
+from remotelr_service.db.engine import reading
+from remotelr_service.db.queries import runs as store
+from remotelr_service.features.training import deadlines as timeouts
+from remotelr_service.features.training import reports
+from support.fixtures.processes import Process, damage
+from support.rules.run_histories import PLATEAU
+
+IMPATIENT = {"schedule": PLATEAU, "aggregate": {"ranks": "all", "timeout_s": 0.05}}
+PATIENT = {"schedule": PLATEAU, "aggregate": {"ranks": "all", "timeout_s": 3600}}
+
+
+def decide_due(process: Process) -> list[Any]:
+    return process.ask(timeouts.decide_due(process.writer, process.reads))
+
+
+def due(process: Process) -> list[str]:
+    with reading(process.reads) as connection:
+        return store.list_due(connection, 100)
+
+
+def due_at(process: Process, key: str) -> Any:
+    with reading(process.reads) as connection:
+        head = store.find_head(connection, key)
+    assert head is not None
+    return head.due_at
+
+
+def wait_out() -> None:
+    time.sleep(0.1)
+
+
+def test_only_what_is_due_is_decided_and_only_once(process: Process):
+    for key, policy in [("soon", IMPATIENT), ("later", PATIENT)]:
+        process.put(key, policy, world_size=2)
+        process.report(key, 0, 1.0, rank=1)
+    wait_out()
+
+    assert [("soon", 1)] == [(decision.run, decision.epoch) for decision in decide_due(process)]
+    assert [] == decide_due(process)
+    assert process.replayed("soon") == process.head("soon")
+
+
+def test_a_run_is_due_so_long_after_its_points_first_report_and_not_after_its_last(process: Process):
+    process.put("run", PATIENT, world_size=3)
+    process.report("run", 0, 1.0, rank=1)
+    first = due_at(process, "run")
+    wait_out()
+    process.report("run", 0, 1.0, rank=2)
+
+    assert first is not None
+    assert first == due_at(process, "run")
+
+
+@pytest.mark.parametrize("ending", ["decision", "finish", "attempt"])
+def test_nothing_is_due_of_a_point_that_nobody_waits_for_any_more(process: Process, ending: str):
+    process.put("run", PATIENT, world_size=2)
+    process.report("run", 0, 1.0, rank=1)
+    match ending:
+        case "decision":
+            process.report("run", 0, 1.0, rank=0)
+        case "finish":
+            process.finish("run", "failed")
+        case _:
+            process.attempt("run", "second", 0)
+
+    assert due_at(process, "run") is None
+
+
+def test_after_a_decision_the_next_point_that_waits_is_due_by_its_own_first_report(process: Process):
+    process.put("run", PATIENT, world_size=2)
+    process.report("run", 0, 1.0, rank=1)
+    first = due_at(process, "run")
+    wait_out()
+    process.report("run", 1, 1.0, rank=1)
+    process.report("run", 0, 1.0, rank=0)
+    second = due_at(process, "run")
+
+    assert 0.1 <= (second - first).total_seconds() < 60
+
+
+def test_replicas_that_notice_together_take_one_decision(postgres_url: str, start_process: Callable[..., Process]):
+    here, there = start_process(postgres_url), start_process(postgres_url)
+    here.put("run", IMPATIENT, world_size=2)
+    for epoch in range(5):
+        here.report("run", epoch, 1.0, rank=1)
+        wait_out()
+
+        async def both() -> list[Any]:
+            looks = (timeouts.decide_due(each.writer, each.reads) for each in (here, there))
+            return list(await asyncio.gather(*looks))
+
+        here.ask(both())
+
+    closings = [event.epoch for event in here.events("run") if event.kind == "closing"]
+    assert list(range(5)) == closings
+
+
+def test_a_rank_that_asks_again_when_the_time_is_over_is_answered_by_that(process: Process):
+    process.put("run", IMPATIENT, world_size=2)
+    assert isinstance(process.report("run", 0, 1.0, rank=1), Waiting)
+    wait_out()
+
+    assert 1 == process.report("run", 0, 1.0, rank=1).epoch
+
+
+def test_of_two_points_whose_time_is_over_the_asked_one_waits_for_the_older_to_be_decided(process: Process):
+    process.put("run", PATIENT, world_size=2)
+    process.report("run", 0, 1.0, rank=1)
+    process.report("run", 1, 1.0, rank=1)
+    process.put("run", IMPATIENT, "replace", world_size=2)
+    wait_out()
+    answers = [process.report("run", 1, 1.0, rank=1) for _ in range(2)]
+
+    assert [Waiting, 2] == [type(answers[0]), answers[1].epoch]
+
+
+def test_a_run_that_cannot_be_decided_holds_up_no_other_and_tells_the_next_rank_why(process: Process):
+    """
+    A new policy counts steps, and nobody ever said how many there are.
+    """
+    process.put("run", IMPATIENT, world_size=3)
+    process.report("run", 0, 1.0, rank=1)
+    process.put("run", {**IMPATIENT, "unit": "step"}, "replace", world_size=3)
+    wait_out()
+    decided = decide_due(process)
+
+    assert ([], []) == (decided, due(process))
+    with pytest.raises(InvalidReport):
+        process.report("run", 0, 1.0, rank=2)
+    assert (1, 10) == ((answer := process.report("run", 0, 1.0, rank=2, step=10)).epoch, answer.step)
+
+
+def test_a_run_whose_log_is_damaged_holds_up_no_other(process: Process):
+    for key in ("a", "b", "c"):
+        process.put(key, IMPATIENT, world_size=2)
+        process.report(key, 0, 1.0, rank=1)
+    damage(process.url, "b")
+    wait_out()
+
+    assert ["a", "c"] == sorted(decision.run for decision in decide_due(process))
+    assert ["b"] == due(process)
+
+
+def test_a_rank_that_waits_is_told_by_whoever_decides(process: Process):
+    process.put("run", IMPATIENT, world_size=2)
+    report = Report(epoch=0, metrics={"val_loss": 1.0}, rank=1)
+
+    async def wait_and_decide() -> Any:
+        waiting = await reports.report(process.writer, "run", report)
+        assert isinstance(waiting, Waiting)
+        answer = asyncio.create_task(reports.await_ranks(process.writer, process.notices, report, waiting, 10.0))
+        await asyncio.sleep(0.1)
+        (decision,) = await timeouts.decide_due(process.writer, process.reads)
+        return await answer, decision
+
+    answer, decision = process.ask(wait_and_decide())
+
+    assert (decision.seq, decision.learning_rate) == (answer.seq, answer.learning_rate)
+
+
+@pytest.mark.parametrize("folder", ["db", "features", "live"])
+def test_nothing_tells_the_time_by_a_clock_of_its_own(folder: str):
+    """
+    F19: the clocks of replicas differ, and jump. Durations are monotonic, and moments are the database's.
+    """
+    clocks = {"now", "utcnow", "today", "time", "time_ns"}
+    files = list((Path(remotelr_service.__file__).parent / folder).rglob("*.py"))
+    found = [
+        f"{file.name}:{node.lineno}"
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        if node.value.id in ("datetime", "time", "date") and node.attr in clocks
+    ]
+
+    assert len(files) > 5
+    assert [] == found

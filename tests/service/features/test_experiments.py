@@ -1,0 +1,200 @@
+"""Experiments: what their runs begin with, and rails that reach the runs that run already."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from remotelr.rules import AttemptRequest, InvalidCommand, InvalidPolicy, Rails, policy_from_json, policy_to_json
+from remotelr_service.errors import ExperimentNotFound, TooManyTags
+from remotelr_service.features.bulk import bulk
+from remotelr_service.features.experiments import experiments
+from remotelr_service.features.experiments.experiments import ExperimentPut, ExperimentSettings
+from remotelr_service.features.runs import runs
+from remotelr_service.features.runs.runs import OpenSpec
+from remotelr_service.features.training import attempts
+from support.fixtures.processes import Process, patiently, together
+from support.rules.run_histories import PLATEAU, spec
+
+OPEN = OpenSpec(initial_learning_rate=1.0)
+
+
+def set_up(process: Process, name: str = "digits", **settings: Any) -> ExperimentPut:
+    return process.ask(experiments.put_experiment(process.writer, name, ExperimentSettings(**settings), actor="ada"))
+
+
+def take_rails(process: Process, rails: Rails | None) -> bulk.BulkView:
+    """Set the rails, and take them to every run."""
+    put = set_up(process, rails=rails)
+    assert put.rails_command is not None
+    process.ask(bulk.carry_out(process.writer, process.reads, put.rails_command))
+    return bulk.get_bulk(process.reads, put.rails_command)
+
+
+def put(process: Process, key: str, wanted: Any = None, **rest: Any) -> Any:
+    return process.ask(runs.put_run(process.writer, key, wanted or spec(PLATEAU), **rest))[0]
+
+
+def test_a_run_without_a_policy_takes_its_experiments(process: Process):
+    set_up(process, policy=policy_from_json(PLATEAU))
+    view = put(process, "run", OPEN, experiment="digits")
+
+    assert policy_to_json(policy_from_json(PLATEAU)) == policy_to_json(view.spec.policy)
+    assert 0.5 == process.train("run", [1.0] * 4)[-1]
+
+
+def test_a_run_that_exists_keeps_its_policy_when_none_is_given(process: Process):
+    made = put(process, "run", experiment="digits")
+    set_up(process, policy=policy_from_json({"type": "constant", "learning_rate": 0.1}))
+
+    assert made == put(process, "run", OPEN, experiment="digits")
+
+
+@pytest.mark.parametrize(("experiment", "way_out"), [(None, "give one"), ("digits", "PUT /v1/experiments/digits")])
+def test_a_new_run_without_any_policy_is_refused_with_a_way_out(process: Process, experiment: str | None, way_out: str):
+    with pytest.raises(InvalidPolicy, match=way_out):
+        put(process, "run", OPEN, experiment=experiment)
+
+
+def test_a_run_has_its_own_tags_and_those_of_its_experiment_that_it_lacks(process: Process):
+    set_up(process, tags={"team": "vision", "site": "b"})
+    view = put(process, "run", experiment="digits", tags={"site": "a"})
+
+    assert {"team": "vision", "site": "a"} == view.tags
+    with pytest.raises(TooManyTags):
+        put(process, "other", experiment="digits", tags={f"t{number}": "" for number in range(31)})
+
+
+def test_a_new_run_has_the_rails_of_its_experiment(process: Process):
+    set_up(process, rails=Rails(max_lr=0.5, max_change=4.0))
+    put(process, "run", experiment="digits")
+
+    assert 0.5 == process.head("run").learning_rate
+    assert "bounds" == process.report("run", 0, 1.0).reason
+    with pytest.raises(InvalidCommand):
+        process.command("run", "set_learning_rate", 0.6)
+    with pytest.raises(InvalidCommand):
+        process.command("run", "scale", 0.1)
+    assert process.replayed("run") == process.head("run")
+
+
+def test_other_rails_reach_every_running_run_and_no_other(process: Process):
+    for key, experiment in {"a": "digits", "b": "digits", "ended": "digits", "c": "letters"}.items():
+        put(process, key, experiment=experiment)
+        process.attempt(key, "life", 0)
+    process.finish("ended", "completed")
+    view = take_rails(process, Rails(max_lr=0.5))
+
+    assert ["a", "b"] == [each.run for each in view.results]
+    assert [0.5, 0.5, 1.0] == [process.report(key, 0, 1.0).learning_rate for key in ("a", "b", "c")]
+    assert "rails" == process.events("a")[2].payload["type"]
+    assert process.replayed("a") == process.head("a")
+
+
+def test_rails_that_are_taken_away_bound_nobody_any_more(process: Process):
+    set_up(process, rails=Rails(max_lr=0.5))
+    put(process, "run", experiment="digits")
+    process.attempt("run", "life", 0)
+    take_rails(process, None)
+
+    assert 1.0 == process.report("run", 0, 1.0).learning_rate
+
+
+def test_of_two_changes_the_later_one_holds_whichever_is_carried_out_last(process: Process):
+    put(process, "run", experiment="digits")
+    process.attempt("run", "life", 0)
+    older = set_up(process, rails=Rails(max_lr=0.5)).rails_command
+    newer = set_up(process, rails=Rails(max_lr=0.25)).rails_command
+    assert older is not None and newer is not None
+    for each in (newer, older):
+        process.ask(bulk.carry_out(process.writer, process.reads, each))
+
+    assert 0.25 == process.report("run", 0, 1.0).learning_rate
+
+
+def test_a_run_that_begins_again_takes_the_rails_that_were_set_after_its_end(process: Process):
+    put(process, "run", experiment="digits")
+    process.attempt("run", "life", 0)
+    process.train("run", [1.0, 0.9])
+    process.finish("run", "failed")
+    set_up(process, rails=Rails(max_lr=0.5))
+    decision = process.attempt("run", "again", 1)
+
+    assert 0.5 == decision.learning_rate
+    assert process.replayed("run") == process.head("run")
+
+
+def test_a_run_that_begins_again_at_the_very_moment_takes_the_new_rails(process: Process):
+    """
+    It begins with the old ones, in the transaction that sets the new ones and looks for who is to be told.
+    """
+    put(process, "run", experiment="digits")
+    process.finish("run", "failed")
+    again = attempts.begin_attempt(process.writer, "run", AttemptRequest(key="again", epoch=0))
+    settings = ExperimentSettings(rails=Rails(max_lr=0.5))
+    decision, told = together(process, again, experiments.put_experiment(process.writer, "digits", settings))
+    assert 1.0 == decision.learning_rate
+    process.ask(bulk.carry_out(process.writer, process.reads, told.rails_command))
+
+    assert 0.5 == process.report("run", 0, 1.0).learning_rate
+    assert process.replayed("run") == process.head("run")
+
+
+def test_settings_that_stay_as_they_are_are_no_news(process: Process):
+    put(process, "run", experiment="digits")
+    set_up(process, rails=Rails(max_lr=0.5), tags={"team": "vision"})
+    before = experiments.get_experiment(process.reads, "digits")
+    again = set_up(process, rails=Rails(max_lr=0.5), tags={"team": "vision"})
+
+    assert (before, False, None) == (again.experiment, again.is_new, again.rails_command)
+
+
+def test_an_experiment_is_there_when_a_run_has_named_it(process: Process):
+    put(process, "run", experiment="letters")
+    set_up(process)
+    page = experiments.list_experiments(process.reads, limit=1)
+    rest = experiments.list_experiments(process.reads, after=page.after)
+
+    assert (["digits"], ["letters"]) == (
+        [each.name for each in page.experiments],
+        [each.name for each in rest.experiments],
+    )
+    assert rest.after is None
+    with pytest.raises(ExperimentNotFound, match="PUT /v1/experiments/nowhere"):
+        experiments.get_experiment(process.reads, "nowhere")
+
+
+def test_runs_created_at_once_make_their_experiment_once(postgres_url: str, start_process: Callable[..., Process]):
+    here, there = start_process(postgres_url), start_process(postgres_url)
+    views = here.ask_all(
+        *(
+            patiently(partial(runs.put_run, each.writer, f"run-{number}", spec(PLATEAU), experiment="digits"))
+            for number in range(10)
+            for each in (here, there)
+        )
+    )
+
+    assert {True, False} == {is_new for _, is_new in views}
+    assert ["digits"] == [each.name for each in experiments.list_experiments(here.reads).experiments]
+
+
+def test_no_run_escapes_rails_that_are_set_while_it_is_created(
+    postgres_url: str, start_process: Callable[..., Process]
+):
+    """
+    Whoever creates it has read the old rails, and whoever sets new ones has looked for the runs to tell.
+    """
+    here, there = start_process(postgres_url), start_process(postgres_url)
+    set_up(here)
+    for number in range(8):
+        rails = Rails(max_lr=0.5 / (number + 1))
+        created, put = here.ask_all(
+            patiently(partial(runs.put_run, here.writer, f"run-{number}", spec(PLATEAU), experiment="digits")),
+            patiently(partial(experiments.put_experiment, there.writer, "digits", ExperimentSettings(rails=rails))),
+        )
+        assert not isinstance(created, Exception) and not isinstance(put, Exception), (created, put)
+        if put.rails_command is not None:
+            here.ask(bulk.carry_out(here.writer, here.reads, put.rails_command))
+
+        assert rails == here.head(f"run-{number}").spec.rails

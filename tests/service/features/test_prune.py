@@ -1,0 +1,179 @@
+"""`remotelr db prune`: what ended long ago goes whole, all else stays, and it does no harm to stop in between."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+
+from remotelr.rules import Command
+from remotelr_service.errors import DatabaseAway
+from remotelr_service.features.bulk import bulk
+from remotelr_service.features.bulk.selector import Selector
+from remotelr_service.features.runs import pruning, runs
+from remotelr_service.features.runs.pruning import Stale
+from remotelr_service.http.auth import audit
+from support.fixtures.processes import Process
+
+LONG_AGO = timedelta(days=30)
+STALE = Stale(age=timedelta(days=7))
+EVERY = Selector(status="running")
+
+
+def ended(process: Process, *keys: str, ago: timedelta = LONG_AGO) -> None:
+    """Runs that were trained, and ended so long ago."""
+    for key in keys:
+        process.put(key)
+        process.train(key, [1.0, 0.9])
+        process.finish(key, "completed")
+        age(process, key, ago)
+
+
+def age(process: Process, key: str, ago: timedelta) -> None:
+    def action(group) -> None:
+        then = group.now - ago
+        at = then if process.reads.dialect.name == "postgresql" else then.isoformat(timespec="microseconds")
+        group._connection.execute(text("UPDATE runs SET updated_at = :at WHERE key = :key"), {"at": at, "key": key})
+
+    process.ask(process.writer.submit(action))
+
+
+def prune(process: Process, stale: Stale = STALE) -> list[str]:
+    async def all_of_it() -> list[str]:
+        return [key async for keys in pruning.prune(process.writer, process.reads, stale, by="test") for key in keys]
+
+    return process.ask(all_of_it())
+
+
+def left(process: Process) -> list[str]:
+    return [view.key for view in runs.list_runs(process.reads).runs]
+
+
+def counted(process: Process, table: str) -> int:
+    with process.reads.connect() as connection:
+        found: int = connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()
+        return found
+
+
+def test_what_ended_long_ago_goes_with_its_events_and_nothing_else_does(process: Process):
+    ended(process, "old-1", "old-2")
+    ended(process, "new", ago=timedelta(days=1))
+    process.put("running")
+    process.train("running", [1.0])
+    age(process, "running", LONG_AGO)
+    named = pruning.list_stale(process.reads, STALE)
+    gone = prune(process)
+
+    assert ["old-1", "old-2"] == named == gone
+    assert ["new", "running"] == left(process)
+    assert len(process.events("new")) + len(process.events("running")) == counted(process, "events")
+    assert process.replayed("new") == process.head("new")
+    assert [] == prune(process)
+
+
+def test_more_than_fit_a_transaction_go_in_several(process: Process, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pruning, "AT_ONCE", 2)
+    monkeypatch.setattr(pruning.list_stale, "__defaults__", (None, 2))
+    ended(process, *(f"run-{number}" for number in range(5)))
+
+    assert [f"run-{number}" for number in range(5)] == prune(process)
+    assert [] == left(process)
+
+
+def test_a_run_that_goes_on_after_it_was_looked_for_stays(process: Process, monkeypatch: pytest.MonkeyPatch):
+    ended(process, "gone", "resumed")
+    looked_for = iter([pruning.list_stale(process.reads, STALE), []])
+    process.attempt("resumed", "another life", 2)
+    monkeypatch.setattr(pruning, "list_stale", lambda *_: next(looked_for))
+
+    assert ["gone"] == prune(process)
+    assert ["resumed"] == left(process)
+
+
+def test_who_is_stopped_in_the_middle_begins_again(
+    process: Process, monkeypatch: pytest.MonkeyPatch, start_process: Callable[..., Process]
+):
+    """
+    The second transaction fails when some of its runs are gone already: none of them is.
+    """
+    monkeypatch.setattr(pruning.list_stale, "__defaults__", (None, 2))
+    ended(process, *(f"run-{number}" for number in range(4)))
+    right, seen = pruning.audit.note_deletion, []
+
+    def fail_late(group, head, by) -> None:
+        seen.append(head.run.key)
+        if len(seen) > 3:
+            raise DatabaseAway("gone")
+        right(group, head, by)
+
+    monkeypatch.setattr(pruning.audit, "note_deletion", fail_late)
+    with pytest.raises(DatabaseAway):
+        prune(process)
+    after = left(process)
+    monkeypatch.setattr(pruning.audit, "note_deletion", right)
+    again = prune(process)
+
+    assert ["run-2", "run-3"] == after == again
+    assert 0 == counted(process, "events")
+
+
+def commanded(process: Process, ago: timedelta) -> int:
+    """The number of a command to all runs, that was finished so long ago."""
+    noted, _ = process.ask(bulk.order_bulk(process.writer, process.reads, EVERY, Command(type="scale", factor=0.5)))
+    process.ask(bulk.carry_out(process.writer, process.reads, noted.id))
+
+    def action(group) -> None:
+        then = group.now - ago
+        at = then if process.reads.dialect.name == "postgresql" else then.isoformat(timespec="microseconds")
+        set_at = text("UPDATE bulk_commands SET finished_at = :at WHERE id = :id")
+        group._connection.execute(set_at, {"at": at, "id": noted.id})
+
+    process.ask(process.writer.submit(action))
+    return noted.id
+
+
+def prune_bulk(process: Process, stale: Stale = STALE) -> list[int]:
+    async def all_of_it() -> list[int]:
+        return [each async for each in pruning.prune_bulk(process.writer, process.reads, stale, by="test")]
+
+    return process.ask(all_of_it())
+
+
+def test_what_came_of_a_command_to_many_goes_and_what_it_did_stays(process: Process):
+    process.put("run")
+    old, new = commanded(process, LONG_AGO), commanded(process, timedelta(days=1))
+    unfinished, _ = process.ask(bulk.order_bulk(process.writer, process.reads, EVERY, Command(type="stop")))
+    of_an_experiment = prune_bulk(process, Stale(age=STALE.age, experiment="digits"))
+    gone = prune_bulk(process)
+
+    assert ([], [old], []) == (of_an_experiment, gone, prune_bulk(process))
+    assert (2, 1) == (counted(process, "bulk_commands"), counted(process, "bulk_results"))
+    assert [new, unfinished.id] == [bulk.get_bulk(process.reads, each).bulk.id for each in (new, unfinished.id)]
+    assert ["scale", "scale"] == [event.payload["type"] for event in process.events("run") if event.kind == "command"]
+    entries, _ = audit.list_audit(process.reads)
+    assert [("bulk_command_deleted", str(old), "test", 1)] == [
+        (entry.action, entry.subject, entry.actor, entry.details["runs"]) for entry in entries
+    ]
+
+
+def test_the_command_line_says_which_runs_go_and_takes_none_when_it_is_only_asked(process: Process):
+    ended(process, "old")
+    process.put("running")
+    commanded(process, LONG_AGO)
+    process.close()
+    command = [sys.executable, "-m", "remotelr_service", "db", "prune", "--older-than-days", "7"]
+    asked, told, again = [
+        subprocess.run([*command, "--database-url", process.url, *more], capture_output=True, text=True, check=True)
+        for more in (["--dry-run"], [], [])
+    ]
+
+    bulk = "1 commands to many runs"
+    assert ("old\n", [f"{bulk} would be taken away", "1 runs would be taken away"]) == _said(asked)
+    assert ("old\n", [f"{bulk} were taken away", "1 runs were taken away"]) == _said(told)
+    assert ("", ["0 runs were taken away"]) == _said(again)
+
+
+def _said(done: subprocess.CompletedProcess[str]) -> tuple[str, list[str]]:
+    return done.stdout, [line for line in done.stderr.splitlines() if line.endswith("taken away")]

@@ -1,0 +1,331 @@
+"""Runs as their owners and operators handle them: create, list, tag, delete, watch, look back."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from remotelr import rules
+from remotelr.rules import InvalidPolicy, Report, RunFinished, Waiting, policy_from_json
+from remotelr.rules import preview as preview_of
+from remotelr_service.db.writer.transaction import Group
+from remotelr_service.errors import ExperimentConflict, RunNotFound, TooManyTags
+from remotelr_service.features.runs import history, runs
+from remotelr_service.features.training import deadlines as timeouts
+from remotelr_service.features.training import decisions, reports
+from remotelr_service.live import waiters as notices
+from support.fixtures.processes import Process
+from support.rules.run_histories import PLATEAU, spec
+
+
+def put(process: Process, key: str, **rest: Any) -> Any:
+    return process.ask(runs.put_run(process.writer, key, spec(PLATEAU), **rest))
+
+
+def test_asking_for_a_run_again_gives_the_same_run(process: Process):
+    made, created = put(process, "run", experiment="digits", tags={"team": "vision"})
+    found, again = put(process, "run", experiment="digits")
+
+    assert (True, False) == (created, again)
+    assert made == found == runs.get_run(process.reads, "run")
+    assert ("digits", {"team": "vision"}, 0, 1.0) == (made.experiment, made.tags, made.epoch, made.learning_rate)
+    assert (1, "start", 1.0) == (made.decision.seq, made.decision.reason, made.decision.learning_rate)
+
+
+def test_runs_are_found_by_the_tags_they_have_now(process: Process):
+    for key, tags in [("a", {"team": "vision"}), ("b", {"team": "vision", "gpu": "8"}), ("c", {"team": "sound"})]:
+        put(process, key, tags=tags)
+
+    def found(tag: tuple[str, str], after: str | None = None) -> list[str]:
+        return [view.key for view in runs.list_runs(process.reads, tag=tag, after=after).runs]
+
+    before = [found(("team", "vision")), found(("team", "vision"), after="a"), found(("gpu", "8")), found(("gpu", "9"))]
+    process.ask(runs.tag_run(process.writer, "a", {"team": "sound", "gpu": "8"}))
+    process.ask(runs.delete_run(process.writer, "b"))
+
+    assert [["a", "b"], ["b"], ["b"], []] == before
+    assert [[], ["a", "c"], ["a"]] == [found(tag) for tag in (("team", "vision"), ("team", "sound"), ("gpu", "8"))]
+
+
+def test_a_run_does_not_change_its_experiment(process: Process):
+    put(process, "run", experiment="digits")
+    with pytest.raises(ExperimentConflict, match="experiment 'digits', not to 'letters'"):
+        put(process, "run", experiment="letters")
+
+
+def test_a_policy_that_lacks_its_rate_makes_no_run(process: Process):
+    with pytest.raises(InvalidPolicy):
+        process.ask(runs.put_run(process.writer, "run", spec(PLATEAU, initial_learning_rate=None)))
+    with pytest.raises(RunNotFound):
+        runs.get_run(process.reads, "run")
+
+
+def test_runs_are_listed_in_pages_that_neither_repeat_nor_miss_one(process: Process):
+    keys = sorted(f"run {number}" for number in range(7))
+    for key in reversed(keys):
+        put(process, key)
+    listed: list[str] = []
+    after: str | None = None
+    while True:
+        page = runs.list_runs(process.reads, after=after, limit=3)
+        listed += [view.key for view in page.runs]
+        after = page.after
+        if after is None:
+            break
+
+    assert keys == listed
+
+
+def test_a_last_page_that_is_full_says_that_it_is_the_last(process: Process):
+    for key in ("a", "b"):
+        put(process, key)
+
+    assert runs.list_runs(process.reads, limit=2).after is None
+
+
+def test_runs_are_found_by_experiment_status_and_tag(process: Process):
+    put(process, "a", experiment="digits", tags={"team": "vision", "a.b": "%"})
+    put(process, "b", experiment="digits", tags={"team": "Vision"})
+    put(process, "c", tags={"team": "vision"})
+    process.finish("c", "completed")
+
+    def found(**by: Any) -> list[str]:
+        return [view.key for view in runs.list_runs(process.reads, **by).runs]
+
+    assert ["a", "b"] == found(experiment="digits")
+    assert ["c"] == found(status="completed")
+    assert ["a", "c"] == found(tag=("team", "vision"))
+    assert ["a"] == found(tag=("a.b", "%"))
+    assert [] == found(tag=("team", "%"))
+    assert ["a"] == found(tag=("team", "vision"), experiment="digits", status="running")
+
+
+def test_a_listed_run_is_the_run(process: Process):
+    for key in ("a", "b"):
+        put(process, key)
+    process.train("b", [1.0] * 4)
+
+    assert [runs.get_run(process.reads, key) for key in ("a", "b")] == list(runs.list_runs(process.reads).runs)
+
+
+def test_tags_are_set_and_removed_one_by_one(process: Process):
+    put(process, "run", tags={"team": "vision", "old": "yes", "model": "x"})
+    tagged = process.ask(
+        runs.tag_run(process.writer, "run", {"team": "speech", 'quo"te': "ü", "old": None, "never": None})
+    )
+
+    assert {"team": "speech", "model": "x", 'quo"te': "ü"} == tagged.tags
+    assert tagged == runs.get_run(process.reads, "run")
+    assert ["run"] == [view.key for view in runs.list_runs(process.reads, tag=('quo"te', "ü")).runs]
+
+
+def test_a_run_does_not_gather_more_tags_than_it_may_have(process: Process):
+    put(process, "run", tags={f"t{number}": "" for number in range(32)})
+    with pytest.raises(TooManyTags, match="would have 33 tags, and may have 32"):
+        process.ask(runs.tag_run(process.writer, "run", {"one-more": ""}))
+    tagged = process.ask(runs.tag_run(process.writer, "run", {"one-more": "", "t0": None}))
+
+    assert 32 == len(tagged.tags)
+
+
+def test_an_end_is_final_until_somebody_begins_again(process: Process):
+    put(process, "run")
+    assert "completed" == process.finish("run", "completed").status
+    assert "completed" == process.finish("run", "completed").status
+    with pytest.raises(RunFinished):
+        process.finish("run", "failed")
+
+
+def test_a_run_goes_on_and_ends_as_often_as_somebody_wants(process: Process):
+    """What rarely changes is stored only where it did: of what is stored, and not of what once was."""
+    process.put("run")
+    for life in range(4):
+        process.attempt("run", f"life {life}", epoch=life)
+        assert ("running", life + 1) == (process.head("run").status, process.report("run", life, 0.5).epoch)
+        process.finish("run", ("completed", "failed")[life % 2])
+        assert ("completed", "failed")[life % 2] == process.head("run").status
+
+
+def test_a_run_that_is_made_anew_in_the_transaction_that_deletes_it_is_stored_whole(process: Process):
+    for status in ("completed", "running", "completed"):
+        process.put("run")
+        process.attempt("run", status, epoch=0)
+        process.finish("run", "completed")
+
+        def again(group: Group, status: str = status) -> None:
+            locked = group.find("run")
+            assert locked is not None
+            group.delete(locked)
+            head = group.create(rules.create("run", spec(PLATEAU)), experiment=None, tags={})
+            if status != "running":
+                group.append(head, rules.finish(head.run, "completed"))
+
+        process.ask(process.writer.submit(again, "run"))
+        assert status == process.head("run").status
+        process.ask(runs.delete_run(process.writer, "run", by=None))
+
+
+def test_a_deleted_run_is_gone_with_its_events_and_its_key_is_free(process: Process):
+    put(process, "run")
+    process.train("run", [1.0] * 3)
+    process.ask(runs.delete_run(process.writer, "run"))
+    for look in (runs.get_run, history.history, history.events, decisions.get_decision):
+        with pytest.raises(RunNotFound):
+            look(process.reads, "run")
+    with pytest.raises(RunNotFound):
+        process.ask(runs.delete_run(process.writer, "run"))
+    put(process, "run")
+
+    assert 1 == len(process.events("run"))
+
+
+def test_whoever_waits_for_a_decision_hears_of_it_at_once(process: Process, monkeypatch: pytest.MonkeyPatch):
+    """
+    And not when the database is looked into again, which here would be too late.
+    """
+    monkeypatch.setattr(notices, "LOOK_AGAIN_S", 600.0)
+    put(process, "run")
+
+    async def wait_and_report() -> Any:
+        waiting = asyncio.create_task(wait(process, after=1, wait_s=60))
+        await asyncio.sleep(0.1)
+        await report(process, 0)
+        return await waiting
+
+    assert 2 == process.ask(wait_and_report()).seq
+
+
+def test_whoever_waits_hears_of_another_replicas_decision_too(postgres_url: str, start_process: Callable[..., Process]):
+    here, there = start_process(postgres_url), start_process(postgres_url)
+    put(here, "run")
+    threading.Timer(0.1, lambda: there.report("run", 0, 0.5)).start()
+
+    assert 2 == here.ask(wait(here, after=1, wait_s=60)).seq
+
+
+def test_a_decision_that_is_there_is_not_waited_for_and_one_that_does_not_come_not_for_ever(process: Process):
+    put(process, "run")
+    there = process.ask(wait(process, after=0, wait_s=60))
+    nothing = process.ask(wait(process, after=1, wait_s=0.1))
+
+    assert 1 == there.seq
+    assert nothing is None
+    assert {} == process.notices._waiters
+
+
+def test_many_wait_for_a_decision_without_a_thread_or_a_connection_each(process: Process):
+    put(process, "run")
+
+    async def wait_many() -> tuple[Any, int, Any]:
+        waiting = [asyncio.create_task(wait(process, after=1, wait_s=20)) for _ in range(200)]
+        await asyncio.sleep(0.5)
+        held = process.reads.pool.checkedout()
+        await report(process, 0)
+        return await asyncio.gather(*waiting), held, process.reads.pool.checkedout()
+
+    answers, held, _ = process.ask(wait_many())
+
+    assert [2] * 200 == [answer.seq for answer in answers]
+    assert held < 10
+
+
+def test_history_has_a_row_for_every_report_with_the_rate_its_epoch_ran_with(process: Process):
+    put(process, "run")
+    process.attempt("run", "life", 0)
+    told = [1.0, *process.train("run", [1.0] * 6)]
+    rows = history.history(process.reads, "run")
+
+    assert list(range(6)) == [row.epoch for row in rows]
+    assert told[:-1] == [row.learning_rate for row in rows]
+    assert told[1:] == [row.next_learning_rate for row in rows]
+    assert {0.5} <= {row.next_learning_rate for row in rows if row.reason == "plateau"}
+    assert rows[2:4] == history.history(process.reads, "run", after=rows[1].seq, limit=2)
+
+
+def test_history_shows_what_was_rewound_and_what_replaced_it(process: Process):
+    put(process, "run")
+    process.attempt("run", "life 1", 0)
+    process.train("run", [1.0] * 4)
+    process.attempt("run", "life 2", 2)
+    process.train("run", [0.5] * 2, first=2)
+    rows = history.history(process.reads, "run")
+
+    assert [(0, None), (1, None), (2, 2), (3, 2), (2, None), (3, None)] == [
+        (row.epoch, row.superseded_by) for row in rows
+    ]
+    assert rows[2].learning_rate == rows[4].learning_rate
+
+
+def test_history_gives_every_rank_the_decision_of_its_point_also_when_its_time_was_over(process: Process):
+    """
+    The point 0 is closed without rank 2, which comes late; then an attempt goes back to it, and it is decided again.
+    """
+    process.put("run", {"schedule": PLATEAU, "aggregate": {"ranks": "all", "timeout_s": 0.05}}, world_size=3)
+    for rank in (1, 0):
+        process.report("run", 0, 1.0, rank=rank)
+    time.sleep(0.1)
+    process.ask(timeouts.decide_due(process.writer, process.reads))
+    process.report("run", 0, 1.0, rank=2)
+    waiting = process.report("run", 1, 1.0, rank=1)
+    first = history.history(process.reads, "run")
+    process.attempt("run", "again", 0)
+    for rank in range(3):
+        process.report("run", 0, 9.0, rank=rank)
+    rows = history.history(process.reads, "run")
+
+    assert isinstance(waiting, Waiting)
+    assert [(0, 1.0), (0, 1.0), (0, 1.0), (1, None)] == [(row.epoch, row.next_learning_rate) for row in first]
+    assert ["schedule"] * 3 + [None] == [row.reason for row in first]
+    assert [row.next_learning_rate for row in first] == [row.next_learning_rate for row in rows[:4]]
+    assert [None] * 3 == [row.superseded_by for row in rows[4:]]
+    assert all(row.next_learning_rate is not None for row in rows[4:])
+
+
+def test_history_gives_the_rate_in_force_after_a_gap_and_to_a_late_rank(process: Process):
+    process.put("run", {"type": "piecewise_constant", "boundaries": [1], "values": [1.0, 0.5]}, world_size=2)
+    process.report("run", 2, 0.5)
+    process.report("run", 2, 0.5, rank=1)
+    rows = history.history(process.reads, "run")
+
+    assert [(0, 1.0), (1, 1.0)] == [(row.rank, row.learning_rate) for row in rows]
+
+
+def test_events_come_in_pages_with_their_times(process: Process):
+    put(process, "run")
+    process.train("run", [1.0] * 3)
+    first = history.events(process.reads, "run", limit=2)
+    rest = history.events(process.reads, "run", after=2)
+
+    assert [1, 2, 3, 4] == [view.event.seq for view in (*first, *rest)]
+    assert all(view.created_at.tzinfo is not None for view in first)
+    assert first[0].created_at <= rest[-1].created_at
+
+
+def test_a_preview_is_the_curve_a_run_would_have(process: Process):
+    losses = [1.0, 0.9, 0.9, 0.9, 0.9, 0.8]
+    put(process, "run")
+    told = [1.0, *process.train("run", losses)]
+    preview = preview_of(policy_from_json(PLATEAU), 1.0, 7, metrics=[{"val_loss": loss} for loss in losses])
+
+    assert told == preview.learning_rates
+    assert preview.momentum is None
+
+
+def test_a_preview_may_begin_later_and_shows_the_momentum_of_a_policy_that_has_one():
+    policy = policy_from_json({"type": "one_cycle", "max_lr": 0.1, "total_steps": 20})
+    whole, tail = preview_of(policy, None, 20), preview_of(policy, None, 5, start=15)
+
+    assert whole.learning_rates[15:] == tail.learning_rates
+    assert whole.momentum is not None and tail.momentum is not None
+    assert whole.momentum[15:] == tail.momentum
+
+
+async def wait(process: Process, after: int, wait_s: float) -> Any:
+    return await decisions.wait_for_decision(process.notices, "run", after, wait_s)
+
+
+async def report(process: Process, epoch: int) -> Any:
+    return await reports.report(process.writer, "run", Report(epoch=epoch, metrics={"val_loss": 0.5}))

@@ -1,0 +1,169 @@
+"""Runs whose trainer has fallen silent: found, marked, told, and marked no longer."""
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+
+from remotelr_service.db.queries.stalls import Pace
+from remotelr_service.features.runs import stalls
+from remotelr_service.features.runs.runs import get_run, list_runs, put_run
+from remotelr_service.features.runs.stalls import LEAST_S, Stalls, patient_until, usual_s
+from remotelr_service.http.context import Resources
+from support.fixtures.service import Service
+from support.rules.run_histories import spec
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def decided(*seconds: float, attempt: int = 1) -> list[tuple[int, int, datetime]]:
+    """Epochs 0, 1, 2… decided at these seconds, newest first."""
+    return [(attempt, epoch, NOON + timedelta(seconds=at)) for epoch, at in enumerate(seconds)][::-1]
+
+
+def test_an_epoch_usually_takes_the_median_of_the_last_ones():
+    assert 10.0 == usual_s(decided(0, 10, 20, 500, 510))
+
+
+def test_what_lies_between_two_attempts_is_no_epoch():
+    second = [(2, 5, NOON + timedelta(seconds=9_010)), (2, 4, NOON + timedelta(seconds=9_000))]
+
+    assert 10.0 == usual_s([*second, *decided(0, 10, 20)])
+
+
+def test_epochs_that_went_unreported_share_the_time():
+    assert 10.0 == usual_s([(1, 5, NOON + timedelta(seconds=50)), *decided(0, 10, 20)])
+
+
+@pytest.mark.parametrize("seconds", [(), (0,), (0, 10)])
+def test_from_two_epochs_nobody_can_tell_what_is_usual(seconds: tuple[float, ...]):
+    assert usual_s(decided(*seconds)) is None
+
+
+@pytest.mark.parametrize(("every_s", "silent_s"), [(0.05, LEAST_S), (60.0, 180.0), (3_600.0, 10_800.0)])
+def test_three_times_the_usual_time_is_too_long_and_half_a_minute_never_is(every_s: float, silent_s: float):
+    pace = Pace(NOON, decided(0, every_s, 2 * every_s, 3 * every_s))
+
+    assert NOON + timedelta(seconds=silent_s) == patient_until(pace)
+
+
+# On a database.
+
+
+@pytest.fixture
+def means(database_url: str) -> Iterator[Resources]:
+    opened = Resources.open(database_url)
+    yield opened
+    opened.close()
+
+
+def later(seconds: float) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+async def train(means: Resources, key: str, first: int, count: int) -> None:
+    from remotelr.rules import Report
+    from remotelr_service.features.training.reports import report
+
+    for epoch in range(first, first + count):
+        await report(means.writer, key, Report(epoch=epoch, metrics={"val_loss": 1.0}))
+
+
+def stalled(means: Resources) -> list[str]:
+    return [view.key for view in list_runs(means.reads, stalled=True).runs]
+
+
+def test_a_silent_run_is_marked_once_and_until_it_is_heard_of_again(means: Resources):
+    async def story() -> None:
+        one, another = Stalls(means.writer, means.reads), Stalls(means.writer, means.reads)
+        await put_run(means.writer, "silent", spec({"type": "constant"}))
+        began = datetime.now(UTC)
+        await train(means, "silent", 0, 5)
+        assert [] == await one.look()
+        assert [] == await one.look(began + timedelta(seconds=LEAST_S - 5))
+        assert (["silent"], 1) == (await one.look(later(LEAST_S + 5)), one.count)
+        assert get_run(means.reads, "silent").stalled
+        assert [] == await one.look(later(LEAST_S + 10)) == await another.look(later(LEAST_S + 10))
+        assert ["silent"] == stalled(means)
+        await train(means, "silent", 5, 1)
+        assert ([], 0) == (await one.look(), one.count)
+        assert ([], False) == (stalled(means), get_run(means.reads, "silent").stalled)
+
+    asyncio.run(story())
+
+
+def test_two_replicas_that_look_at_once_mark_a_run_once(means: Resources):
+    async def story() -> list[list[str]]:
+        await put_run(means.writer, "silent", spec({"type": "constant"}))
+        await train(means, "silent", 0, 5)
+        replicas = [Stalls(means.writer, means.reads) for _ in range(4)]
+        return await asyncio.gather(*(each.look(later(60)) for each in replicas))
+
+    assert [[], [], [], ["silent"]] == sorted(asyncio.run(story()))
+
+
+def test_a_run_that_is_finished_or_unknown_is_not_silent(means: Resources):
+    from remotelr_service.features.runs.runs import finish_run
+
+    async def story() -> list[str]:
+        for key in ("finished", "new"):
+            await put_run(means.writer, key, spec({"type": "constant"}))
+        await train(means, "finished", 0, 5)
+        await finish_run(means.writer, "finished", "completed")
+        return await Stalls(means.writer, means.reads).look(later(1e6))
+
+    assert [] == asyncio.run(story())
+
+
+def test_a_run_at_rest_is_looked_at_once_and_not_again_before_its_patience_is_over(means: Resources):
+    """
+    Ten thousand runs that wait for hours-long epochs must not cost a query each at every look.
+    """
+    from sqlalchemy import event
+
+    asked: list[str] = []
+
+    async def story() -> None:
+        await put_run(means.writer, "slow", spec({"type": "constant"}))
+        await train(means, "slow", 0, 2)
+        watching = Stalls(means.writer, means.reads)
+        await watching.look(later(LEAST_S + 1))
+        event.listen(means.reads, "before_cursor_execute", lambda *call: asked.append(call[2]))
+        await watching.look(later(LEAST_S + 2))
+
+    asyncio.run(story())
+
+    assert not [statement for statement in asked if "events" in statement], asked
+
+
+def test_a_look_reads_some_of_the_runs_and_the_next_goes_on_with_the_others(
+    means: Resources, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    However many runs there are, a look costs the same.
+    """
+    monkeypatch.setattr(stalls, "_AMONG", 2)
+    keys = [f"run-{number}" for number in range(5)]
+
+    async def story() -> list[list[str]]:
+        for key in keys:
+            await put_run(means.writer, key, spec({"type": "constant"}))
+            await train(means, key, 0, 4)
+        watching = Stalls(means.writer, means.reads)
+        return [await watching.look(later(60)) for _ in range(4)]
+
+    assert [keys[:2], keys[2:4], keys[4:], []] == asyncio.run(story())
+
+
+def test_the_list_tells_and_filters_what_is_stalled(shared_service: Service):
+    http: httpx.Client = shared_service.http
+    body = {"policy": {"type": "constant"}, "initial_learning_rate": 0.1, "experiment": "lively"}
+    http.put("/v1/runs/lively", json=body).raise_for_status()
+
+    assert http.get("/v1/runs/lively").json()["stalled"] is False
+    assert [] == http.get("/v1/runs?stalled=true&experiment=lively").json()["runs"]
+    listed = http.get("/v1/runs?stalled=false&experiment=lively").json()["runs"]
+    assert ["lively"] == [run["run"] for run in listed]
+    assert "\nremotelr_runs_stalled " in http.get("/metrics").text
