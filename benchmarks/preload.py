@@ -60,7 +60,7 @@ def _statements(copies: int, long: int) -> list[tuple[int, str]]:
     """How many numbers each needs, and the statement that copies for each of them."""
     head = _names(runs.c.keys(), without=("id", "key"))
     body = _names(events.c.keys(), without=("run_id",))
-    rest = _names(events.c.keys(), without=("run_id", "seq", "epoch", "holds_from"))
+    rest = _names(events.c.keys(), without=("run_id", "seq", "epoch", "effective_from"))
     heads = (
         f"INSERT INTO runs (key, {head}) SELECT 'copy-' || (1000000 + n), {_of('one', head)} "
         f"FROM numbers, runs AS one WHERE one.key = 'template'"
@@ -70,8 +70,8 @@ def _statements(copies: int, long: int) -> list[tuple[int, str]]:
         f"WHERE runs.key LIKE 'copy-%' AND one.run_id = (SELECT id FROM runs WHERE key = 'template')"
     )
     longer = (
-        f"INSERT INTO events (run_id, seq, epoch, holds_from, {rest}) "
-        f"SELECT run_id, seq + n, epoch + n, holds_from + n, {_of('one', rest)} FROM numbers, events AS one "
+        f"INSERT INTO events (run_id, seq, epoch, effective_from, {rest}) "
+        f"SELECT run_id, seq + n, epoch + n, effective_from + n, {_of('one', rest)} FROM numbers, events AS one "
         f"WHERE kind = 'report' AND run_id = (SELECT id FROM runs WHERE key = 'long')"
     )
     return [(copies, heads), (1, bodies), (long - 1, longer)]

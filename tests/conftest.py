@@ -7,7 +7,7 @@ import tempfile
 
 from hypothesis import HealthCheck, settings
 
-from support import timeouts as patience  # noqa: F401
+from support import timeouts  # noqa: F401
 
 # Keras chooses its backend when it is first imported: before any test module is. `make backends` chooses others.
 os.environ.setdefault("KERAS_BACKEND", "jax")

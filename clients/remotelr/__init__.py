@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from remotelr._http.wire import Commanded, Reported, RunView
+    from remotelr._http.wire import CommandReceipt, ReportRecord, RunView
     from remotelr.client import Client
     from remotelr.decision import Decision
     from remotelr.errors import RanksMissing, RemoteLRError, ServiceRefused, ServiceUnreachable, StaleAttempt
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Client": "remotelr.client",
-    "Commanded": "remotelr._http.wire",
+    "CommandReceipt": "remotelr._http.wire",
     "Decision": "remotelr.decision",
     "RanksMissing": "remotelr.errors",
     "RemoteLRError": "remotelr.errors",
-    "Reported": "remotelr._http.wire",
+    "ReportRecord": "remotelr._http.wire",
     "Run": "remotelr.run",
     "RunView": "remotelr._http.wire",
     "ServiceRefused": "remotelr.errors",
@@ -28,11 +28,11 @@ _HOMES = {
 
 __all__ = [
     "Client",
-    "Commanded",
+    "CommandReceipt",
     "Decision",
     "RanksMissing",
     "RemoteLRError",
-    "Reported",
+    "ReportRecord",
     "Run",
     "RunView",
     "ServiceRefused",

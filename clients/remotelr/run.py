@@ -8,16 +8,16 @@ from dataclasses import replace
 from typing import Any, Literal, TypedDict, Unpack
 
 from remotelr import rules
-from remotelr._http import wire as _wire
+from remotelr._http import wire
 from remotelr._http.caller import Service
-from remotelr._http.wire import Commanded, Reported, RunView
+from remotelr._http.wire import CommandReceipt, ReportRecord, RunView
 from remotelr.decision import Decision, Plan, planned
 from remotelr.errors import RanksMissing, RemoteLRError, ServiceRefused
 from remotelr.rules import Policy, Report, Waiting, policy_to_json
-from remotelr.rules.run.command import Continuity, Keeping, Mode, OrderType
+from remotelr.rules.run.command import Continuity, Mode, OrderType, StateMode
 
 
-class About(TypedDict, total=False):
+class CommandOptions(TypedDict, total=False):
     """What every order takes, by name.
 
     reason, actor: for the log: why, and who (with a token, the service notes the token's name).
@@ -33,7 +33,7 @@ class About(TypedDict, total=False):
     timeout_s: float | None
 
 
-class Orders:
+class RunCommands:
     """What an operator orders of the run `key`. It bears on the first epoch that has no rate yet.
 
     Every order takes what `About` names.
@@ -51,8 +51,8 @@ class Orders:
         mode: Mode = "pin",
         until_epoch: int | None = None,
         until_time: str | None = None,
-        **about: Unpack[About],
-    ) -> Commanded:
+        **about: Unpack[CommandOptions],
+    ) -> CommandReceipt:
         """Set the rate.
 
         mode: `pin` holds it, whatever the schedule says; `one_shot` holds it for one epoch; `rebase` lets the
@@ -64,29 +64,31 @@ class Orders:
         held = until_epoch is None and until_time is None
         return self.command("set_learning_rate", value=value, mode=mode, until=None if held else until, **about)
 
-    def scale(self, factor: float, **about: Unpack[About]) -> Commanded:
+    def scale(self, factor: float, **about: Unpack[CommandOptions]) -> CommandReceipt:
         """Multiply what is in force."""
         return self.command("scale", factor=factor, **about)
 
-    def release(self, **about: Unpack[About]) -> Commanded:
+    def release(self, **about: Unpack[CommandOptions]) -> CommandReceipt:
         """Back to the policy's own curve, and no longer told to stop."""
         return self.command("release", **about)
 
-    def pause(self, **about: Unpack[About]) -> Commanded:
+    def pause(self, **about: Unpack[CommandOptions]) -> CommandReceipt:
         """Hold the rate in force, and let the schedule stand still."""
         return self.command("pause", **about)
 
-    def resume_schedule(self, **about: Unpack[About]) -> Commanded:
+    def resume_schedule(self, **about: Unpack[CommandOptions]) -> CommandReceipt:
         """Let the schedule go on from where it was paused."""
         return self.command("resume_schedule", **about)
 
     def replace_policy(
-        self, policy: Policy | Mapping[str, Any], *, state: Keeping = "keep", **about: Unpack[About]
-    ) -> Commanded:
+        self, policy: Policy | Mapping[str, Any], *, state: StateMode = "keep", **about: Unpack[CommandOptions]
+    ) -> CommandReceipt:
         """Another policy. state: `keep` what the schedule remembers where the new one has its shape, or `reset`."""
         return self.command("replace_policy", policy=_document(policy), state=state, **about)
 
-    def extend(self, total: int, *, continuity: Continuity = "keep_lr", **about: Unpack[About]) -> Commanded:
+    def extend(
+        self, total: int, *, continuity: Continuity = "keep_lr", **about: Unpack[CommandOptions]
+    ) -> CommandReceipt:
         """The run is `total` epochs long now.
 
         continuity: `keep_lr` goes on from the rate in force, `keep_fraction` from the same part of the curve,
@@ -94,15 +96,15 @@ class Orders:
         """
         return self.command("extend", total=total, continuity=continuity, **about)
 
-    def stop(self, **about: Unpack[About]) -> Commanded:
+    def stop(self, **about: Unpack[CommandOptions]) -> CommandReceipt:
         """Tell the trainer to end after the epoch it is in."""
         return self.command("stop", **about)
 
-    def note(self, text: str, **about: Unpack[About]) -> Commanded:
+    def note(self, text: str, **about: Unpack[CommandOptions]) -> CommandReceipt:
         """A remark for the log, that changes nothing."""
         return self.command("note", text=text, **about)
 
-    def cancel(self, seq: int, **about: Unpack[About]) -> Commanded:
+    def cancel(self, seq: int, **about: Unpack[CommandOptions]) -> CommandReceipt:
         """The order of that number, not yet delivered, is as if it had never been given."""
         return self.command("cancel", seq=seq, **about)
 
@@ -116,12 +118,12 @@ class Orders:
         expected_seq: int | None = None,
         timeout_s: float | None = None,
         **members: Any,
-    ) -> Commanded:
+    ) -> CommandReceipt:
         """Any order, with its members by their names on the wire. Gives its number and the epoch it holds from."""
         # Always a key: an order given twice because its answer was lost must count once.
         told = {**members, "reason": reason, "actor": actor, "key": key or uuid.uuid4().hex}
-        request = _wire.command(self.key, {"type": order, **told, "expected_seq": expected_seq})
-        return self._service.ask(request, _wire.read_commanded, timeout_s)
+        request = wire.command(self.key, {"type": order, **told, "expected_seq": expected_seq})
+        return self._service.ask(request, wire.read_commanded, timeout_s)
 
 
 def _document(policy: Policy | Mapping[str, Any]) -> Mapping[str, Any]:
@@ -140,7 +142,7 @@ _POLL_S = 1.0
 _WORTH_ASKING_S = 0.5
 
 
-class Run(Orders):
+class Run(RunCommands):
     """One training job, as this process sees it.
 
     >>> from remotelr import Client
@@ -153,7 +155,7 @@ class Run(Orders):
     ...     decision = run.report(decision.epoch, {"val_loss": val_loss}, learning_rate=decision.learning_rate)
     >>> round(decision.learning_rate, 6), decision.reason, decision.changed
     (0.01, 'plateau', True)
-    >>> run.scale(0.5, reason="to be careful").holds_from
+    >>> run.scale(0.5, reason="to be careful").effective_from
     4
     >>> run.finish()
     >>> run.view.status
@@ -207,7 +209,7 @@ class Run(Orders):
             "gap": gap or None,
             "last_seq": last_seq,
         }
-        told = self._service.ask(_wire.begin_attempt(self.key, members), _wire.read_attempt, timeout_s)
+        told = self._service.ask(wire.begin_attempt(self.key, members), wire.read_attempt, timeout_s)
         self.attempt = told.attempt
         if world_size is not None:
             self.view = replace(self.view, spec={**self.view.spec, "world_size": world_size})
@@ -249,11 +251,11 @@ class Run(Orders):
             "local": local or None,
             "last_seq": self.decision.seq,
         }
-        request = _wire.report(self.key, metrics, members)
+        request = wire.report(self.key, metrics, members)
         began, asked = time.monotonic(), 0
         left_s = budget_s = self._service.timeout_s if timeout_s is None else timeout_s
         while True:
-            answer = self._service.ask(request, _wire.read_answer, min(budget_s, left_s))
+            answer = self._service.ask(request, wire.read_answer, min(budget_s, left_s))
             if not isinstance(answer, Waiting):
                 return self._hold(answer, timeout_s)
             asked, waited_s = asked + 1, time.monotonic() - began
@@ -271,7 +273,7 @@ class Run(Orders):
         those behind it were not tried. Raises ServiceRefused (`invalid_request`: one of them cannot be a
         report) and ServiceUnreachable.
         """
-        told = self._service.ask(_wire.report_batch(self.key, reports), _wire.read_batch, timeout_s)
+        told = self._service.ask(wire.report_batch(self.key, reports), wire.read_batch, timeout_s)
         answers = [planned(each, self._plan) if isinstance(each, rules.Decision) else each for each in told]
         self.decision = next((each for each in reversed(answers) if isinstance(each, Decision)), self.decision)
         return answers
@@ -284,8 +286,8 @@ class Run(Orders):
         after: only a newer one than this `seq`; waits up to wait_s seconds for it, and gives None when none came.
         """
         budget_s = (self._service.timeout_s if timeout_s is None else timeout_s) + (wait_s or 0.0)
-        request = _wire.get_decision(self.key, after=after, wait_s=wait_s)
-        decision = self._service.ask(request, _wire.read_decision, budget_s)
+        request = wire.get_decision(self.key, after=after, wait_s=wait_s)
+        decision = self._service.ask(request, wire.read_decision, budget_s)
         return None if after is not None and decision.seq <= after else planned(decision, self._plan)
 
     def finish(
@@ -295,18 +297,18 @@ class Run(Orders):
 
         Raises ServiceRefused (`run_finished`: otherwise; `server_behind`) and ServiceUnreachable.
         """
-        self.view = self._service.ask(_wire.finish(self.key, status, last_seq), _wire.read_run, timeout_s)
+        self.view = self._service.ask(wire.finish(self.key, status, last_seq), wire.read_run, timeout_s)
 
     def refresh(self, *, timeout_s: float | None = None) -> None:
         """Read the run anew: its policy, and where it stands."""
-        self.view = self._service.ask(_wire.get_run(self.key), _wire.read_run, timeout_s)
+        self.view = self._service.ask(wire.get_run(self.key), wire.read_run, timeout_s)
         self._plan = Plan(self.view.spec)
 
-    def history(self) -> Iterator[Reported]:
+    def history(self) -> Iterator[ReportRecord]:
         """The reports in the order they came, those a rewind undid marked; fetched page by page as they are needed."""
         after: int | None = None
         while True:
-            page = self._service.ask(_wire.history(self.key, after=after, limit=PAGE), _wire.read_history)
+            page = self._service.ask(wire.history(self.key, after=after, limit=PAGE), wire.read_history)
             yield from page.items
             after = page.next
             if after is None:

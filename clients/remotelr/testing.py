@@ -30,9 +30,9 @@ from remotelr._http.wire import Request, Response
 from remotelr.rules import (
     AttemptRequest,
     Command,
+    CommandStatus,
     Decision,
     Event,
-    Life,
     MemoryLog,
     Outcome,
     Report,
@@ -44,11 +44,11 @@ from remotelr.rules import (
     command,
     command_from_json,
     command_from_payload,
+    command_history,
     command_to_json,
     create,
     finish,
     is_command,
-    life_steps,
     metrics_from_json,
     policy_from_json,
     policy_to_json,
@@ -65,8 +65,8 @@ _COMMAND = re.compile(r"GET /commands/(?P<seq>[0-9]+)")
 _INVALID = ("invalid_policy", "invalid_report", "invalid_command")
 # What of a decision is not answered.
 
-# What is ordered over HTTP; rails are the service's own.
-_TAKEN = frozenset(get_args(CommandType)) - {"rails"}
+# What is ordered over HTTP; limits are the service's own.
+_TAKEN = frozenset(get_args(CommandType)) - {"limits"}
 _UNSAID = ("local", "why")
 _SPEC = ("initial_learning_rate", "world_size", "steps_per_epoch", "total_epochs")
 
@@ -227,26 +227,26 @@ def _one_command(kept: _Kept, seq: int) -> Response:
 def _ordered(kept: _Kept, event: Event) -> dict[str, Any]:
     """A command, and what has become of it."""
     order, later = command_from_payload(event), [each for each in kept.log.events if each.seq > event.seq]
-    life = [_step(kept, event, step) for step in life_steps(event, later, kept.run)]
-    newest = life[-1]
+    steps = [_step(kept, event, step) for step in command_history(event, later, kept.run)]
+    newest = steps[-1]
     return {
         "run": kept.run.key,
         "seq": event.seq,
-        "holds_from": event.holds_from,
+        "effective_from": event.effective_from,
         "key": event.key,
         "command": command_to_json(order),
         "created_at": kept.moments[event.seq],
         "state": newest["state"],
         "at_epoch": newest["epoch"],
         "rate": newest["rate"] if newest["state"] in {"applied", "rejected"} else None,
-        "reason": None if len(life) == 1 else newest["reason"],
-        "life": life,
+        "reason": None if len(steps) == 1 else newest["reason"],
+        "history": steps,
         "type": order.type,
         "value": order.multiplier if order.type == "scale" else order.value,
     }
 
 
-def _step(kept: _Kept, event: Event, step: Life) -> dict[str, Any]:
+def _step(kept: _Kept, event: Event, step: CommandStatus) -> dict[str, Any]:
     brought = event if step.seq is None else next(each for each in kept.log.events if each.seq == step.seq)
     by = None
     if is_command(brought) and (step.seq is None or brought is not event):
@@ -333,7 +333,7 @@ def _run(kept: _Kept) -> dict[str, Any]:
         "tags": dict(kept.tags),
         "policy": policy_to_json(spec.policy),
         **{name: getattr(spec, name) for name in _SPEC},
-        "rails": None if spec.rails is None else spec.rails.to_json(),
+        "limits": None if spec.limits is None else spec.limits.to_json(),
         "policy_version": run.policy_version,
         "attempt": run.attempt,
         "epoch": run.epoch,

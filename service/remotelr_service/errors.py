@@ -8,13 +8,13 @@
     ├── TooManyRuns          one command is for so many runs, and no more
     ├── TooManyTags          a run holds 32
     ├── StepsUnknown         rates of single steps are asked for, of an epoch without a known length
-    ├── RecordTooLong        a run has gone through more than is gone through again in one request
+    ├── LogTooLong        a run has gone through more than is gone through again in one request
     ├── EpochUndecided       a decision is asked for, of an epoch that has none
     ├── ExperimentOutOfReach the token is for another experiment
     ├── TokenNotFound        no token has this number
     ├── TokenNameTaken       a token that is not revoked has this name
     ├── AdminTokenNeeded     without one left, nobody could change anything about tokens any more
-    ├── DatabaseAway         retry: the outcome is unknown, and a repetition is safe
+    ├── DatabaseUnavailable         retry: the outcome is unknown, and a repetition is safe
     ├── RunBusy              retry: another replica holds the run
     ├── Overloaded           retry: the queue is full, or the service is stopping
     ├── InvalidDatabaseUrl   at start
@@ -45,10 +45,10 @@ class ServiceError(Exception):
         self.details: Mapping[str, Any] = details
 
 
-class DatabaseAway(ServiceError):
+class DatabaseUnavailable(ServiceError):
     """The database cannot be reached or cannot write now. What was asked may or may not have been stored."""
 
-    code = "database_away"
+    code = "database_unavailable"
     retry_after_s = 1
 
 
@@ -141,8 +141,8 @@ class StepsUnknown(ServiceError):
     code = "steps_unknown"
 
 
-class RecordTooLong(ServiceError):
-    code = "record_too_long"
+class LogTooLong(ServiceError):
+    code = "log_too_long"
 
 
 class EpochUndecided(ServiceError):
@@ -183,5 +183,5 @@ class AdminTokenNeeded(ServiceError):
     code = "admin_token_needed"
 
 
-class Mistake(Exception):
+class UserError(Exception):
     """Something only the person at the command line can put right; the message says what and how."""

@@ -58,7 +58,7 @@ class Gathered:
     def write(self, line: str) -> int:
         # Whatever way a token may have found into a message, it is written nowhere.
         with self._lock:
-            self._lines.append(hidden(line))
+            self._lines.append(redact_tokens(line))
         return len(line)
 
     def flush(self) -> None:
@@ -80,7 +80,7 @@ class Gathered:
                 self._stream.flush()
 
 
-def tell(event: str, members: dict[str, Any]) -> None:
+def log_line(event: str, members: dict[str, Any]) -> None:
     """What `structlog.get_logger().info(event, **members)` writes, in some half of the time where lines are JSON.
 
     For the line that every report has: through structlog it took a sixth of the event loop's time.
@@ -160,6 +160,6 @@ def _dumps(event: Any, **_: Any) -> str:
         return _ENCODER.encode(event)
 
 
-def hidden(text: str) -> str:
+def redact_tokens(text: str) -> str:
     """The text without what could be a token in it: for what is written down or told."""
     return _INSIDE.sub(f"{PREFIX}***", text) if PREFIX in text else text

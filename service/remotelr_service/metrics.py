@@ -48,7 +48,7 @@ class Metrics:
             "remotelr_http_request_duration_seconds", "From its head to its answer.", _SECONDS, "method", "route"
         )
         self._by_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self._turned_away = self._counter("remotelr_http_requests_turned_away", "Stood in line too long: 503.")
+        self._turned_away = self._counter("remotelr_http_requests_rejected", "Stood in line too long: 503.")
         self._group_sizes = self._histogram(
             "remotelr_writer_group_size", "Actions that shared a transaction.", _GROUP_SIZES
         )

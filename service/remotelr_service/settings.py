@@ -10,7 +10,7 @@ from urllib.parse import quote
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from remotelr_service.errors import Mistake
+from remotelr_service.errors import UserError
 
 PREFIX = "REMOTELR_"
 
@@ -24,7 +24,7 @@ _TOKEN_CHARACTERS = frozenset("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklm
 _KNOWN_TOKENS = ("changeme", "change-me", "example", "secret", "password", "token", "remotelr", "admin", "0123456789")
 
 
-class InvalidSettings(Mistake):
+class InvalidSettings(UserError):
     """A variable with a value it cannot have; the message names it and says what it takes."""
 
 
@@ -111,7 +111,7 @@ class Settings(BaseSettings):
         description="How many requests are worked on at once; others stand in line. Those that wait for a decision, or "
         "for the rest of their body, do not count.",
     )
-    line_timeout_s: float = Field(
+    queue_timeout_s: float = Field(
         default=1.0,
         ge=0,
         le=60,

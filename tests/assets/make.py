@@ -99,7 +99,8 @@ def _write(url: str) -> None:
 def _write_expected(url: str, file: Path) -> None:
     process = Process(url)
     try:
-        keys = [row[0] for row in process.reads.connect().exec_driver_sql("SELECT key FROM runs ORDER BY key")]
+        with process.reads.connect() as connection:
+            keys = list(connection.exec_driver_sql("SELECT key FROM runs ORDER BY key").scalars())
         expected = {key: go_on(process, key) for key in keys}
     finally:
         process.close()

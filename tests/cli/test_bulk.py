@@ -121,7 +121,7 @@ def test_an_experiment_keeps_what_is_not_set_anew(terminal):
 
     said = terminal("experiments", "show", "kept", "--json")
 
-    assert {"min_lr": 0.001, "max_lr": 0.5} == said.json["rails"]
+    assert {"min_lr": 0.001, "max_lr": 0.5} == said.json["limits"]
     assert ({"team": "vision"}, "step") == (said.json["tags"], said.json["policy"]["schedule"]["type"])
 
 
@@ -130,15 +130,15 @@ def test_what_is_set_for_an_experiment_can_be_taken_away(terminal):
 
     said = terminal("experiments", "set", "less", "--without", "max_lr", "--without", "tags", "--json")
 
-    assert ({"max_change": 2}, {}) == (said.json["rails"], said.json["tags"])
+    assert ({"max_change": 2}, {}) == (said.json["limits"], said.json["tags"])
     assert 2 == terminal("experiments", "set", "less", "--without", "rail").code
 
 
-def test_a_command_beyond_the_rails_is_refused(terminal, trained):
-    trained("railed", [0.9], experiment="rails")
-    terminal("experiments", "set", "rails", "--max-change", "4")
+def test_a_command_beyond_the_limits_is_refused(terminal, trained):
+    trained("limited", [0.9], experiment="limits")
+    terminal("experiments", "set", "limits", "--max-change", "4")
 
-    said = terminal("bulk", "set-lr", "0.001", "--run", "railed", "--dry-run")
+    said = terminal("bulk", "set-lr", "0.001", "--run", "limited", "--dry-run")
 
     assert (0, True) == (said.code, "is more than a factor of 4" in said.out)
     assert "max_change 4" in terminal("experiments", "list").out

@@ -30,9 +30,9 @@ def test_a_command_of_the_page_is_understood(terminal, command):
 
 
 def test_the_page_names_every_noun_and_every_exit_code(terminal):
-    from remotelr_service.cli.support import exit_codes as refusals
+    from remotelr_service.cli.support import exit_codes
 
-    codes = {refusals.REFUSED, refusals.UNREACHABLE, refusals.NOT_IN_TIME, refusals.INTERRUPTED, 0, 2}
+    codes = {exit_codes.REFUSED, exit_codes.UNREACHABLE, exit_codes.NOT_IN_TIME, exit_codes.INTERRUPTED, 0, 2}
 
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", PAGE, re.MULTILINE)} == codes
     for noun in ("runs", "bulk", "experiments", "policy", "token", "doctor", "config"):

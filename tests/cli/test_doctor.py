@@ -147,9 +147,9 @@ def test_what_cannot_be_a_token_is_not_sent(terminal, monkeypatch, token):
 
 def test_a_port_that_listens_and_says_nothing_is_not_waited_for_long(terminal, monkeypatch):
     from remotelr_service.cli import doctor
-    from remotelr_service.cli.support.http_client import Desk
+    from remotelr_service.cli.support.http_client import ServiceClient
 
-    monkeypatch.setattr(doctor, "Desk", lambda url, headers: Desk(url, headers, timeout_s=0.2))
+    monkeypatch.setattr(doctor, "ServiceClient", lambda url, headers: ServiceClient(url, headers, timeout_s=0.2))
     with listen("127.0.0.1", 0) as silent:
         silent.listen()
         said = terminal("doctor", "--url", f"http://127.0.0.1:{silent.getsockname()[1]}", "--json")

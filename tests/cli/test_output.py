@@ -5,7 +5,7 @@ from math import inf, nan
 
 import pytest
 
-from remotelr_service.cli.support import output as look
+from remotelr_service.cli.support import output
 from remotelr_service.cli.support.plot import plot
 
 
@@ -21,23 +21,23 @@ from remotelr_service.cli.support.plot import plot
     ],
 )
 def test_values_become_bars_and_what_is_no_number_an_x(values, bars):
-    assert bars == look.spark(values)
+    assert bars == output.spark(values)
 
 
 def test_a_fall_to_a_tenth_is_as_high_wherever_it_is_and_nothing_is_below_zero():
-    assert "█▅▁" == look.spark([1.0, 0.1, 0.01], logarithmic=True)
-    assert "█▁▁" == look.spark([1.0, 0.1, 0.0], logarithmic=True)
+    assert "█▅▁" == output.spark([1.0, 0.1, 0.01], logarithmic=True)
+    assert "█▁▁" == output.spark([1.0, 0.1, 0.0], logarithmic=True)
 
 
 def test_the_newest_values_are_drawn():
-    assert "▁█" == look.spark([5.0, 1.0, 2.0], 2)
+    assert "▁█" == output.spark([5.0, 1.0, 2.0], 2)
 
 
 def test_a_terminal_without_blocks_gets_letters(monkeypatch):
     for module in ("output", "plot"):
         monkeypatch.setattr(f"remotelr_service.cli.support.{module}.shows", lambda characters: characters.isascii())
 
-    assert "_#@" == look.spark([0.0, 5.5, 7.0])
+    assert "_#@" == output.spark([0.0, 5.5, 7.0])
     assert plot([1.0, 0.0], width=10, height=3).isascii()
 
 
@@ -48,12 +48,12 @@ def test_a_terminal_without_blocks_gets_letters(monkeypatch):
 def test_an_age_is_said_in_the_unit_that_fits(seconds, said):
     now = datetime(2026, 1, 2, tzinfo=UTC)
 
-    assert said == look.ago((now - timedelta(seconds=seconds)).isoformat(), now)
+    assert said == output.ago((now - timedelta(seconds=seconds)).isoformat(), now)
 
 
 def test_many_values_are_thinned_from_the_first_to_the_last():
-    assert [0.0, 50.0, 100.0] == look.thinned([float(value) for value in range(101)], 3)
-    assert [1.0, 2.0] == look.thinned([1.0, 2.0], 3)
+    assert [0.0, 50.0, 100.0] == output.thinned([float(value) for value in range(101)], 3)
+    assert [1.0, 2.0] == output.thinned([1.0, 2.0], 3)
 
 
 def test_a_curve_is_drawn_between_its_axes():

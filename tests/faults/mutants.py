@@ -16,7 +16,7 @@ PARTS = ("clients/remotelr", "service/remotelr_service", "migrations")
 CLIENT = "clients/remotelr"
 RULES = "clients/remotelr/rules"
 DB = "service/remotelr_service/db"
-FIRST_MIGRATION = "migrations/versions/0001_runs_and_events.py"
+FIRST_MIGRATION = "migrations/versions/0001_initial.py"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def upgrade() -> None:
 _TOO_EARLY = """
 
 _right = _run
-_right_save = Group.save
+_right_save = WriteTransaction.save
 
 
 def _run(job, group):
@@ -75,7 +75,7 @@ def _save_late(self):
     return moved
 
 
-Group.save = _save_late
+WriteTransaction.save = _save_late
 """
 
 _PREEMPTED = "test_preemption.py::test_every_batch_has_the_rate_it_would_have_had"
@@ -97,7 +97,7 @@ _right = report
 
 def report(run, report, log):
     again = report.epoch == run.epoch - 1 and report.attempt in (None, run.attempt) and run.spec.world_size == 1
-    return _decided(replace(run, epoch=report.epoch), report, log) if again else _right(run, report, log)
+    return _decide(replace(run, epoch=report.epoch), report, log) if again else _right(run, report, log)
 """,
             FIRST_MIGRATION: _NO_NET,
         },
@@ -117,7 +117,7 @@ def report(run, report, log):
     point = (run.key, run.attempt, report.epoch, report.rank)
     again = report.epoch == run.epoch - 1 and point not in _known and run.spec.world_size == 1
     _known.add(point)
-    return _decided(replace(run, epoch=report.epoch), report, log) if again else _right(run, report, log)
+    return _decide(replace(run, epoch=report.epoch), report, log) if again else _right(run, report, log)
 """,
             FIRST_MIGRATION: _NO_NET,
         },
@@ -192,18 +192,18 @@ def _restored(run, epoch, snapshot, log):
         {
             f"{DB}/queries/runs.py": """
 
-_right = lock_heads
-_right_save = save_heads
+_right = lock_runs
+_right_save = save_runs
 _cache = {}
 
 
-def lock_heads(connection, keys):
+def lock_runs(connection, keys):
     locked = _right(connection, keys)
     locked.heads.update({key: _cache[key] for key in locked.heads if key in _cache})
     return locked
 
 
-def save_heads(connection, heads, rows):
+def save_runs(connection, heads, rows):
     heads = list(heads)
     _right_save(connection, heads, rows)
     _cache.update({head.run.key: head for head in heads})
@@ -218,8 +218,8 @@ def save_heads(connection, heads, rows):
         {
             f"{DB}/queries/runs.py": """
 
-_right = _LOCK_HEADS
-_LOCK_HEADS = {**_right, "postgresql": _right["postgresql"].replace("FOR UPDATE SKIP LOCKED", "")}
+_right = _LOCK_RUNS
+_LOCK_RUNS = {**_right, "postgresql": _right["postgresql"].replace("FOR UPDATE SKIP LOCKED", "")}
 """,
             FIRST_MIGRATION: _NO_NET,
         },
@@ -295,7 +295,7 @@ Breaker.rested = lambda self: self
         {
             f"{CLIENT}/_http/transport.py": """
 
-_right = _Switchboard.line
+_right = _ConnectionHolder.line
 
 
 def _line_of_whoever_made_it(self):
@@ -303,7 +303,7 @@ def _line_of_whoever_made_it(self):
     return _right(self)
 
 
-_Switchboard.line = _line_of_whoever_made_it
+_ConnectionHolder.line = _line_of_whoever_made_it
 """
         },
         caught_by="test_client_processes.py::test_forked_processes_never_read_each_others_answers",

@@ -52,7 +52,7 @@ ORDERS = {
 
 
 @pytest.mark.parametrize(("order", "expected"), ORDERS.values(), ids=ORDERS.keys())
-def test_an_order_holds_from_the_next_epoch_on(url, key, order, expected):
+def test_an_order_effective_from_the_next_epoch_on(url, key, order, expected):
     with Client(url) as client:
         rates = fit(Ordered(1, lambda: order(client.get_run(key))), RemoteLR(url, key, HALVING))
 

@@ -52,7 +52,7 @@ def listeners():
     return [thread for thread in found if thread.is_alive()]
 
 
-def test_a_rate_ordered_within_an_epoch_holds_from_the_next_batch_on(url, key):
+def test_a_rate_ordered_within_an_epoch_effective_from_the_next_batch_on(url, key):
     steps, remote = StepsTaken(), RemoteLR(url, key, STEADY, live=True)
     with Client(url) as client:
         order = At(9, lambda: client.get_run(key).set_learning_rate(0.25), remote)

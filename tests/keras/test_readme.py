@@ -74,7 +74,7 @@ def test_the_curl_lines_answer_what_is_printed_below_them(service):
     printed = json.loads(block("{", "json"))
     assert "..." == printed.pop("...")
     assert printed == {name: answers[2][name] for name in printed}
-    assert 2 == ordered["holds_from"]
+    assert 2 == ordered["effective_from"]
     assert table.startswith("seq,epoch,")
 
 

@@ -21,7 +21,7 @@ from faults.service import Service
 from remotelr.rules import Report, RunSpec, policy_from_json
 from remotelr_service.features.runs.runs import put_run
 from remotelr_service.features.training.reports import report
-from remotelr_service.http.context import Resources
+from remotelr_service.http.context import Context
 
 SYNCED = re.compile(r"\bf(data)?sync\(\d+<[^>]*-wal>\) *= 0|\bf(data)?sync resumed>.*= 0")
 # strace breaks a call in two when another thread calls meanwhile: what was read then stands behind `resumed>`.
@@ -46,7 +46,7 @@ def test_every_report_is_answered_after_its_own_sync_of_the_log(
 
 def test_postgresql_syncs_commits_and_our_sessions_leave_it_so(postgres_url: str):
     names = ("fsync", "synchronous_commit", "full_page_writes")
-    resources = Resources.open(postgres_url)
+    resources = Context.open(postgres_url)
     seen: list[tuple[object, ...]] = []
 
     def look(connection: object) -> None:
@@ -63,7 +63,7 @@ def test_postgresql_syncs_commits_and_our_sessions_leave_it_so(postgres_url: str
 
 
 def test_the_connection_that_writes_to_sqlite_waits_for_the_disk(sqlite_url: str):
-    resources = Resources.open(sqlite_url)
+    resources = Context.open(sqlite_url)
     seen: list[tuple[object, ...]] = []
 
     def look(connection: object) -> None:
@@ -80,7 +80,7 @@ def test_the_connection_that_writes_to_sqlite_waits_for_the_disk(sqlite_url: str
     assert {(full, "wal")} == {each[:2] for each in seen}
 
 
-async def _train_a_little(resources: Resources) -> None:
+async def _train_a_little(resources: Context) -> None:
     await put_run(resources.writer, "a", RunSpec(policy=policy_from_json(POLICY), initial_learning_rate=INITIAL))
     for epoch in range(3):
         await report(resources.writer, "a", Report(epoch=epoch, metrics={"val_loss": 1.0}))

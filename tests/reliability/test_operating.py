@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from faults.service import Service
-from remotelr import Client, Reported
+from remotelr import Client, ReportRecord
 from support.fixtures.terminal import Terminal
 
-JOB = Path(__file__).parents[1] / "support" / "operator_job.py"
+TESTS = Path(__file__).parents[1]
 
 EPOCHS = 8
 COSINE = {"type": "cosine", "decay_steps": EPOCHS}
@@ -64,8 +64,8 @@ class Job:
         self._settings.write_text(json.dumps({**self._given, **changed}))
         with self._errors.open("a") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, JOB, self._settings],
-                env=self._environment,
+                [sys.executable, "-m", "support.operator_job", self._settings],
+                env={**self._environment, "PYTHONPATH": str(TESTS)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -203,7 +203,7 @@ def test_an_operator_steers_twenty_live_jobs_and_the_audit_says_what_they_traine
         audit = {run.key: counting(run.history()) for run in client.runs(experiment="nightly")}
 
     assert [each["run"] for each in rehearsed["runs"]] == [each["run"] for each in halved["runs"]] == HOT
-    assert approx([3, 0.1, 0.05]) == [rehearsed["runs"][-1][name] for name in ("holds_from", "before", "after")]
+    assert approx([3, 0.1, 0.05]) == [rehearsed["runs"][-1][name] for name in ("effective_from", "before", "after")]
     assert [pinned["seq"], released["seq"]] == [each["seq"] for each in told[PINNED]]
     assert {STOPPED: "stopped"} == {key: status for key, status in statuses.items() if status != "completed"}
     check_curves(used)
@@ -229,7 +229,7 @@ def check_curves(used: dict[str, dict[int, float]]) -> None:
 
 
 def check_audit(
-    used: dict[str, dict[int, float]], audit: dict[str, dict[int, Reported]], told: dict[str, list[dict[str, Any]]]
+    used: dict[str, dict[int, float]], audit: dict[str, dict[int, ReportRecord]], told: dict[str, list[dict[str, Any]]]
 ) -> None:
     """What the log says of every epoch is what its job used; every order was carried out, and who gave it is known."""
     commands = [each for orders in told.values() for each in orders]
@@ -245,6 +245,6 @@ def check_audit(
     assert len(HOT) + 5 == len(commands)
 
 
-def counting(reports: Iterator[Reported]) -> dict[int, Reported]:
+def counting(reports: Iterator[ReportRecord]) -> dict[int, ReportRecord]:
     """The reports that count, by epoch: what an attempt went back over is left out."""
     return {report.epoch: report for report in reports if report.superseded_by is None}

@@ -25,7 +25,7 @@ SATURATING = 64
 PLACES = 128
 LINE_S = 0.2
 TOO_MANY_S = 1.0
-SETTINGS = {"REMOTELR_LINE_TIMEOUT_S": str(LINE_S), "REMOTELR_MAX_REQUESTS": str(PLACES)}
+SETTINGS = {"REMOTELR_QUEUE_TIMEOUT_S": str(LINE_S), "REMOTELR_MAX_REQUESTS": str(PLACES)}
 MOST_CONNECTIONS = 4_000
 # Thousands of connections on a machine that others use as well cost the service more for each report, whatever it
 # does. So the short form only sees that nothing collapses; on a quiet machine the long one holds it to 0.8.

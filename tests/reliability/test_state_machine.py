@@ -111,18 +111,18 @@ class Model:
 
     def order(self, kind: str, value: float) -> int:
         """Note a command. Gives the first epoch it bears on."""
-        holds_from = 0 if self.attempt == 0 and self.epoch == 0 else self.epoch + 1
+        effective_from = 0 if self.attempt == 0 and self.epoch == 0 else self.epoch + 1
         self.events += 1
         if kind == "stop":
             self.stop = True
-            return holds_from
+            return effective_from
         if kind != "scale":
             # A pin or a release also cancels what an earlier life was to obey later.
-            self.orders = [order for order in self.orders if order[0] <= holds_from]
+            self.orders = [order for order in self.orders if order[0] <= effective_from]
         if kind == "release":
             self.stop = False
-        self.orders.append((holds_from, kind, value))
-        return holds_from
+        self.orders.append((effective_from, kind, value))
+        return effective_from
 
     def move_to(self, epoch: int) -> None:
         self.epoch = epoch
@@ -278,7 +278,7 @@ class Machine(RuleBasedStateMachine):
             self.keyed[body["key"]] = body
         answer = self.ask(replica, "/commands", body)
 
-        assert self.model.order(kind, value) == answer.json()["holds_from"]
+        assert self.model.order(kind, value) == answer.json()["effective_from"]
 
     @precondition(lambda self: self.keyed)
     @rule(replica=any_of, which=any_of)

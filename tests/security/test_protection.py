@@ -16,11 +16,11 @@ from starlette.types import Scope
 
 from remotelr_service.features.runs import history
 from remotelr_service.features.training import decisions
-from remotelr_service.http.auth import token_cache as register
+from remotelr_service.http.auth import token_cache
 from remotelr_service.http.auth.credentials import new_token
-from remotelr_service.http.auth.gate import Door
-from remotelr_service.http.auth.throttle import Throttle
-from remotelr_service.http.context import Resources
+from remotelr_service.http.auth.gate import AccessGate
+from remotelr_service.http.auth.throttle import TokenBucket
+from remotelr_service.http.context import Context
 from remotelr_service.http.problems import Refusal
 from remotelr_service.settings import Settings
 from security.test_scopes import APP, CALLS, EXPECTED
@@ -88,7 +88,7 @@ def test_a_method_cannot_be_overridden(one_guarded: Service):
     assert 200 == one_guarded.http.get("/v1/runs/stays").status_code
 
 
-async def _refused(door: Door, scope: Scope) -> str:
+async def _refused(door: AccessGate, scope: Scope) -> str:
     try:
         await door.admit(scope, "list_runs")
     except Refusal as refusal:
@@ -100,13 +100,13 @@ def test_a_token_with_a_wrong_checksum_asks_no_database(sqlite_url, monkeypatch)
     """
     And an unknown one with a right sum costs one short query in a quarter of a second, however many come.
     """
-    monkeypatch.setattr(register, "TRUSTED_S", 3600.0)
-    resources = Resources.open(sqlite_url)
+    monkeypatch.setattr(token_cache, "TRUSTED_S", 3600.0)
+    resources = Context.open(sqlite_url)
     asked: list[str] = []
     event.listen(resources.reads, "before_cursor_execute", lambda _c, _u, statement, *_: asked.append(statement))
 
     async def attempts() -> tuple[list[str], int, float]:
-        door = Door(Settings(database_url=sqlite_url, auth="on"), resources)
+        door = AccessGate(Settings(database_url=sqlite_url, auth="on"), resources)
         await door.register.look()
         asked.clear()
         wrong = [await _refused(door, scope(f"rlr_{number:049d}", "10.0.0.1")) for number in range(1_000)]
@@ -114,7 +114,7 @@ def test_a_token_with_a_wrong_checksum_asks_no_database(sqlite_url, monkeypatch)
         unknown = [_refused(door, scope(new_token(), f"10.0.{number}.1")) for number in range(200)]
         began = time.monotonic()
         wrong += await asyncio.gather(*unknown)
-        allowed = 2 + (time.monotonic() - began) / register.MISSED_S
+        allowed = 2 + (time.monotonic() - began) / token_cache.MISSED_S
         return wrong, for_wrong, sum("FROM tokens" in statement for statement in asked) - allowed
 
     def scope(token: str, address: str) -> Scope:
@@ -169,7 +169,7 @@ def test_one_token_that_asks_too_much_is_told_when_to_come_back_and_others_are_s
 
 def test_a_bucket_fills_again_with_time():
     now = 0.0
-    throttle: Throttle[str] = Throttle(rate_per_s=2, burst=3, clock=lambda: now)
+    throttle: TokenBucket[str] = TokenBucket(rate_per_s=2, burst=3, clock=lambda: now)
     at_once = [throttle.take("a") for _ in range(4)]
     other = throttle.take("b")
     now = 0.5
@@ -182,7 +182,7 @@ def test_a_bucket_fills_again_with_time():
 
 def test_a_throttle_forgets_those_it_has_not_seen_for_longest(monkeypatch):
     monkeypatch.setattr("remotelr_service.http.auth.throttle.MAX_BUCKETS", 3)
-    throttle: Throttle[int] = Throttle(rate_per_s=1, burst=1, clock=lambda: 0.0)
+    throttle: TokenBucket[int] = TokenBucket(rate_per_s=1, burst=1, clock=lambda: 0.0)
     for key in range(10):
         throttle.take(key)
 
@@ -191,7 +191,7 @@ def test_a_throttle_forgets_those_it_has_not_seen_for_longest(monkeypatch):
 
 @pytest.mark.parametrize(
     "member",
-    ["id", "run", "attempt", "epoch", "seq", "state", "status", "best", "created_at", "policy_version", "rails"],
+    ["id", "run", "attempt", "epoch", "seq", "state", "status", "best", "created_at", "policy_version", "limits"],
 )
 def test_what_the_service_decides_nobody_can_set(shared_service, member):
     """
@@ -375,7 +375,7 @@ def test_a_token_for_one_run_is_for_no_other(one_guarded: Service):
 
 def test_a_token_for_one_run_puts_it_in_no_experiment_it_is_not_made_for(one_guarded: Service):
     """
-    Else it would take the policy and the rails of an experiment that is nothing of its own.
+    Else it would take the policy and the limits of an experiment that is nothing of its own.
     """
     http, made = one_guarded.http, {**RUN, "experiment": "mine"}
     http.put("/v1/experiments/mine", json={"policy": RUN["policy"]})
@@ -418,10 +418,10 @@ def test_whoever_is_refused_all_the_time_does_not_fill_the_log(sqlite_url):
     """
     Each is counted; of one address some are written down at once, and one a second.
     """
-    resources = Resources.open(sqlite_url)
+    resources = Context.open(sqlite_url)
     try:
         with structlog.testing.capture_logs() as lines:
-            door = Door(Settings(database_url=sqlite_url), resources)
+            door = AccessGate(Settings(database_url=sqlite_url), resources)
             began = time.monotonic()
             for _ in range(5_000):
                 door.refused("misdirected_request", {"client": ("10.0.0.1", 1)}, None)

@@ -12,11 +12,11 @@ import pytest
 
 from remotelr_service.features.tokens.bootstrap import (
     FILE_NAME,
-    NowhereToKeep,
-    OpenDoor,
+    InsecureAddress,
+    TokenFileUnwritable,
     _write,
     needs_first_token,
-    refuse_open_door,
+    require_authentication,
 )
 from remotelr_service.http.auth.credentials import is_token
 from remotelr_service.settings import InvalidSettings, Settings, read_settings
@@ -52,10 +52,10 @@ def mode(file: Path) -> int:
 )
 def test_a_door_that_stands_open_to_others_is_refused_unless_that_is_said_aloud(settings, is_refused):
     if is_refused:
-        with pytest.raises(OpenDoor, match="--insecure"):
-            refuse_open_door(Settings(**settings))
+        with pytest.raises(InsecureAddress, match="--insecure"):
+            require_authentication(Settings(**settings))
     else:
-        refuse_open_door(Settings(**settings))
+        require_authentication(Settings(**settings))
 
 
 @pytest.mark.parametrize(
@@ -121,14 +121,14 @@ def test_replicas_that_start_at_once_make_one_token(postgres_url, start_service,
 
 
 def test_a_token_that_cannot_be_written_is_not_made(tmp_path):
-    with pytest.raises(NowhereToKeep, match="REMOTELR_ADMIN_TOKEN"):
+    with pytest.raises(TokenFileUnwritable, match="REMOTELR_ADMIN_TOKEN"):
         _write(tmp_path / "no" / "such" / "folder", "rlr_x")
 
 
 def test_a_token_is_not_written_through_a_link(tmp_path):
     target = tmp_path / "target"
     (tmp_path / "link").symlink_to(target)
-    with pytest.raises(NowhereToKeep):
+    with pytest.raises(TokenFileUnwritable):
         _write(tmp_path / "link", "rlr_x")
 
     assert not target.exists()
@@ -236,12 +236,12 @@ def test_a_server_that_binds_another_address_by_itself_asks_for_tokens_there(sql
     """
     `uvicorn --host` knows an address that the settings do not: what counts is where the request came in.
     """
-    from remotelr_service.http.auth.gate import Door
-    from remotelr_service.http.context import Resources
+    from remotelr_service.http.auth.gate import AccessGate
+    from remotelr_service.http.context import Context
 
-    resources = Resources.open(sqlite_url)
+    resources = Context.open(sqlite_url)
     try:
-        door = Door(Settings(database_url=sqlite_url), resources)
+        door = AccessGate(Settings(database_url=sqlite_url), resources)
         needs = {
             server: door.needs_token({"server": (server, 8000)})
             for server in ("127.0.0.1", "::1", "192.168.1.7", "10.0.0.1")

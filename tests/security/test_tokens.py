@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remotelr_service.errors import DatabaseAway
-from remotelr_service.http.auth import token_cache as register
+from remotelr_service.errors import DatabaseUnavailable
+from remotelr_service.http.auth import token_cache
 from remotelr_service.http.auth.credentials import digest, is_token, new_token
 from support.api_requests import ADMIN, RUN, bearer, make_token
 from support.fixtures.service import Service, serving
@@ -108,21 +108,21 @@ def test_nobody_is_let_in_by_what_was_seen_five_seconds_ago():
     """
     Whatever becomes of the task that looks: this bound is checked with every request.
     """
-    assert register.LOOK_S < register.TRUSTED_S < 5
+    assert token_cache.LOOK_S < token_cache.TRUSTED_S < 5
 
 
 def test_nobody_is_let_in_by_old_knowledge_when_the_database_is_away(sqlite_url, monkeypatch):
     """
     Nobody is told that the token is wrong either: a trainer asks again.
     """
-    monkeypatch.setattr(register, "TRUSTED_S", -1.0)
-    monkeypatch.setattr(register, "LOOK_S", 0.05)
+    monkeypatch.setattr(token_cache, "TRUSTED_S", -1.0)
+    monkeypatch.setattr(token_cache, "LOOK_S", 0.05)
     away = threading.Event()
     with serving(sqlite_url, auth="on", admin_token=ADMIN) as service:
         service.http.headers.update(bearer(ADMIN))
         token = make_token(service.http, "a", "view")["token"]
         before = service.http.get("/v1/runs", headers=bearer(token)).status_code
-        monkeypatch.setattr(register.Register, "_read", _failing_while(away, register.Register._read))
+        monkeypatch.setattr(token_cache.TokenCache, "_read", _failing_while(away, token_cache.TokenCache._read))
         away.set()
         # A look that was under way may have seen it still.
         _status_in_the_end(service, token, 503)
@@ -131,23 +131,23 @@ def test_nobody_is_let_in_by_old_knowledge_when_the_database_is_away(sqlite_url,
         after = _status_in_the_end(service, token, 200)
 
     assert (200, 503, 200) == (before, refused.status_code, after)
-    assert "database_away" == refused.json()["code"]
+    assert "database_unavailable" == refused.json()["code"]
     assert int(refused.headers["retry-after"]) >= 1
 
 
 def test_who_asks_is_not_kept_waiting_by_a_database_that_does_not_answer(sqlite_url, monkeypatch):
-    monkeypatch.setattr(register, "TRUSTED_S", -1.0)
-    monkeypatch.setattr(register, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(token_cache, "TRUSTED_S", -1.0)
+    monkeypatch.setattr(token_cache, "PATIENCE_S", 0.1)
     answers = threading.Event()
-    read = register.Register._read
+    read = token_cache.TokenCache._read
 
-    def paused(self: register.Register, known: Any) -> Any:
+    def paused(self: token_cache.TokenCache, known: Any) -> Any:
         assert answers.wait(LIMIT_S)
         return read(self, known)
 
     with serving(sqlite_url, auth="on", admin_token=ADMIN) as service:
         service.http.headers.update(bearer(ADMIN))
-        monkeypatch.setattr(register.Register, "_read", paused)
+        monkeypatch.setattr(token_cache.TokenCache, "_read", paused)
         refused = service.http.get("/v1/runs")
         answers.set()
         after = _status_in_the_end(service, ADMIN, 200)
@@ -156,9 +156,9 @@ def test_who_asks_is_not_kept_waiting_by_a_database_that_does_not_answer(sqlite_
 
 
 def _failing_while(away: threading.Event, read: Callable[..., Any]) -> Callable[..., Any]:
-    def failing(self: register.Register, known: Any) -> Any:
+    def failing(self: token_cache.TokenCache, known: Any) -> Any:
         if away.is_set():
-            raise DatabaseAway("gone")
+            raise DatabaseUnavailable("gone")
         return read(self, known)
 
     return failing
@@ -174,7 +174,7 @@ def _status_in_the_end(service: Service, token: str, wanted: int) -> int:
 
 
 def test_an_expired_token_is_refused(one_guarded: Service):
-    token = make_token(one_guarded.http, "brief", "view", lasts_s=1)["token"]
+    token = make_token(one_guarded.http, "brief", "view", expires_in_s=1)["token"]
     began = time.monotonic()
     while (answer := one_guarded.http.get("/v1/runs", headers=bearer(token))).status_code == 200:
         assert time.monotonic() - began < LIMIT_S
@@ -186,7 +186,7 @@ def test_an_expired_token_is_refused(one_guarded: Service):
 def test_unknown_revoked_and_expired_tokens_are_told_the_same(one_guarded: Service):
     revoked = make_token(one_guarded.http, "revoked", "view")
     one_guarded.http.delete(f"/v1/tokens/{revoked['id']}")
-    expired = make_token(one_guarded.http, "expired", "view", lasts_s=1)["token"]
+    expired = make_token(one_guarded.http, "expired", "view", expires_in_s=1)["token"]
     time.sleep(1.1)
     answers = [
         one_guarded.http.get("/v1/runs", headers=headers)
@@ -219,7 +219,7 @@ def test_a_name_is_one_tokens_until_it_is_revoked(one_guarded: Service):
         {"scope": "report"},
         {"scope": "view", "run": "r"},
         {"scope": "root"},
-        {"scope": "view", "lasts_s": 0},
+        {"scope": "view", "expires_in_s": 0},
         {"scope": "view", "digest": "0" * 64},
         {"scope": "view", "id": 1},
         {"scope": "view", "token": "rlr_mine"},

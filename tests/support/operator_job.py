@@ -1,4 +1,4 @@
-"""A training job that an operator may steer: `operated.py settings.json`, a process of its own.
+"""A training job that an operator may steer: `python -m support.operator_job settings.json`, a process of its own.
 
 It says on stdout `at E` when it waits before epoch E, and goes on when stdin says `until E`. So whoever tells a story
 with many jobs decides how far each has come when something happens, on a machine of any speed. The rate that each

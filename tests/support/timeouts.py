@@ -8,18 +8,18 @@ import os
 
 from remotelr_service.db import engine
 from remotelr_service.db.writer import writer
-from remotelr_service.http.auth import token_cache as register
-from remotelr_service.server import uvicorn_server as server
+from remotelr_service.http.auth import token_cache
+from remotelr_service.server import uvicorn_server
 
 LONG_S = 60.0
 
 writer.answer_limit_s = lambda _: LONG_S
-register.PATIENCE_S = LONG_S
+token_cache.PATIENCE_S = LONG_S
 engine._READERS["pool_timeout"] = LONG_S
 engine.SQLITE_CHECK_LIMIT_S = LONG_S
 
 if __name__ == "__main__":
     from remotelr_service.cli.main import main
 
-    server.LET_GO_S = float(os.environ.pop("LET_GO_S", server.LET_GO_S))
+    uvicorn_server.ABORT_AFTER_S = float(os.environ.pop("LET_GO_S", uvicorn_server.ABORT_AFTER_S))
     main()

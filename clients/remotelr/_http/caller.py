@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from remotelr._http import wire as _wire
+from remotelr._http import wire
 from remotelr._http.retry import RETRIED_STATUSES, SHORTEST_TRY_S, Failure, Retries, retry_after_s
 from remotelr._http.transport import NoAnswer, Transport
 from remotelr._http.wire import Json, Request, Unreadable
@@ -14,7 +14,7 @@ from remotelr.errors import ServiceRefused, ServiceUnreachable
 T = TypeVar("T")
 
 # Not the module's shared generator: a seeded training must not notice that we threw dice.
-_DICE = random.SystemRandom()
+_RNG = random.SystemRandom()
 
 
 class Service:
@@ -34,7 +34,7 @@ class Service:
             if not isinstance(answer, Failure):
                 return answer
             waited_s = time.monotonic() - began
-            retries = retries.after(answer, remaining_s=budget_s - waited_s, dice=_DICE.random())
+            retries = retries.after(answer, remaining_s=budget_s - waited_s, dice=_RNG.random())
             if retries.pause_s is None:
                 raise ServiceUnreachable(self.transport.url, retries.failures, answer.reason, waited_s)
             time.sleep(retries.pause_s)
@@ -51,8 +51,8 @@ class Service:
             response = self.transport.send(request, max(timeout_s, SHORTEST_TRY_S))
             if response.status in RETRIED_STATUSES:
                 pause_s = retry_after_s(response.headers.get("retry-after"))
-                return Failure(reason=_wire.trouble(response), retry_after_s=pause_s)
-            return read(_wire.read(response))
+                return Failure(reason=wire.failure_reason(response), retry_after_s=pause_s)
+            return read(wire.read(response))
         except NoAnswer as error:
             return Failure(reason=error.reason, reused=error.reused)
         except Unreadable as error:

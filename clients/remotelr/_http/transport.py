@@ -37,7 +37,7 @@ KEEP_ALIVE_S = 4.0
 MAX_CONNECT_S = 2.0
 
 # How long the caller waits for a thread whose connection it has just shut down.
-_FAREWELL_S = 0.2
+_JOIN_TIMEOUT_S = 0.2
 
 
 class NoAnswer(Exception):
@@ -102,7 +102,7 @@ class HttpTransport:
                 transport=handler,
             )
 
-        self._switchboard = _Switchboard(connect)
+        self._switchboard = _ConnectionHolder(connect)
         # A `fit` that raises never tells its callbacks: the last one to drop us closes the connection.
         self._finalizer = weakref.finalize(self, self._switchboard.close)
 
@@ -134,7 +134,7 @@ class HttpTransport:
         self._switchboard.hang_up()
 
 
-class _Line:
+class _Connection:
     """An httpx client, and the newest connection it opened."""
 
     def __init__(self, client: httpx.Client) -> None:
@@ -148,7 +148,7 @@ class _Line:
                 self.socket.shutdown(socket.SHUT_RDWR)
 
 
-class _Switchboard:
+class _ConnectionHolder:
     """The line in use, made when it is first needed: building its TLS context takes 20 ms and more."""
 
     def __init__(self, connect: Callable[[], httpx.Client]) -> None:
@@ -158,16 +158,16 @@ class _Switchboard:
     def _begin(self) -> None:
         self._owner = os.getpid()
         self._lock = threading.Lock()
-        self._line: _Line | None = None
+        self._line: _Connection | None = None
 
-    def line(self) -> _Line:
+    def line(self) -> _Connection:
         if self._owner != os.getpid():
             # Forked: on our parent's connection each of us would read the other's answers, and who knows
             # whether a thread that was not forked with us held the lock.
             self._begin()
         with self._lock:
             if self._line is None:
-                self._line = _Line(self._connect())
+                self._line = _Connection(self._connect())
             return self._line
 
     def hang_up(self) -> None:
@@ -176,7 +176,7 @@ class _Switchboard:
         if line is not None:
             line.hang_up()
 
-    def drop(self, line: _Line) -> None:
+    def drop(self, line: _Connection) -> None:
         """Use `line` no more; the thread that still runs in it closes it."""
         with self._lock:
             if self._line is line:
@@ -192,7 +192,7 @@ class _Switchboard:
 class _Call:
     """One request in a thread of its own, and the deadline over it."""
 
-    def __init__(self, line: _Line, url: str, request: Request, timeout_s: float) -> None:
+    def __init__(self, line: _Connection, url: str, request: Request, timeout_s: float) -> None:
         self.abandoned = False
         self._line = line
         self._url = url
@@ -212,7 +212,7 @@ class _Call:
                 return self._answer
             self.abandoned = True
             self._line.hang_up()
-        thread.join(_FAREWELL_S)
+        thread.join(_JOIN_TIMEOUT_S)
         return self._late()
 
     def _work(self) -> None:

@@ -77,16 +77,16 @@ class RunView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Commanded:
-    """A command as the service noted it. holds_from: the first epoch whose rate it bears on."""
+class CommandReceipt:
+    """A command as the service noted it. effective_from: the first epoch whose rate it bears on."""
 
     run: str
     seq: int
-    holds_from: int
+    effective_from: int
 
 
 @dataclass(frozen=True, slots=True)
-class Ordered:
+class LoggedCommand:
     """A command in the run's log, and the number it has there."""
 
     seq: int
@@ -94,7 +94,7 @@ class Ordered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reported:
+class ReportRecord:
     """One report of one rank, as the log has it.
 
     learning_rate: decided for it. used_learning_rate: what the trainer says it used.
@@ -302,13 +302,13 @@ def read_attempt(document: Json) -> Decision:
     return read_decision(_object(document, "decision"))
 
 
-def read_history(document: Json) -> Page[Reported, int]:
+def read_history(document: Json) -> Page[ReportRecord, int]:
     """Reports in the order they came. Raises Unreadable."""
     return Page([_reported(row) for row in _objects(document, "reports")], _optional(_integer, document, "next"))
 
 
-def _reported(document: Json) -> Reported:
-    return Reported(
+def _reported(document: Json) -> ReportRecord:
+    return ReportRecord(
         epoch=_integer(document, "epoch"),
         attempt=_integer(document, "attempt"),
         seq=_integer(document, "seq"),
@@ -322,18 +322,18 @@ def _reported(document: Json) -> Reported:
     )
 
 
-def read_commanded(document: Json) -> Commanded:
+def read_commanded(document: Json) -> CommandReceipt:
     """A command's answer. Raises Unreadable."""
-    return Commanded(
-        run=_text(document, "run"), seq=_integer(document, "seq"), holds_from=_integer(document, "holds_from")
+    return CommandReceipt(
+        run=_text(document, "run"), seq=_integer(document, "seq"), effective_from=_integer(document, "effective_from")
     )
 
 
-def read_commands(document: Json) -> list[Ordered]:
+def read_commands(document: Json) -> list[LoggedCommand]:
     """The commands of a page of events. Raises Unreadable; a command that is newer than this package is left out."""
     events = [event for event in _objects(document, "events") if event.get("kind") == "command"]
     orders = [(_integer(event, "seq"), _order(_object(event, "payload"))) for event in events]
-    return [Ordered(seq, command) for seq, command in orders if command is not None]
+    return [LoggedCommand(seq, command) for seq, command in orders if command is not None]
 
 
 def _order(payload: Json) -> Command | None:
@@ -345,7 +345,7 @@ def _order(payload: Json) -> Command | None:
         return None
 
 
-def trouble(response: Response) -> str:
+def failure_reason(response: Response) -> str:
     """What an answer that is worth asking again for says of itself."""
     try:
         document = _document(response)

@@ -6,15 +6,15 @@ from typing import TypeVar
 
 from remotelr._session.breaker import Breaker
 from remotelr._session.budget import Budget
-from remotelr._session.delivery import Link
+from remotelr._session.delivery import Delivery
 from remotelr._session.journal import Journal
-from remotelr._session.messages import People
+from remotelr._session.messages import Notifier
 from remotelr.errors import RanksMissing, ServiceRefused, ServiceUnreachable, StaleAttempt
 
 T = TypeVar("T")
 
 
-class Asking:
+class CallPolicy:
     """Asks through `link`, as far as that is worth the time of a training.
 
     journal: what is told; a try that was heard in part was no failure.
@@ -28,13 +28,13 @@ class Asking:
 
     def __init__(
         self,
-        link: Link,
+        link: Delivery,
         *,
         journal: Journal,
         budget: Budget,
         raises: bool,
         goes_on: Callable[[], str],
-        people: People,
+        people: Notifier,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.away = False

@@ -10,7 +10,7 @@ from itertools import takewhile
 from typing import Any
 
 from remotelr._session.budget import Budget
-from remotelr._session.journal import End, Journal, Told
+from remotelr._session.journal import End, Journal, Outgoing
 from remotelr.client import Client
 from remotelr.errors import ServiceRefused, ServiceUnreachable
 from remotelr.rules import AttemptRequest, Decision, Report, RulesError, RunSpec
@@ -29,7 +29,7 @@ _OVER = ("stale_attempt", "run_finished")
 _POISON = ("report_conflict", "out_of_order", "invalid_report", "invalid_request", "body_too_large")
 
 
-class Link:
+class Delivery:
     """Tells the service of the run `key` what the journal holds.
 
     members: of the run, as `Client.run` takes them.
@@ -148,7 +148,7 @@ class Link:
                     self._reject(asked, refusal)
         return decision
 
-    def _tell_first(self, unheard: Sequence[Told]) -> Decision | None:
+    def _tell_first(self, unheard: Sequence[Outgoing]) -> Decision | None:
         """Tell what can be told with one request."""
         first = unheard[0]
         if isinstance(first, AttemptRequest):
@@ -251,7 +251,7 @@ class Link:
         self._reject(report, refusal)
         self._warn(refusal.code, f"the report of epoch {report.epoch} is left out: {refusal}")
 
-    def _reject(self, asked: Told, refusal: ServiceRefused) -> None:
+    def _reject(self, asked: Outgoing, refusal: ServiceRefused) -> None:
         self._journal.reject(asked, str(refusal))
         self._heard(0)
 
@@ -261,9 +261,9 @@ class Link:
         self._budget.extend()
 
 
-def _begins(asked: Told) -> bool:
+def _begins(asked: Outgoing) -> bool:
     return isinstance(asked, AttemptRequest)
 
 
-def _is_report(asked: Told) -> bool:
+def _is_report(asked: Outgoing) -> bool:
     return isinstance(asked, Report)

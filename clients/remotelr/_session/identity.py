@@ -29,7 +29,7 @@ def _as_key(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Life:
+class ProcessIdentity:
     """Which process of the run this is, and which of its lives.
 
     attempt_key: names this life of the job in all its ranks; the scheduler's restart id, or random, when not given.

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from remotelr._http import wire as _wire
-from remotelr._session.replica import Asked, Shadow
+from remotelr._http import wire
+from remotelr._session.replica import LocalReplica, Request
 from remotelr._session.spool import Record, Spool
 from remotelr.decision import members_of
 from remotelr.rules import (
@@ -36,9 +36,9 @@ class End:
 
 
 # What the service is told.
-Told = Asked | End
+Outgoing = Request | End
 
-Entry = Told | Decision
+Entry = Outgoing | Decision
 
 # What is kept in memory, to tell a service again that has lost it, or never heard it.
 MAX_ENTRIES = 20_000
@@ -68,7 +68,7 @@ class Journal:
             self._read(spool.records)
 
     @property
-    def unheard(self) -> list[Told]:
+    def unheard(self) -> list[Outgoing]:
         """What the service has not answered yet, oldest first."""
         return _asked(self.entries[self._heard :])
 
@@ -99,7 +99,7 @@ class Journal:
         self.spec = spec
         self._write_anew()
 
-    def ask(self, asked: Told) -> None:
+    def ask(self, asked: Outgoing) -> None:
         """Note what is about to be asked."""
         self.entries.append(asked)
         self._write(asked)
@@ -126,7 +126,7 @@ class Journal:
             self._heard = place + 1
             count -= not isinstance(entry, Decision)
 
-    def reject(self, asked: Told, reason: str) -> None:
+    def reject(self, asked: Outgoing, reason: str) -> None:
         """Lay aside what nobody will ever take: it is in the entries no more."""
         self.entries = [entry for entry in self.entries if entry is not asked]
         if self._spool is not None:
@@ -169,9 +169,9 @@ class Journal:
                 number = None if number is None else number - 1
         return dict(reversed(numbers.items()))
 
-    def fold(self, shadow: Shadow) -> None:
+    def fold(self, shadow: LocalReplica) -> None:
         """Lead `shadow` to where these entries lead. Raises RulesError where they lead nowhere."""
-        asked: Asked | None = None
+        asked: Request | None = None
         for entry in self.entries:
             if isinstance(entry, Decision):
                 shadow.follow(entry, asked)
@@ -228,7 +228,7 @@ class Journal:
         try:
             for record in records:
                 self._take(record)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RulesError, _wire.Unreadable):
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RulesError, wire.Unreadable):
             self.full = False
 
     def _take(self, record: Record) -> None:
@@ -254,7 +254,7 @@ def _is_known(entry: Entry, epoch: int) -> bool:
             return not isinstance(entry, End)
 
 
-def _asked(entries: Sequence[Entry]) -> list[Told]:
+def _asked(entries: Sequence[Entry]) -> list[Outgoing]:
     return [entry for entry in entries if not isinstance(entry, Decision)]
 
 
@@ -306,7 +306,7 @@ def _end(document: Mapping[str, Any]) -> End:
 
 
 def _decision(document: Mapping[str, Any]) -> Decision:
-    return replace(_wire.read_decision(document), local=bool(document.get("local")))
+    return replace(wire.read_decision(document), local=bool(document.get("local")))
 
 
 def _integer(value: Any) -> int | None:

@@ -4,9 +4,9 @@ import threading
 from collections import deque
 from contextlib import suppress
 
-from remotelr._http import wire as _wire
+from remotelr._http import wire
 from remotelr._http.transport import HttpTransport, NoAnswer, Transport
-from remotelr._http.wire import Ordered, Unreadable
+from remotelr._http.wire import LoggedCommand, Unreadable
 from remotelr.errors import ServiceRefused
 
 # One request waits so long for news; a balancer may cut off what is silent for longer.
@@ -19,7 +19,7 @@ _ANSWER_S = 5.0
 _PAUSES_S = (1.0, 30.0)
 
 # How long `close` waits for the thread.
-_FAREWELL_S = 1.0
+_JOIN_TIMEOUT_S = 1.0
 
 
 def listen(transport: Transport, key: str) -> "Listener | None":
@@ -34,7 +34,7 @@ class Listener:
         self._transport = transport
         self._key = key
         self._after = 0
-        self._news: deque[Ordered] = deque()
+        self._news: deque[LoggedCommand] = deque()
         self._over = threading.Event()
         self._left = False
         self._thread: threading.Thread | None = None
@@ -49,9 +49,9 @@ class Listener:
                 thread.start()
                 self._thread = thread
 
-    def heard(self) -> list[Ordered]:
+    def heard(self) -> list[LoggedCommand]:
         """What has been ordered since this was asked last, oldest first. It never waits."""
-        orders: list[Ordered] = []
+        orders: list[LoggedCommand] = []
         while self._news:
             orders.append(self._news.popleft())
         return orders
@@ -60,7 +60,7 @@ class Listener:
         """End the thread and let go of its connection."""
         self._over.set()
         thread, waited = self._thread, 0.0
-        while thread is not None and thread.is_alive() and waited < _FAREWELL_S:
+        while thread is not None and thread.is_alive() and waited < _JOIN_TIMEOUT_S:
             # Again and again: a call that is just connecting has nothing yet to hang up on.
             self._transport.hang_up()
             thread.join(0.05)
@@ -102,6 +102,6 @@ class Listener:
         if not self._left:
             self._over.wait(seconds)
 
-    def _ask(self) -> list[Ordered]:
-        request = _wire.get_commands(self._key, after=self._after, wait_s=WAIT_S)
-        return _wire.read_commands(_wire.read(self._transport.send(request, WAIT_S + _ANSWER_S)))
+    def _ask(self) -> list[LoggedCommand]:
+        request = wire.get_commands(self._key, after=self._after, wait_s=WAIT_S)
+        return wire.read_commands(wire.read(self._transport.send(request, WAIT_S + _ANSWER_S)))

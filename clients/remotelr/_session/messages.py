@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from remotelr._session.journal import Told
+from remotelr._session.journal import Outgoing
 from remotelr.errors import RemoteLRWarning
 from remotelr.rules import Decision, Report, RulesError, RunSpec, policy_to_json
-from remotelr.rules.transitions.lifecycle import difference, in_words
+from remotelr.rules.transitions.lifecycle import describe_difference, difference
 
 
-class People:
+class Notifier:
     """say: how they are told of what is no warning."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -50,21 +50,21 @@ def why_it_stops(decision: Decision | None) -> str:
     if state.get("stop"):
         return "the run was told to stop"
     # A budget is nothing to remember: it is spent.
-    return _ENDS.get(str(state.get("ended")), "the budget of its policy is spent")
+    return _ENDS.get(str(state.get("stopped_by")), "the budget of its policy is spent")
 
 
 def came_of_conflict(on_conflict: str | None, *, before: RunSpec | None, now: RunSpec, asked: RunSpec) -> str | None:
     """What a run's policy is now that it was asked for with `on_conflict`; None where nobody needs to be told."""
     if on_conflict == "keep":
         kept = _difference(now, asked)
-        return f"keeps its own policy: {in_words(kept)}." if kept else None
+        return f"keeps its own policy: {describe_difference(kept)}." if kept else None
     if on_conflict not in ("replace", "restart") or before is None:
         return None
     changed = _difference(before, now)
     if not changed:
         return None
     state = "what it remembers is kept" if on_conflict == "replace" else "it remembers nothing"
-    return f"has another policy now, {state}: {in_words(changed, '{} was {}, is {}')}."
+    return f"has another policy now, {state}: {describe_difference(changed, '{} was {}, is {}')}."
 
 
 def changed_meanwhile(theirs: Decision, ours: Decision) -> str:
@@ -99,7 +99,7 @@ def newer_state(theirs: Decision) -> str:
     )
 
 
-def never_heard(key: str, left: Sequence[Told], kept: Path | None) -> str:
+def never_heard(key: str, left: Sequence[Outgoing], kept: Path | None) -> str:
     """Where lies what the service has not heard at the end."""
     reports = sum(isinstance(asked, Report) for asked in left)
     what, lie = (f"{reports} reports", "they lie") if reports else ("the end", "it lies")

@@ -31,9 +31,9 @@ from remotelr.rules import (
 )
 from remotelr.rules.run.decision import Action
 from remotelr.rules.run.model import OnConflict
-from remotelr.rules.run.state import Order, carried_out
+from remotelr.rules.run.state import Override, apply_due_overrides
 
-Asked = AttemptRequest | Report
+Request = AttemptRequest | Report
 
 # How far a training can go back without the service; one event takes about a kilobyte.
 _KEPT = 2_000
@@ -42,7 +42,7 @@ _KEPT = 2_000
 _SAME = 1e-9
 
 
-class Shadow:
+class LocalReplica:
     """The run `key`, followed or decided.
 
     spec: what its owner says of it. A shadow decides for its own process alone: it knows one rank.
@@ -67,7 +67,7 @@ class Shadow:
         """With every rate and length filled in."""
         return self.run.policy
 
-    def decide(self, asked: Asked) -> Decision:
+    def decide(self, asked: Request) -> Decision:
         """What the rules say to an attempt or a report. Raises RulesError; then nothing has changed."""
         return self.report(asked) if isinstance(asked, Report) else self.begin(asked)
 
@@ -94,10 +94,10 @@ class Shadow:
         if outcome.event is not None:
             self.log.append(outcome.event)
 
-    def follow(self, decision: Decision, asked: Asked | None = None) -> None:
+    def follow(self, decision: Decision, asked: Request | None = None) -> None:
         """Stand where the service stands since it took `decision`.
 
-        asked: what it answered with it, where that is known.
+        requested: what it answered with it, where that is known.
         """
         if asked is not None and self.log.events[-1].seq == self.decision.seq > 1 and self.decision.local:
             # Our own answer to the same question makes way.
@@ -110,7 +110,7 @@ class Shadow:
             epoch=decision.epoch if begun else decision.epoch - 1,
             rank=None if begun else 0,
             key=asked.key if isinstance(asked, AttemptRequest) else None,
-            holds_from=decision.epoch,
+            effective_from=decision.epoch,
             payload={},
             state=decision.state,
             decision=decision,
@@ -140,12 +140,12 @@ class Shadow:
             noted = command(run, replace(order, key=None, expected_seq=None), self.log).run
         except RulesError:
             return False
-        orders: list[Order] = []
-        for each in noted.state.orders:
-            new = each not in run.state.orders and each.epoch == told.epoch + 1
-            orders.extend(_hastened(each) if new else (each,))
-        hastened = replace(noted.state, orders=tuple(sorted(orders, key=lambda each: each.epoch)))
-        state = carried_out(run.policy, hastened, told.epoch, self._position)
+        overrides: list[Override] = []
+        for each in noted.state.overrides:
+            new = each not in run.state.overrides and each.epoch == told.epoch + 1
+            overrides.extend(_hastened(each) if new else (each,))
+        hastened = replace(noted.state, overrides=tuple(sorted(overrides, key=lambda each: each.epoch)))
+        state = apply_due_overrides(run.policy, hastened, told.epoch, self._position)
         rate = rate_at(run.policy, state, told.epoch, self._position)
         self.run = replace(run, state=state, learning_rate=rate.learning_rate)
         self.decision = replace(
@@ -200,21 +200,21 @@ class Shadow:
             self.log.events = [self.log.events[0], *self.log.events[-_KEPT:]]
 
 
-def _hastened(order: Order) -> Sequence[Order]:
+def _hastened(order: Override) -> Sequence[Override]:
     """The order as it is carried out an epoch earlier, and comes out alike in its own."""
     if order.clock is not None:
         return (order,)
     if order.base is not None:
         # What the schedule goes on from is held until it does.
-        return Order(epoch=order.epoch - 1, once=order.base), Order(epoch=order.epoch, over="one_shot"), order
+        return Override(epoch=order.epoch - 1, one_shot=order.base), Override(epoch=order.epoch, ends="one_shot"), order
     return (replace(order, epoch=order.epoch - 1),)
 
 
 def _action(told: Decision, before: RunState, after: RunState) -> Action:
     """What the trainer is to do when a command has come within the epoch: a stop stands until it is taken back."""
-    if after.stop or after.ended is not None:
+    if after.stop or after.stopped_by is not None:
         return "stop"
-    taken_back = before.stop or before.ended is not None
+    taken_back = before.stop or before.stopped_by is not None
     return "continue" if taken_back else told.action
 
 

@@ -16,22 +16,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from remotelr._session import messages as sentences
+from remotelr._session import messages
 from remotelr._session.budget import Budget
-from remotelr._session.call_policy import Asking
-from remotelr._session.delivery import Link
-from remotelr._session.identity import Life
+from remotelr._session.call_policy import CallPolicy
+from remotelr._session.delivery import Delivery
+from remotelr._session.identity import ProcessIdentity
 from remotelr._session.journal import End, Journal
 from remotelr._session.listener import listen
-from remotelr._session.messages import People
-from remotelr._session.replica import Asked, Shadow, same
+from remotelr._session.messages import Notifier
+from remotelr._session.replica import LocalReplica, Request, same
 from remotelr.client import Client, FinalStatus
 from remotelr.rules import AttemptRequest, Decision, Report, RulesError, RunSpec, policy_from_json, policy_to_json
 
 OnUnreachable = Literal["local", "hold", "raise"]
 
 # What a state or a file that somebody has tampered with can lead to.
-_NONSENSE = (ArithmeticError, AttributeError, LookupError, RulesError, TypeError, ValueError)
+_INVALID_STATE_ERRORS = (ArithmeticError, AttributeError, LookupError, RulesError, TypeError, ValueError)
 
 
 class Session:
@@ -57,7 +57,7 @@ class Session:
         members: Mapping[str, Any],
         *,
         journal: Journal,
-        life: Life | None = None,
+        life: ProcessIdentity | None = None,
         on_unreachable: OnUnreachable = "local",
         live: bool = False,
         say: Callable[[str], None],
@@ -68,21 +68,21 @@ class Session:
         self._key = key
         self._members = dict(members)
         self._journal = journal
-        self._life = life or Life()
+        self._life = life or ProcessIdentity()
         self._on_unreachable = on_unreachable
-        self._people = People(say)
-        self._shadow: Shadow | None = None
+        self._people = Notifier(say)
+        self._shadow: LocalReplica | None = None
         self._asked: RunSpec | None = None
         self._begun = False
         self._unsure = False
         self._obeyed = 0
-        self._link: Link | None = None
-        self._asking: Asking | None = None
+        self._link: Delivery | None = None
+        self._asking: CallPolicy | None = None
         if client is not None:
             budget = Budget(client.timeout_s, clock)
             ranked = {**self._members, "world_size": self._life.world_size}
-            self._link = Link(client, key, ranked, journal=journal, budget=budget, warn=self._people.warn_once)
-            self._asking = Asking(
+            self._link = Delivery(client, key, ranked, journal=journal, budget=budget, warn=self._people.warn_once)
+            self._asking = CallPolicy(
                 self._link,
                 journal=journal,
                 budget=budget,
@@ -104,7 +104,7 @@ class Session:
         """
         spec = self._asked = RunSpec(policy=policy_from_json(self._members["policy"]), **lengths)
         known = self._journal.spec
-        if known is not None and (known.policy == spec.policy or known.asked):
+        if known is not None and (known.policy == spec.policy or known.requested):
             # The rate the run began with, which is seldom the one a later life finds in its optimizer.
             spec = replace(spec, initial_learning_rate=known.initial_learning_rate)
         self.renew_budget()
@@ -197,7 +197,7 @@ class Session:
         """Why this process must end, in words that go on after a colon."""
         if self.lost:
             return "a newer attempt has taken the run over"
-        return sentences.why_it_stops(self.decision)
+        return messages.why_it_stops(self.decision)
 
     def rollback_to(self, epoch: int) -> int | None:
         """The epoch whose checkpoint `epoch` is to begin with; None where it goes on from where the training is."""
@@ -239,7 +239,7 @@ class Session:
         if self._listener is not None:
             self._listener.close()
 
-    def _decide(self, asked: Asked) -> None:
+    def _decide(self, asked: Request) -> None:
         self._journal.ask(asked)
         ours = self._ours(asked)
         theirs = None if self._link is None or self._asking is None else self._asking.ask(self._link.deliver)
@@ -251,14 +251,14 @@ class Session:
             self._hold(ours)
             self._journal.save(ours)
 
-    def _ours(self, asked: Asked) -> Decision | None:
+    def _ours(self, asked: Request) -> Decision | None:
         """What the rules say here; None where that is not to be relied on."""
         if self._shadow is None or not self._decides_alone:
             return None
         try:
             return self._shadow.decide(asked)
-        except _NONSENSE as error:
-            without = sentences.goes_on(by_the_rules=False)
+        except _INVALID_STATE_ERRORS as error:
+            without = messages.goes_on(by_the_rules=False)
             self._people.warn_once("rules", f"the rules give no rate here: {error}. {without}")
             return None
 
@@ -272,7 +272,7 @@ class Session:
         self.decision = decision
         self.per_step = shadow is not None and shadow.policy.unit == "step" and shadow.agrees
 
-    def _follow(self, theirs: Decision, ours: Decision | None, asked: Asked) -> None:
+    def _follow(self, theirs: Decision, ours: Decision | None, asked: Request) -> None:
         """The service has decided, and knows best: of commands, of other ranks, of another policy."""
         self._journal.hear(theirs)
         self._tell_back(theirs, ours)
@@ -288,7 +288,7 @@ class Session:
             self._obeyed = 0
             self._listener.follow(theirs.seq)
         if theirs.step is not None and not self._knows_steps:
-            self._people.warn_once("rules", sentences.older_rules(theirs))
+            self._people.warn_once("rules", messages.older_rules(theirs))
 
     @property
     def _knows_steps(self) -> bool:
@@ -302,8 +302,8 @@ class Session:
         # Who was not answered asks again with the next decision.
         self._unsure = self._asking.ask(self._link.refresh) is None
         try:
-            fresh = Shadow(self._key, self._spec_of(self._link))
-        except _NONSENSE:
+            fresh = LocalReplica(self._key, self._spec_of(self._link))
+        except _INVALID_STATE_ERRORS:
             # A policy of a newer release.
             self._shadow = None
             return
@@ -311,23 +311,25 @@ class Session:
             self._shadow = self._followed(fresh, decision)
             self._journal.describe(fresh.spec)
 
-    def _followed(self, shadow: Shadow | None, theirs: Decision, asked: Asked | None = None) -> Shadow | None:
+    def _followed(
+        self, shadow: LocalReplica | None, theirs: Decision, asked: Request | None = None
+    ) -> LocalReplica | None:
         """The shadow where the service stands; None where it cannot go there: a newer release remembers more."""
         if shadow is None:
             return None
         try:
             shadow.follow(theirs, asked)
-        except _NONSENSE:
-            self._people.warn_once("rules", sentences.newer_state(theirs))
+        except _INVALID_STATE_ERRORS:
+            self._people.warn_once("rules", messages.newer_state(theirs))
             return None
         return shadow
 
-    def _remembered(self, spec: RunSpec) -> Shadow | None:
+    def _remembered(self, spec: RunSpec) -> LocalReplica | None:
         """The run as far as it is known here: by the service, by earlier lives, or by what its owner says."""
         run = None if self._link is None else self._link.run
         try:
             known = spec if run is None or self._link is None else self._spec_of(self._link)
-        except _NONSENSE:
+        except _INVALID_STATE_ERRORS:
             # A policy of a newer release.
             return None
         if run is not None:
@@ -337,24 +339,24 @@ class Session:
         shadow.put(known, self._members.get("on_conflict") or "error")
         return shadow
 
-    def _spec_of(self, link: Link) -> RunSpec:
+    def _spec_of(self, link: Delivery) -> RunSpec:
         """What the run is, and what its owner had asked for, where an operator has changed it since."""
         spec, asked = link.spec, self._asked
         if asked is None or (spec.policy, spec.total_epochs) == (asked.policy, asked.total_epochs):
             return spec
-        return replace(spec, asked={"policy": policy_to_json(asked.policy), "total_epochs": asked.total_epochs})
+        return replace(spec, requested={"policy": policy_to_json(asked.policy), "total_epochs": asked.total_epochs})
 
-    def _folded(self, spec: RunSpec) -> Shadow:
-        shadow = Shadow(self._key, spec)
+    def _folded(self, spec: RunSpec) -> LocalReplica:
+        shadow = LocalReplica(self._key, spec)
         if self._journal.spec is None or self._journal.spec.policy != spec.policy:
             return shadow
         try:
             self._journal.fold(shadow)
-        except _NONSENSE:
-            return Shadow(self._key, spec)
+        except _INVALID_STATE_ERRORS:
+            return LocalReplica(self._key, spec)
         return shadow
 
-    def _tell_end(self, asking: Asking, link: Link, status: FinalStatus) -> bool:
+    def _tell_end(self, asking: CallPolicy, link: Delivery, status: FinalStatus) -> bool:
         """Whether the service has heard everything, the end included.
 
         A life without an epoch has no end of its own: it tells what earlier ones have left.
@@ -368,12 +370,12 @@ class Session:
         if not left:
             return True
         self._journal.keep()
-        self._people.warn_once("left", sentences.never_heard(self._key, left, self._journal.path))
+        self._people.warn_once("left", messages.never_heard(self._key, left, self._journal.path))
         return False
 
     def _tell_policy(self, now: RunSpec, *, asked: RunSpec) -> None:
         before = self._journal.spec if self._link is None or self._link.before is None else self._link.before
-        said = sentences.came_of_conflict(self._members.get("on_conflict"), before=before, now=now, asked=asked)
+        said = messages.came_of_conflict(self._members.get("on_conflict"), before=before, now=now, asked=asked)
         if said is not None:
             self._people.say(f"run {self._key!r} {said}")
 
@@ -383,14 +385,14 @@ class Session:
         self._asking.away = False
         self._people.say(f"{self._link.url} answers again.")
         if ours is not None and self._on_unreachable == "local" and ours.learning_rate != theirs.learning_rate:
-            self._people.say(sentences.changed_meanwhile(theirs, ours))
+            self._people.say(messages.changed_meanwhile(theirs, ours))
 
     def _tell_drift(self, theirs: Decision) -> None:
         held = self.decision
         if theirs.drift is None or held is None or not math.isclose(theirs.drift, held.learning_rate, rel_tol=1e-6):
             # What was used was not what we had been told either: the service was away, or has changed the run.
             return
-        self._people.warn_once("drift", sentences.other_rate(theirs))
+        self._people.warn_once("drift", messages.other_rate(theirs))
 
     def _goes_on(self) -> str:
-        return sentences.goes_on(by_the_rules=self._on_unreachable == "local" and self._decides_alone)
+        return messages.goes_on(by_the_rules=self._on_unreachable == "local" and self._decides_alone)

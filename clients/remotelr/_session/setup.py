@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from remotelr._http.wire import run_key
-from remotelr._session.identity import Life, restart_id
+from remotelr._session.identity import ProcessIdentity, restart_id
 from remotelr._session.journal import Journal
 from remotelr._session.session import OnUnreachable, Session
 from remotelr._session.spool import Spool, SpoolUnusable, default_directory, spool_path
@@ -54,7 +54,7 @@ class Setup:
     live: bool
     clock: Callable[[], float] = time.monotonic
 
-    def session(self, members: Mapping[str, Any], life: Life, say: Callable[[str], None]) -> Session:
+    def session(self, members: Mapping[str, Any], life: ProcessIdentity, say: Callable[[str], None]) -> Session:
         """A life of the training. A file that cannot be used is a warning."""
         return Session(
             self.client,
@@ -68,7 +68,7 @@ class Setup:
             clock=self.clock,
         )
 
-    def _spool(self, life: Life) -> Spool | None:
+    def _spool(self, life: ProcessIdentity) -> Spool | None:
         if self.file is None:
             return None
         path = self.file if life.rank == 0 else self.file.with_name(f"{self.file.name}.rank{life.rank}")
@@ -94,7 +94,7 @@ def set_up(
     **client: Any,
 ) -> Setup:
     """The setup these arguments and the environment make. client: as `Client` takes it. Raises ValueError."""
-    warn_of_misspelt(os.environ)
+    warn_of_misspelled(os.environ)
     url, run = url or os.environ.get("REMOTELR_URL"), run or os.environ.get("REMOTELR_RUN")
     mode = _mode(url)
     if on_unreachable not in get_args(OnUnreachable):
@@ -129,7 +129,7 @@ def set_up(
     )
 
 
-def refuse_nameless_ranks(life: Life) -> None:
+def refuse_nameless_ranks(life: ProcessIdentity) -> None:
     """Raises ValueError for ranks that could not begin one attempt together."""
     if life.world_size > 1 and life.attempt_key is None and restart_id(os.environ) is None:
         raise ValueError(
@@ -160,14 +160,14 @@ VARIABLES = ("URL", "RUN", "MODE", "SPOOL_DIR", "TOKEN", "TOKEN_FILE", "ALLOW_HT
 _ALIKE, _ALIKE_SHORT, _SHORT = 0.8, 0.66, 4
 _ALIKE_PREFIX = 0.9
 
-_told: set[str] = set()
+_warned: set[str] = set()
 
 
-def warn_of_misspelt(environ: Mapping[str, str]) -> None:
+def warn_of_misspelled(environ: Mapping[str, str]) -> None:
     """Say of each, once in this process, what it may have been meant for."""
-    for name, meant in misspelt(environ):
-        if name not in _told:
-            _told.add(name)
+    for name, meant in misspelled_variables(environ):
+        if name not in _warned:
+            _warned.add(name)
             warnings.warn(
                 f"RemoteLR: nobody reads the environment variable {name}: did you mean {meant}?",
                 RemoteLRWarning,
@@ -175,7 +175,7 @@ def warn_of_misspelt(environ: Mapping[str, str]) -> None:
             )
 
 
-def misspelt(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def misspelled_variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Each of those, and what it may have been meant for."""
     ours = {PREFIX + name for name in VARIABLES}
     for name in sorted(set(environ) - ours):

@@ -20,7 +20,7 @@ RateFunction = Callable[[int, float | None], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Takeover:
+class Adoption:
     """What became of the callbacks.
 
     policy: what the run follows now; None where everything stays as it was.
@@ -35,13 +35,13 @@ class Takeover:
     said: str
 
 
-class _Stays(Exception):
+class _NotConvertible(Exception):
     """It cannot be read exactly; the words say why."""
 
 
-def take_over(
+def adopt(
     callbacks: Sequence[Any], *, schedule: Any = None, learning_rate: float | None = None, epochs: int | None = None
-) -> Takeover:
+) -> Adoption:
     """The policy that gives the rates these callbacks give, and the callbacks without those it replaces.
 
     schedule: what the optimizer follows by itself, as its config has it; else None.
@@ -61,12 +61,12 @@ def take_over(
         return _untouched(callbacks, "nothing in the callbacks sets the rate")
     try:
         policy, said = _schedule(schedule) if schedule is not None else _policy(replaced, learning_rate, epochs)
-    except (_Stays, InvalidPolicy) as reason:
+    except (_NotConvertible, InvalidPolicy) as reason:
         return _untouched(callbacks, str(reason))
     # At the end where there was none: a callback before it may put the metric into the logs.
     place = next((place for place, each in enumerate(callbacks) if each in replaced), len(kept))
     verbose = max((getattr(each, "verbose", 0) for each in replaced), default=0)
-    return Takeover(policy=policy, callbacks=kept, place=place, verbose=verbose, said=f"RemoteLR takes over: {said}.")
+    return Adoption(policy=policy, callbacks=kept, place=place, verbose=verbose, said=f"RemoteLR takes over: {said}.")
 
 
 def first_rate(policy: Policy) -> float:
@@ -89,9 +89,9 @@ def with_rate(model: Any, learning_rate: float) -> None:
     model.train_function = None
 
 
-def _untouched(callbacks: Sequence[Any], why: str) -> Takeover:
+def _untouched(callbacks: Sequence[Any], why: str) -> Adoption:
     said = f"RemoteLR takes nothing over, the callbacks stay as they are: {why}."
-    return Takeover(policy=None, callbacks=list(callbacks), place=len(callbacks), said=said)
+    return Adoption(policy=None, callbacks=list(callbacks), place=len(callbacks), said=said)
 
 
 def _schedule(config: Any) -> tuple[Policy, str]:
@@ -113,13 +113,13 @@ def _policy(replaced: Sequence[Any], learning_rate: float | None, epochs: int | 
     if not plateaus:
         return table, said
     if _depends_on_rate(rates, table, epochs):
-        raise _Stays(f"{_PLATEAU} and a function of the rate it left multiply, which no table can say")
+        raise _NotConvertible(f"{_PLATEAU} and a function of the rate it left multiply, which no table can say")
     return table, f"{said}; {_PLATEAU} is left out, for the function undid each reduction at the next epoch"
 
 
 def _plateau(plateaus: Sequence[Any]) -> tuple[Policy, str]:
     if len(plateaus) > 1:
-        raise _Stays(f"there are {len(plateaus)} {_PLATEAU} which reduce each other's rates")
+        raise _NotConvertible(f"there are {len(plateaus)} {_PLATEAU} which reduce each other's rates")
     only = plateaus[0]
     settings = {name: getattr(only, name) for name in ("monitor", "factor", "patience", "cooldown")}
     # Keras turns the sign of `min_delta` around in a callback that has been used.
@@ -150,7 +150,7 @@ def _called(function: Callable[..., Any], epoch: int, learning_rate: float | Non
     try:
         return function(epoch)
     except TypeError:
-        raise _Stays(
+        raise _NotConvertible(
             f"the function of {_FUNCTION} needs the optimizer's rate to begin with: give the `model`"
         ) from None
 
@@ -165,12 +165,12 @@ def _table(rates: RateFunction, epochs: int, learning_rate: float | None) -> Pol
 
     try:
         first, again = read(), read()
-    except (_Stays, InvalidPolicy):
+    except (_NotConvertible, InvalidPolicy):
         raise
     except Exception as error:  # anybody's code: whatever it raises, it stays where it is
-        raise _Stays(f"the function of {_FUNCTION} cannot be asked before training ({error!r})") from error
+        raise _NotConvertible(f"the function of {_FUNCTION} cannot be asked before training ({error!r})") from error
     if first != again:
-        raise _Stays(f"the function of {_FUNCTION} gives other rates when it is asked again")
+        raise _NotConvertible(f"the function of {_FUNCTION} gives other rates when it is asked again")
     return first
 
 

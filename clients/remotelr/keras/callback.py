@@ -8,27 +8,26 @@ from dataclasses import replace
 from typing import Any
 
 import keras
-
 from remotelr._http.transport import Transport
-from remotelr._session.identity import Life
+from remotelr._session.identity import ProcessIdentity
 from remotelr._session.metrics import reportable
 from remotelr._session.session import OnUnreachable, Session
 from remotelr._session.setup import refuse_nameless_ranks, set_up
 from remotelr.client import OnConflict
 from remotelr.errors import RemoteLRWarning
-from remotelr.keras.adopt import first_rate, take_over, with_rate
+from remotelr.keras.adopt import adopt, first_rate, with_rate
 from remotelr.keras.checkpoints import Checkpoints, Kept
 from remotelr.keras.messages import say, say_order, say_reduction, say_rollback, say_setting, say_stop
 from remotelr.keras.momentum import move_momentum
 from remotelr.keras.optimizers import (
     batches_of,
     batches_per_step_of,
-    heal,
     innermost,
     optimizers_of,
     rate_of,
     rates_by_name,
     refuse_unsettable,
+    reset_non_finite,
     updates_of,
 )
 from remotelr.keras.policy_argument import policy_of
@@ -148,7 +147,7 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
         )
         self.run, self.url = self._setup.run, self._setup.url
         self.verbose = verbose
-        self._life = Life(rank=rank, world_size=world_size, attempt_key=attempt_key, number=0)
+        self._life = ProcessIdentity(rank=rank, world_size=world_size, attempt_key=attempt_key, number=0)
         refuse_nameless_ranks(self._life)
         if live and world_size > 1:
             raise ValueError("the ranks of a run would hear of a command at different batches: live is for one process")
@@ -186,7 +185,7 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
         config = {} if optimizer is None else optimizer.get_config()
         schedule = config.get("learning_rate") if isinstance(config.get("learning_rate"), Mapping) else None
         rates = [] if schedule is not None else [rate_of(each) for each in optimizers_of(optimizer)]
-        taken = take_over(callbacks, schedule=schedule, learning_rate=rates[0] if rates else None, epochs=epochs)
+        taken = adopt(callbacks, schedule=schedule, learning_rate=rates[0] if rates else None, epochs=epochs)
         if taken.policy is not None:
             remote = cls(url, run, taken.policy, **{"verbose": taken.verbose, **settings})
             taken.callbacks.insert(taken.place, remote)
@@ -344,7 +343,7 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
         model = self.model
         failure = self._checkpoints.load(model, back_to)
         if failure is None:
-            heal(model.optimizer)
+            reset_non_finite(model.optimizer)
             say_rollback(epoch, back_to)
             return
         warnings.warn(

@@ -63,7 +63,7 @@ def innermost(optimizer: Any) -> Any:
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
-def heal(optimizer: Any) -> None:
+def reset_non_finite(optimizer: Any) -> None:
     """Begin anew what it has gathered and is no number any more: it would spoil the weights again."""
     for each in optimizers_of(optimizer):
         for variable in innermost(each).variables:

@@ -6,11 +6,11 @@ The way in: `policy_from_json` reads a policy; `create`, `begin_attempt`, `repor
 """
 
 from remotelr.rules.commands.execute import command
-from remotelr.rules.commands.expiry import next_until, until_due
-from remotelr.rules.commands.status import Life, life_of, life_steps
+from remotelr.rules.commands.expiry import expired_override, next_expiry
+from remotelr.rules.commands.status import CommandStatus, command_history, command_status
 from remotelr.rules.composition.combinators import Chained, Sequential
 from remotelr.rules.composition.extended import Extended
-from remotelr.rules.composition.modifiers import Modified, Warmup
+from remotelr.rules.composition.modifiers import Warmup, WithModifiers
 from remotelr.rules.composition.noise import Noise
 from remotelr.rules.errors import (
     AttemptConflict,
@@ -33,7 +33,7 @@ from remotelr.rules.policy.aggregate import Aggregate
 from remotelr.rules.policy.codec import node_from_json, node_to_json, policy_from_json, policy_to_json
 from remotelr.rules.policy.guard import Guard
 from remotelr.rules.policy.json_schema import json_schema
-from remotelr.rules.policy.limits import Rails
+from remotelr.rules.policy.limits import Limits
 from remotelr.rules.policy.policy import Policy
 from remotelr.rules.policy.stop_rules import Budget, EarlyStopping, Stop, Target
 from remotelr.rules.preview import Preview, preview
@@ -57,7 +57,7 @@ from remotelr.rules.run.model import (
     RunSpec,
     spec_from_payload,
 )
-from remotelr.rules.run.state import Order, Rate, RunState, rate_at
+from remotelr.rules.run.state import Override, Rate, RunState, rate_at
 from remotelr.rules.schedules.base import Binding, Point, Schedule, State
 from remotelr.rules.schedules.cosine import Cosine, CosineRestarts, Tanh
 from remotelr.rules.schedules.cyclic import Cyclic, OneCycle
@@ -66,10 +66,10 @@ from remotelr.rules.schedules.expression import Expression
 from remotelr.rules.schedules.linear import Constant, Linear, LRRangeTest
 from remotelr.rules.schedules.piecewise import PiecewiseConstant, PiecewiseInterpolate
 from remotelr.rules.schedules.warmup_decay import InverseSqrt, Noam, WarmupStableDecay
-from remotelr.rules.sentences.sentence import sentence
+from remotelr.rules.sentences.sentence import describe
 from remotelr.rules.transitions.attempt import begin_attempt
 from remotelr.rules.transitions.lifecycle import create, finish, put_policy
-from remotelr.rules.transitions.points import expire
+from remotelr.rules.transitions.points import decide_timed_out
 from remotelr.rules.transitions.report import report
 from remotelr.rules.values.metrics import metrics_from_json, metrics_to_json
 
@@ -82,6 +82,7 @@ __all__ = [
     "Budget",
     "Chained",
     "Command",
+    "CommandStatus",
     "Constant",
     "Cosine",
     "CosineRestarts",
@@ -100,18 +101,17 @@ __all__ = [
     "InverseSqrt",
     "InverseTime",
     "LRRangeTest",
-    "Life",
+    "Limits",
     "Linear",
     "Log",
     "MemoryLog",
-    "Modified",
     "MultiStep",
     "Noam",
     "Noise",
     "OneCycle",
-    "Order",
     "OutOfOrder",
     "Outcome",
+    "Override",
     "PiecewiseConstant",
     "PiecewiseInterpolate",
     "Point",
@@ -119,7 +119,6 @@ __all__ = [
     "PolicyConflict",
     "Polynomial",
     "Preview",
-    "Rails",
     "Rate",
     "ReduceOnPlateau",
     "ReplayMismatch",
@@ -145,21 +144,24 @@ __all__ = [
     "Waiting",
     "Warmup",
     "WarmupStableDecay",
+    "WithModifiers",
     "begin_attempt",
     "command",
     "command_from_json",
     "command_from_payload",
+    "command_history",
+    "command_status",
     "command_to_json",
     "create",
-    "expire",
+    "decide_timed_out",
+    "describe",
+    "expired_override",
     "finish",
     "is_command",
     "json_schema",
-    "life_of",
-    "life_steps",
     "metrics_from_json",
     "metrics_to_json",
-    "next_until",
+    "next_expiry",
     "node_from_json",
     "node_to_json",
     "policy_from_json",
@@ -169,7 +171,5 @@ __all__ = [
     "rate_at",
     "replay",
     "report",
-    "sentence",
     "spec_from_payload",
-    "until_due",
 ]

@@ -3,7 +3,7 @@
 RulesError
 ├── InvalidPolicy      a policy document that cannot be one; names the path in the tree
 ├── InvalidReport      a report the run cannot take: rank, step or a non-finite metric it refuses
-├── InvalidCommand     an order outside the policy's bounds or the rails, or one that makes no sense
+├── InvalidCommand     an order outside the policy's bounds or the limits, or one that makes no sense
 ├── SeqConflict        the run has moved on since the operator looked
 ├── PolicyConflict     the run exists with another policy
 ├── AttemptConflict    the attempt key is known, for another epoch

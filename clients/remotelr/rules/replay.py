@@ -15,7 +15,7 @@ from remotelr.rules.run.model import (
 )
 from remotelr.rules.transitions.attempt import begin_attempt
 from remotelr.rules.transitions.lifecycle import create, finish, put_policy
-from remotelr.rules.transitions.points import close
+from remotelr.rules.transitions.points import decide_partial
 from remotelr.rules.transitions.report import report
 
 
@@ -31,9 +31,9 @@ def replay(key: str, events: Iterable[Event]) -> Run:
     log = MemoryLog()
     run: Run | None = None
     for stored in events:
-        outcome = again(key, run, stored, log)
+        outcome = reapply(key, run, stored, log)
         expected = replace(stored, superseded_by=None)
-        if outcome.event is None or _as_kept(outcome.event, expected) != expected:
+        if outcome.event is None or _as_stored(outcome.event, expected) != expected:
             raise ReplayMismatch(f"{key}: stored {expected}, folded {outcome.event}")
         log.append(expected)
         run = outcome.run
@@ -42,14 +42,14 @@ def replay(key: str, events: Iterable[Event]) -> Run:
     return run
 
 
-def _as_kept(folded: Event, stored: Event) -> Event:
+def _as_stored(folded: Event, stored: Event) -> Event:
     """The folded event without what the release that stored it did not keep: its why, and what a command does."""
     if folded.decision is not None and stored.decision is not None and stored.decision.why is None:
         folded = replace(folded, decision=replace(folded.decision, why=None))
     return replace(folded, notes={}) if folded.kind == "command" and not stored.notes else folded
 
 
-def again(key: str, run: Run | None, event: Event, log: Log) -> Outcome:
+def reapply(key: str, run: Run | None, event: Event, log: Log) -> Outcome:
     """What comes of the input behind `event`, taken once more."""
     if run is None or event.kind == "created":
         return create(key, spec_from_payload(event))
@@ -59,9 +59,9 @@ def again(key: str, run: Run | None, event: Event, log: Log) -> Outcome:
             return begin_attempt(run, AttemptRequest(key=event.key, epoch=event.epoch, **event.payload), log)
         case "report":
             return report(run, report_from_event(event), log)
-        case "closing":
+        case "timeout":
             assert event.epoch is not None
-            return close(run, event.epoch, log, event.payload["because"])
+            return decide_partial(run, event.epoch, log, event.payload["cause"])
         case "command":
             return command(run, command_from_payload(event), log)
         case "policy":

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from remotelr_service.cli import command_args as orders
-from remotelr_service.cli.merging import merged
-from remotelr_service.cli.support import output as look
-from remotelr_service.cli.support.exit_codes import NotInTime, NotObeyed
-from remotelr_service.cli.support.http_client import Desk, Json, open_desk
+from remotelr_service.cli import command_args
+from remotelr_service.cli.merging import combine_arguments
+from remotelr_service.cli.support import output
+from remotelr_service.cli.support.exit_codes import CommandRejected, TimedOut
+from remotelr_service.cli.support.http_client import Json, ServiceClient, connect
 from remotelr_service.cli.support.options import (
     Actor,
     AsJson,
@@ -28,7 +28,7 @@ from remotelr_service.cli.support.options import (
     given,
     tag_pair,
 )
-from remotelr_service.errors import Mistake
+from remotelr_service.errors import UserError
 
 app = typer.Typer(help="Order many runs at once.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -48,7 +48,7 @@ _COMPARISONS = {">=": "ge", "<=": "le", ">": "gt", "<": "lt"}
 
 def _order(
     *,
-    order: orders.Order,
+    order: command_args.Order,
     experiment: InExperiment = None,
     tag: WithTag = None,
     status: WithStatus = None,
@@ -68,28 +68,28 @@ def _order(
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    if orders.KEEP_RATE in order:
-        raise Mistake("each run has a rate of its own to keep: order it to one run after the other")
+    if command_args.KEEP_RATE in order:
+        raise UserError("each run has a rate of its own to keep: order it to one run after the other")
     body = {
         "selector": _selector(experiment=experiment, tag=tag, status=status, run=run, metric=metric),
         "command": order,
         **given(reason=reason, actor=actor_of(actor)),
     }
-    with open_desk(url, timeout_s=_TIMEOUT_S) as desk:
+    with connect(url, timeout_s=_TIMEOUT_S) as desk:
         if dry_run:
             rehearsed = _rehearsal(desk, body, whole=as_json)
-            look.show(rehearsed, as_json, lambda: _rehearsal_page(rehearsed))
+            output.show(rehearsed, as_json, lambda: _rehearsal_page(rehearsed))
             return
         if not yes:
             _ask(_rehearsal(desk, body, whole=False))
         done = _finished(desk, desk.order("/v1/commands", body, key), whole=as_json)
-    look.show(done, as_json, lambda: _result_page(done))
+    output.show(done, as_json, lambda: _result_page(done))
     if done["failed"]:
-        raise NotObeyed(f"{done['failed']} of {done['count']} runs refused it")
+        raise CommandRejected(f"{done['failed']} of {done['count']} runs refused it")
 
 
-for _name, _function in orders.FOR_MANY.items():
-    app.command(_name)(merged(_function, _order))
+for _name, _function in command_args.FOR_MANY.items():
+    app.command(_name)(combine_arguments(_function, _order))
 
 
 @app.command("show")
@@ -99,9 +99,9 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show how far a command to many runs is."""
-    with open_desk(url) as desk:
+    with connect(url) as desk:
         found = _results_of(desk, number, whole=as_json)
-    look.show(found, as_json, lambda: _result_page(found))
+    output.show(found, as_json, lambda: _result_page(found))
 
 
 def _selector(
@@ -120,7 +120,7 @@ def _selector(
         metrics.setdefault(name, {}).update(bound)
     found = given(experiment=experiment, status=status, runs=run or None, tags=tags or None, metrics=metrics or None)
     if not found:
-        raise Mistake("say which runs: --experiment, --tag, --run, --metric; --status running is every running run")
+        raise UserError("say which runs: --experiment, --tag, --run, --metric; --status running is every running run")
     return found
 
 
@@ -134,10 +134,12 @@ def _bound(text: str) -> tuple[str, dict[str, float | bool]]:
             return name, {_COMPARISONS[comparison]: float(value)}
         except (KeyError, ValueError):
             pass
-    raise Mistake(f"a metric is selected as in 'val_loss>1.5', with one of > >= < <=, or 'val_loss=nan'; not {text!r}")
+    raise UserError(
+        f"a metric is selected as in 'val_loss>1.5', with one of > >= < <=, or 'val_loss=nan'; not {text!r}"
+    )
 
 
-def _rehearsal(desk: Desk, body: Json, *, whole: bool) -> Json:
+def _rehearsal(desk: ServiceClient, body: Json, *, whole: bool) -> Json:
     """What would come of it for each run; unless the `whole` is wanted, for as many as anybody reads."""
     found = part = desk.ask("POST", "/v1/commands", params={"limit": _PAGE}, body={**body, "dry_run": True})
     while whole and part["next"] is not None:
@@ -152,14 +154,14 @@ def _rehearsal(desk: Desk, body: Json, *, whole: bool) -> Json:
 def _ask(rehearsed: Json) -> None:
     """Show what would come of it, and go on only if that is wanted. Raises Mistake, and Abort."""
     if not sys.stdin.isatty():
-        raise Mistake("nobody is here to be asked: say --yes, or --dry-run to see what would come of it")
-    look.console(errors=True).print(_rehearsal_page(rehearsed))
+        raise UserError("nobody is here to be asked: say --yes, or --dry-run to see what would come of it")
+    output.console(errors=True).print(_rehearsal_page(rehearsed))
     if not rehearsed["count"]:
-        raise Mistake("no run is selected")
+        raise UserError("no run is selected")
     typer.confirm(f"Order this to {_many(rehearsed['count'])}?", abort=True, err=True)
 
 
-def _finished(desk: Desk, noted: Json, *, whole: bool) -> Json:
+def _finished(desk: ServiceClient, noted: Json, *, whole: bool) -> Json:
     """The command when every run has had its turn. Raises NotInTime when nothing moves for long."""
     number, done, since = noted["id"], -1, time.monotonic()
     with _progress(noted["count"]) as show:
@@ -168,9 +170,7 @@ def _finished(desk: Desk, noted: Json, *, whole: bool) -> Json:
                 done, since = noted["done"], time.monotonic()
                 show(done)
             elif time.monotonic() - since > _TIMEOUT_S:
-                raise NotInTime(
-                    f"{done} of {noted['count']} runs have it: remotelr bulk show {number} says how it goes"
-                )
+                raise TimedOut(f"{done} of {noted['count']} runs have it: remotelr bulk show {number} says how it goes")
             time.sleep(_POLL_S)
             noted = desk.get(f"/v1/commands/{number}", limit=1)
     return _results_of(desk, number, whole=whole)
@@ -181,7 +181,7 @@ def _progress(count: int) -> Iterator[Callable[[int], None]]:
     """Shows how many are done, to who looks: gives a function of their number."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
-    console = look.console(errors=True)
+    console = output.console(errors=True)
     if not console.is_terminal:
         yield lambda _: None
         return
@@ -190,7 +190,7 @@ def _progress(count: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: progress.update(task, completed=done)
 
 
-def _results_of(desk: Desk, number: int, *, whole: bool) -> Json:
+def _results_of(desk: ServiceClient, number: int, *, whole: bool) -> Json:
     """The command with all its results; unless the `whole` is wanted, with some: those that failed, if any did."""
     path = f"/v1/commands/{number}"
     found = part = desk.get(path, limit=_PAGE)
@@ -208,10 +208,10 @@ def _rehearsal_page(rehearsed: Json) -> Any:
     from rich.text import Text
 
     runs = rehearsed["runs"]
-    said = f"{orders.in_words(rehearsed['command'])}: {_many(rehearsed['count'])}"
+    said = f"{command_args.in_words(rehearsed['command'])}: {_many(rehearsed['count'])}"
     least = "" if rehearsed["next"] is None else "at least "
     said += f", {least}{rehearsed['failed']} would refuse it" if rehearsed["failed"] else ""
-    parts: list[Any] = [Text(look.safe(said), "bold")]
+    parts: list[Any] = [Text(output.safe(said), "bold")]
     if runs:
         parts.append(_results(runs[:_SHOWN]))
     if rehearsed["count"] > _SHOWN:
@@ -224,9 +224,9 @@ def _result_page(done: Json) -> Any:
     from rich.text import Text
 
     obeyed = done["done"] - done["failed"]
-    said = f"command {done['id']}: {orders.in_words(done['command'])}: {obeyed} of {_many(done['count'])}"
+    said = f"command {done['id']}: {command_args.in_words(done['command'])}: {obeyed} of {_many(done['count'])}"
     said += "" if done["status"] == "finished" else f", {done['count'] - done['done']} still to come"
-    parts: list[Any] = [Text(look.safe(said), "bold")]
+    parts: list[Any] = [Text(output.safe(said), "bold")]
     failed = [each for each in done["runs"] if each["code"] is not None]
     shown = (failed or done["runs"])[:_SHOWN]
     if shown:
@@ -237,14 +237,14 @@ def _result_page(done: Json) -> Any:
 
 
 def _results(runs: list[Json]) -> Any:
-    table = look.table("run", "from epoch", "rate", "then", "refused", right=("from epoch", "rate", "then"))
+    table = output.table("run", "from epoch", "rate", "then", "refused", right=("from epoch", "rate", "then"))
     for each in runs:
         table.add_row(
             each["run"],
-            "" if each["holds_from"] is None else str(each["holds_from"]),
-            look.rate(each["before"]),
-            look.rate(each["after"]),
-            "" if each["code"] is None else look.safe(f"{each['detail']} ({each['code']})"),
+            "" if each["effective_from"] is None else str(each["effective_from"]),
+            output.rate(each["before"]),
+            output.rate(each["after"]),
+            "" if each["code"] is None else output.safe(f"{each['detail']} ({each['code']})"),
             style=None if each["code"] is None else "red",
         )
     return table

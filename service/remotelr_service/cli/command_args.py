@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from remotelr_service.cli.support.json_input import read_object
-from remotelr_service.errors import Mistake
+from remotelr_service.errors import UserError
 
 Order = dict[str, Any]
 
@@ -61,7 +61,7 @@ def set_lr(
     It holds from the first epoch that has no rate yet: what a trainer was told is never changed.
     """
     if until_epoch is not None and until_time is not None:
-        raise Mistake("a rate is held until an epoch or until a time: give one of --until-epoch, --until-time")
+        raise UserError("a rate is held until an epoch or until a time: give one of --until-epoch, --until-time")
     order: Order = {"type": "set_learning_rate", "value": rate}
     if mode is not Mode.PIN:
         order["mode"] = mode.value
@@ -165,7 +165,7 @@ def in_words(order: Order) -> str:
         "stop": "stop",
         "note": f"note: {order.get('text')}",
         "cancel": f"cancel command {order.get('seq')}",
-        "rails": "take the experiment's rails",
+        "limits": "take the experiment's limits",
     }
     said = words.get(str(order.get("type")), str(order.get("type")))
     mode, until = order.get("mode"), order.get("until") or {}

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from remotelr_service.cli.support import output as look
+from remotelr_service.cli.support import output
 from remotelr_service.cli.support.http_client import NOT_SET, address, credentials, token_source
 from remotelr_service.cli.support.options import AsJson
 
@@ -21,7 +21,7 @@ _NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE
 def show(as_json: AsJson = False) -> None:
     """Show every setting with its source; secrets are masked."""
     sections = {"terminal": _terminal(), "trainer": _named(_TRAINER), "network": _network(), "service": _service()}
-    look.show(sections, as_json, lambda: _page(sections))
+    output.show(sections, as_json, lambda: _page(sections))
 
 
 Setting = Mapping[str, str | None]
@@ -81,11 +81,11 @@ def masked(secret: str) -> str:
 
 
 def _page(sections: Mapping[str, Mapping[str, Setting]]) -> Any:
-    page = look.table("setting", "value", "source")
+    page = output.table("setting", "value", "source")
     for section, settings in sections.items():
         if settings:
             page.add_row(section, style="bold")
         for name, setting in settings.items():
             style = "dim" if setting["source"] in ("default", NOT_SET) else None
-            page.add_row(f"  {name}", look.safe(setting["value"] or ""), setting["source"] or "", style=style)
+            page.add_row(f"  {name}", output.safe(setting["value"] or ""), setting["source"] or "", style=style)
     return page

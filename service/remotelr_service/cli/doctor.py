@@ -21,19 +21,19 @@ import typer
 
 from remotelr._session.spool import default_directory
 from remotelr.errors import RemoteLRError, ServiceRefused, ServiceUnreachable
-from remotelr_service.cli.support import output as look
+from remotelr_service.cli.support import output
 from remotelr_service.cli.support.exit_codes import REFUSED, UNREACHABLE
 from remotelr_service.cli.support.http_client import (
     NOT_SET,
-    Desk,
     Json,
     NotUnderstood,
+    ServiceClient,
     address,
     credentials,
     token_source,
 )
 from remotelr_service.cli.support.options import AsJson, Url
-from remotelr_service.errors import Mistake
+from remotelr_service.errors import UserError
 
 if TYPE_CHECKING:
     import httpx
@@ -64,7 +64,7 @@ def doctor(url: Url = None, as_json: AsJson = False) -> None:
     """Look for what stands between you and a service that works."""
     checks = list(_checks(url))
     worst = "wrong" if any(check.state == "wrong" for check in checks) else "ok"
-    look.show({"ok": worst == "ok", "checks": [asdict(check) for check in checks]}, as_json, lambda: _page(checks))
+    output.show({"ok": worst == "ok", "checks": [asdict(check) for check in checks]}, as_json, lambda: _page(checks))
     if worst == "wrong":
         raise typer.Exit(UNREACHABLE if any(_is_line(check) for check in checks) else REFUSED)
 
@@ -78,13 +78,13 @@ def _checks(given: str | None) -> Iterator[Check]:
     yield from _environment()
     try:
         url, source = address(given)
-    except Mistake as error:
+    except UserError as error:
         yield Check("address", "wrong", str(error), "set REMOTELR_URL=http://host:8000, or give --url")
         return
     yield _address(url, source)
     try:
         headers = credentials(url)
-    except Mistake as error:
+    except UserError as error:
         yield Check("token", "wrong", str(error), "make one with `remotelr token create`, and set REMOTELR_TOKEN to it")
         return
     proxy = _proxy(url)
@@ -94,7 +94,7 @@ def _checks(given: str | None) -> Iterator[Check]:
     yield name
     if name.state == "wrong":
         return
-    with Desk(url, headers) as desk:
+    with ServiceClient(url, headers) as desk:
         try:
             answer = desk.answer("/livez")
         except ServiceUnreachable as error:
@@ -207,7 +207,7 @@ def _stranger(answer: "httpx.Response") -> Check:
     kind = answer.headers.get("content-type", "no content type")
     said = f"HTTP {answer.status_code} ({kind}): this does not come from RemoteLR"
     if answer.is_redirect:
-        where = look.safe(answer.headers.get("location", "")[:100])
+        where = output.safe(answer.headers.get("location", "")[:100])
         return Check("service", "wrong", f"{said}; it points to {where}", "use that address, if it is the service's")
     do = "another server has this port, or a proxy answers in the service's place"
     return Check("service", "wrong", said, do)
@@ -227,7 +227,7 @@ def _clock(answer: "httpx.Response") -> Check:
     return Check("clock", "warning", said, "`--until-time` goes by the service's clock: let NTP set both")
 
 
-def _asked(desk: Desk, found_in: str) -> Iterator[Check]:
+def _asked(desk: ServiceClient, found_in: str) -> Iterator[Check]:
     yield from _versions(desk)
     yield from _readiness(desk)
     try:
@@ -246,7 +246,7 @@ def _asked(desk: Desk, found_in: str) -> Iterator[Check]:
     yield from _habits(runs)
 
 
-def _versions(desk: Desk) -> Iterator[Check]:
+def _versions(desk: ServiceClient) -> Iterator[Check]:
     from remotelr.rules import RULES_VERSION
 
     try:
@@ -268,7 +268,7 @@ def _versions(desk: Desk) -> Iterator[Check]:
         yield Check("version", "ok", f"{ours}, here and there")
 
 
-def _readiness(desk: Desk) -> Iterator[Check]:
+def _readiness(desk: ServiceClient) -> Iterator[Check]:
     try:
         answer = desk.answer("/readyz?verbose")
         checks = answer.json().get("checks") or {}
@@ -279,7 +279,7 @@ def _readiness(desk: Desk) -> Iterator[Check]:
     if answer.is_success and not failing:
         yield Check("ready", "ok", ", ".join(checks) or "yes")
     for name, said in failing.items():
-        yield Check("ready", "wrong", look.safe(f"{name}: {said}"), _WAYS_OUT.get(name, "see the service's log"))
+        yield Check("ready", "wrong", output.safe(f"{name}: {said}"), _WAYS_OUT.get(name, "see the service's log"))
 
 
 _WAYS_OUT = {
@@ -345,7 +345,7 @@ def _page(checks: list[Check]) -> Any:
     page = Table.grid(padding=(0, 2, 0, 0))
     for check in checks:
         mark, plain, style = _MARKS[check.state]
-        page.add_row(Text(mark if look.shows(mark) else plain, style), check.name, look.safe(check.said))
+        page.add_row(Text(mark if output.shows(mark) else plain, style), check.name, output.safe(check.said))
         if check.do is not None:
-            page.add_row("", "", Text(look.safe(check.do), "bold"))
+            page.add_row("", "", Text(output.safe(check.do), "bold"))
     return page

@@ -8,7 +8,7 @@ import typer
 from remotelr_service.cli import bulk, config, experiments, policy, tokens
 from remotelr_service.cli.doctor import doctor
 from remotelr_service.cli.runs import commands as runs
-from remotelr_service.cli.support import exit_codes as refusals
+from remotelr_service.cli.support import exit_codes
 from remotelr_service.server import commands
 
 cli = typer.Typer(
@@ -35,7 +35,7 @@ cli.add_typer(config.app, name="config")
 
 def main() -> None:
     """Run the command line, and end with the exit codes of `cli/refusals.py`."""
-    refusals.run(lambda: cli(prog_name="remotelr"))
+    exit_codes.run(lambda: cli(prog_name="remotelr"))
 
 
 def _print_version(wanted: bool) -> None:

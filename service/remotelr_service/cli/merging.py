@@ -7,7 +7,7 @@ from typing import Any
 Order = dict[str, Any]
 
 
-def merged(order: Callable[..., Order], act: Callable[..., None]) -> Callable[..., None]:
+def combine_arguments(order: Callable[..., Order], act: Callable[..., None]) -> Callable[..., None]:
     """A function that takes the arguments of both, and calls `act` with its own and the order as the last one.
 
     Its help is the order's. The positional arguments of `act` stand first on the command line.

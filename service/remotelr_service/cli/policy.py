@@ -8,12 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from remotelr_service.cli.support import output as look
-from remotelr_service.cli.support import plot
+from remotelr_service.cli.support import output, plot
 from remotelr_service.cli.support.json_input import read_document, read_object
 from remotelr_service.cli.support.options import AsJson
 from remotelr_service.cli.support.run_data import monitored
-from remotelr_service.errors import Mistake
+from remotelr_service.errors import UserError
 
 app = typer.Typer(
     help="Check, draw and convert policies; no service needed.", no_args_is_help=True, rich_markup_mode=None
@@ -38,9 +37,9 @@ def validate(policy: Policy, as_json: AsJson = False) -> None:
     from remotelr.rules import policy_from_json, policy_to_json
 
     canonical = policy_to_json(policy_from_json(read_object(policy)))
-    look.print_json({"valid": True, "policy": canonical} if as_json else canonical)
+    output.print_json({"valid": True, "policy": canonical} if as_json else canonical)
     if not as_json:
-        look.say("valid")
+        output.say("valid")
 
 
 @app.command()
@@ -78,7 +77,7 @@ def preview(
     )
     rates, momentum = list(curve.learning_rates), None if curve.momentum is None else list(curve.momentum)
     if as_json:
-        look.print_json({"learning_rates": rates, "momentum": momentum})
+        output.print_json({"learning_rates": rates, "momentum": momentum})
     elif as_csv:
         rows = csv.writer(sys.stdout)
         rows.writerow([parsed.unit, "learning_rate"])
@@ -86,8 +85,8 @@ def preview(
     else:
         print(plot.plot(rates, start=start, unit=parsed.unit))
         print(
-            f"first {look.rate(rates[0])}  lowest {look.rate(min(rates))}  highest {look.rate(max(rates))}  "
-            f"last {look.rate(rates[-1])}"
+            f"first {output.rate(rates[0])}  lowest {output.rate(min(rates))}  highest {output.rate(max(rates))}  "
+            f"last {output.rate(rates[-1])}"
         )
 
 
@@ -115,7 +114,7 @@ def convert(
     counts_steps = "class_name" in schedule and schedule["class_name"] != "ReduceLROnPlateau"
     chosen = unit or (Unit.STEP if counts_steps else Unit.EPOCH)
     document = schedule if "schedule" in schedule else {"schedule": schedule, "unit": chosen.value}
-    look.print_json(policy_to_json(policy_from_json(document)))
+    output.print_json(policy_to_json(policy_from_json(document)))
 
 
 def _schedule_in(config: Mapping[str, Any], type: str | None) -> dict[str, Any]:
@@ -137,7 +136,7 @@ def _arguments(state: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in state.items() if not name.startswith("_") and name not in progress}
     bases = kept.pop("base_lrs", None)
     if bases is not None and (not isinstance(bases, list) or len({repr(base) for base in bases}) != 1):
-        raise Mistake(f"base_lrs is {bases}: a run has one rate, not one for each group of parameters")
+        raise UserError(f"base_lrs is {bases}: a run has one rate, not one for each group of parameters")
     return kept | ({"base_lr": bases[0]} if bases else {})
 
 
@@ -156,6 +155,6 @@ def _metrics(losses: str | None, policy: Mapping[str, Any]) -> list[dict[str, fl
             for point in points
         ]
     except (TypeError, ValueError):
-        raise Mistake(
+        raise UserError(
             '--losses takes numbers with commas between them, or a file of JSON: [0.9, 0.8] or [{"val_loss": 0.9}]'
         ) from None

@@ -16,15 +16,15 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
 
-Said = tuple[str, Sequence[Any]]
+Statement = tuple[str, Sequence[Any]]
 
 # What PostgreSQL is still to be told, by connection.
-_UNSAID: WeakKeyDictionary[Connection, list[Said]] = WeakKeyDictionary()
+_PENDING: WeakKeyDictionary[Connection, list[Statement]] = WeakKeyDictionary()
 
 
 def fetch(connection: Connection, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
     """The rows it gives, as the driver gives them. Raises what SQLAlchemy would."""
-    cursor = _say(connection, (statement, parameters))
+    cursor = _send(connection, (statement, parameters))
     rows: list[tuple[Any, ...]] = cursor.fetchall()
     cursor.close()
     return rows
@@ -33,9 +33,9 @@ def fetch(connection: Connection, statement: str, parameters: Sequence[Any]) -> 
 def execute(connection: Connection, statement: str, parameters: Sequence[Any] = ()) -> None:
     """Raises what SQLAlchemy would; on PostgreSQL what is said next does, or the end of the transaction."""
     if connection.dialect.name == "postgresql":
-        _UNSAID.setdefault(connection, []).append((statement, parameters))
+        _PENDING.setdefault(connection, []).append((statement, parameters))
     else:
-        _say(connection, (statement, parameters)).close()
+        _send(connection, (statement, parameters)).close()
 
 
 def execute_many(connection: Connection, statement: str, rows: Sequence[Any]) -> None:
@@ -46,28 +46,28 @@ def execute_many(connection: Connection, statement: str, rows: Sequence[Any]) ->
         cursor.close()
 
 
-def keep_order(engine: Engine) -> None:
+def flush_before(engine: Engine) -> None:
     """What `execute` has put off on this engine of PostgreSQL is said before anything that SQLAlchemy says."""
 
     @event.listens_for(engine, "before_cursor_execute")
     def say_before(connection: Connection, *_: Any) -> None:
-        if connection in _UNSAID:
-            _say(connection).close()
+        if connection in _PENDING:
+            _send(connection).close()
 
     @event.listens_for(engine, "commit")
     def say_last(connection: Connection) -> None:
-        if connection not in _UNSAID:
+        if connection not in _PENDING:
             return
         try:
             # The driver sees that the transaction is over, and says COMMIT no second time.
-            _say(connection, ("COMMIT", ())).close()
+            _send(connection, ("COMMIT", ())).close()
         except BaseException:
             _give_up(connection)
             raise
 
     @event.listens_for(engine, "rollback")
     def forget(connection: Connection) -> None:
-        _UNSAID.pop(connection, None)
+        _PENDING.pop(connection, None)
 
 
 def _give_up(connection: Connection) -> None:
@@ -80,9 +80,9 @@ def _give_up(connection: Connection) -> None:
         connection.invalidate(error)
 
 
-def _say(connection: Connection, *last: Said) -> Any:
+def _send(connection: Connection, *last: Statement) -> Any:
     """The cursor with what the last statement gave."""
-    said = [*_UNSAID.pop(connection, ()), *last]
+    said = [*_PENDING.pop(connection, ()), *last]
     written = "; ".join(statement for statement, _ in said)
     parameters = [each for _, parameters in said for each in parameters]
     with _errors(connection, written):

@@ -24,7 +24,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, QueuePool
 
 from remotelr_service.db import driver
-from remotelr_service.errors import DatabaseAway, DatabaseDamaged, DatabaseInUse, InvalidDatabaseUrl
+from remotelr_service.errors import DatabaseDamaged, DatabaseInUse, DatabaseUnavailable, InvalidDatabaseUrl
 
 SQLITE_BUSY_TIMEOUT_MS = 5_000
 SQLITE_JOURNAL_LIMIT_BYTES = 64 * 1024 * 1024
@@ -95,12 +95,12 @@ def open_database(url: str) -> Database:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A short transaction to read in. Raises DatabaseAway when the database cannot be reached."""
+    """A short transaction to read in. Raises DatabaseUnavailable when the database cannot be reached."""
     try:
         with engine.begin() as connection:
             yield connection
     except AWAY as error:
-        raise DatabaseAway("the database cannot be reached: ask again") from error
+        raise DatabaseUnavailable("the database cannot be reached: ask again") from error
 
 
 def migration_engine(url: str) -> Engine:
@@ -258,7 +258,7 @@ def _postgres_engine(
         f"SET LOCAL statement_timeout = {statement_timeout_ms}; "
         f"SET LOCAL idle_in_transaction_session_timeout = {POSTGRES_IDLE_TIMEOUT_MS}",
     )
-    driver.keep_order(engine)
+    driver.flush_before(engine)
     return engine
 
 

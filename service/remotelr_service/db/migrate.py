@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DatabaseError
 
 from remotelr_service.db.engine import AWAY, damaged, inspection_engine, is_held, is_there, reason
-from remotelr_service.errors import DatabaseAway, SchemaOutdated
+from remotelr_service.errors import DatabaseUnavailable, SchemaOutdated
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def upgrade(url: str) -> None:
     """Bring the database to this release; one that is there already is not touched.
 
     Several processes may do this at once: one does it, the others wait and find it done. When it fails,
-    the database is as it was before. Raises DatabaseAway, and SchemaOutdated for a database of a newer release.
+    the database is as it was before. Raises DatabaseUnavailable, and SchemaOutdated for a database of a newer release.
     """
     at = current(url)
     if at == head():
@@ -34,7 +34,7 @@ def upgrade(url: str) -> None:
     try:
         apply(config(url))
     except AWAY as error:
-        raise DatabaseAway(f"the tables could not be brought to {head()}: {reason(error)}") from error
+        raise DatabaseUnavailable(f"the tables could not be brought to {head()}: {reason(error)}") from error
 
 
 def apply(settings: Config) -> None:
@@ -51,7 +51,7 @@ def apply(settings: Config) -> None:
 
 
 def current(url: str) -> str | None:
-    """The revision of the tables; None where there are none. Raises DatabaseAway, DatabaseDamaged."""
+    """The revision of the tables; None where there are none. Raises DatabaseUnavailable, DatabaseDamaged."""
     if not is_there(url):
         return None
     engine = inspection_engine(url)
@@ -59,7 +59,7 @@ def current(url: str) -> str | None:
         with engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision()
     except AWAY as error:
-        raise DatabaseAway(f"the database cannot be reached: {reason(error)}") from error
+        raise DatabaseUnavailable(f"the database cannot be reached: {reason(error)}") from error
     except DatabaseError as error:
         raise damaged(engine.url.database or "the database", str(error.orig)) from error
     finally:
@@ -74,7 +74,7 @@ def head() -> str:
 
 
 def check(url: str) -> None:
-    """Nothing, when the tables are as this release needs them. Raises SchemaOutdated, DatabaseAway."""
+    """Nothing, when the tables are as this release needs them. Raises SchemaOutdated, DatabaseUnavailable."""
     at = current(url)
     if at == head():
         return

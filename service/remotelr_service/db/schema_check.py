@@ -6,18 +6,18 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from remotelr_service.db.engine import reading
 from remotelr_service.db.tables import metadata
-from remotelr_service.errors import DatabaseAway
+from remotelr_service.errors import DatabaseUnavailable
 
 # Of `migrations/`; a test keeps the two equal.
-NEWEST_REVISION = "0005"
+NEWEST_REVISION = "0001"
 
 
-def misfit(engine: Engine, at: str | None) -> str | None:
+def schema_mismatch(engine: Engine, at: str | None) -> str | None:
     """Why this release cannot work on tables at revision `at`; None when it can.
 
     A newer release may have migrated them under our feet. Its migrations add, and take nothing away that the
     release before it needs, so that both can serve while one is exchanged for the other; here we look whether
-    they did. Raises DatabaseAway.
+    they did. Raises DatabaseUnavailable.
     """
     if at == NEWEST_REVISION:
         return None
@@ -32,10 +32,10 @@ def misfit(engine: Engine, at: str | None) -> str | None:
 
 
 def stored_revision(engine: Engine) -> str | None:
-    """The revision of the tables, from one short query. Raises DatabaseAway, also where there are no tables."""
+    """The revision of the tables, from one short query. Raises DatabaseUnavailable, also where there are no tables."""
     try:
         with reading(engine) as connection:
             revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
             return revision
     except SQLAlchemyError as error:
-        raise DatabaseAway("the database cannot be reached, or has no tables") from error
+        raise DatabaseUnavailable("the database cannot be reached, or has no tables") from error

@@ -86,9 +86,9 @@ runs = Table(
     Column("decided_seq", Whole, nullable=False),
     Column("status", Text, nullable=False),
     # When the point that waits for ranks has to be decided without them.
-    Column("due_at", Moment),
+    Column("deadline_at", Moment),
     # When the rate that an operator holds until a time is let go.
-    Column("release_at", Moment),
+    Column("override_expires_at", Moment),
     # Since when it is known that its trainer is too quiet.
     Column("stalled_at", Moment),
     Column("created_at", Moment, nullable=False),
@@ -102,10 +102,10 @@ runs = Table(
 Index("ix_runs_experiment_key", runs.c.experiment, runs.c.key)
 # The few runs of a status are found without reading the many of another.
 Index("ix_runs_status_key", runs.c.status, runs.c.key)
-_waiting = text("due_at IS NOT NULL")
-Index("ix_runs_due_at", runs.c.due_at, sqlite_where=_waiting, postgresql_where=_waiting)
-_held = text("release_at IS NOT NULL")
-Index("ix_runs_release_at", runs.c.release_at, sqlite_where=_held, postgresql_where=_held)
+_waiting = text("deadline_at IS NOT NULL")
+Index("ix_runs_deadline_at", runs.c.deadline_at, sqlite_where=_waiting, postgresql_where=_waiting)
+_held = text("override_expires_at IS NOT NULL")
+Index("ix_runs_override_expires_at", runs.c.override_expires_at, sqlite_where=_held, postgresql_where=_held)
 _stalled = text("stalled_at IS NOT NULL")
 Index("ix_runs_stalled_at", runs.c.stalled_at, sqlite_where=_stalled, postgresql_where=_stalled)
 
@@ -132,7 +132,7 @@ events = Table(
     Column("epoch", Whole),
     Column("rank", Whole),
     Column("key", Text),
-    Column("holds_from", Whole, nullable=False),
+    Column("effective_from", Whole, nullable=False),
     Column("payload", Text, nullable=False),
     Column("notes", Text),
     Column("state", Text),
@@ -150,11 +150,11 @@ events = Table(
     Column("created_at", Moment, nullable=False),
     CheckConstraint("seq >= 1", name="seq"),
     CheckConstraint(
-        "kind IN ('created', 'attempt', 'report', 'closing', 'command', 'policy', 'finished')",
+        "kind IN ('created', 'attempt', 'report', 'timeout', 'command', 'policy', 'finished')",
         name="kind",
     ),
     CheckConstraint("kind <> 'report' OR (epoch IS NOT NULL AND rank IS NOT NULL)", name="report"),
-    CheckConstraint("kind <> 'closing' OR (epoch IS NOT NULL AND learning_rate IS NOT NULL)", name="closing"),
+    CheckConstraint("kind <> 'timeout' OR (epoch IS NOT NULL AND learning_rate IS NOT NULL)", name="timeout"),
     CheckConstraint(
         "(learning_rate IS NULL) = (reason IS NULL) AND (learning_rate IS NULL) = (action IS NULL)",
         name="decision",
@@ -175,7 +175,7 @@ stalls = Table(
     Column("attempt", Whole, nullable=False),
     Column("epoch", Whole, nullable=False),
     Column("reported_at", Moment, nullable=False),
-    Column("usual_s", Number, nullable=False),
+    Column("typical_epoch_s", Number, nullable=False),
     Column("created_at", Moment, nullable=False),
     sqlite_strict=True,
 )
@@ -198,7 +198,7 @@ Index(
 )
 
 # One decision for a point, whatever its ranks send (invariant 9).
-IS_DECIDED = "kind IN ('report', 'closing') AND learning_rate IS NOT NULL AND superseded_by IS NULL"
+IS_DECIDED = "kind IN ('report', 'timeout') AND learning_rate IS NOT NULL AND superseded_by IS NULL"
 Index(
     "uq_events_decision",
     events.c.run_id,
@@ -227,13 +227,13 @@ experiments = Table(
     Column("name", Text, primary_key=True),
     Column("policy", Text),
     Column("tags", Text, nullable=False),
-    Column("rails", Text),
+    Column("limits", Text),
     Column("created_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
     sqlite_strict=True,
 )
 
-# One command to many runs. `runs` are their keys, fixed when it was ordered; `worked_at` is when somebody last
+# One command to many runs. `runs` are their keys, fixed when it was ordered; `heartbeat_at` is when somebody last
 # worked on it, so that another replica goes on when that one has died.
 bulk_commands = Table(
     "bulk_commands",
@@ -246,7 +246,7 @@ bulk_commands = Table(
     Column("reason", Text),
     Column("runs", Text, nullable=False),
     Column("count", Whole, nullable=False),
-    Column("worked_at", Moment, nullable=False),
+    Column("heartbeat_at", Moment, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("finished_at", Moment),
     sqlite_strict=True,
@@ -254,7 +254,7 @@ bulk_commands = Table(
 _unfinished = text("finished_at IS NULL")
 Index(
     "ix_bulk_commands_unfinished",
-    bulk_commands.c.worked_at,
+    bulk_commands.c.heartbeat_at,
     sqlite_where=_unfinished,
     postgresql_where=_unfinished,
 )
@@ -268,7 +268,7 @@ bulk_results = Table(
     Column("place", Whole, primary_key=True),
     Column("run", Text, nullable=False),
     Column("seq", Whole),
-    Column("holds_from", Whole),
+    Column("effective_from", Whole),
     Column("rate_before", Number),
     Column("rate_after", Number),
     Column("code", Text),
@@ -294,7 +294,7 @@ tokens = Table(
     Column("last_used_at", Moment),
     Column("revoked_at", Moment),
     CheckConstraint("scope IN ('report', 'view', 'operate', 'admin')", name="scope"),
-    CheckConstraint("(scope = 'report') = (experiment IS NOT NULL OR run IS NOT NULL)", name="reach"),
+    CheckConstraint("(scope = 'report') = (experiment IS NOT NULL OR run IS NOT NULL)", name="restriction"),
     sqlite_strict=True,
 )
 _live = text("revoked_at IS NULL")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from typer import echo
 
-from remotelr import Client, Reported, ServiceUnreachable
+from remotelr import Client, ReportRecord, ServiceUnreachable
 
 # The epoch in whose middle one of the trainers is killed. One bad epoch lies behind it and the next makes
 # two, the policy's patience: a counter that died with the process would miss this reduction.
@@ -93,12 +93,12 @@ def start_trainer(url: str, run: str, folder: Path, die_in_epoch: int | None = N
     return subprocess.Popen(command)  # our own command
 
 
-def effective(epochs: Sequence[Reported]) -> Mapping[int, Reported]:
+def effective(epochs: Sequence[ReportRecord]) -> Mapping[int, ReportRecord]:
     """The epochs that count: those no later attempt went back over."""
     return {row.epoch: row for row in epochs if row.superseded_by is None}
 
 
-def show(key: str, epochs: Sequence[Reported]) -> None:
+def show(key: str, epochs: Sequence[ReportRecord]) -> None:
     echo(f"\n{key}")
     echo(f"  {'epoch':>5}  {'attempt':>7}  {'val_loss':>8}  {'rate':>9}  {'next rate':>9}  why")
     for row in epochs:
@@ -109,7 +109,7 @@ def show(key: str, epochs: Sequence[Reported]) -> None:
         )
 
 
-def compare(whole: Mapping[int, Reported], killed: Mapping[int, Reported]) -> bool:
+def compare(whole: Mapping[int, ReportRecord], killed: Mapping[int, ReportRecord]) -> bool:
     """Say, and tell, whether the killed job's rates and losses are those of the one that was left alone."""
     same_rates = [row.learning_rate for row in whole.values()] == [row.learning_rate for row in killed.values()]
     same_losses = whole.keys() == killed.keys() and all(

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 
-class Places:
+class ConcurrencyLimiter:
     """The places of one process, a context manager to work in; used from its event loop alone.
 
     limit: requests worked on at once. patience_s: how long others stand in line. `taken`, `line_length` and

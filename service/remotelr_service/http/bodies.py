@@ -11,5 +11,5 @@ class RequestBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 
 
-def measured(metrics: Mapping[str, float | None]) -> dict[str, float]:
+def measured_metrics(metrics: Mapping[str, float | None]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if value is not None}

@@ -8,17 +8,17 @@ from sqlalchemy import Engine
 from remotelr_service.db.engine import Database, open_database
 from remotelr_service.db.writer.writer import Writer
 from remotelr_service.live.hub import Streams
-from remotelr_service.live.waiters import Notices
+from remotelr_service.live.waiters import RunWaiters
 from remotelr_service.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
-class Resources:
+class Context:
     """Opened once by the service when it starts, closed when it ends."""
 
     database: Database
     writer: Writer
-    notices: Notices
+    notices: RunWaiters
     metrics: Metrics
     streams: Streams
 
@@ -30,7 +30,7 @@ class Resources:
     def open(cls, url: str) -> Self:
         """The database at `url` with its writer at work. Raises what `open_database` does."""
         database = open_database(url)
-        notices, streams = Notices(database.reads), Streams(database.reads)
+        notices, streams = RunWaiters(database.reads), Streams(database.reads)
         metrics = Metrics()
 
         def committed(keys: frozenset[str]) -> None:

@@ -6,10 +6,10 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
-from remotelr_service.http.admission import Places
+from remotelr_service.http.admission import ConcurrencyLimiter
 from remotelr_service.http.auth.callers import Caller
-from remotelr_service.http.auth.gate import CALLER, Door
-from remotelr_service.http.context import Resources
+from remotelr_service.http.auth.gate import CALLER, AccessGate
+from remotelr_service.http.context import Context
 from remotelr_service.settings import Settings
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ async def _caller(request: Request) -> Caller:
     return caller
 
 
-async def _resources(request: Request) -> Resources:
+async def _resources(request: Request) -> Context:
     return door_of(request).means_of(request.scope[CALLER])
 
 
@@ -33,12 +33,12 @@ async def _settings(request: Request) -> Settings:
 # Who asks. The door (`door.py`) has found out, and has seen that they may.
 CalledBy = Annotated[Caller, Depends(_caller)]
 # What they are given to work with: whoever is kept to some runs is given no others.
-Means = Annotated[Resources, Depends(_resources)]
+Ctx = Annotated[Context, Depends(_resources)]
 Configured = Annotated[Settings, Depends(_settings)]
 
 
-def door_of(request: Request) -> Door:
-    door: Door = request.app.state.door
+def door_of(request: Request) -> AccessGate:
+    door: AccessGate = request.app.state.door
     return door
 
 
@@ -48,12 +48,12 @@ def draining(request: Request) -> asyncio.Event:
     return event
 
 
-async def while_wanted(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+async def run_until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
     """What `work` gives; None when before that the service begins to stop, or whoever asked has gone.
 
     Raises Refusal and RunNotFound for whoever would not be let in any more.
     """
-    places: Places = request.app.state.places
+    places: ConcurrencyLimiter = request.app.state.places
     working = asyncio.ensure_future(work)
     others = [asyncio.ensure_future(draining(request).wait()), asyncio.ensure_future(_gone(request))]
     try:

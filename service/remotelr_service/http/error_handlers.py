@@ -47,7 +47,7 @@ def rules_problem(error: RulesError) -> tuple[str, dict[str, Any]]:
     details = dict(error.details)
     if isinstance(error, InvalidPolicy):
         details.pop("path", None)
-        path = _below("policy", error.path)
+        path = _join_path("policy", error.path)
         return error.code, {**details, "errors": [{"path": path, "message": shortened(error.reason)}]}
     field = details.pop("field", None)
     if field is not None:
@@ -110,7 +110,7 @@ def allowed_methods(app: FastAPI, path: str) -> str:
 
 def _field_problem(error: dict[str, Any], request: Request) -> dict[str, str]:
     where, *found = error["loc"]
-    names, annotation = _led(found, request) if where == "body" else (found, None)
+    names, annotation = _resolve_path(found, request) if where == "body" else (found, None)
     if error["type"] in _TAGS:
         names = [*names, str(error["ctx"]["discriminator"]).strip("'")]
     path = _path(names) or str(where)
@@ -145,7 +145,7 @@ def _hint(name: str, known: Sequence[str]) -> str:
     return f": known are {', '.join(sorted(known))}" if known else ""
 
 
-def _led(names: Sequence[str | int], request: Request) -> tuple[list[str | int], Any]:
+def _resolve_path(names: Sequence[str | int], request: Request) -> tuple[list[str | int], Any]:
     """Where in the body `names` lead, and the type of what the last of them stands in.
 
     Of bodies that are told apart by a member pydantic names the kind too, which stands nowhere in the body.
@@ -155,7 +155,7 @@ def _led(names: Sequence[str | int], request: Request) -> tuple[list[str | int],
     path: list[str | int] = []
     parent: Any = None
     for name in names:
-        kinds = _kinds(annotation)
+        kinds = _variants(annotation)
         if isinstance(name, str) and name in kinds:
             annotation = kinds[name]
             continue
@@ -176,7 +176,7 @@ def _member(annotation: Any, name: str | int) -> Any:
     return get_args(annotation)[-1] if get_origin(annotation) is dict else None
 
 
-def _kinds(annotation: Any) -> dict[str, type[BaseModel]]:
+def _variants(annotation: Any) -> dict[str, type[BaseModel]]:
     """The models that are told apart by `type`, by what stands there."""
     models = _models(annotation)
     if len(models) < 2:
@@ -202,7 +202,7 @@ def _known_fields(annotation: Any) -> list[str]:
 def _path(names: Sequence[str | int]) -> str:
     path = ""
     for name in names:
-        path += f"[{name}]" if isinstance(name, int) else _below("", name) if not path else f".{_shown(name)}"
+        path += f"[{name}]" if isinstance(name, int) else _join_path("", name) if not path else f".{_shown(name)}"
     return path
 
 
@@ -210,7 +210,7 @@ def _shown(name: str) -> str:
     return name if len(name) <= 60 and name.isprintable() else _short.repr(name)
 
 
-def _below(parent: str, path: str) -> str:
+def _join_path(parent: str, path: str) -> str:
     if not parent:
         return _shown(path)
     joint = "" if not path or path.startswith("[") else "."

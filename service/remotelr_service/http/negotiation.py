@@ -7,7 +7,7 @@ from fastapi import Request
 JSON, CSV, SVG = "application/json", "text/csv", "image/svg+xml"
 
 
-def wanted(request: Request, offered: Sequence[str]) -> str:
+def preferred_media_type(request: Request, offered: Sequence[str]) -> str:
     """The media type of `offered` that is wanted most; the first where the header is silent, or wants none of them."""
     asked = [_media_range(part) for part in request.headers.get("accept", "").split(",")[:50]]
     ranked = [(_wanted(media_type, asked), media_type) for media_type in offered]

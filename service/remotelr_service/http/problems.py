@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from remotelr_service.logs import hidden
+from remotelr_service.logs import redact_tokens
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -47,7 +47,7 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "admin_token_needed": (409, "An admin token has to be there"),
     "misdirected_request": (421, "This is not the service of that name"),
     "rate_limited": (429, "Too many requests with one token, or with wrong ones"),
-    "database_away": (503, "The database cannot be reached"),
+    "database_unavailable": (503, "The database cannot be reached"),
     "run_busy": (503, "The run is busy"),
     "overloaded": (503, "The service has too much to do"),
     "invalid_database_url": (503, "The database URL names no database"),
@@ -56,7 +56,7 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "schema_outdated": (503, "The database needs a migration"),
     "invalid_request": (422, "The request is not what this call takes"),
     "too_many_tags": (422, "A run cannot have so many tags"),
-    "record_too_long": (422, "The run has gone through too much for one request"),
+    "log_too_long": (422, "The run has gone through too much for one request"),
     "epoch_undecided": (404, "The epoch has no decision"),
     "steps_unknown": (422, "The number of steps of an epoch is not known"),
     "malformed_json": (400, "The body is not JSON"),
@@ -140,7 +140,7 @@ def problem_body(code: str, detail: str, **members: Any) -> bytes:
 
 def shortened(text: str) -> str:
     """What is told of what was sent: not all of it, and no token that was sent in the wrong place."""
-    text = hidden(text)
+    text = redact_tokens(text)
     return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
 
 

@@ -11,9 +11,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from typing_extensions import override
 
-from remotelr_service.http import json_reader as json
-from remotelr_service.http.admission import Places
-from remotelr_service.http.auth.gate import Door
+from remotelr_service.http import json_reader
+from remotelr_service.http.admission import ConcurrencyLimiter
+from remotelr_service.http.auth.gate import AccessGate
 from remotelr_service.http.problems import Refusal
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -41,8 +41,8 @@ class StrictRequest(Request):
     @override
     async def json(self) -> Any:
         try:
-            return json.loads(await self.body())
-        except json.MalformedJSON as error:
+            return json_reader.loads(await self.body())
+        except json_reader.MalformedJSON as error:
             errors = [{"path": error.path, "message": error.message}] if error.path else None
             raise Refusal("malformed_json", str(error), errors=errors) from None
 
@@ -91,7 +91,7 @@ class StrictRoute(APIRoute):
         call = self.operation_id or self.name
 
         async def strict(request: Request) -> Response:
-            door: Door = request.app.state.door
+            door: AccessGate = request.app.state.door
             await door.admit(request.scope, call)
             query = request.scope["query_string"]
             if query:
@@ -101,7 +101,7 @@ class StrictRoute(APIRoute):
             given = request_class(request.scope, request.receive)
             if has_body:
                 await given.body()
-            places: Places = request.app.state.places
+            places: ConcurrencyLimiter = request.app.state.places
             with places:
                 return await answer(given)
 

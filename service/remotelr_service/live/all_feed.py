@@ -9,8 +9,8 @@ from sqlalchemy import Connection, Engine
 
 from remotelr_service.db.queries import feed
 from remotelr_service.db.queries.feed import Cursor, Entry, Hole
-from remotelr_service.live.messages import Step, Told
-from remotelr_service.live.subscribers import Follower, Looking, ask
+from remotelr_service.live.messages import Batch, Item
+from remotelr_service.live.subscribers import Poller, Subscriber, ask
 
 # How long what comes behind a hole is kept back for what may come in it; then it goes first.
 PATIENCE_S = 2.0
@@ -59,11 +59,11 @@ class AllStreams:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._followers: set[Follower[_Batch]] = set()
+        self._followers: set[Subscriber[_Batch]] = set()
         self._cursor = Cursor(0)
         # What is not known to be over.
         self._doubts: dict[Hole, _Doubt] = {}
-        self.looking = Looking(self._begin, self._look, lambda: bool(self._followers))
+        self.looking = Poller(self._begin, self._look, lambda: bool(self._followers))
 
     @property
     def count(self) -> int:
@@ -74,10 +74,10 @@ class AllStreams:
         if self._followers:
             self.looking.wake()
 
-    async def follow(self, selection: Selection, after: Cursor | None, rest_s: float) -> AsyncGenerator[Step, None]:
+    async def follow(self, selection: Selection, after: Cursor | None, rest_s: float) -> AsyncGenerator[Batch, None]:
         """As `Streams.follow_all`."""
         is_lost = after is not None and after.high > await ask(self._engine, feed.handed_out)
-        follower: Follower[_Batch] = Follower(missed=after is not None and not is_lost)
+        follower: Subscriber[_Batch] = Subscriber(missed=after is not None and not is_lost)
         self._followers.add(follower)
         clock = asyncio.get_running_loop().time
         try:
@@ -85,7 +85,7 @@ class AllStreams:
             cursor = self._cursor if after is None or is_lost else after
             # Nobody shall be silent for long, also when much happens that is not for them.
             told_at = clock()
-            yield Step(cursor.written(), is_lost=is_lost)
+            yield Batch(cursor.written(), is_lost=is_lost)
             while True:
                 while follower.missed:
                     follower.missed = False
@@ -96,16 +96,16 @@ class AllStreams:
                         if not page:
                             break
                         told, cursor = _caught_up(page, cursor, known, selection)
-                        yield Step(cursor.written(), told)
+                        yield Batch(cursor.written(), told)
                     cursor = cursor.settled_by(known)
                 for batch in await follower.news(rest_s):
                     told, cursor = _taken(batch, cursor, selection)
                     if told:
                         told_at = clock()
-                        yield Step(cursor.written(), told)
+                        yield Batch(cursor.written(), told)
                 if clock() - told_at >= rest_s:
                     told_at = clock()
-                    yield Step(cursor.written())
+                    yield Batch(cursor.written())
         finally:
             self._followers.discard(follower)
 
@@ -184,11 +184,11 @@ def _is_over(doubt: _Doubt, running: int | None, now: float) -> bool:
     return is_settled or now - doubt.since > HOLE_LIFE_S
 
 
-def _taken(batch: _Batch, cursor: Cursor, selection: Selection) -> tuple[list[Told], Cursor]:
+def _taken(batch: _Batch, cursor: Cursor, selection: Selection) -> tuple[list[Item], Cursor]:
     """What of a batch is for a follower who has `cursor`, and what they have then."""
     if cursor == batch.before:
         told = [
-            Told(written, entry)
+            Item(written, entry)
             for written, entry in zip(batch.ids, batch.entries, strict=True)
             if selection.takes(entry)
         ]
@@ -201,16 +201,16 @@ def _taken(batch: _Batch, cursor: Cursor, selection: Selection) -> tuple[list[To
             continue
         cursor = cursor.passed(entry.position)
         if selection.takes(entry):
-            told.append(Told(cursor.written(), entry))
+            told.append(Item(cursor.written(), entry))
     return told, cursor.settled_by(batch.after)
 
 
-def _caught_up(page: Sequence[Entry], cursor: Cursor, known: Cursor, selection: Selection) -> tuple[list[Told], Cursor]:
+def _caught_up(page: Sequence[Entry], cursor: Cursor, known: Cursor, selection: Selection) -> tuple[list[Item], Cursor]:
     """The same for a page of the database. known: what those who follow live had at that time, or before."""
     told = []
     for entry in page:
         assert entry.position is not None
         cursor = cursor.passed(entry.position, known)
         if selection.takes(entry):
-            told.append(Told(cursor.written(), entry))
+            told.append(Item(cursor.written(), entry))
     return told, cursor

@@ -14,11 +14,11 @@ from sqlalchemy import Engine
 from remotelr_service.db.queries.feed import Cursor, Entry, Stall
 from remotelr_service.errors import Overloaded
 from remotelr_service.live.all_feed import AllStreams, Selection
-from remotelr_service.live.messages import Place, Step, Told
-from remotelr_service.live.replica_signals import Signals
+from remotelr_service.live.messages import Batch, Item, Place
+from remotelr_service.live.replica_signals import ReplicaSignals
 from remotelr_service.live.run_feed import RunStreams
 
-__all__ = ["Cursor", "Entry", "Place", "Selection", "Stall", "Step", "Streams", "Told"]
+__all__ = ["Batch", "Cursor", "Entry", "Item", "Place", "Selection", "Stall", "Streams"]
 
 
 class Streams:
@@ -31,7 +31,7 @@ class Streams:
         self.limit = limit
         self._runs = RunStreams(engine)
         self._all = AllStreams(engine)
-        self._signals = Signals(engine, self._heard)
+        self._signals = ReplicaSignals(engine, self._heard)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -60,16 +60,16 @@ class Streams:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._moved, followed)
 
-    def follow_run(self, key: str, after: Place | None, rest_s: float) -> AsyncGenerator[Step, None]:
+    def follow_run(self, key: str, after: Place | None, rest_s: float) -> AsyncGenerator[Batch, None]:
         """What happens to the run `key` behind `after`, or from now on; a quiet step when nothing does for `rest_s`.
 
-        It ends when the run is deleted. Its first step says where it begins, or raises RunNotFound or DatabaseAway.
-        Raises Overloaded.
+        It ends when the run is deleted. Its first step says where it begins, or raises RunNotFound or
+        DatabaseUnavailable. Raises Overloaded.
         """
         self._check_room()
         return self._runs.follow(key, after, rest_s)
 
-    def follow_all(self, selection: Selection, after: Cursor | None, rest_s: float) -> AsyncGenerator[Step, None]:
+    def follow_all(self, selection: Selection, after: Cursor | None, rest_s: float) -> AsyncGenerator[Batch, None]:
         """What happens to the runs that `selection` takes, behind `after` or from now on; else as `follow_run`."""
         self._check_room()
         return self._all.follow(selection, after, rest_s)

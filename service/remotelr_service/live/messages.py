@@ -10,7 +10,7 @@ Place = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Item:
     """One entry for a follower. id: what to come back with after it."""
 
     id: str
@@ -18,12 +18,12 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Batch:
     """What a follower is given at once: entries, or the quiet. id: what to come back with after it.
 
     is_lost: what they had is of another history, such as before a backup was restored; it begins anew here.
     """
 
     id: str
-    told: Sequence[Told] = ()
+    told: Sequence[Item] = ()
     is_lost: bool = False

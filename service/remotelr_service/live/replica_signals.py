@@ -20,7 +20,7 @@ PAUSE_S = 0.1
 TRY_AGAIN_S = 2.0
 
 
-class Signals:
+class ReplicaSignals:
     """Tells the other replicas of our commits, and us of theirs. On SQLite there are no others, and it does nothing.
 
     heard: called in the event loop when another replica has committed something.

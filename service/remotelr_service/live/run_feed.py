@@ -10,10 +10,10 @@ from sqlalchemy import Connection, Engine
 from remotelr_service.db.queries import feed
 from remotelr_service.db.queries.feed import Entry
 from remotelr_service.db.queries.runs import get_stored_run
-from remotelr_service.errors import DatabaseAway
-from remotelr_service.live import subscribers as followers
-from remotelr_service.live.messages import Place, Step, Told
-from remotelr_service.live.subscribers import Follower, Looking, ask
+from remotelr_service.errors import DatabaseUnavailable
+from remotelr_service.live import subscribers
+from remotelr_service.live.messages import Batch, Item, Place
+from remotelr_service.live.subscribers import Poller, Subscriber, ask
 
 PAGE = 500
 # How often it is looked whether the runs are still there.
@@ -25,7 +25,7 @@ class RunStreams:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._followers: defaultdict[int, set[Follower[Sequence[Entry]]]] = defaultdict(set)
+        self._followers: defaultdict[int, set[Subscriber[Sequence[Entry]]]] = defaultdict(set)
         self._ids: dict[str, int] = {}
         self._places: dict[int, Place] = {}
         # The runs that have moved; or any of them, as far as is known.
@@ -33,7 +33,7 @@ class RunStreams:
         self._may_have_moved = False
         # By the loop's clock: when all were looked at for news, and whether they are still there.
         self._looked_at = self._checked_at = 0.0
-        self.looking = Looking(self._begin, self._look, lambda: bool(self._followers))
+        self.looking = Poller(self._begin, self._look, lambda: bool(self._followers))
 
     @property
     def count(self) -> int:
@@ -53,36 +53,36 @@ class RunStreams:
             self._may_have_moved = True
             self.looking.wake()
 
-    async def follow(self, key: str, after: Place | None, rest_s: float) -> AsyncGenerator[Step, None]:
+    async def follow(self, key: str, after: Place | None, rest_s: float) -> AsyncGenerator[Batch, None]:
         """As `Streams.follow_run`."""
         run_id, newest = await ask(self._engine, partial(_standing, key=key))
         is_lost = after is not None and after[0] > newest[0]
         place = newest if after is None or is_lost else after
         told_of = self._places.setdefault(run_id, newest)
         # What comes behind that is told to all who follow the run; who has more drops it, who has less reads it.
-        follower: Follower[Sequence[Entry]] = Follower(missed=place < told_of)
+        follower: Subscriber[Sequence[Entry]] = Subscriber(missed=place < told_of)
         self._followers[run_id].add(follower)
         self._ids[key] = run_id
         try:
             await self.looking.begun()
-            yield Step(_written(place), is_lost=is_lost)
+            yield Batch(_written(place), is_lost=is_lost)
             while not follower.is_over:
                 while follower.missed:
                     follower.missed = False
                     while page := await ask(self._engine, _page_behind(run_id, place)):
                         place = page[-1].place
-                        yield Step(_written(place), [Told(_written(entry.place), entry) for entry in page])
+                        yield Batch(_written(place), [Item(_written(entry.place), entry) for entry in page])
                 batches = await follower.news(rest_s)
                 entries = [entry for batch in batches for entry in batch if entry.place > place]
                 if entries and entries[0].what.seq > place[0] + 1:
                     follower.missed = True
                     continue
                 place = entries[-1].place if entries else place
-                yield Step(_written(place), [Told(_written(entry.place), entry) for entry in entries])
+                yield Batch(_written(place), [Item(_written(entry.place), entry) for entry in entries])
         finally:
             self._remove(key, run_id, follower)
 
-    def _remove(self, key: str, run_id: int, follower: Follower[Sequence[Entry]]) -> None:
+    def _remove(self, key: str, run_id: int, follower: Subscriber[Sequence[Entry]]) -> None:
         self._followers[run_id].discard(follower)
         if not self._followers[run_id]:
             del self._followers[run_id]
@@ -97,12 +97,12 @@ class RunStreams:
         now = asyncio.get_running_loop().time()
         moved, self._moved = self._moved, set()
         # Signals may be lost: once in a while all are looked at.
-        if self._may_have_moved or now - self._looked_at >= followers.LOOK_AGAIN_S:
+        if self._may_have_moved or now - self._looked_at >= subscribers.LOOK_AGAIN_S:
             moved, self._may_have_moved, self._looked_at = set(self._followers), False, now
         behind = {run_id: self._places[run_id] for run_id in moved if run_id in self._places}
         try:
             entries = await ask(self._engine, partial(feed.list_of_runs, behind=behind, limit=PAGE))
-        except DatabaseAway:
+        except DatabaseUnavailable:
             self._may_have_moved = True
             raise
         by_run: defaultdict[int, list[Entry]] = defaultdict(list)

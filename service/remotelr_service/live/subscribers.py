@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from sqlalchemy import Connection, Engine
 
 from remotelr_service.db.engine import reading
-from remotelr_service.errors import DatabaseAway
+from remotelr_service.errors import DatabaseUnavailable
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ MAX_WAITING = 2_000
 
 
 @dataclass(slots=True, eq=False)
-class Follower(Generic[T]):
+class Subscriber(Generic[T]):
     """What waits for one who follows. missed: something is to be read from the database first."""
 
     waiting: deque[T] = field(default_factory=deque)
@@ -60,7 +60,7 @@ class Follower(Generic[T]):
         return items
 
 
-class Looking:
+class Poller:
     """A task that looks as long as anybody follows, and rests when there is nothing new.
 
     begin: called before the first look, and again after nobody followed. look: gives whether to look again at once.
@@ -113,7 +113,7 @@ class Looking:
             self._news.clear()
             try:
                 is_hurried = await self._look()
-            except DatabaseAway as away:
+            except DatabaseUnavailable as away:
                 log.debug("no look at what is new, because: %s", away)
             except Exception:
                 # One look that fails must not be the last.
@@ -122,7 +122,7 @@ class Looking:
 
 
 async def ask(engine: Engine, question: Callable[[Connection], T]) -> T:
-    """The answer of the database, whose connection is held no longer than that takes. Raises DatabaseAway."""
+    """The answer of the database, whose connection is held no longer than that takes. Raises DatabaseUnavailable."""
 
     def asked() -> T:
         with reading(engine) as connection:

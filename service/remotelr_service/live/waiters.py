@@ -13,20 +13,20 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from remotelr_service.db.engine import reading
-from remotelr_service.db.queries import runs as store
-from remotelr_service.db.queries.runs import Standing
-from remotelr_service.errors import DatabaseAway
+from remotelr_service.db.queries import runs
+from remotelr_service.db.queries.runs import RunPosition
+from remotelr_service.errors import DatabaseUnavailable
 
 LOOK_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiter:
-    until: Callable[[Standing], bool]
-    told: asyncio.Future[Standing | None]
+    until: Callable[[RunPosition], bool]
+    told: asyncio.Future[RunPosition | None]
 
 
-class Notices:
+class RunWaiters:
     """Wakes those who wait for a run when it stands where they wait for it. All of them wait in one event loop.
 
     engine: `Database.reads`.
@@ -40,10 +40,10 @@ class Notices:
         self._looking: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def wait(self, key: str, until: Callable[[Standing], bool]) -> Standing | None:
+    async def wait(self, key: str, until: Callable[[RunPosition], bool]) -> RunPosition | None:
         """Where the run `key` stands, as soon as `until` holds of it; None when there is no such run.
 
-        Raises DatabaseAway when a look at it fails.
+        Raises DatabaseUnavailable when a look at it fails.
         """
         self._loop = asyncio.get_running_loop()
         waiter = _Waiter(until, self._loop.create_future())
@@ -97,10 +97,10 @@ class Notices:
             return
         try:
             found = await asyncio.to_thread(self._standings, list(asked))
-        except DatabaseAway as away:
+        except DatabaseUnavailable as away:
             for waiter in (each for waiters in asked.values() for each in waiters):
                 if not waiter.told.done():
-                    waiter.told.set_exception(DatabaseAway(away.message))
+                    waiter.told.set_exception(DatabaseUnavailable(away.message))
             return
         for key, waiters in asked.items():
             standing = found.get(key)
@@ -108,6 +108,6 @@ class Notices:
                 if not waiter.told.done() and (standing is None or waiter.until(standing)):
                     waiter.told.set_result(standing)
 
-    def _standings(self, keys: list[str]) -> Mapping[str, Standing]:
+    def _standings(self, keys: list[str]) -> Mapping[str, RunPosition]:
         with reading(self._engine) as connection:
-            return store.list_standings(connection, keys)
+            return runs.list_positions(connection, keys)

@@ -13,33 +13,52 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
 
 from remotelr.rules import Decision
-from remotelr_service.features.bulk import endpoints as bulk
-from remotelr_service.features.bulk.executor import carrying
-from remotelr_service.features.commands import endpoints as commands
-from remotelr_service.features.experiments import endpoints as experiments
-from remotelr_service.features.health import endpoints as health
-from remotelr_service.features.policies import endpoints as policies
-from remotelr_service.features.policies import run_endpoints as explain
-from remotelr_service.features.runs import endpoints as runs
-from remotelr_service.features.runs import history_endpoints as history
+from remotelr_service.features.bulk.endpoints import router as bulk
+from remotelr_service.features.bulk.executor import bulk_executor
+from remotelr_service.features.commands.endpoints import router as commands
+from remotelr_service.features.experiments.endpoints import router as experiments
+from remotelr_service.features.health.endpoints import router as health
+from remotelr_service.features.policies.endpoints import router as policies
+from remotelr_service.features.policies.run_endpoints import router as run_policies
+from remotelr_service.features.runs.endpoints import router as runs
+from remotelr_service.features.runs.history_endpoints import router as history
 from remotelr_service.features.runs.stalls import Stalls
-from remotelr_service.features.streams import endpoints as streams
-from remotelr_service.features.tokens import endpoints as tokens
-from remotelr_service.features.training import attempt_endpoints as attempts
-from remotelr_service.features.training import decision_endpoints as decisions
-from remotelr_service.features.training import endpoints as reports
-from remotelr_service.features.training.deadlines import keeping_time
-from remotelr_service.features.training.fast_reports import PlainReports
+from remotelr_service.features.streams.endpoints import router as streams
+from remotelr_service.features.tokens.endpoints import router as tokens
+from remotelr_service.features.training.attempt_endpoints import router as attempts
+from remotelr_service.features.training.deadlines import deadline_task
+from remotelr_service.features.training.decision_endpoints import router as decisions
+from remotelr_service.features.training.endpoints import batches
+from remotelr_service.features.training.endpoints import router as reports
+from remotelr_service.features.training.fast_reports import FastReports
 from remotelr_service.features.training.responses import log_decision
-from remotelr_service.http import error_handlers as errors
-from remotelr_service.http.admission import Places
-from remotelr_service.http.auth.gate import Door
-from remotelr_service.http.context import Resources
+from remotelr_service.http import error_handlers
+from remotelr_service.http.admission import ConcurrencyLimiter
+from remotelr_service.http.auth.gate import AccessGate
+from remotelr_service.http.context import Context
 from remotelr_service.server import docs, openapi
-from remotelr_service.server.host_check import OwnNames
-from remotelr_service.server.middleware import Failures, HeadAsGet, RequestIds
-from remotelr_service.server.request_metrics import Traffic
+from remotelr_service.server.host_check import HostCheck
+from remotelr_service.server.middleware import ErrorMiddleware, HeadAsGet, RequestIds
+from remotelr_service.server.request_metrics import RequestMetrics
 from remotelr_service.settings import Settings
+
+# In the order of the OpenAPI document.
+ROUTERS = (
+    reports,
+    attempts,
+    decisions,
+    runs,
+    history,
+    commands,
+    bulk,
+    experiments,
+    run_policies,
+    policies,
+    streams,
+    tokens,
+    health,
+    batches,
+)
 
 DESCRIPTION = """The learning-rate control plane: it holds the policy and the plateau state of every training run.
 
@@ -72,7 +91,7 @@ class Application(FastAPI):
         await super().__call__(scope, receive, send)
 
 
-def create_app(settings: Settings, resources: Resources | None = None) -> FastAPI:
+def create_app(settings: Settings, resources: Context | None = None) -> FastAPI:
     """The application over the database of `settings`, whose tables must be up to date.
 
     resources: opened already; else they are opened when the application starts. It closes them at its end.
@@ -80,13 +99,13 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.resources = resources or Resources.open(settings.database_url)
+        app.state.resources = resources or Context.open(settings.database_url)
         means = app.state.resources
-        app.state.places = Places(settings.max_requests, settings.line_timeout_s)
+        app.state.places = ConcurrencyLimiter(settings.max_requests, settings.queue_timeout_s)
         means.streams.limit = settings.max_streams
         stalls = Stalls(means.writer, means.reads)
         means.metrics.watch("remotelr_runs_stalled", "Runs whose trainer has fallen silent.", lambda: stalls.count)
-        door = app.state.door = Door(settings, means)
+        door = app.state.door = AccessGate(settings, means)
         _watch(app)
 
         def tell(decision: Decision) -> None:
@@ -98,8 +117,8 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
                 door.kept(),
                 means.streams.kept(),
                 stalls.watched(),
-                keeping_time(means.writer, means.reads, tell),
-                carrying(means.writer, means.reads) as app.state.carrier,
+                deadline_task(means.writer, means.reads, tell),
+                bulk_executor(means.writer, means.reads) as app.state.carrier,
             ):
                 yield
         finally:
@@ -117,28 +136,13 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
     app.state = SharedState()
     app.state.settings = settings
     app.state.draining = asyncio.Event()
-    app.add_middleware(Failures)
-    app.front = Traffic(RequestIds(OwnNames(PlainReports(HeadAsGet(app.behind)), settings)))
-    errors.install(app)
+    app.add_middleware(ErrorMiddleware)
+    app.front = RequestMetrics(RequestIds(HostCheck(FastReports(HeadAsGet(app.behind)), settings)))
+    error_handlers.install(app)
     openapi.install(app)
     docs.install(app)
-    for module in (
-        reports,
-        attempts,
-        decisions,
-        runs,
-        history,
-        commands,
-        bulk,
-        experiments,
-        explain,
-        policies,
-        streams,
-        tokens,
-        health,
-    ):
-        app.include_router(module.router)
-    app.include_router(reports.batches)
+    for router in ROUTERS:
+        app.include_router(router)
     return app
 
 
@@ -146,6 +150,6 @@ def _watch(app: FastAPI) -> None:
     metrics, places, draining = app.state.resources.metrics, app.state.places, app.state.draining
     metrics.tell_build(app.version)
     metrics.watch("remotelr_http_requests_in_progress", "Requests worked on.", lambda: places.taken)
-    metrics.watch("remotelr_http_requests_in_line", "Requests that stand in line.", lambda: places.line_length)
+    metrics.watch("remotelr_http_requests_queued", "Requests that stand in line.", lambda: places.line_length)
     metrics.watch("remotelr_http_requests_waiting", "Requests that wait for a decision.", lambda: places.waiting)
     metrics.watch("remotelr_draining", "1 once the service has been told to end.", draining.is_set)

@@ -71,13 +71,13 @@ def prune(
     """
     from datetime import timedelta
 
-    from remotelr_service.features.runs.pruning import Stale
+    from remotelr_service.features.runs.pruning import PruneFilter
     from remotelr_service.server.prune import bulk_pruned, bulk_to_prune, keys_to_prune, pruned
     from remotelr_service.server.startup import open_migrated
     from remotelr_service.settings import read_settings
 
     resources = open_migrated(read_settings(database_url=database_url).database_url)
-    stale, count = Stale(age=timedelta(days=days), experiment=experiment), 0
+    stale, count = PruneFilter(age=timedelta(days=days), experiment=experiment), 0
     what_is_done = "would be taken away" if dry_run else "were taken away"
     try:
         for key in (keys_to_prune if dry_run else pruned)(resources, stale):

@@ -10,7 +10,7 @@ import re
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from remotelr_service.http.auth.gate import Door
+from remotelr_service.http.auth.gate import AccessGate
 from remotelr_service.http.problems import problem
 from remotelr_service.settings import Settings
 
@@ -20,7 +20,7 @@ _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
 
 
-class OwnNames:
+class HostCheck:
     """Answers what is meant for this service, and what no page of another site orders.
 
     settings: by which names it goes.
@@ -34,7 +34,7 @@ class OwnNames:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in _EXEMPT:
             return await self._app(scope, receive, send)
-        door: Door = scope["app"].state.door
+        door: AccessGate = scope["app"].state.door
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         found = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
         if found is None:
@@ -50,7 +50,7 @@ class OwnNames:
             return await problem("cross_origin", detail)(scope, receive, send)
         return await self._app(scope, receive, send)
 
-    def _is_ours(self, name: str, door: Door, scope: Scope) -> bool:
+    def _is_ours(self, name: str, door: AccessGate, scope: Scope) -> bool:
         if name in ("localhost", "127.0.0.1", "[::1]") or self._is_listed(name):
             return True
         if self._names or self._endings:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from remotelr_service.features.streams.sse import IS_HEAD
-from remotelr_service.http.auth.gate import Door
+from remotelr_service.http.auth.gate import AccessGate
 from remotelr_service.http.problems import problem
 from remotelr_service.logs import REQUEST_ID, TRACE, new_request_id
 from remotelr_service.server.trace_context import Trace, read_traceparent
@@ -78,7 +78,7 @@ class RequestIds:
             await _failure(scope, error)(scope, receive, send_named)
 
 
-class Failures:
+class ErrorMiddleware:
     """Answers a failure nobody foresaw before Starlette does, whose answer is no problem."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -126,7 +126,7 @@ def _failure(scope: Scope, error: Exception) -> Response:
 
 def _is_still_let_in(scope: Scope) -> bool:
     """Whether a stream goes on: not with a token that was revoked since, nor without one that is needed by now."""
-    door: Door = scope["app"].state.door
+    door: AccessGate = scope["app"].state.door
     return door.still(scope)
 
 

@@ -10,7 +10,14 @@ from remotelr_service.http.auth.permissions import OPEN, RIGHTS
 from remotelr_service.http.problems import Problem, described
 
 _ALWAYS = ("overloaded", "internal_error")
-_GUARDED = ("malformed_request", "unauthorized", "forbidden", "misdirected_request", "rate_limited", "database_away")
+_GUARDED = (
+    "malformed_request",
+    "unauthorized",
+    "forbidden",
+    "misdirected_request",
+    "rate_limited",
+    "database_unavailable",
+)
 _WRITING = ("cross_origin",)
 _WITH_BODY = ("malformed_json", "request_timeout", "body_too_large", "unsupported_media_type")
 

@@ -4,15 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import TypeVar
 
-from remotelr_service.features.runs.pruning import Stale, list_stale, list_stale_bulk, prune, prune_bulk
-from remotelr_service.http.context import Resources
+from remotelr_service.features.runs.pruning import PruneFilter, list_stale, list_stale_bulk, prune, prune_bulk
+from remotelr_service.http.context import Context
 
 T = TypeVar("T")
 
 _BY = "remotelr db prune"
 
 
-def keys_to_prune(resources: Resources, stale: Stale) -> Iterator[str]:
+def keys_to_prune(resources: Context, stale: PruneFilter) -> Iterator[str]:
     """Which runs would go."""
     after: str | None = None
     while keys := list_stale(resources.reads, stale, after):
@@ -20,18 +20,18 @@ def keys_to_prune(resources: Resources, stale: Stale) -> Iterator[str]:
         after = keys[-1]
 
 
-def pruned(resources: Resources, stale: Stale) -> Iterator[str]:
+def pruned(resources: Context, stale: PruneFilter) -> Iterator[str]:
     """Takes them away; gives each when it is gone for good."""
     for keys in _each(prune(resources.writer, resources.reads, stale, by=_BY)):
         yield from keys
 
 
-def bulk_to_prune(resources: Resources, stale: Stale) -> Iterator[int]:
+def bulk_to_prune(resources: Context, stale: PruneFilter) -> Iterator[int]:
     """Which commands to many runs would go."""
     yield from list_stale_bulk(resources.reads, stale)
 
 
-def bulk_pruned(resources: Resources, stale: Stale) -> Iterator[int]:
+def bulk_pruned(resources: Context, stale: PruneFilter) -> Iterator[int]:
     """Takes the commands to many runs away; gives the id of each when it is gone for good."""
     return _each(prune_bulk(resources.writer, resources.reads, stale, by=_BY))
 

@@ -5,8 +5,8 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from remotelr_service.http.admission import Places
-from remotelr_service.http.context import Resources
+from remotelr_service.http.admission import ConcurrencyLimiter
+from remotelr_service.http.context import Context
 from remotelr_service.http.problems import problem
 
 # Who asks these asks how we are.
@@ -22,7 +22,7 @@ _REPORTS = "/v1/runs/{run}/reports"
 _UNROUTED = "none"
 
 
-class Traffic:
+class RequestMetrics:
     """Lets requests in as places come free, turns away in few steps who waited too long, and counts them all."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -32,8 +32,8 @@ class Traffic:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         state = scope["app"].state
-        places: Places = state.places
-        means: Resources = state.resources
+        places: ConcurrencyLimiter = state.places
+        means: Context = state.resources
         began, status = time.perf_counter(), 500
         if scope["path"] not in _ALWAYS_LET_IN and not await places.turn():
             means.metrics.turned_away()

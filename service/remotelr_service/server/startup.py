@@ -12,9 +12,9 @@ from fastapi import FastAPI
 from remotelr_service import logs
 from remotelr_service.db.engine import parse_url
 from remotelr_service.db.schema_check import NEWEST_REVISION, stored_revision
-from remotelr_service.errors import DatabaseAway
-from remotelr_service.features.tokens.bootstrap import first_token, refuse_open_door
-from remotelr_service.http.context import Resources
+from remotelr_service.errors import DatabaseUnavailable
+from remotelr_service.features.tokens.bootstrap import first_token, require_authentication
+from remotelr_service.http.context import Context
 from remotelr_service.server.app import create_app
 from remotelr_service.server.banner import banner, warning_of_exposure
 from remotelr_service.server.uvicorn_server import Server, address_of, listen
@@ -29,7 +29,7 @@ def serve(settings: Settings) -> None:
 
     Raises OpenDoor, CannotListen, NowhereToKeep, and the ServiceErrors of a database that cannot be used.
     """
-    refuse_open_door(settings)
+    require_authentication(settings)
     # What is made from here on, files of the database included, is for this user alone.
     os.umask(0o077)
     logs.configure(settings.log_level, settings.log_format)
@@ -72,7 +72,7 @@ def from_environment() -> FastAPI:
     return create_app(settings, resources)
 
 
-def _first_token(settings: Settings, resources: Resources) -> Path | None:
+def _first_token(settings: Settings, resources: Context) -> Path | None:
     try:
         return first_token(settings, resources)
     except BaseException:
@@ -88,12 +88,12 @@ def _allow_open_files(wanted: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def open_migrated(url: str) -> Resources:
+def open_migrated(url: str) -> Context:
     """The database, with its tables as this release needs them: SQLite is migrated here, under its lock.
 
     PostgreSQL is not: other replicas may still run the old release. Raises SchemaOutdated there.
     """
-    resources = Resources.open(url)
+    resources = Context.open(url)
     try:
         if not _is_current(resources):
             _migrate_or_refuse(url)
@@ -103,10 +103,10 @@ def open_migrated(url: str) -> Resources:
     return resources
 
 
-def _is_current(resources: Resources) -> bool:
+def _is_current(resources: Context) -> bool:
     try:
         return stored_revision(resources.reads) == NEWEST_REVISION
-    except DatabaseAway:
+    except DatabaseUnavailable:
         return False
 
 

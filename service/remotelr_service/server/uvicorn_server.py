@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from remotelr_service.errors import Mistake
+from remotelr_service.errors import UserError
 from remotelr_service.features.streams.sse import ABORT
 from remotelr_service.http.problems import MEDIA_TYPE, PROBLEMS, RETRY_AFTER_S, problem_body
 from remotelr_service.http.route import IS_WHOLE
@@ -27,10 +27,10 @@ MAX_HEADERS = 100
 _MAX_RAW_HEAD_BYTES = MAX_HEAD_BYTES + MAX_TARGET_BYTES + 4 * (MAX_HEADERS + 10)
 
 # How long connections have to be let go of by those who use them, before the idle ones are closed on them.
-LET_GO_S = 0.25
+ABORT_AFTER_S = 0.25
 
 
-class CannotListen(Mistake):
+class CannotListen(UserError):
     """The address cannot be had; the message says which and what to do."""
 
 
@@ -132,7 +132,7 @@ class Server(uvicorn.Server):
 
     async def _let_go(self) -> None:
         """Let those who talk to us end it. A connection closed on its owner may carry a request already on its way."""
-        deadline = asyncio.get_running_loop().time() + LET_GO_S
+        deadline = asyncio.get_running_loop().time() + ABORT_AFTER_S
         while self.server_state.connections and not self.force_exit:
             if asyncio.get_running_loop().time() >= deadline:
                 return

@@ -161,7 +161,7 @@ def test_commands_say_from_which_epoch_they_hold(client, key):
 
     noted = run.set_learning_rate(0.02, reason="too hot")
 
-    assert noted.holds_from == 1
+    assert noted.effective_from == 1
     assert run.report(0, {"val_loss": 1.0}).learning_rate == 0.02
     run.scale(0.5)
     assert run.report(1, {"val_loss": 1.0}).learning_rate == 0.01

@@ -30,7 +30,7 @@ def test_whatever_the_client_gives_can_be_named():
     ours = {kind for each in given for kind in classes_in(each) if kind.__module__.startswith("remotelr")}
     unnamed = {kind for kind in ours if kind not in [getattr(home, kind.__name__, None) for home in (remotelr, rules)]}
 
-    assert {remotelr.Reported, remotelr.Commanded} <= ours
+    assert {remotelr.ReportRecord, remotelr.CommandReceipt} <= ours
     assert unnamed == set()
 
 

@@ -26,7 +26,7 @@ ORDERS: list[dict[str, Any]] = [
     {"type": "cancel", "seq": 2},
     {"type": "cancel", "seq": 4, "reason": "a slip"},
     {"type": "explode"},
-    {"type": "rails"},
+    {"type": "limits"},
 ]
 
 
@@ -78,6 +78,6 @@ def _said(status: int, document: dict[str, Any]) -> Any:
         return document["code"]
     if status >= 400:
         return document["code"], document["detail"]
-    if "commands" in document or "life" in document:
+    if "commands" in document or "history" in document:
         return timeless(document)
     return document.get("learning_rate"), document.get("action")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from remotelr._session import setup as _misspelt
-from remotelr._session.setup import VARIABLES, misspelt, warn_of_misspelt
+from remotelr._session import setup
+from remotelr._session.setup import VARIABLES, misspelled_variables, warn_of_misspelled
 from remotelr.errors import RemoteLRWarning
 from remotelr_service.settings import Settings
 
@@ -21,25 +21,25 @@ from remotelr_service.settings import Settings
     ],
 )
 def test_a_misspelt_variable_is_said_to_be_meant_for_another(name, meant):
-    assert list(misspelt({name: "x"})) == [(name, meant)]
+    assert list(misspelled_variables({name: "x"})) == [(name, meant)]
 
 
 @pytest.mark.parametrize("name", ["PATH", "REMOTE_URL", "REMOTELR_NOTHING_LIKE_IT", "URL", "MLFLOW_RUN"])
 def test_other_variables_are_nobodys_business(name):
-    assert list(misspelt({name: "x"})) == []
+    assert list(misspelled_variables({name: "x"})) == []
 
 
 def test_the_services_variables_and_our_own_are_not_misspelt():
     names = [f"REMOTELR_{name.upper()}{end}" for name in Settings.model_fields for end in ("", "_FILE")]
 
-    assert list(misspelt(dict.fromkeys([*names, *(f"REMOTELR_{name}" for name in VARIABLES)], "x"))) == []
+    assert list(misspelled_variables(dict.fromkeys([*names, *(f"REMOTELR_{name}" for name in VARIABLES)], "x"))) == []
 
 
 def test_it_is_said_once(monkeypatch, recwarn):
-    monkeypatch.setattr(_misspelt, "_told", set())
+    monkeypatch.setattr(setup, "_warned", set())
 
     for _ in range(3):
-        warn_of_misspelt({"REMOTELR_ULR": "http://127.0.0.1:8000"})
+        warn_of_misspelled({"REMOTELR_ULR": "http://127.0.0.1:8000"})
 
     assert [(each.category, str(each.message)) for each in recwarn] == [
         (RemoteLRWarning, "RemoteLR: nobody reads the environment variable REMOTELR_ULR: did you mean REMOTELR_URL?")

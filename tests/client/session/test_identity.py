@@ -5,7 +5,7 @@ import re
 import pytest
 
 from remotelr import Client
-from remotelr._session.identity import Life
+from remotelr._session.identity import ProcessIdentity
 from remotelr._session.journal import Journal
 from remotelr._session.session import Session
 
@@ -34,7 +34,9 @@ def session(shared_service, key, monkeypatch):
         for name, value in (environ or {}).items():
             monkeypatch.setenv(name, value)
         clients.append(Client(shared_service.url))
-        made = Session(clients[-1], key, {"policy": policy}, journal=Journal(), life=Life(**life), say=said.append)
+        made = Session(
+            clients[-1], key, {"policy": policy}, journal=Journal(), life=ProcessIdentity(**life), say=said.append
+        )
         made.open(initial_learning_rate=0.1)
         return made
 

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remotelr._http import wire as _wire
-from remotelr._session.replica import Shadow, same
+from remotelr._http import wire
+from remotelr._session.replica import LocalReplica, same
 from remotelr.rules import (
     AttemptRequest,
     Command,
     Decision,
+    Limits,
     PolicyConflict,
-    Rails,
     Report,
     RunSpec,
     Until,
@@ -34,7 +34,7 @@ COMPOSED = {
 COSINE = {"unit": "step", "schedule": {"type": "cosine", "decay_steps": 70, "warmup": {"steps": 20}}}
 WATCHED = {
     "schedule": PLATEAU,
-    "guard": {"exploding": 2.0, "action": "rollback", "limit": 3, "then": "ignore"},
+    "guard": {"explosion_factor": 2.0, "action": "rollback", "max_actions": 3, "on_max_actions": "ignore"},
     "stop": {"early_stopping": {"patience": 4}, "budget": {"epochs": 25}},
 }
 ORDERS = st.sampled_from(
@@ -46,7 +46,7 @@ ORDERS = st.sampled_from(
         {"type": "pause"},
         {"type": "resume_schedule"},
         {"type": "release"},
-        {"type": "rails", "rails": Rails(max_lr=0.05)},
+        {"type": "limits", "limits": Limits(max_lr=0.05)},
     ]
 )
 values = st.sampled_from([0.1, 0.2, 0.3, 0.4, 0.5, float("nan"), float("inf")])
@@ -58,7 +58,7 @@ def spec(policy) -> RunSpec:
 
 def over_the_wire(decision: Decision) -> Decision:
     document = json.loads(json.dumps(asdict(decision)))
-    return _wire.read_decision(document)
+    return wire.read_decision(document)
 
 
 def service(policy) -> Story:
@@ -72,7 +72,7 @@ def service(policy) -> Story:
 )
 def test_from_any_decision_on_it_decides_what_the_service_decides(policy, losses, data):
     let_go = data.draw(st.integers(0, len(losses)))
-    story, shadow = service(policy), Shadow("story", spec(policy))
+    story, shadow = service(policy), LocalReplica("story", spec(policy))
 
     for epoch, loss in enumerate(losses):
         theirs = story.report(epoch, loss)
@@ -88,7 +88,7 @@ def test_from_any_decision_on_it_decides_what_the_service_decides(policy, losses
     losses=st.lists(values, max_size=15),
 )
 def test_what_operators_ordered_and_guards_remember_goes_on_without_the_service(policy, orders, losses):
-    story, shadow = service(policy), Shadow("story", spec(policy))
+    story, shadow = service(policy), LocalReplica("story", spec(policy))
     for epoch, order in enumerate(orders):
         story.command(**order)
         shadow.follow(over_the_wire(story.report(epoch, 0.3)))
@@ -99,7 +99,7 @@ def test_what_operators_ordered_and_guards_remember_goes_on_without_the_service(
 
 
 def test_a_rate_that_comes_to_a_run_that_has_ended_does_not_let_it_go_on():
-    story, shadow = service(WATCHED), Shadow("story", spec(WATCHED))
+    story, shadow = service(WATCHED), LocalReplica("story", spec(WATCHED))
     for epoch in range(5):
         shadow.follow(over_the_wire(story.report(epoch, 0.3)))
     shadow.obey(Command(type="scale", factor=0.5))
@@ -112,7 +112,7 @@ def test_a_rate_that_comes_to_a_run_that_has_ended_does_not_let_it_go_on():
 @given(losses=st.lists(values, min_size=1, max_size=20), data=st.data())
 def test_it_goes_back_to_any_epoch_it_followed(losses, data):
     back = data.draw(st.integers(0, len(losses)))
-    story, shadow = service(PLATEAU), Shadow("story", spec(PLATEAU))
+    story, shadow = service(PLATEAU), LocalReplica("story", spec(PLATEAU))
     for epoch, loss in enumerate(losses):
         shadow.follow(over_the_wire(story.report(epoch, loss)))
 
@@ -122,7 +122,7 @@ def test_it_goes_back_to_any_epoch_it_followed(losses, data):
 
 
 def test_a_rate_an_operator_holds_stays_held_without_the_service():
-    story, shadow = service(PLATEAU), Shadow("story", spec(PLATEAU))
+    story, shadow = service(PLATEAU), LocalReplica("story", spec(PLATEAU))
     story.command("set_learning_rate", 0.0123)
     story.report(0, 1.0)
     shadow.follow(over_the_wire(story.report(1, 1.0)))
@@ -149,7 +149,7 @@ ORDERS = {
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS.keys())
 def test_what_it_obeys_early_comes_out_alike(order):
     """In the epoch it is heard in the order holds already; after it, everything is as the service has it."""
-    story, shadow = service(HALVING), Shadow("story", spec(HALVING))
+    story, shadow = service(HALVING), LocalReplica("story", spec(HALVING))
     story.command("scale", 0.9)
     shadow.follow(over_the_wire(story.report(0, 1.0)))
     before = shadow.decision.learning_rate
@@ -164,27 +164,27 @@ def test_what_it_obeys_early_comes_out_alike(order):
 
 
 def test_what_the_rules_refuse_is_not_obeyed():
-    shadow = Shadow("story", spec(HALVING))
+    shadow = LocalReplica("story", spec(HALVING))
 
     assert not shadow.obey(Command(type="scale", factor=-1.0))
 
 
 def test_every_step_of_an_epoch_has_its_rate():
-    shadow = Shadow("story", spec({**COSINE, "schedule": {"type": "linear", "decay_steps": 40}}))
+    shadow = LocalReplica("story", spec({**COSINE, "schedule": {"type": "linear", "decay_steps": 40}}))
     shadow.report(Report(epoch=0, metrics={}))
 
     assert [shadow.learning_rate_at(step) for step in (0, 10)] == pytest.approx([0.075, 0.05])
 
 
 def test_the_step_of_a_trainer_serves_where_the_run_has_none():
-    shadow = Shadow("story", RunSpec(policy=policy_from_json(COSINE), initial_learning_rate=0.1))
+    shadow = LocalReplica("story", RunSpec(policy=policy_from_json(COSINE), initial_learning_rate=0.1))
 
     assert shadow.begin(AttemptRequest(key="a", epoch=7, step=35)).step == 35
 
 
 def test_a_decision_made_under_another_policy_is_noticed():
     story = service({**PLATEAU, "type": "reduce_on_plateau", "factor": 0.5, "patience": 1, "cooldown": 0})
-    shadow = Shadow("story", spec({"type": "step", "step_size": 1, "gamma": 0.9}))
+    shadow = LocalReplica("story", spec({"type": "step", "step_size": 1, "gamma": 0.9}))
 
     shadow.follow(over_the_wire(story.report(0, 1.0)))
 
@@ -192,7 +192,7 @@ def test_a_decision_made_under_another_policy_is_noticed():
 
 
 def test_another_policy_is_a_conflict_here_as_there():
-    shadow = Shadow("story", spec(PLATEAU))
+    shadow = LocalReplica("story", spec(PLATEAU))
 
     with pytest.raises(PolicyConflict):
         shadow.put(spec(COMPOSED), "error")
@@ -202,7 +202,7 @@ def test_another_policy_is_a_conflict_here_as_there():
 
 
 def test_a_long_training_does_not_fill_the_memory():
-    shadow = Shadow("story", spec(PLATEAU))
+    shadow = LocalReplica("story", spec(PLATEAU))
     for epoch in range(10_000):
         shadow.report(Report(epoch=epoch, metrics={"val_loss": 1.0}))
 

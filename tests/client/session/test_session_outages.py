@@ -6,7 +6,7 @@ import pytest
 
 from remotelr import Client, ServiceUnreachable
 from remotelr._http.transport import NoAnswer
-from remotelr._session.identity import Life
+from remotelr._session.identity import ProcessIdentity
 from remotelr.errors import RemoteLRWarning
 from remotelr.rules import Command
 from remotelr.testing import InMemoryService
@@ -190,7 +190,8 @@ def test_ranks_hold_what_depends_on_metrics_and_follow_what_does_not():
     for policy, expected in ((PLATEAU, [None] * 3), (falling, [0.1 / 2**4, 0.1 / 2**5, 0.1 / 2**6])):
         service = InMemoryService()
         ranks = [
-            Job(service, policy=policy).start(life=Life(rank=rank, world_size=2, attempt_key="a")) for rank in (0, 1)
+            Job(service, policy=policy).start(life=ProcessIdentity(rank=rank, world_size=2, attempt_key="a"))
+            for rank in (0, 1)
         ]
         for epoch in range(3):
             for rank in ranks:

@@ -9,7 +9,7 @@ def ended() -> Story:
     story = Story(EARLY)
     story.attempt(0)
     story.train([0.5, 0.6, 0.7])
-    assert "early_stopping" == story.run.state.ended
+    assert "early_stopping" == story.run.state.stopped_by
     return story
 
 

@@ -9,13 +9,13 @@ import pytest
 from remotelr.rules import (
     InvalidCommand,
     InvalidPolicy,
-    Rails,
+    Limits,
     SeqConflict,
     Until,
     command_from_payload,
-    next_until,
+    expired_override,
+    next_expiry,
     policy_from_json,
-    until_due,
 )
 from support.rules.run_histories import COSINE, CURVE, FALLING, FLAT, PLATEAU, STEPS, Story, ahead, began
 
@@ -126,14 +126,14 @@ def test_a_rate_until_a_time_is_held_until_somebody_with_a_clock_says_so(mode):
     story = began()
     story.command("set_learning_rate", 0.3, mode=mode, until=Until(time="2026-11-21T17:05:00+00:00"))
     held = ahead(story, 4)
-    early = until_due(story.run, datetime(2026, 11, 21, 17, 4, 59, tzinfo=UTC))
-    due = until_due(story.run, datetime(2026, 11, 21, 17, 5, tzinfo=UTC))
+    early = expired_override(story.run, datetime(2026, 11, 21, 17, 4, 59, tzinfo=UTC))
+    due = expired_override(story.run, datetime(2026, 11, 21, 17, 5, tzinfo=UTC))
     story.order(due)
 
     assert [0.3] * 4 == held
     assert (None, "remotelr", "until") == (early, due.actor, due.reason)
     assert CURVE[8:10] == ahead(story, 2)
-    assert until_due(story.run, datetime(2030, 1, 1, tzinfo=UTC)) is None
+    assert expired_override(story.run, datetime(2030, 1, 1, tzinfo=UTC)) is None
 
 
 def test_the_end_of_a_time_leaves_factors_and_a_stop_alone():
@@ -142,7 +142,7 @@ def test_the_end_of_a_time_leaves_factors_and_a_stop_alone():
     story.command("set_learning_rate", 0.3, until=Until(time="2026-11-21T17:05:00Z"))
     story.command("stop")
     ahead(story, 1)
-    story.order(until_due(story.run, datetime(2027, 1, 1, tzinfo=UTC)))
+    story.order(expired_override(story.run, datetime(2027, 1, 1, tzinfo=UTC)))
     decision = story.report(4, 1.0)
 
     assert (CURVE[5] * 0.5, "stop") == (decision.learning_rate, decision.action)
@@ -151,11 +151,11 @@ def test_the_end_of_a_time_leaves_factors_and_a_stop_alone():
 def test_a_time_that_comes_before_anybody_asked_ends_what_never_began():
     story = began()
     story.command("set_learning_rate", 0.3, until=Until(time="2026-11-21T17:05:00Z"))
-    due = until_due(story.run, datetime(2027, 1, 1, tzinfo=UTC))
+    due = expired_override(story.run, datetime(2027, 1, 1, tzinfo=UTC))
     story.order(due)
 
     assert "pin" == due.only
-    assert until_due(story.run, datetime(2027, 1, 1, tzinfo=UTC)) is None
+    assert expired_override(story.run, datetime(2027, 1, 1, tzinfo=UTC)) is None
     assert CURVE[4:6] == ahead(story, 2)
 
 
@@ -163,11 +163,11 @@ def test_the_next_time_that_matters_is_known_before_it_comes():
     story = began()
     story.command("set_learning_rate", 0.3, until=Until(time="2026-11-21T17:05:00Z"))
     story.command("set_learning_rate", 0.2, mode="one_shot", until=Until(time="2026-11-21T16:00:00+01:00"))
-    both = next_until(story.run)
+    both = next_expiry(story.run)
     story.command("release")
 
     assert datetime(2026, 11, 21, 15, tzinfo=UTC) == both
-    assert next_until(story.run) is None
+    assert next_expiry(story.run) is None
 
 
 def test_a_pause_holds_the_rate_in_force_and_the_curve_goes_on_where_it_stood():
@@ -363,7 +363,7 @@ def test_a_command_is_cancelled_once():
         story.command("cancel", seq=number)
 
 
-@pytest.mark.parametrize("order", ["note", "rails"])
+@pytest.mark.parametrize("order", ["note", "limits"])
 def test_what_holds_at_once_cannot_be_cancelled(order):
     story = began()
     story.command(order, **({"text": "hm"} if order == "note" else {}))
@@ -397,7 +397,7 @@ ORDERS = [
     {"type": "extend", "total": 20},
     {"type": "stop"},
     {"type": "note", "text": "hm"},
-    {"type": "rails", "rails": Rails(max_lr=0.9)},
+    {"type": "limits", "limits": Limits(max_lr=0.9)},
 ]
 by_type = pytest.mark.parametrize("order", ORDERS, ids=[str(sorted(order.items())) for order in ORDERS])
 
@@ -422,7 +422,7 @@ def test_the_key_of_another_command_is_refused(order):
 
 
 @by_type
-def test_a_command_survives_a_restart_and_holds_from_the_epoch_it_held_from(order):
+def test_a_command_survives_a_restart_and_effective_from_the_epoch_it_held_from(order):
     story, undisturbed = began(total_epochs=10), began(total_epochs=10)
     story.command(**order)
     undisturbed.command(**order)

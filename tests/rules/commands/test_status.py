@@ -2,7 +2,7 @@
 
 import pytest
 
-from remotelr.rules import Rails, Until, life_of
+from remotelr.rules import Limits, Until, command_status
 from support.rules.run_histories import Story
 
 CONSTANT = {"type": "constant", "learning_rate": 0.1}
@@ -17,7 +17,7 @@ def began(policy=CONSTANT, **rest) -> Story:
 
 def life(story: Story, seq: int):
     event, *later = [event for event in story.log.events if event.seq >= seq]
-    return life_of(event, later, story.run)
+    return command_status(event, later, story.run)
 
 
 def ordered(story: Story, type: str, **rest) -> int:
@@ -121,7 +121,7 @@ def test_it_expires_when_its_time_was_over_before():
         ),
         ({"type": "pause"}, {"type": "resume_schedule"}),
         ({"type": "stop"}, {"type": "release"}),
-        ({"type": "rails", "rails": Rails(max_lr=0.5)}, {"type": "rails"}),
+        ({"type": "limits", "limits": Limits(max_lr=0.5)}, {"type": "limits"}),
     ],
 )
 def test_it_is_superseded_by_what_takes_its_place_before_anybody_was_told(order, later):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from remotelr.rules import InvalidPolicy, Policy, policy_from_json, policy_to_json
-from remotelr.rules.composition.modifiers import Modified, Warmup
+from remotelr.rules.composition.modifiers import Warmup, WithModifiers
 from remotelr.rules.policy.codec import node_from_json, node_to_json
 from remotelr.rules.policy.registry import NODES
 from remotelr.rules.schedules.cosine import Cosine
@@ -52,7 +52,7 @@ def test_the_canonical_form_says_everything_that_is_not_null():
 
 
 def test_python_and_json_make_the_same_policy():
-    made = Modified(schedule=Cosine(decay_steps=90), warmup=Warmup(steps=5))
+    made = WithModifiers(schedule=Cosine(decay_steps=90), warmup=Warmup(steps=5))
 
     assert made == node_from_json(COSINE | {"warmup": {"steps": 5}})
 
@@ -235,16 +235,16 @@ def test_python_code_gets_the_same_checks():
     with pytest.raises(InvalidPolicy, match=r"^schedule: must be a Schedule, is 0\.1"):
         Policy(schedule=0.1)
     with pytest.raises(InvalidPolicy, match=r"^warmup: must be a Warmup, is 5"):
-        Modified(schedule=Cosine(decay_steps=9), warmup=5)
+        WithModifiers(schedule=Cosine(decay_steps=9), warmup=5)
 
 
 def test_a_node_is_modified_once_and_never_where_it_has_the_field_itself():
-    once = Modified(schedule=Cosine(decay_steps=9), offset=1)
+    once = WithModifiers(schedule=Cosine(decay_steps=9), offset=1)
 
     with pytest.raises(InvalidPolicy, match=r"^schedule: is modified already"):
-        Modified(schedule=once, offset=1)
+        WithModifiers(schedule=once, offset=1)
     with pytest.raises(InvalidPolicy, match=r"^min_lr: belongs to lr_range_test itself"):
-        Modified(schedule=NODES["lr_range_test"](), min_lr=0.1)
+        WithModifiers(schedule=NODES["lr_range_test"](), min_lr=0.1)
 
 
 def test_the_document_is_plain_json():

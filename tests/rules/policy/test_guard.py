@@ -12,7 +12,7 @@ COSINE = {"type": "cosine", "initial_learning_rate": 1.0, "decay_steps": 10}
 
 
 def guarded(schedule=CONSTANT, **guard) -> Story:
-    story = Story({"schedule": schedule, "guard": {"exploding": 2.0, **guard}})
+    story = Story({"schedule": schedule, "guard": {"explosion_factor": 2.0, **guard}})
     story.attempt(0)
     return story
 
@@ -45,11 +45,11 @@ def test_only_values_above_k_times_the_running_mean_explode():
 
 
 def test_without_a_bound_nothing_explodes():
-    assert [False, False] == acts(guarded(exploding=None), [0.5, 1e9])
+    assert [False, False] == acts(guarded(explosion_factor=None), [0.5, 1e9])
 
 
 def test_a_mean_is_believed_after_as_many_values_as_it_is_told():
-    assert [False, False, False, True] == acts(guarded(after=3), [0.1, 0.9, 2.0, 9.0])
+    assert [False, False, False, True] == acts(guarded(min_samples=3), [0.1, 0.9, 2.0, 9.0])
 
 
 def test_a_mean_that_is_not_above_zero_judges_nothing():
@@ -85,7 +85,7 @@ def test_hold_trains_on_with_the_rate_of_the_epoch_before_and_the_curve_goes_on_
 
 
 def test_a_plateau_does_not_see_what_the_guard_acts_on():
-    story = guarded({**PLATEAU, "patience": 1}, limit=100)
+    story = guarded({**PLATEAU, "patience": 1}, max_actions=100)
     story.train([0.5, nan, nan, nan])
 
     assert {"best": 0.5, "wait": 0, "cooldown": 0} == story.run.policy.plateau(story.run.state.schedule)
@@ -126,7 +126,7 @@ def test_rollback_names_the_best_epoch_so_far():
 
 @pytest.mark.parametrize(("to", "expected"), [("best", 1), ("last", 2), (0, 0)])
 def test_rollback_goes_where_it_is_told(to, expected):
-    story = guarded(action="rollback", to=to)
+    story = guarded(action="rollback", rollback_to=to)
     story.train([0.5, 0.4, 0.45])
 
     assert expected == story.report(3, nan).rollback_to
@@ -134,7 +134,7 @@ def test_rollback_goes_where_it_is_told(to, expected):
 
 @pytest.mark.parametrize("to", ["best", "last", 7])
 def test_where_there_is_no_checkpoint_yet_a_rollback_only_scales(to):
-    decision = guarded(action="rollback", to=to).report(0, nan)
+    decision = guarded(action="rollback", rollback_to=to).report(0, nan)
 
     assert ("continue", None, 0.05) == (decision.action, decision.rollback_to, decision.learning_rate)
 
@@ -151,7 +151,7 @@ def test_an_attempt_that_goes_back_as_the_guard_said_keeps_what_the_guard_did():
     """
     Otherwise the same explosion would come again and again, without limit.
     """
-    story = guarded(action="rollback", limit=2)
+    story = guarded(action="rollback", max_actions=2)
     story.train([0.5, 0.4, nan])
     decision = story.attempt(2)
 
@@ -181,7 +181,7 @@ def test_a_guard_that_has_acted_waits_its_cooldown():
 
 @pytest.mark.parametrize(("then", "action"), [("stop", "stop"), ("ignore", "continue")])
 def test_a_guard_acts_no_more_often_than_its_limit(then, action):
-    story = guarded(limit=2, then=then)
+    story = guarded(max_actions=2, on_max_actions=then)
     story.train([0.5, nan, nan])
     decision = story.report(3, nan)
 

@@ -36,7 +36,7 @@ def test_when_its_time_is_over_a_point_is_decided_by_the_ranks_that_are_there():
 
     assert [(1, 4), (2, 4)] == [(each.have, each.need) for each in waiting]
     assert 3.0 == decision.plateau["best"]
-    assert [(0, {"ranks": [1, 3]})] == [(event.epoch, event.notes) for event in events(story, "closing")]
+    assert [(0, {"ranks": [1, 3]})] == [(event.epoch, event.notes) for event in events(story, "timeout")]
     assert story.replayed() == story.run
 
 
@@ -52,7 +52,7 @@ def test_when_its_time_is_over_a_point_may_be_left_out_and_the_rate_held():
         rates.append(decision.learning_rate)
 
     assert [1.0, 1.0, 1.0, 0.5] == rates
-    assert [[0], [0]] == [event.notes["ranks"] for event in events(story, "closing")]
+    assert [[0], [0]] == [event.notes["ranks"] for event in events(story, "timeout")]
     assert story.replayed() == story.run
 
 
@@ -141,7 +141,7 @@ def test_a_new_life_rewinds_past_what_was_decided_when_the_time_was_over():
     story.attempt(0)
 
     assert first == story.run.state
-    assert [1] == [event.superseded_by for event in events(story, "closing")]
+    assert [1] == [event.superseded_by for event in events(story, "timeout")]
     assert story.replayed() == story.run
 
 
@@ -202,8 +202,8 @@ def test_a_new_policy_that_needs_fewer_ranks_frees_those_who_wait():
     decision = story.report(0, 3.0, rank=1)
 
     assert 3.5 == decision.plateau["best"]
-    assert [({"because": "quorum"}, {"ranks": [1, 2]})] == [
-        (event.payload, event.notes) for event in events(story, "closing")
+    assert [({"cause": "quorum"}, {"ranks": [1, 2]})] == [
+        (event.payload, event.notes) for event in events(story, "timeout")
     ]
     assert story.replayed() == story.run
 

@@ -8,17 +8,17 @@ from hypothesis import strategies as st
 
 from remotelr.rules import (
     Decision,
-    Rails,
+    Limits,
     RulesError,
     RunSpec,
     RunState,
     Until,
+    command_status,
+    describe,
     is_command,
-    life_of,
     policy_from_json,
-    sentence,
 )
-from remotelr.rules.run.overrides import cancelled_in, first_undecided, pending_orders
+from remotelr.rules.run.overrides import cancelled_seqs, first_undecided, pending_overrides
 from support.rules.run_histories import PLATEAU, Story
 
 POLICIES = [
@@ -38,10 +38,10 @@ POLICIES = [
     {"schedule": {"type": "cosine", "decay_steps": 40}, "unit": "step"},
     {
         "schedule": PLATEAU,
-        "guard": {"exploding": 2.0, "action": "rollback", "limit": 2, "then": "ignore"},
+        "guard": {"explosion_factor": 2.0, "action": "rollback", "max_actions": 2, "on_max_actions": "ignore"},
         "stop": {"early_stopping": {"patience": 3}, "target": {"value": 0.1}, "budget": {"epochs": 11}},
     },
-    {"schedule": {"type": "cosine", "decay_steps": 9}, "guard": {"action": "hold", "limit": 100}},
+    {"schedule": {"type": "cosine", "decay_steps": 9}, "guard": {"action": "hold", "max_actions": 100}},
 ]
 
 # A coarse grid makes ties and exact edges frequent.
@@ -69,8 +69,8 @@ COMMANDS = st.one_of(
     st.fixed_dictionaries({"type": st.just("note"), "text": st.just("hm")}),
     st.fixed_dictionaries({"type": st.just("cancel"), "seq": st.integers(2, 20)}),
     st.fixed_dictionaries(
-        {"type": st.just("rails")},
-        optional={"rails": st.sampled_from([Rails(max_lr=0.2), Rails(min_lr=0.02, max_change=3.0)])},
+        {"type": st.just("limits")},
+        optional={"limits": st.sampled_from([Limits(max_lr=0.2), Limits(min_lr=0.02, max_change=3.0)])},
     ),
     st.fixed_dictionaries(
         {
@@ -173,9 +173,9 @@ def test_what_is_still_to_do_is_what_the_commands_in_the_log_say(policy, steps):
     A cancel relies on it: it takes one command away and lets the others say again what is to do.
     """
     story = lived(policy, steps)
-    cancelled = cancelled_in(story.log.since("command", 0))
+    cancelled = cancelled_seqs(story.log.since("command", 0))
 
-    assert story.run.state.orders == pending_orders(story.log, cancelled, first_undecided(story.run))
+    assert story.run.state.overrides == pending_overrides(story.log, cancelled, first_undecided(story.run))
 
 
 @settings(max_examples=100, deadline=None)
@@ -236,9 +236,11 @@ def test_every_event_has_a_sentence_and_every_command_a_life(policy, steps):
     story = lived(policy, steps)
     events = story.log.events
 
-    assert all(sentence(event).endswith(".") and "\n" not in sentence(event) for event in events)
+    assert all(describe(event).endswith(".") and "\n" not in describe(event) for event in events)
     lives = [
-        life_of(event, events[number + 1 :], story.run) for number, event in enumerate(events) if is_command(event)
+        command_status(event, events[number + 1 :], story.run)
+        for number, event in enumerate(events)
+        if is_command(event)
     ]
     assert all(life.state in {"queued", "expired"} or life.seq is not None for life in lives)
 

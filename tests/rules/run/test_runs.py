@@ -211,7 +211,7 @@ def test_a_trainer_that_knows_more_than_the_log_is_told_what_is_missing():
     assert refusal.value.details == {"epoch": 3, "seq": 4}
 
 
-def test_a_command_holds_from_the_first_epoch_not_yet_decided():
+def test_a_command_effective_from_the_first_epoch_not_yet_decided():
     story = Story()
     story.attempt(0)
     story.train(FLAT[:2])
@@ -222,7 +222,7 @@ def test_a_command_holds_from_the_first_epoch_not_yet_decided():
     assert story.train(FLAT[2:5], first=2) == [0.3, 0.3, 0.3]
 
 
-def test_a_command_given_before_any_trainer_came_holds_from_the_start():
+def test_a_command_given_before_any_trainer_came_effective_from_the_start():
     story = Story()
 
     story.command("set_learning_rate", 0.3)
@@ -288,7 +288,7 @@ def test_a_commanded_rate_says_so():
     assert story.attempt(0).reason == "command"
 
 
-def test_an_order_survives_a_rewind_and_holds_from_the_epoch_it_held_from():
+def test_an_order_survives_a_rewind_and_effective_from_the_epoch_it_held_from():
     story = Story()
     story.attempt(0)
     story.train(FLAT[:6])

@@ -7,7 +7,7 @@ from math import isfinite
 import pytest
 
 from remotelr.rules import InvalidCommand, RunState, Until
-from remotelr.rules.run.state import Order
+from remotelr.rules.run.state import Override
 from support.rules.run_histories import Story
 
 CONSTANT = {"type": "constant", "learning_rate": 0.1}
@@ -46,8 +46,8 @@ def test_a_factor_that_was_taken_when_any_was_poisons_no_run():
     Logs of before there were bounds may hold some, ordered or carried out.
     """
     story = began()
-    orders = (Order(epoch=1, factor=1e200), Order(epoch=1, factor=1e200))
-    story.run = replace(story.run, state=RunState(orders=orders))
+    orders = (Override(epoch=1, factor=1e200), Override(epoch=1, factor=1e200))
+    story.run = replace(story.run, state=RunState(overrides=orders))
     decision = story.report(0, 1.0)
 
     assert 1000.0 == decision.learning_rate

@@ -5,7 +5,7 @@ from math import nan
 
 import pytest
 
-from remotelr.rules import Rails, Until, policy_from_json, sentence
+from remotelr.rules import Limits, Until, describe, policy_from_json
 from support.rules.run_histories import PLATEAU, Story
 
 CONSTANT = {"type": "constant", "learning_rate": 0.1}
@@ -13,7 +13,7 @@ COSINE = {"type": "cosine", "initial_learning_rate": 0.1, "decay_steps": 10}
 
 
 def guarded(**guard):
-    return {"schedule": CONSTANT, "guard": {"exploding": 2.0, **guard}}
+    return {"schedule": CONSTANT, "guard": {"explosion_factor": 2.0, **guard}}
 
 
 def stopping(**stop):
@@ -22,7 +22,7 @@ def stopping(**stop):
 
 def said(story: Story) -> str:
     """The sentence of the newest event."""
-    return sentence(story.log.events[-1])
+    return describe(story.log.events[-1])
 
 
 def reported(policy, losses, orders=(), **spec) -> str:
@@ -149,7 +149,7 @@ def test_what_pauses_have_cost_is_said():
 
 def test_bounds_say_whose_they_are_and_what_they_kept_away():
     bounded = {"schedule": CONSTANT, "max_lr": 0.05}
-    railed = {"policy": CONSTANT, "rails": Rails(min_lr=0.2)}
+    limited = {"policy": CONSTANT, "limits": Limits(min_lr=0.2)}
 
     assert (
         "Epoch 1 trains with 0.05: so the constant schedule has it; "
@@ -157,8 +157,8 @@ def test_bounds_say_whose_they_are_and_what_they_kept_away():
     )
     assert (
         "Epoch 1 trains with 0.2: so the constant schedule has it; "
-        "it would be 0.1, and the rails of the experiment allow no less than 0.2."
-        == reported(railed["policy"], [0.5], rails=railed["rails"])
+        "it would be 0.1, and the limits of the experiment allow no less than 0.2."
+        == reported(limited["policy"], [0.5], limits=limited["limits"])
     )
 
 
@@ -262,8 +262,8 @@ def test_an_operators_stop_says_so():
         ({"type": "extend", "total": 20}, "has the run end after 20 epochs, keeping the rate at the joint."),
         ({"type": "stop"}, "stops the run."),
         ({"type": "note", "text": "disk is full"}, 'notes "disk is full".'),
-        ({"type": "rails", "rails": Rails(max_lr=0.5)}, "sets the rails max_lr 0.5."),
-        ({"type": "rails"}, "takes the rails away."),
+        ({"type": "limits", "limits": Limits(max_lr=0.5)}, "sets the limits max_lr 0.5."),
+        ({"type": "limits"}, "takes the limits away."),
     ],
 )
 def test_every_command_says_what_was_ordered(order, expected):
@@ -320,4 +320,4 @@ def test_epochs_that_nobody_reported_are_mentioned():
 def test_a_decision_of_a_release_that_kept_no_why_has_a_sentence(reason):
     story = Story(CONSTANT)
 
-    assert sentence(replace(story.first, why=None, reason=reason)).startswith("Epoch 0 trains with 0.1: ")
+    assert describe(replace(story.first, why=None, reason=reason)).startswith("Epoch 0 trains with 0.1: ")

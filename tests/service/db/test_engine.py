@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from remotelr_service.db import engine, migrate
 from remotelr_service.db.engine import open_database, parse_url, reading
-from remotelr_service.errors import DatabaseAway, DatabaseDamaged, DatabaseInUse, InvalidDatabaseUrl
+from remotelr_service.errors import DatabaseDamaged, DatabaseInUse, DatabaseUnavailable, InvalidDatabaseUrl
 from support.fixtures.processes import Process
 
 
@@ -235,6 +235,6 @@ def test_nothing_on_postgresql_outlives_its_transaction(postgres_url: str, start
 
 def test_a_database_that_cannot_be_reached_is_said_to_be_away():
     database = open_database("postgresql://user:word@127.0.0.1:1/name")
-    with pytest.raises(DatabaseAway), reading(database.reads) as connection:
+    with pytest.raises(DatabaseUnavailable), reading(database.reads) as connection:
         connection.execute(text("SELECT 1"))
     database.close()

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from remotelr.rules import Log, MemoryLog, RulesError
 from remotelr_service.db.engine import reading
-from remotelr_service.db.queries import runs as store
+from remotelr_service.db.queries import runs
 from remotelr_service.db.writer.event_log import EventLog
 from remotelr_service.db.writer.prefetch import list_counts, list_reported
-from remotelr_service.db.writer.transaction import Group
+from remotelr_service.db.writer.transaction import WriteTransaction
 from support.fixtures.processes import Process
 from support.rules.run_histories import PLATEAU, Story
 
-KINDS: tuple[Any, ...] = ("created", "attempt", "report", "closing", "command", "policy", "finished")
+KINDS: tuple[Any, ...] = ("created", "attempt", "report", "timeout", "command", "policy", "finished")
 EPOCHS = range(-1, 9)
 POLICIES = [
     None,
@@ -60,7 +60,7 @@ def test_what_was_read_ahead_is_what_the_log_answers(
     told = tell(policy, story)
     key = store_story(process, told)
     with reading(process.reads) as connection:
-        head = store.find_head(connection, key)
+        head = runs.find_run(connection, key)
         assert head is not None
         log = EventLog(connection, head)
         log.learn(asked, list_reported(connection, {head.id: asked}))
@@ -86,7 +86,7 @@ def test_a_log_sees_what_its_own_transaction_has_appended(process: Process, poli
     told = tell(policy, story)
     key = uuid4().hex
 
-    def action(group: Group) -> list[Any]:
+    def action(group: WriteTransaction) -> list[Any]:
         memory, found = MemoryLog(), []
         for outcome in told.outcomes:
             append(group, key, outcome)
@@ -134,7 +134,7 @@ def tell(policy: dict[str, Any] | None, story: list[Any]) -> Told:
 def store_story(process: Process, told: Told) -> str:
     key = uuid4().hex
 
-    def action(group: Group) -> None:
+    def action(group: WriteTransaction) -> None:
         for outcome in told.outcomes:
             append(group, key, outcome)
 
@@ -142,7 +142,7 @@ def store_story(process: Process, told: Told) -> str:
     return key
 
 
-def append(group: Group, key: str, outcome: Any) -> None:
+def append(group: WriteTransaction, key: str, outcome: Any) -> None:
     """Store an outcome of the rules under the key of this test's run."""
 
     renamed = replace(outcome, run=replace(outcome.run, key=key))
@@ -155,7 +155,7 @@ def append(group: Group, key: str, outcome: Any) -> None:
 @contextmanager
 def stored_log(process: Process, key: str) -> Iterator[Log]:
     with reading(process.reads) as connection:
-        head = store.find_head(connection, key)
+        head = runs.find_run(connection, key)
         assert head is not None
         yield EventLog(connection, head)
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from remotelr.rules import Decision, Rails, RulesError, Until, is_command, policy_from_json
+from remotelr.rules import Decision, Limits, RulesError, Until, is_command, policy_from_json
 from remotelr.rules.run.events import OF_A_POINT
 from remotelr_service.features.commands import commands
 from support.fixtures.processes import Process
@@ -48,7 +48,7 @@ ORDERS: list[dict[str, Any]] = [
     {"order": "replace_policy", "policy": policy_from_json(PLATEAU), "state": "reset"},
     {"order": "extend", "total": 30},
     {"order": "extend", "total": 15, "continuity": "keep_fraction"},
-    {"order": "rails", "rails": Rails(min_lr=0.01, max_lr=0.75, max_change=2.0)},
+    {"order": "limits", "limits": Limits(min_lr=0.01, max_lr=0.75, max_change=2.0)},
     {"order": "note", "text": "remember"},
     {"order": "stop"},
 ]
@@ -190,8 +190,10 @@ def test_every_command_has_a_life_whose_steps_lead_from_queued_to_where_it_stand
     history = any_history(policy, world_size, story)
     page = commands.list_commands(history.process.reads, history.key, limit=200)
 
-    assert all("queued" == view.life[0].state and view.life[-1].state == view.state for view in page.commands)
-    assert all(list(view.life) == sorted(view.life, key=lambda step: (step.seq, step.at)) for view in page.commands)
+    assert all("queued" == view.history[0].state and view.history[-1].state == view.state for view in page.commands)
+    assert all(
+        list(view.history) == sorted(view.history, key=lambda step: (step.seq, step.at)) for view in page.commands
+    )
     assert [view.seq for view in page.commands] == [
         event.seq for event in history.process.events(history.key) if is_command(event)
     ]

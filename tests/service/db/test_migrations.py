@@ -171,7 +171,7 @@ def fill(url: str) -> None:
         now = datetime.now(UTC)
         zeros = {"attempt": 0, "epoch": 0, "learning_rate": 0.1, "created_at": now, "updated_at": now}
         run_id = connection.execute(runs.insert().returning(runs.c.id), row | numbers | zeros).scalar_one()
-        event = {"run_id": run_id, "seq": 1, "kind": "created", "attempt": 0, "holds_from": 0, "payload": "{}"}
+        event = {"run_id": run_id, "seq": 1, "kind": "created", "attempt": 0, "effective_from": 0, "payload": "{}"}
         connection.execute(events.insert(), event | {"created_at": now})
     with reading(database.reads) as connection:
         assert connection.execute(text("SELECT count(*) FROM events")).scalar() == 1

@@ -18,7 +18,7 @@ from sqlalchemy import insert, select, text
 
 from remotelr_service.db import migrate
 from remotelr_service.db.engine import migration_engine, open_database, reading
-from remotelr_service.db.schema_check import misfit, stored_revision
+from remotelr_service.db.schema_check import schema_mismatch, stored_revision
 from remotelr_service.db.tables import events, runs
 from support.fixtures.balancer import Balancer, Trainer, create_runs, is_ready
 from support.fixtures.service import serving
@@ -79,7 +79,7 @@ def fill(url: str) -> None:
             connection.execute(
                 insert(events),
                 [
-                    event | {"run_id": run_id, "seq": seq + 1, "epoch": seq, "holds_from": seq + 1}
+                    event | {"run_id": run_id, "seq": seq + 1, "epoch": seq, "effective_from": seq + 1}
                     | {"payload": f'{{"val_loss": {rng.random()!r}}}', "learning_rate": rng.lognormvariate(-5, 3)}
                     for seq in range(ROWS // RUNS)
                 ],
@@ -205,7 +205,7 @@ def test_tables_that_change_under_our_feet_are_told_by_readyz(database_url: str,
 def test_tables_that_a_newer_release_took_a_column_from_are_not_ready(database_url: str):
     database = open_database(database_url)
     at = stored_revision(database.reads)
-    fits = misfit(database.reads, "9999")
+    fits = schema_mismatch(database.reads, "9999")
     database.close()
     execute(database_url, "ALTER TABLE events RENAME COLUMN notes TO remarks")
     with serving(database_url) as service:

@@ -14,15 +14,13 @@ from sqlalchemy import Engine, event
 from remotelr.rules import Command
 from remotelr_service.db import driver
 from remotelr_service.db.engine import reading
-from remotelr_service.db.queries import feed
-from remotelr_service.db.queries import stalls as silence
+from remotelr_service.db.queries import feed, stalls
 from remotelr_service.features.bulk import bulk
-from remotelr_service.features.bulk.executor import Carrier
+from remotelr_service.features.bulk.executor import BulkExecutor
 from remotelr_service.features.bulk.selector import Bound, Selector
 from remotelr_service.features.commands import commands
 from remotelr_service.features.runs import history, runs
-from remotelr_service.features.training import decisions
-from remotelr_service.features.training import override_expiry as holding
+from remotelr_service.features.training import decisions, override_expiry
 from support.fixtures.processes import Process
 
 READ_THROUGH = "runs|events|earlier|of_run|bulk_commands|bulk_results|run_tags\\w*"
@@ -47,7 +45,7 @@ MEASURED = Selector(experiment="vision", metrics={"val_loss": Bound(gt=0.0)})
 def ordered(process: Process) -> int:
     """The number of a command to many."""
     stop = Command(type="stop", key="once")
-    return process.ask(bulk.order_bulk(process.writer, process.reads, Selector(runs=("run",)), stop))[0].id
+    return process.ask(bulk.create_bulk(process.writer, process.reads, Selector(runs=("run",)), stop))[0].id
 
 
 @contextmanager
@@ -102,10 +100,10 @@ def plans(process: Process, ask: Ask) -> list[str]:
         lambda process: process.attempt("run", "first", 0),
         lambda process: process.command("run", "scale", 0.5, key="once"),
         lambda process: commands.list_commands(process.reads, "run", after=2, limit=10),
-        lambda process: bulk.rehearse(process.reads, MEASURED, Command(type="stop")),
+        lambda process: bulk.dry_run(process.reads, MEASURED, Command(type="stop")),
         lambda process: bulk.get_bulk(process.reads, ordered(process), after=1, limit=10),
-        lambda process: process.ask(holding.let_go_due(process.writer, process.reads)),
-        lambda process: process.ask(Carrier(process.writer, process.reads).take_abandoned()),
+        lambda process: process.ask(override_expiry.expire_due_overrides(process.writer, process.reads)),
+        lambda process: process.ask(BulkExecutor(process.writer, process.reads).take_abandoned()),
         lambda process: decisions.get_decision(process.reads, "run"),
         lambda process: history.history(process.reads, "run", 2, 10),
         lambda process: history.events(process.reads, "run", 2, 10),
@@ -152,8 +150,8 @@ def test_nothing_is_read_that_is_not_asked_for(process: Process, ask: Ask):
         (lambda connection: feed.list_feed(connection, feed.Cursor(3, ((2, 2),)), 10), "ix_events_position"),
         (lambda connection: feed.list_of_runs(connection, {1: (2, 0)}, 10), "run_id=? AND seq>?"),
         (lambda connection: feed.list_of_runs(connection, {1: (2, 0), 2: (0, 1)}, 10), "run_id=? AND seq>?"),
-        (lambda connection: silence.list_quiet(connection, 30.0, None, among=10), "ix_runs_status_key"),
-        (lambda connection: silence.pace_of(connection, 1), "run_id=?"),
+        (lambda connection: stalls.list_quiet(connection, 30.0, None, among=10), "ix_runs_status_key"),
+        (lambda connection: stalls.pace_of(connection, 1), "run_id=?"),
     ],
     ids=["all that is new", "what is new of a run", "what is new of some runs", "the quiet runs", "the pace of a run"],
 )

@@ -15,8 +15,8 @@ from sqlalchemy.exc import OperationalError
 
 from remotelr.rules import Command, Decision, Report, ReportConflict, create
 from remotelr_service.db import engine
-from remotelr_service.db.writer.transaction import Group
-from remotelr_service.errors import CommandNotFound, DatabaseAway, Overloaded
+from remotelr_service.db.writer.transaction import WriteTransaction
+from remotelr_service.errors import CommandNotFound, DatabaseUnavailable, Overloaded
 from remotelr_service.features.bulk import bulk
 from remotelr_service.features.bulk.selector import Selector
 from remotelr_service.features.commands import commands
@@ -87,7 +87,7 @@ def test_a_refused_action_does_not_hurt_its_neighbours(process: Process):
 def test_a_fault_in_one_action_is_raised_to_its_caller_alone(process: Process):
     process.put("run")
 
-    def faulty(group: Group) -> None:
+    def faulty(group: WriteTransaction) -> None:
         raise ZeroDivisionError
 
     answers = together(process, process.writer.submit(faulty), report(process, "run"))
@@ -98,7 +98,7 @@ def test_a_fault_in_one_action_is_raised_to_its_caller_alone(process: Process):
 def test_an_action_that_fails_after_it_wrote_leaves_nothing_and_hurts_nobody(process: Process):
     process.put("run")
 
-    def half_done(group: Group) -> None:
+    def half_done(group: WriteTransaction) -> None:
         group.create(create("half done", spec(PLATEAU)), experiment=None, tags={})
         raise ZeroDivisionError
 
@@ -143,7 +143,7 @@ def test_a_command_to_many_whose_commit_is_answered_by_nobody_is_one_command(pro
     order = Command(type="scale", factor=0.5)
     running = Selector(status="running")
     with failing_commits(process, times=1, committed=True):
-        ((noted, _),) = together(process, bulk.order_bulk(process.writer, process.reads, running, order))
+        ((noted, _),) = together(process, bulk.create_bulk(process.writer, process.reads, running, order))
 
     assert ("run",) == tuple(bulk.get_bulk(process.reads, noted.id).bulk.runs)
     with pytest.raises(CommandNotFound):
@@ -172,7 +172,7 @@ def test_a_database_that_stays_away_is_told_to_everybody_who_waits(process: Proc
         answers = together(process, *(report(process, key) for key in keys))
         failing = process.writer.failing
 
-    assert [DatabaseAway] * 5 == [type(answer) for answer in answers]
+    assert [DatabaseUnavailable] * 5 == [type(answer) for answer in answers]
     assert failing is not None
     assert isinstance(process.report("run 0", 0, 0.5), Decision)
     assert process.writer.failing is None
@@ -205,7 +205,7 @@ def test_what_waits_is_committed_and_answered_before_the_writer_ends(process: Pr
 def test_nobody_waits_without_end_for_a_stuck_database(database_url: str, start_process: Callable[..., Process]):
     process = start_process(database_url, answer_within_s=0.2)
     over = threading.Event()
-    with pytest.raises(DatabaseAway, match="does not answer"):
+    with pytest.raises(DatabaseUnavailable, match="does not answer"):
         process.ask(process.writer.submit(lambda group: over.wait(60)))
     over.set()
 
@@ -261,7 +261,7 @@ def test_a_lock_on_the_sqlite_file_that_stays_is_answered_in_time(
     monkeypatch.setattr(engine, "SQLITE_BUSY_TIMEOUT_MS", 200)
     process = start_process(sqlite_url)
     process.put("run")
-    with locked_file(process), pytest.raises(DatabaseAway):
+    with locked_file(process), pytest.raises(DatabaseUnavailable):
         process.report("run", 0, 0.5)
 
     assert isinstance(process.report("run", 0, 0.5), Decision)
@@ -297,7 +297,7 @@ def train_until_refused(process: Process, key: str) -> int:
     for epoch in range(1_000):
         try:
             process.report(key, epoch, 0.5)
-        except DatabaseAway:
+        except DatabaseUnavailable:
             return epoch
     raise AssertionError("the disk was never full")
 
@@ -351,5 +351,5 @@ def locked_file(process: Process) -> Iterator[Callable[[], None]]:
         other.close()
 
 
-def pragma(setting: str) -> Callable[[Group], Any]:
+def pragma(setting: str) -> Callable[[WriteTransaction], Any]:
     return lambda group: group._connection.exec_driver_sql(f"PRAGMA {setting}").scalar()

@@ -21,8 +21,8 @@ from remotelr import rules
 from remotelr.rules import AttemptRequest, Decision, Report, Waiting
 from remotelr_service.db import driver
 from remotelr_service.db.writer import writer
-from remotelr_service.db.writer.transaction import Group
-from remotelr_service.errors import DatabaseAway, RunBusy
+from remotelr_service.db.writer.transaction import WriteTransaction
+from remotelr_service.errors import DatabaseUnavailable, RunBusy
 from remotelr_service.features.runs import runs
 from remotelr_service.features.training import attempts, reports
 from support.fixtures.processes import Process, patiently, together
@@ -49,7 +49,7 @@ def test_a_connection_killed_in_the_middle_of_a_transaction_costs_nothing(replic
     replica.put("run")
     killed: list[int] = []
 
-    def action(group: Group) -> Any:
+    def action(group: WriteTransaction) -> Any:
         head = group.get("run")
         outcome = rules.report(head.run, Report(epoch=0, metrics={"val_loss": 0.5}), group.log("run"))
         group.append(head, outcome)
@@ -219,7 +219,7 @@ async def counting(link: Link) -> None:
 def test_what_a_transaction_has_put_off_is_seen_by_what_it_asks_next(replica: Process):
     replica.put("run")
 
-    def action(group: Group) -> list[int]:
+    def action(group: WriteTransaction) -> list[int]:
         head = group.get("run")
         group.append(head, rules.report(head.run, Report(epoch=0, metrics={"val_loss": 0.5}), group.log("run")))
         group.flush()
@@ -268,7 +268,7 @@ def test_connections_killed_between_transactions_are_not_noticed(replica: Proces
 
 def test_a_database_that_is_gone_is_said_to_be_so_and_comes_back_without_a_restart(replica: Process):
     replica.put("run")
-    with closed_database(replica), pytest.raises(DatabaseAway, match="cannot be reached"):
+    with closed_database(replica), pytest.raises(DatabaseUnavailable, match="cannot be reached"):
         replica.report("run", 0, 0.5)
 
     assert 1 == replica.report("run", 0, 0.5).epoch

@@ -11,7 +11,7 @@ import pytest
 from remotelr.rules import Command, InvalidCommand, Report
 from remotelr_service.errors import CommandNotFound
 from remotelr_service.features.bulk import bulk
-from remotelr_service.features.bulk.executor import Carrier
+from remotelr_service.features.bulk.executor import BulkExecutor
 from remotelr_service.features.bulk.selector import Bound, Selector, select_runs
 from remotelr_service.features.commands import commands
 from remotelr_service.features.runs import runs
@@ -31,8 +31,8 @@ def put(process: Process, key: str, **rest: Any) -> None:
 
 def order(process: Process, selector: Selector = RUNNING, command: Command = HALVE) -> bulk.BulkView:
     """The command, noted and carried out."""
-    noted, _ = process.ask(bulk.order_bulk(process.writer, process.reads, selector, command))
-    process.ask(bulk.carry_out(process.writer, process.reads, noted.id))
+    noted, _ = process.ask(bulk.create_bulk(process.writer, process.reads, selector, command))
+    process.ask(bulk.execute_bulk(process.writer, process.reads, noted.id))
     return bulk.get_bulk(process.reads, noted.id)
 
 
@@ -47,7 +47,7 @@ def test_every_selected_run_has_the_command_in_its_log_with_who_ordered_it_and_w
     view = order(process)
 
     assert [("a", 3, 1, 1.0, 0.5), ("b", 3, 1, 1.0, 0.5)] == [
-        (each.run, each.seq, each.holds_from, each.rate_before, each.rate_after) for each in view.results
+        (each.run, each.seq, each.effective_from, each.rate_before, each.rate_after) for each in view.results
     ]
     assert [{"type": "scale", "factor": 0.5, "actor": "ada", "reason": "too high"}] == [
         event.payload for event in commands_of(process, "a")
@@ -105,8 +105,8 @@ def test_the_same_order_again_is_the_same_command_and_changes_no_run_twice(proce
 
 def test_orders_sent_twice_at_once_are_one_command(process: Process):
     put(process, "a")
-    both = process.ask_all(*(bulk.order_bulk(process.writer, process.reads, RUNNING, HALVE) for _ in range(2)))
-    process.ask_all(*(bulk.carry_out(process.writer, process.reads, noted.id) for noted, _ in both))
+    both = process.ask_all(*(bulk.create_bulk(process.writer, process.reads, RUNNING, HALVE) for _ in range(2)))
+    process.ask_all(*(bulk.execute_bulk(process.writer, process.reads, noted.id) for noted, _ in both))
 
     assert {False, True} == {is_known for _, is_known in both}
     assert 1 == len(commands_of(process, "a"))
@@ -123,7 +123,7 @@ def test_what_a_killed_process_left_is_done_by_another_once_for_each_run(
     keys = [f"run-{number}" for number in range(7)]
     for key in keys:
         put(first, key)
-    noted, _ = first.ask(bulk.order_bulk(first.writer, first.reads, RUNNING, HALVE))
+    noted, _ = first.ask(bulk.create_bulk(first.writer, first.reads, RUNNING, HALVE))
     done: list[int] = []
     process = first
     while bulk.get_bulk(process.reads, noted.id).bulk.finished_at is None:
@@ -150,7 +150,7 @@ async def one_step(process: Process, bulk_id: int) -> None:
             return await process.writer.submit(action, *keys)
 
     try:
-        await bulk.carry_out(Dying(), process.reads, bulk_id)  # type: ignore[arg-type]  # a writer whose process dies
+        await bulk.execute_bulk(Dying(), process.reads, bulk_id)  # type: ignore[arg-type]  # a writer whose process dies
     except asyncio.CancelledError:
         return
 
@@ -184,11 +184,11 @@ def test_what_was_left_lying_is_found_by_whoever_looks_and_taken_by_one(
 ):
     here, there = start_process(postgres_url), start_process(postgres_url)
     put(here, "a")
-    noted, _ = here.ask(bulk.order_bulk(here.writer, here.reads, RUNNING, HALVE))
+    noted, _ = here.ask(bulk.create_bulk(here.writer, here.reads, RUNNING, HALVE))
 
     async def look() -> list[int | None]:
-        late = [Carrier(each.writer, each.reads, abandoned_s=-1.0) for each in (here, there)]
-        patient = Carrier(here.writer, here.reads, abandoned_s=3600.0)
+        late = [BulkExecutor(each.writer, each.reads, abandoned_s=-1.0) for each in (here, there)]
+        patient = BulkExecutor(here.writer, here.reads, abandoned_s=3600.0)
         found = [await patient.take_abandoned(), await late[0].take_abandoned()]
         await late[0].wait(noted.id, 20.0)
         found.append(await late[1].take_abandoned())
@@ -206,10 +206,10 @@ def test_two_replicas_that_carry_out_one_command_do_each_run_once(
     keys = [f"run-{number}" for number in range(10)]
     for key in keys:
         put(here, key)
-    noted, _ = here.ask(bulk.order_bulk(here.writer, here.reads, RUNNING, HALVE))
+    noted, _ = here.ask(bulk.create_bulk(here.writer, here.reads, RUNNING, HALVE))
 
     async def both() -> None:
-        await asyncio.gather(*(bulk.carry_out(each.writer, each.reads, noted.id) for each in (here, there)))
+        await asyncio.gather(*(bulk.execute_bulk(each.writer, each.reads, noted.id) for each in (here, there)))
 
     here.ask(both())
     view = bulk.get_bulk(here.reads, noted.id)
@@ -223,7 +223,7 @@ def test_a_rehearsal_lists_what_would_come_of_it_and_changes_nothing(process: Pr
     process.put("bounded", {"schedule": PLATEAU, "max_lr": 2.0})
     pin = Command(type="set_learning_rate", value=4.0)
     before = [process.events(key) for key in ("a", "bounded")]
-    rehearsal = bulk.rehearse(process.reads, RUNNING, pin)
+    rehearsal = bulk.dry_run(process.reads, RUNNING, pin)
     after = [process.events(key) for key in ("a", "bounded")]
 
     assert before == after
@@ -237,7 +237,7 @@ def test_a_rehearsal_tells_the_rates_that_the_runs_then_have(process: Process):
     process.put("cosine", cosine)
     process.attempt("cosine", "life", 0)
     process.train("cosine", [1.0] * 3)
-    (told,) = bulk.rehearse(process.reads, RUNNING, HALVE).results
+    (told,) = bulk.dry_run(process.reads, RUNNING, HALVE).results
     order(process)
 
     assert told.rate_after == process.report("cosine", 3, 1.0).learning_rate
@@ -286,10 +286,10 @@ def test_reports_are_answered_while_a_command_goes_to_many_runs(process: Process
     monkeypatch.setattr(bulk, "CHUNK", 5)
     for number in range(40):
         process.put(f"run-{number:02}")
-    noted, _ = process.ask(bulk.order_bulk(process.writer, process.reads, RUNNING, HALVE))
+    noted, _ = process.ask(bulk.create_bulk(process.writer, process.reads, RUNNING, HALVE))
 
     async def meanwhile() -> list[int]:
-        carrying = asyncio.create_task(bulk.carry_out(process.writer, process.reads, noted.id))
+        carrying = asyncio.create_task(bulk.execute_bulk(process.writer, process.reads, noted.id))
         seen = []
         for epoch in range(3):
             await reports.report(process.writer, "run-39", Report(epoch=epoch, metrics={"val_loss": 1.0}))

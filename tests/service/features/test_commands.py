@@ -55,13 +55,13 @@ def test_a_command_is_queued_delivered_and_applied_with_the_rate_the_trainer_rea
     applied = command(service, noted["seq"])
 
     assert noted == queued
-    assert (3, 1, "queued", None) == (noted["seq"], noted["holds_from"], noted["state"], noted["rate"])
+    assert (3, 1, "queued", None) == (noted["seq"], noted["effective_from"], noted["state"], noted["rate"])
     assert ("delivered", 1, None) == (delivered["state"], delivered["at_epoch"], delivered["rate"])
     assert ("applied", 1, 0.25) == (applied["state"], applied["at_epoch"], applied["rate"])
     assert [("queued", 3, "ada", "too high"), ("delivered", 4, None, None), ("applied", 5, None, None)] == [
-        (step["state"], step["seq"], step["actor"], step["reason"]) for step in applied["life"]
+        (step["state"], step["seq"], step["actor"], step["reason"]) for step in applied["history"]
     ]
-    times = [datetime.fromisoformat(step["at"]) for step in applied["life"]]
+    times = [datetime.fromisoformat(step["at"]) for step in applied["history"]]
     assert times == sorted(times)
 
 
@@ -80,7 +80,7 @@ def test_a_command_is_overtaken_by_a_later_one_and_the_step_says_by_whom(service
     create(service)
     older = order(service, type="set_learning_rate", value=0.5, actor="ada").json()
     newer = order(service, type="set_learning_rate", value=0.25, actor="bob", reason="no, less").json()
-    step = command(service, older["seq"])["life"][-1]
+    step = command(service, older["seq"])["history"][-1]
 
     assert ("superseded", newer["seq"], "bob", "no, less") == (
         step["state"],
@@ -101,7 +101,7 @@ def test_a_command_is_cancelled_until_it_is_delivered_and_not_after(service):
 
     assert ("cancelled", "bob") == (
         command(service, pin["seq"])["state"],
-        command(service, pin["seq"])["life"][-1]["actor"],
+        command(service, pin["seq"])["history"][-1]["actor"],
     )
     assert 1.0 == rate
     assert (422, "invalid_command", "seq") == problem(late)
@@ -114,7 +114,7 @@ def test_a_command_that_nobody_was_told_of_expires_with_the_run(service):
     expired = command(service, noted["seq"])
 
     assert ("expired", "the run is failed") == (expired["state"], expired["reason"])
-    assert ["queued", "expired"] == [step["state"] for step in expired["life"]]
+    assert ["queued", "expired"] == [step["state"] for step in expired["history"]]
 
 
 def test_the_commands_of_a_run_are_listed_in_pages_with_their_lives(service):
@@ -192,7 +192,7 @@ def test_a_retry_of_a_command_is_no_conflict_though_the_run_has_moved(service):
         ({"type": "extend", "total": 0}, "invalid_request", "total"),
         ({"type": "note", "text": ""}, "invalid_request", "text"),
         ({"type": "cancel", "seq": 1}, "invalid_command", "seq"),
-        ({"type": "rails", "rails": {}}, "invalid_request", "type"),
+        ({"type": "limits", "limits": {}}, "invalid_request", "type"),
         ({"type": "sacle", "factor": 0.5}, "invalid_request", "type"),
         ({"factor": 0.5}, "invalid_request", "type"),
     ],
@@ -310,7 +310,7 @@ def test_an_unknown_command_to_many_is_not_found(shared_service):
 
 
 def test_runs_of_an_experiment_begin_with_what_is_set_for_it(service):
-    settings = {"policy": CONSTANT, "tags": {"team": "vision"}, "rails": {"max_lr": 0.5, "max_change": 4}}
+    settings = {"policy": CONSTANT, "tags": {"team": "vision"}, "limits": {"max_lr": 0.5, "max_change": 4}}
     made = service.http.put("/v1/experiments/digits", json=settings)
     again = service.http.put("/v1/experiments/digits", json=settings)
     run = service.http.put("/v1/runs/mnist-7", json={"experiment": "digits"})
@@ -318,29 +318,29 @@ def test_runs_of_an_experiment_begin_with_what_is_set_for_it(service):
 
     assert (201, 200, 201) == (made.status_code, again.status_code, run.status_code)
     assert "/v1/experiments/digits" == made.headers["location"]
-    assert {"max_lr": 0.5, "max_change": 4.0} == found["rails"]
+    assert {"max_lr": 0.5, "max_change": 4.0} == found["limits"]
     assert ({"team": "vision"}, "constant") == (run.json()["tags"], run.json()["policy"]["schedule"]["type"])
-    assert (0.5, found["rails"]) == (run.json()["learning_rate"], run.json()["rails"])
+    assert (0.5, found["limits"]) == (run.json()["learning_rate"], run.json()["limits"])
     assert (422, "invalid_command", "value") == problem(order(service, type="set_learning_rate", value=0.6))
     assert ["digits"] == [each["experiment"] for each in service.http.get("/v1/experiments").json()["experiments"]]
 
 
-def test_new_rails_hold_for_running_runs_when_the_answer_is_there(service):
+def test_new_limits_hold_for_running_runs_when_the_answer_is_there(service):
     for key in ("a", "b"):
         create(service, key, experiment="digits")
-    put = service.http.put("/v1/experiments/digits?wait=60", json={"rails": {"max_lr": 0.5}, "actor": "ada"}).json()
-    told = service.http.get(f"/v1/commands/{put['rails_command']}").json()
+    put = service.http.put("/v1/experiments/digits?wait=60", json={"limits": {"max_lr": 0.5}, "actor": "ada"}).json()
+    told = service.http.get(f"/v1/commands/{put['limits_command']}").json()
 
-    assert ("finished", 2, "ada", "rails") == (told["status"], told["done"], told["actor"], told["command"]["type"])
+    assert ("finished", 2, "ada", "limits") == (told["status"], told["done"], told["actor"], told["command"]["type"])
     assert [0.5, 0.5] == [report(service, 0, key)["learning_rate"] for key in ("a", "b")]
 
 
 @pytest.mark.parametrize(
     ("body", "code", "path"),
     [
-        ({"rails": {"min_lr": 1.0, "max_lr": 0.1}}, "invalid_request", "rails"),
-        ({"rails": {"max_change": 0.5}}, "invalid_request", "rails.max_change"),
-        ({"rails": {"maximum": 1}}, "invalid_request", "rails.maximum"),
+        ({"limits": {"min_lr": 1.0, "max_lr": 0.1}}, "invalid_request", "limits"),
+        ({"limits": {"max_change": 0.5}}, "invalid_request", "limits.max_change"),
+        ({"limits": {"maximum": 1}}, "invalid_request", "limits.maximum"),
         ({"policy": {"type": "cosinus"}}, "invalid_policy", "policy.type"),
     ],
 )

@@ -12,9 +12,8 @@ import pytest
 import remotelr_service
 from remotelr.rules import InvalidReport, Report, Waiting
 from remotelr_service.db.engine import reading
-from remotelr_service.db.queries import runs as store
-from remotelr_service.features.training import deadlines as timeouts
-from remotelr_service.features.training import reports
+from remotelr_service.db.queries import runs
+from remotelr_service.features.training import deadlines, reports
 from support.fixtures.processes import Process, damage
 from support.rules.run_histories import PLATEAU
 
@@ -23,19 +22,19 @@ PATIENT = {"schedule": PLATEAU, "aggregate": {"ranks": "all", "timeout_s": 3600}
 
 
 def decide_due(process: Process) -> list[Any]:
-    return process.ask(timeouts.decide_due(process.writer, process.reads))
+    return process.ask(deadlines.decide_due(process.writer, process.reads))
 
 
 def due(process: Process) -> list[str]:
     with reading(process.reads) as connection:
-        return store.list_due(connection, 100)
+        return runs.list_due(connection, 100)
 
 
-def due_at(process: Process, key: str) -> Any:
+def deadline_at(process: Process, key: str) -> Any:
     with reading(process.reads) as connection:
-        head = store.find_head(connection, key)
+        head = runs.find_run(connection, key)
     assert head is not None
-    return head.due_at
+    return head.deadline_at
 
 
 def wait_out() -> None:
@@ -56,12 +55,12 @@ def test_only_what_is_due_is_decided_and_only_once(process: Process):
 def test_a_run_is_due_so_long_after_its_points_first_report_and_not_after_its_last(process: Process):
     process.put("run", PATIENT, world_size=3)
     process.report("run", 0, 1.0, rank=1)
-    first = due_at(process, "run")
+    first = deadline_at(process, "run")
     wait_out()
     process.report("run", 0, 1.0, rank=2)
 
     assert first is not None
-    assert first == due_at(process, "run")
+    assert first == deadline_at(process, "run")
 
 
 @pytest.mark.parametrize("ending", ["decision", "finish", "attempt"])
@@ -76,17 +75,17 @@ def test_nothing_is_due_of_a_point_that_nobody_waits_for_any_more(process: Proce
         case _:
             process.attempt("run", "second", 0)
 
-    assert due_at(process, "run") is None
+    assert deadline_at(process, "run") is None
 
 
 def test_after_a_decision_the_next_point_that_waits_is_due_by_its_own_first_report(process: Process):
     process.put("run", PATIENT, world_size=2)
     process.report("run", 0, 1.0, rank=1)
-    first = due_at(process, "run")
+    first = deadline_at(process, "run")
     wait_out()
     process.report("run", 1, 1.0, rank=1)
     process.report("run", 0, 1.0, rank=0)
-    second = due_at(process, "run")
+    second = deadline_at(process, "run")
 
     assert 0.1 <= (second - first).total_seconds() < 60
 
@@ -99,12 +98,12 @@ def test_replicas_that_notice_together_take_one_decision(postgres_url: str, star
         wait_out()
 
         async def both() -> list[Any]:
-            looks = (timeouts.decide_due(each.writer, each.reads) for each in (here, there))
+            looks = (deadlines.decide_due(each.writer, each.reads) for each in (here, there))
             return list(await asyncio.gather(*looks))
 
         here.ask(both())
 
-    closings = [event.epoch for event in here.events("run") if event.kind == "closing"]
+    closings = [event.epoch for event in here.events("run") if event.kind == "timeout"]
     assert list(range(5)) == closings
 
 
@@ -163,7 +162,7 @@ def test_a_rank_that_waits_is_told_by_whoever_decides(process: Process):
         assert isinstance(waiting, Waiting)
         answer = asyncio.create_task(reports.await_ranks(process.writer, process.notices, report, waiting, 10.0))
         await asyncio.sleep(0.1)
-        (decision,) = await timeouts.decide_due(process.writer, process.reads)
+        (decision,) = await deadlines.decide_due(process.writer, process.reads)
         return await answer, decision
 
     answer, decision = process.ask(wait_and_decide())

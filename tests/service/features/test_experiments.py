@@ -1,4 +1,4 @@
-"""Experiments: what their runs begin with, and rails that reach the runs that run already."""
+"""Experiments: what their runs begin with, and limits that reach the runs that run already."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from remotelr.rules import AttemptRequest, InvalidCommand, InvalidPolicy, Rails, policy_from_json, policy_to_json
+from remotelr.rules import AttemptRequest, InvalidCommand, InvalidPolicy, Limits, policy_from_json, policy_to_json
 from remotelr_service.errors import ExperimentNotFound, TooManyTags
 from remotelr_service.features.bulk import bulk
 from remotelr_service.features.experiments import experiments
@@ -24,12 +24,12 @@ def set_up(process: Process, name: str = "digits", **settings: Any) -> Experimen
     return process.ask(experiments.put_experiment(process.writer, name, ExperimentSettings(**settings), actor="ada"))
 
 
-def take_rails(process: Process, rails: Rails | None) -> bulk.BulkView:
-    """Set the rails, and take them to every run."""
-    put = set_up(process, rails=rails)
-    assert put.rails_command is not None
-    process.ask(bulk.carry_out(process.writer, process.reads, put.rails_command))
-    return bulk.get_bulk(process.reads, put.rails_command)
+def take_limits(process: Process, limits: Limits | None) -> bulk.BulkView:
+    """Set the limits, and take them to every run."""
+    put = set_up(process, limits=limits)
+    assert put.limits_command is not None
+    process.ask(bulk.execute_bulk(process.writer, process.reads, put.limits_command))
+    return bulk.get_bulk(process.reads, put.limits_command)
 
 
 def put(process: Process, key: str, wanted: Any = None, **rest: Any) -> Any:
@@ -66,8 +66,8 @@ def test_a_run_has_its_own_tags_and_those_of_its_experiment_that_it_lacks(proces
         put(process, "other", experiment="digits", tags={f"t{number}": "" for number in range(31)})
 
 
-def test_a_new_run_has_the_rails_of_its_experiment(process: Process):
-    set_up(process, rails=Rails(max_lr=0.5, max_change=4.0))
+def test_a_new_run_has_the_limits_of_its_experiment(process: Process):
+    set_up(process, limits=Limits(max_lr=0.5, max_change=4.0))
     put(process, "run", experiment="digits")
 
     assert 0.5 == process.head("run").learning_rate
@@ -79,24 +79,24 @@ def test_a_new_run_has_the_rails_of_its_experiment(process: Process):
     assert process.replayed("run") == process.head("run")
 
 
-def test_other_rails_reach_every_running_run_and_no_other(process: Process):
+def test_other_limits_reach_every_running_run_and_no_other(process: Process):
     for key, experiment in {"a": "digits", "b": "digits", "ended": "digits", "c": "letters"}.items():
         put(process, key, experiment=experiment)
         process.attempt(key, "life", 0)
     process.finish("ended", "completed")
-    view = take_rails(process, Rails(max_lr=0.5))
+    view = take_limits(process, Limits(max_lr=0.5))
 
     assert ["a", "b"] == [each.run for each in view.results]
     assert [0.5, 0.5, 1.0] == [process.report(key, 0, 1.0).learning_rate for key in ("a", "b", "c")]
-    assert "rails" == process.events("a")[2].payload["type"]
+    assert "limits" == process.events("a")[2].payload["type"]
     assert process.replayed("a") == process.head("a")
 
 
-def test_rails_that_are_taken_away_bound_nobody_any_more(process: Process):
-    set_up(process, rails=Rails(max_lr=0.5))
+def test_limits_that_are_taken_away_bound_nobody_any_more(process: Process):
+    set_up(process, limits=Limits(max_lr=0.5))
     put(process, "run", experiment="digits")
     process.attempt("run", "life", 0)
-    take_rails(process, None)
+    take_limits(process, None)
 
     assert 1.0 == process.report("run", 0, 1.0).learning_rate
 
@@ -104,38 +104,38 @@ def test_rails_that_are_taken_away_bound_nobody_any_more(process: Process):
 def test_of_two_changes_the_later_one_holds_whichever_is_carried_out_last(process: Process):
     put(process, "run", experiment="digits")
     process.attempt("run", "life", 0)
-    older = set_up(process, rails=Rails(max_lr=0.5)).rails_command
-    newer = set_up(process, rails=Rails(max_lr=0.25)).rails_command
+    older = set_up(process, limits=Limits(max_lr=0.5)).limits_command
+    newer = set_up(process, limits=Limits(max_lr=0.25)).limits_command
     assert older is not None and newer is not None
     for each in (newer, older):
-        process.ask(bulk.carry_out(process.writer, process.reads, each))
+        process.ask(bulk.execute_bulk(process.writer, process.reads, each))
 
     assert 0.25 == process.report("run", 0, 1.0).learning_rate
 
 
-def test_a_run_that_begins_again_takes_the_rails_that_were_set_after_its_end(process: Process):
+def test_a_run_that_begins_again_takes_the_limits_that_were_set_after_its_end(process: Process):
     put(process, "run", experiment="digits")
     process.attempt("run", "life", 0)
     process.train("run", [1.0, 0.9])
     process.finish("run", "failed")
-    set_up(process, rails=Rails(max_lr=0.5))
+    set_up(process, limits=Limits(max_lr=0.5))
     decision = process.attempt("run", "again", 1)
 
     assert 0.5 == decision.learning_rate
     assert process.replayed("run") == process.head("run")
 
 
-def test_a_run_that_begins_again_at_the_very_moment_takes_the_new_rails(process: Process):
+def test_a_run_that_begins_again_at_the_very_moment_takes_the_new_limits(process: Process):
     """
     It begins with the old ones, in the transaction that sets the new ones and looks for who is to be told.
     """
     put(process, "run", experiment="digits")
     process.finish("run", "failed")
     again = attempts.begin_attempt(process.writer, "run", AttemptRequest(key="again", epoch=0))
-    settings = ExperimentSettings(rails=Rails(max_lr=0.5))
+    settings = ExperimentSettings(limits=Limits(max_lr=0.5))
     decision, told = together(process, again, experiments.put_experiment(process.writer, "digits", settings))
     assert 1.0 == decision.learning_rate
-    process.ask(bulk.carry_out(process.writer, process.reads, told.rails_command))
+    process.ask(bulk.execute_bulk(process.writer, process.reads, told.limits_command))
 
     assert 0.5 == process.report("run", 0, 1.0).learning_rate
     assert process.replayed("run") == process.head("run")
@@ -143,11 +143,11 @@ def test_a_run_that_begins_again_at_the_very_moment_takes_the_new_rails(process:
 
 def test_settings_that_stay_as_they_are_are_no_news(process: Process):
     put(process, "run", experiment="digits")
-    set_up(process, rails=Rails(max_lr=0.5), tags={"team": "vision"})
+    set_up(process, limits=Limits(max_lr=0.5), tags={"team": "vision"})
     before = experiments.get_experiment(process.reads, "digits")
-    again = set_up(process, rails=Rails(max_lr=0.5), tags={"team": "vision"})
+    again = set_up(process, limits=Limits(max_lr=0.5), tags={"team": "vision"})
 
-    assert (before, False, None) == (again.experiment, again.is_new, again.rails_command)
+    assert (before, False, None) == (again.experiment, again.is_new, again.limits_command)
 
 
 def test_an_experiment_is_there_when_a_run_has_named_it(process: Process):
@@ -179,22 +179,22 @@ def test_runs_created_at_once_make_their_experiment_once(postgres_url: str, star
     assert ["digits"] == [each.name for each in experiments.list_experiments(here.reads).experiments]
 
 
-def test_no_run_escapes_rails_that_are_set_while_it_is_created(
+def test_no_run_escapes_limits_that_are_set_while_it_is_created(
     postgres_url: str, start_process: Callable[..., Process]
 ):
     """
-    Whoever creates it has read the old rails, and whoever sets new ones has looked for the runs to tell.
+    Whoever creates it has read the old limits, and whoever sets new ones has looked for the runs to tell.
     """
     here, there = start_process(postgres_url), start_process(postgres_url)
     set_up(here)
     for number in range(8):
-        rails = Rails(max_lr=0.5 / (number + 1))
+        limits = Limits(max_lr=0.5 / (number + 1))
         created, put = here.ask_all(
             patiently(partial(runs.put_run, here.writer, f"run-{number}", spec(PLATEAU), experiment="digits")),
-            patiently(partial(experiments.put_experiment, there.writer, "digits", ExperimentSettings(rails=rails))),
+            patiently(partial(experiments.put_experiment, there.writer, "digits", ExperimentSettings(limits=limits))),
         )
         assert not isinstance(created, Exception) and not isinstance(put, Exception), (created, put)
-        if put.rails_command is not None:
-            here.ask(bulk.carry_out(here.writer, here.reads, put.rails_command))
+        if put.limits_command is not None:
+            here.ask(bulk.execute_bulk(here.writer, here.reads, put.limits_command))
 
-        assert rails == here.head(f"run-{number}").spec.rails
+        assert limits == here.head(f"run-{number}").spec.limits

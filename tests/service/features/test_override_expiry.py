@@ -10,8 +10,8 @@ import pytest
 
 from remotelr.rules import Until
 from remotelr_service.db.engine import reading
-from remotelr_service.db.queries import runs as store
-from remotelr_service.features.training import override_expiry as holding
+from remotelr_service.db.queries import runs
+from remotelr_service.features.training import override_expiry
 from support.fixtures.processes import Process, damage
 
 PAST = Until(time="2020-01-01T00:00:00+00:00")
@@ -24,7 +24,7 @@ def begun(process: Process, key: str = "run") -> None:
 
 
 def look(process: Process) -> None:
-    process.ask(holding.let_go_due(process.writer, process.reads))
+    process.ask(override_expiry.expire_due_overrides(process.writer, process.reads))
 
 
 def kinds(process: Process, key: str = "run") -> list[Any]:
@@ -33,7 +33,7 @@ def kinds(process: Process, key: str = "run") -> list[Any]:
 
 def held(process: Process) -> list[str]:
     with reading(process.reads) as connection:
-        return store.list_held_too_long(connection, 100)
+        return runs.list_expired_overrides(connection, 100)
 
 
 @pytest.mark.parametrize("mode", ["pin", "one_shot"])
@@ -115,10 +115,10 @@ def test_nothing_is_let_go_that_is_held_no_more(process: Process, ending: str):
         case _:
             process.finish("run", "completed")
     with reading(process.reads) as connection:
-        head = store.find_head(connection, "run")
+        head = runs.find_run(connection, "run")
 
     assert head is not None
-    assert head.release_at is None
+    assert head.override_expires_at is None
 
 
 def test_replicas_that_look_together_let_go_once(postgres_url: str, start_process: Callable[..., Process]):
@@ -128,7 +128,9 @@ def test_replicas_that_look_together_let_go_once(postgres_url: str, start_proces
         here.command(f"run-{number}", "set_learning_rate", 0.3, until=PAST)
 
         async def both() -> None:
-            await asyncio.gather(*(holding.let_go_due(each.writer, each.reads) for each in (here, there)))
+            await asyncio.gather(
+                *(override_expiry.expire_due_overrides(each.writer, each.reads) for each in (here, there))
+            )
 
         here.ask(both())
         look(here)

@@ -99,7 +99,7 @@ def test_recorded_losses_are_given_to_several_policies_at_once(shared_service: S
     found = what_if(http, "rehearsed", same=PLATEAU, patient={**PLATEAU, "patience": 4}, cosine=COSINE)
 
     assert list(range(7)) == found["epochs"]
-    assert told == found["real"] == found["policies"]["same"]["learning_rates"]
+    assert told == found["actual"] == found["policies"]["same"]["learning_rates"]
     assert (2, 1) == (found["policies"]["same"]["reductions"], found["policies"]["patient"]["reductions"])
     assert found["policies"]["cosine"]["learning_rates"] == sorted(set(told[:1]) | set(
         http.post("/v1/policies/preview", json={"policy": COSINE, "initial_learning_rate": RATE, "count": 7}).json()[
@@ -116,7 +116,7 @@ def test_what_an_operator_ordered_is_in_the_real_curve_and_in_no_other(shared_se
     report(http, "overridden", 1)
     found = what_if(http, "overridden", same=PLATEAU)
 
-    assert [RATE, RATE, 0.003] == found["real"]
+    assert [RATE, RATE, 0.003] == found["actual"]
     assert [RATE, RATE, RATE] == found["policies"]["same"]["learning_rates"]
 
 
@@ -141,7 +141,7 @@ def test_each_policy_reduces_the_ranks_in_its_own_way(shared_service: Service):
         report(http, "ranks", epoch, losses[0])
     found = what_if(http, "ranks", mean=mean, rank0=PLATEAU)
 
-    assert [RATE, RATE, RATE, HALF] == found["real"] == found["policies"]["mean"]["learning_rates"]
+    assert [RATE, RATE, RATE, HALF] == found["actual"] == found["policies"]["mean"]["learning_rates"]
     assert [RATE] * 4 == found["policies"]["rank0"]["learning_rates"]
 
 
@@ -314,7 +314,7 @@ def test_more_changes_than_a_list_holds_are_put_together(shared_service: Service
 
     assert ("sequential", 3) == (found["policy"]["schedule"]["type"], len(found["policy"]["schedule"]["schedules"]))
     assert found["exact"]
-    assert what_if(http, "long", again=found["policy"])["real"] == again.json()["learning_rates"]
+    assert what_if(http, "long", again=found["policy"])["actual"] == again.json()["learning_rates"]
 
 
 def test_steps_that_are_too_many_to_list_are_said_to_lie_on_lines(shared_service: Service):

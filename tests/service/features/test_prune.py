@@ -9,16 +9,16 @@ import pytest
 from sqlalchemy import text
 
 from remotelr.rules import Command
-from remotelr_service.errors import DatabaseAway
+from remotelr_service.errors import DatabaseUnavailable
 from remotelr_service.features.bulk import bulk
 from remotelr_service.features.bulk.selector import Selector
 from remotelr_service.features.runs import pruning, runs
-from remotelr_service.features.runs.pruning import Stale
+from remotelr_service.features.runs.pruning import PruneFilter
 from remotelr_service.http.auth import audit
 from support.fixtures.processes import Process
 
 LONG_AGO = timedelta(days=30)
-STALE = Stale(age=timedelta(days=7))
+STALE = PruneFilter(age=timedelta(days=7))
 EVERY = Selector(status="running")
 
 
@@ -40,7 +40,7 @@ def age(process: Process, key: str, ago: timedelta) -> None:
     process.ask(process.writer.submit(action))
 
 
-def prune(process: Process, stale: Stale = STALE) -> list[str]:
+def prune(process: Process, stale: PruneFilter = STALE) -> list[str]:
     async def all_of_it() -> list[str]:
         return [key async for keys in pruning.prune(process.writer, process.reads, stale, by="test") for key in keys]
 
@@ -105,11 +105,11 @@ def test_who_is_stopped_in_the_middle_begins_again(
     def fail_late(group, head, by) -> None:
         seen.append(head.run.key)
         if len(seen) > 3:
-            raise DatabaseAway("gone")
+            raise DatabaseUnavailable("gone")
         right(group, head, by)
 
     monkeypatch.setattr(pruning.audit, "note_deletion", fail_late)
-    with pytest.raises(DatabaseAway):
+    with pytest.raises(DatabaseUnavailable):
         prune(process)
     after = left(process)
     monkeypatch.setattr(pruning.audit, "note_deletion", right)
@@ -121,8 +121,8 @@ def test_who_is_stopped_in_the_middle_begins_again(
 
 def commanded(process: Process, ago: timedelta) -> int:
     """The number of a command to all runs, that was finished so long ago."""
-    noted, _ = process.ask(bulk.order_bulk(process.writer, process.reads, EVERY, Command(type="scale", factor=0.5)))
-    process.ask(bulk.carry_out(process.writer, process.reads, noted.id))
+    noted, _ = process.ask(bulk.create_bulk(process.writer, process.reads, EVERY, Command(type="scale", factor=0.5)))
+    process.ask(bulk.execute_bulk(process.writer, process.reads, noted.id))
 
     def action(group) -> None:
         then = group.now - ago
@@ -134,7 +134,7 @@ def commanded(process: Process, ago: timedelta) -> int:
     return noted.id
 
 
-def prune_bulk(process: Process, stale: Stale = STALE) -> list[int]:
+def prune_bulk(process: Process, stale: PruneFilter = STALE) -> list[int]:
     async def all_of_it() -> list[int]:
         return [each async for each in pruning.prune_bulk(process.writer, process.reads, stale, by="test")]
 
@@ -144,8 +144,8 @@ def prune_bulk(process: Process, stale: Stale = STALE) -> list[int]:
 def test_what_came_of_a_command_to_many_goes_and_what_it_did_stays(process: Process):
     process.put("run")
     old, new = commanded(process, LONG_AGO), commanded(process, timedelta(days=1))
-    unfinished, _ = process.ask(bulk.order_bulk(process.writer, process.reads, EVERY, Command(type="stop")))
-    of_an_experiment = prune_bulk(process, Stale(age=STALE.age, experiment="digits"))
+    unfinished, _ = process.ask(bulk.create_bulk(process.writer, process.reads, EVERY, Command(type="stop")))
+    of_an_experiment = prune_bulk(process, PruneFilter(age=STALE.age, experiment="digits"))
     gone = prune_bulk(process)
 
     assert ([], [old], []) == (of_an_experiment, gone, prune_bulk(process))

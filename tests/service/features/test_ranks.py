@@ -76,7 +76,7 @@ def test_a_rank_that_is_dead_holds_the_others_up_for_as_long_as_the_policy_says(
     first, *others = [decision_in(answer) for answer in [*decided, late]]
     assert [first] * 2 == others
     assert (1, 3.0) == (first["epoch"], first["plateau"]["best"])
-    assert [[0, 2]] == [event["notes"]["ranks"] for event in events(service.http, "closing")]
+    assert [[0, 2]] == [event["notes"]["ranks"] for event in events(service.http, "timeout")]
     assert [{"late": True}] == [event["notes"] for event in events(service.http, "report") if event["rank"] == 1]
 
 
@@ -195,7 +195,7 @@ def test_the_time_is_noticed_by_the_other_replica_when_the_first_is_killed(
     other.wait_ready()
     with httpx.Client(base_url=other.url, timeout=60, trust_env=False) as http:
         assert 1 == await_epoch(http, 1)["epoch"]
-        assert [[1]] == [event["notes"]["ranks"] for event in events(http, "closing")]
+        assert [[1]] == [event["notes"]["ranks"] for event in events(http, "timeout")]
 
 
 def test_a_rank_that_was_told_to_wait_is_remembered_by_a_service_that_was_killed_and_so_is_the_time(

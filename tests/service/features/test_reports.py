@@ -231,7 +231,7 @@ def test_a_command_bears_on_the_first_epoch_that_is_not_decided(process: Process
     again = process.report("run", 0, 0.5)
     after = process.report("run", 1, 0.5)
 
-    assert (2, before.learning_rate) == (noted.holds_from, again.learning_rate)
+    assert (2, before.learning_rate) == (noted.effective_from, again.learning_rate)
     assert (0.125, "command") == (after.learning_rate, after.reason)
 
 

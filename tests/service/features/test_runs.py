@@ -11,12 +11,11 @@ import pytest
 from remotelr import rules
 from remotelr.rules import InvalidPolicy, Report, RunFinished, Waiting, policy_from_json
 from remotelr.rules import preview as preview_of
-from remotelr_service.db.writer.transaction import Group
+from remotelr_service.db.writer.transaction import WriteTransaction
 from remotelr_service.errors import ExperimentConflict, RunNotFound, TooManyTags
 from remotelr_service.features.runs import history, runs
-from remotelr_service.features.training import deadlines as timeouts
-from remotelr_service.features.training import decisions, reports
-from remotelr_service.live import waiters as notices
+from remotelr_service.features.training import deadlines, decisions, reports
+from remotelr_service.live import waiters
 from support.fixtures.processes import Process
 from support.rules.run_histories import PLATEAU, spec
 
@@ -155,7 +154,7 @@ def test_a_run_that_is_made_anew_in_the_transaction_that_deletes_it_is_stored_wh
         process.attempt("run", status, epoch=0)
         process.finish("run", "completed")
 
-        def again(group: Group, status: str = status) -> None:
+        def again(group: WriteTransaction, status: str = status) -> None:
             locked = group.find("run")
             assert locked is not None
             group.delete(locked)
@@ -186,7 +185,7 @@ def test_whoever_waits_for_a_decision_hears_of_it_at_once(process: Process, monk
     """
     And not when the database is looked into again, which here would be too late.
     """
-    monkeypatch.setattr(notices, "LOOK_AGAIN_S", 600.0)
+    monkeypatch.setattr(waiters, "LOOK_AGAIN_S", 600.0)
     put(process, "run")
 
     async def wait_and_report() -> Any:
@@ -267,7 +266,7 @@ def test_history_gives_every_rank_the_decision_of_its_point_also_when_its_time_w
     for rank in (1, 0):
         process.report("run", 0, 1.0, rank=rank)
     time.sleep(0.1)
-    process.ask(timeouts.decide_due(process.writer, process.reads))
+    process.ask(deadlines.decide_due(process.writer, process.reads))
     process.report("run", 0, 1.0, rank=2)
     waiting = process.report("run", 1, 1.0, rank=1)
     first = history.history(process.reads, "run")

@@ -10,8 +10,8 @@ import pytest
 from remotelr_service.db.queries.stalls import Pace
 from remotelr_service.features.runs import stalls
 from remotelr_service.features.runs.runs import get_run, list_runs, put_run
-from remotelr_service.features.runs.stalls import LEAST_S, Stalls, patient_until, usual_s
-from remotelr_service.http.context import Resources
+from remotelr_service.features.runs.stalls import LEAST_S, Stalls, patient_until, typical_epoch_s
+from remotelr_service.http.context import Context
 from support.fixtures.service import Service
 from support.rules.run_histories import spec
 
@@ -24,22 +24,22 @@ def decided(*seconds: float, attempt: int = 1) -> list[tuple[int, int, datetime]
 
 
 def test_an_epoch_usually_takes_the_median_of_the_last_ones():
-    assert 10.0 == usual_s(decided(0, 10, 20, 500, 510))
+    assert 10.0 == typical_epoch_s(decided(0, 10, 20, 500, 510))
 
 
 def test_what_lies_between_two_attempts_is_no_epoch():
     second = [(2, 5, NOON + timedelta(seconds=9_010)), (2, 4, NOON + timedelta(seconds=9_000))]
 
-    assert 10.0 == usual_s([*second, *decided(0, 10, 20)])
+    assert 10.0 == typical_epoch_s([*second, *decided(0, 10, 20)])
 
 
 def test_epochs_that_went_unreported_share_the_time():
-    assert 10.0 == usual_s([(1, 5, NOON + timedelta(seconds=50)), *decided(0, 10, 20)])
+    assert 10.0 == typical_epoch_s([(1, 5, NOON + timedelta(seconds=50)), *decided(0, 10, 20)])
 
 
 @pytest.mark.parametrize("seconds", [(), (0,), (0, 10)])
 def test_from_two_epochs_nobody_can_tell_what_is_usual(seconds: tuple[float, ...]):
-    assert usual_s(decided(*seconds)) is None
+    assert typical_epoch_s(decided(*seconds)) is None
 
 
 @pytest.mark.parametrize(("every_s", "silent_s"), [(0.05, LEAST_S), (60.0, 180.0), (3_600.0, 10_800.0)])
@@ -53,8 +53,8 @@ def test_three_times_the_usual_time_is_too_long_and_half_a_minute_never_is(every
 
 
 @pytest.fixture
-def means(database_url: str) -> Iterator[Resources]:
-    opened = Resources.open(database_url)
+def means(database_url: str) -> Iterator[Context]:
+    opened = Context.open(database_url)
     yield opened
     opened.close()
 
@@ -63,7 +63,7 @@ def later(seconds: float) -> datetime:
     return datetime.now(UTC) + timedelta(seconds=seconds)
 
 
-async def train(means: Resources, key: str, first: int, count: int) -> None:
+async def train(means: Context, key: str, first: int, count: int) -> None:
     from remotelr.rules import Report
     from remotelr_service.features.training.reports import report
 
@@ -71,11 +71,11 @@ async def train(means: Resources, key: str, first: int, count: int) -> None:
         await report(means.writer, key, Report(epoch=epoch, metrics={"val_loss": 1.0}))
 
 
-def stalled(means: Resources) -> list[str]:
+def stalled(means: Context) -> list[str]:
     return [view.key for view in list_runs(means.reads, stalled=True).runs]
 
 
-def test_a_silent_run_is_marked_once_and_until_it_is_heard_of_again(means: Resources):
+def test_a_silent_run_is_marked_once_and_until_it_is_heard_of_again(means: Context):
     async def story() -> None:
         one, another = Stalls(means.writer, means.reads), Stalls(means.writer, means.reads)
         await put_run(means.writer, "silent", spec({"type": "constant"}))
@@ -94,7 +94,7 @@ def test_a_silent_run_is_marked_once_and_until_it_is_heard_of_again(means: Resou
     asyncio.run(story())
 
 
-def test_two_replicas_that_look_at_once_mark_a_run_once(means: Resources):
+def test_two_replicas_that_look_at_once_mark_a_run_once(means: Context):
     async def story() -> list[list[str]]:
         await put_run(means.writer, "silent", spec({"type": "constant"}))
         await train(means, "silent", 0, 5)
@@ -104,7 +104,7 @@ def test_two_replicas_that_look_at_once_mark_a_run_once(means: Resources):
     assert [[], [], [], ["silent"]] == sorted(asyncio.run(story()))
 
 
-def test_a_run_that_is_finished_or_unknown_is_not_silent(means: Resources):
+def test_a_run_that_is_finished_or_unknown_is_not_silent(means: Context):
     from remotelr_service.features.runs.runs import finish_run
 
     async def story() -> list[str]:
@@ -117,7 +117,7 @@ def test_a_run_that_is_finished_or_unknown_is_not_silent(means: Resources):
     assert [] == asyncio.run(story())
 
 
-def test_a_run_at_rest_is_looked_at_once_and_not_again_before_its_patience_is_over(means: Resources):
+def test_a_run_at_rest_is_looked_at_once_and_not_again_before_its_patience_is_over(means: Context):
     """
     Ten thousand runs that wait for hours-long epochs must not cost a query each at every look.
     """
@@ -139,7 +139,7 @@ def test_a_run_at_rest_is_looked_at_once_and_not_again_before_its_patience_is_ov
 
 
 def test_a_look_reads_some_of_the_runs_and_the_next_goes_on_with_the_others(
-    means: Resources, monkeypatch: pytest.MonkeyPatch
+    means: Context, monkeypatch: pytest.MonkeyPatch
 ):
     """
     However many runs there are, a look costs the same.

@@ -4,24 +4,24 @@ import random
 
 import pytest
 
-from remotelr_service.live import hub as streams
+from remotelr_service.live import hub
 
 
 def test_a_cursor_has_what_it_passed_and_nothing_else():
     rng = random.Random(1)
     for _ in range(300):
         passed = rng.sample(range(1, 30), rng.randrange(1, 20))
-        cursor = streams.Cursor(0)
+        cursor = hub.Cursor(0)
         for position in passed:
             cursor = cursor.passed(position)
 
         assert [position in passed for position in range(1, 40)] == [cursor.has(each) for each in range(1, 40)]
-        assert cursor == streams.Cursor.read(cursor.written())
+        assert cursor == hub.Cursor.read(cursor.written())
 
 
 def test_holes_in_which_nothing_can_come_are_forgotten():
-    mine = streams.Cursor(0).passed(3).passed(7).passed(20)
-    theirs = streams.Cursor(10, ((5, 5),))
+    mine = hub.Cursor(0).passed(3).passed(7).passed(20)
+    theirs = hub.Cursor(10, ((5, 5),))
 
     assert "20!1-2,4-6,8-19" == mine.written()
     assert "20!5-5,11-19" == mine.settled_by(theirs).written()
@@ -31,4 +31,4 @@ def test_holes_in_which_nothing_can_come_are_forgotten():
     "written", ["", "1!", "!1-2", "1!2", "1!3-2", "1!1-2,", "1.5", "²", "1\n", "1!" + "1-2," * 64 + "1-2"]
 )
 def test_what_is_no_cursor_is_not_read(written: str):
-    assert streams.Cursor.read(written) is None
+    assert hub.Cursor.read(written) is None

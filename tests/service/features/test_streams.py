@@ -17,12 +17,8 @@ import pytest
 from remotelr_service.db import engine
 from remotelr_service.db.queries import feed
 from remotelr_service.features.streams import sse
-from remotelr_service.http.context import Resources
-from remotelr_service.live import all_feed as all_streams
-from remotelr_service.live import hub as streams
-from remotelr_service.live import replica_signals as signals
-from remotelr_service.live import run_feed as run_streams
-from remotelr_service.live import subscribers as followers
+from remotelr_service.http.context import Context
+from remotelr_service.live import all_feed, hub, replica_signals, run_feed, subscribers
 from support.fixtures.service import Service, serving
 from support.fixtures.sse import Heard, Listener, listen
 
@@ -61,8 +57,8 @@ def wait_until(holds: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def means_of(service: Service) -> Resources:
-    means: Resources = service.server.config.app.state.resources  # type: ignore[union-attr]
+def means_of(service: Service) -> Context:
+    means: Context = service.server.config.app.state.resources  # type: ignore[union-attr]
     return means
 
 
@@ -199,7 +195,7 @@ def test_what_is_committed_late_is_told_late_and_never_lost(postgres_url: str, m
     One replica takes its place in the order, and is slow to commit; another one is faster. Whoever has heard of
     the later event knows that the earlier one is missing, also when they come back elsewhere.
     """
-    monkeypatch.setattr(all_streams, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(all_feed, "PATIENCE_S", 0.3)
     monkeypatch.setattr(engine, "POSTGRES_IDLE_TIMEOUT_MS", 60_000)
     with serving(postgres_url) as slow, serving(postgres_url) as fast:
         put(slow.http, "slow")
@@ -221,8 +217,8 @@ def test_what_is_committed_late_is_told_late_and_never_lost(postgres_url: str, m
 
 
 def test_what_is_committed_while_somebody_catches_up_is_told_to_them(monkeypatch: pytest.MonkeyPatch):
-    everybody = all_streams.AllStreams(None)  # type: ignore[arg-type]  # whoever asks it is answered here
-    before, after = streams.Cursor(1), streams.Cursor(3)
+    everybody = all_feed.AllStreams(None)  # type: ignore[arg-type]  # whoever asks it is answered here
+    before, after = hub.Cursor(1), hub.Cursor(3)
     everybody._cursor = before
     entries = [_entry(2), _entry(3)]
 
@@ -235,7 +231,7 @@ def test_what_is_committed_while_somebody_catches_up_is_told_to_them(monkeypatch
         # The page was read before 2 was committed; by the time it is here, all who follow live have both.
         everybody._cursor = after
         for follower in everybody._followers:
-            follower.give(all_streams._Batch(before, entries, ["2", "3"], after), 2)
+            follower.give(all_feed._Batch(before, entries, ["2", "3"], after), 2)
         return page[1:]
 
     async def begun() -> None:
@@ -243,20 +239,20 @@ def test_what_is_committed_while_somebody_catches_up_is_told_to_them(monkeypatch
 
     async def hear() -> list[int | None]:
         told: list[int | None] = []
-        async for step in everybody.follow(all_streams.Selection(), before, rest_s=0.0):
+        async for step in everybody.follow(all_feed.Selection(), before, rest_s=0.0):
             told += [each.entry.position for each in step.told]
             if step.id == "3" and not step.told:
                 break
         return told
 
-    monkeypatch.setattr(all_streams, "ask", ask)
+    monkeypatch.setattr(all_feed, "ask", ask)
     monkeypatch.setattr(everybody.looking, "begun", begun)
 
     assert asyncio.run(asyncio.wait_for(hear(), LONG_S)) == [3, 2]
 
 
 def test_what_is_about_to_be_committed_is_waited_for_first(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(all_streams, "PATIENCE_S", LONG_S)
+    monkeypatch.setattr(all_feed, "PATIENCE_S", LONG_S)
     monkeypatch.setattr(engine, "POSTGRES_IDLE_TIMEOUT_MS", 60_000)
     with serving(postgres_url) as slow, serving(postgres_url) as fast:
         put(slow.http, "slow")
@@ -272,7 +268,7 @@ def test_what_is_about_to_be_committed_is_waited_for_first(postgres_url: str, mo
 
 
 def test_what_was_rolled_back_holds_nobody_up(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(all_streams, "PATIENCE_S", LONG_S)
+    monkeypatch.setattr(all_feed, "PATIENCE_S", LONG_S)
     monkeypatch.setattr(engine, "POSTGRES_IDLE_TIMEOUT_MS", 60_000)
     with serving(postgres_url) as service:
         put(service.http, "run")
@@ -286,7 +282,7 @@ def test_what_was_rolled_back_holds_nobody_up(postgres_url: str, monkeypatch: py
 
 
 def test_other_replicas_are_heard_without_looking_for_them(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(followers, "LOOK_AGAIN_S", 10 * LONG_S)
+    monkeypatch.setattr(subscribers, "LOOK_AGAIN_S", 10 * LONG_S)
     with serving(postgres_url) as here, serving(postgres_url) as there:
         put(here.http, "run")
         with Listener(f"{there.url}/v1/runs/run/stream") as listener:
@@ -298,8 +294,8 @@ def test_other_replicas_are_heard_without_looking_for_them(postgres_url: str, mo
 
 
 def test_signals_come_again_after_their_connection_was_lost(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(followers, "LOOK_AGAIN_S", 10 * LONG_S)
-    monkeypatch.setattr(signals, "TRY_AGAIN_S", 0.1)
+    monkeypatch.setattr(subscribers, "LOOK_AGAIN_S", 10 * LONG_S)
+    monkeypatch.setattr(replica_signals, "TRY_AGAIN_S", 0.1)
     lost = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'remotelr signals' "
     lost += "AND datname = current_database()"
     with serving(postgres_url) as here, serving(postgres_url) as there:
@@ -334,9 +330,9 @@ def test_many_runs_are_followed_at_once_and_each_is_told_its_own(service: Servic
 
 
 def test_who_cannot_keep_up_reads_what_they_missed_from_the_log(service: Service, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(followers, "MAX_WAITING", 3)
-    monkeypatch.setattr(all_streams, "PAGE", 4)
-    monkeypatch.setattr(run_streams, "PAGE", 4)
+    monkeypatch.setattr(subscribers, "MAX_WAITING", 3)
+    monkeypatch.setattr(all_feed, "PAGE", 4)
+    monkeypatch.setattr(run_feed, "PAGE", 4)
     put(service.http, "run")
     with Listener(f"{service.url}/v1/stream") as listener, Listener(f"{service.url}/v1/runs/run/stream") as of_run:
         reports = [{"epoch": epoch, "metrics": {}} for epoch in range(50)]
@@ -381,7 +377,7 @@ def test_so_many_streams_and_no_more(sqlite_url: str):
 
 
 def test_the_stream_of_a_run_ends_when_the_run_is_deleted(service: Service, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(run_streams, "CHECK_S", 0.0)
+    monkeypatch.setattr(run_feed, "CHECK_S", 0.0)
     put(service.http, "gone")
     with Listener(f"{service.url}/v1/runs/gone/stream") as listener:
         assert 204 == service.http.delete("/v1/runs/gone").status_code
@@ -411,9 +407,9 @@ def test_who_does_not_read_is_cut_off_and_keeps_nobody_waiting(sqlite_url: str, 
 
 
 def test_streams_say_that_they_are_alive(sqlite_url: str, monkeypatch: pytest.MonkeyPatch):
-    from remotelr_service.features.streams import endpoints as routes
+    from remotelr_service.features.streams import endpoints
 
-    monkeypatch.setattr(routes, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(endpoints, "HEARTBEAT_S", 0.01)
     with serving(sqlite_url) as service:
         put(service.http, "run")
         for path in ("/v1/stream", "/v1/runs/run/stream"):
@@ -475,7 +471,7 @@ def _run(service: Service, work: Any) -> Any:
 
 
 def _entry(position: int) -> feed.Entry:
-    what = feed.Stall(seq=position, attempt=1, epoch=0, reported_at=datetime.now(UTC), usual_s=1.0)
+    what = feed.Stall(seq=position, attempt=1, epoch=0, reported_at=datetime.now(UTC), typical_epoch_s=1.0)
     return feed.Entry(
         run_id=1,
         run="run",

@@ -294,12 +294,12 @@ def test_the_steps_of_a_decision_stay_when_the_policy_is_replaced(service):
         ({"type": "scale", "value": 0.1}, [0.1, 0.05]),
     ],
 )
-def test_a_command_holds_from_the_first_epoch_not_yet_decided(service, order, rates):
+def test_a_command_effective_from_the_first_epoch_not_yet_decided(service, order, rates):
     create(service)
     service.http.post("/v1/runs/mnist-7/attempts", json={"key": "a", "epoch": 0})
     noted = service.http.post("/v1/runs/mnist-7/commands", json=order).json()
 
-    assert ("mnist-7", 3, 1, order) == (noted["run"], noted["seq"], noted["holds_from"], noted["command"])
+    assert ("mnist-7", 3, 1, order) == (noted["run"], noted["seq"], noted["effective_from"], noted["command"])
     assert rates == [report(service, epoch).json()["learning_rate"] for epoch in range(2)]
 
 

@@ -2,12 +2,12 @@
 
 import asyncio
 
-from remotelr_service.http.admission import Places
+from remotelr_service.http.admission import ConcurrencyLimiter
 
 
 def test_places_are_taken_as_long_as_there_are_any():
     async def ask() -> list[bool]:
-        places = Places(2, patience_s=0.01)
+        places = ConcurrencyLimiter(2, patience_s=0.01)
         come = []
         for _ in range(3):
             come.append(await places.turn())
@@ -19,7 +19,7 @@ def test_places_are_taken_as_long_as_there_are_any():
 
 def test_whoever_stands_first_is_let_in_first():
     async def ask() -> list[int]:
-        places, order = Places(1, patience_s=60.0), []
+        places, order = ConcurrencyLimiter(1, patience_s=60.0), []
 
         async def request(number: int) -> None:
             assert await places.turn()
@@ -36,7 +36,7 @@ def test_whoever_stands_first_is_let_in_first():
 
 def test_never_more_are_worked_on_than_there_are_places():
     async def ask() -> int:
-        places, most = Places(3, patience_s=60.0), 0
+        places, most = ConcurrencyLimiter(3, patience_s=60.0), 0
 
         async def request() -> None:
             nonlocal most
@@ -53,7 +53,7 @@ def test_never_more_are_worked_on_than_there_are_places():
 
 def test_who_waits_for_news_gives_the_place_away_meanwhile():
     async def ask() -> tuple[bool, int, int]:
-        places = Places(1, patience_s=60.0)
+        places = ConcurrencyLimiter(1, patience_s=60.0)
         assert await places.turn()
         with places:
             following = asyncio.create_task(places.turn())
@@ -68,7 +68,7 @@ def test_who_waits_for_news_gives_the_place_away_meanwhile():
 
 def test_when_all_in_line_have_given_up_the_next_one_is_let_in_at_once():
     async def ask() -> list[bool]:
-        places = Places(1, patience_s=0.01)
+        places = ConcurrencyLimiter(1, patience_s=0.01)
         with places:
             late = await asyncio.gather(*(places.turn() for _ in range(5)))
         return [*late, await places.turn()]
@@ -78,7 +78,7 @@ def test_when_all_in_line_have_given_up_the_next_one_is_let_in_at_once():
 
 def test_one_that_is_cancelled_in_line_keeps_nobody_out():
     async def ask() -> bool:
-        places = Places(1, patience_s=60.0)
+        places = ConcurrencyLimiter(1, patience_s=60.0)
         with places:
             gone = asyncio.create_task(places.turn())
             following = asyncio.create_task(places.turn())

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remotelr.rules import Decision
-from remotelr_service.features.training.responses import told_plainly
+from remotelr_service.features.training.responses import raw_decision_response
 from remotelr_service.features.training.schemas import DecisionAnswer
-from remotelr_service.http import json_reader as json
+from remotelr_service.http import json_reader
 
 DECISION = Decision(
     run="mnist-7",
@@ -40,7 +40,7 @@ DOCUMENTS = st.recursive(
 
 
 def test_an_answer_without_a_model_is_byte_for_byte_that_of_the_model():
-    assert DecisionAnswer.of(DECISION).model_dump_json().encode() == told_plainly(DECISION).body
+    assert DecisionAnswer.of(DECISION).model_dump_json().encode() == raw_decision_response(DECISION).body
 
 
 def test_an_answer_of_a_run_without_a_plateau_is_that_of_the_model():
@@ -60,32 +60,32 @@ def test_an_answer_of_a_run_without_a_plateau_is_that_of_the_model():
         replayed=True,
     )
 
-    assert DecisionAnswer.of(plain).model_dump_json().encode() == told_plainly(plain).body
+    assert DecisionAnswer.of(plain).model_dump_json().encode() == raw_decision_response(plain).body
 
 
 @given(DOCUMENTS, st.booleans())
 def test_every_document_is_read_as_the_standard_library_reads_it(document: Any, escaped: bool):
     body = standard.dumps(document, ensure_ascii=escaped).encode()
 
-    assert standard.loads(body) == json.loads(body)
+    assert standard.loads(body) == json_reader.loads(body)
 
 
 @given(st.text('0123456789eE.+-\\u"{}:, aé', max_size=60))
 def test_a_body_is_read_with_care_just_where_it_has_an_exponent_a_long_integer_or_an_escape(text: str):
     body = text.encode()
-    pattern = rb"[0-9][eE]|[0-9]{%d}|\\u" % (json.MAX_INTEGER_DIGITS + 1)
+    pattern = rb"[0-9][eE]|[0-9]{%d}|\\u" % (json_reader.MAX_INTEGER_DIGITS + 1)
 
-    assert (re.search(pattern, body) is not None) == json._is_suspect(body)
+    assert (re.search(pattern, body) is not None) == json_reader._is_suspect(body)
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1E+400", "1" * 400 + ".0", "9" * 21, "NaN", "-Infinity"])
 def test_a_number_that_only_the_careful_reader_knows_is_refused_with_its_path(number: str):
-    with pytest.raises(json.MalformedJSON) as refused:
-        json.loads(f'{{"metrics":{{"val_loss":{number}}}}}'.encode())
+    with pytest.raises(json_reader.MalformedJSON) as refused:
+        json_reader.loads(f'{{"metrics":{{"val_loss":{number}}}}}'.encode())
 
     assert "metrics.val_loss" == refused.value.path
 
 
 @pytest.mark.parametrize("number", ["1e-05", "1.5E+3", "9" * 20])
 def test_a_number_that_looks_suspicious_and_is_not_is_taken(number: str):
-    assert {"loss": standard.loads(number)} == json.loads(f'{{"loss":{number}}}'.encode())
+    assert {"loss": standard.loads(number)} == json_reader.loads(f'{{"loss":{number}}}'.encode())

@@ -46,7 +46,7 @@ def test_a_thousand_that_send_nothing_or_half_hold_nobody_up_and_are_sent_away(s
     """
     With eight places: were they held by those who send slowly, nobody would be served.
     """
-    with serving(sqlite_url, max_requests=8, header_timeout_s=4.0, body_timeout_s=4.0, line_timeout_s=1.0) as service:
+    with serving(sqlite_url, max_requests=8, header_timeout_s=4.0, body_timeout_s=4.0, queue_timeout_s=1.0) as service:
         service.http.put("/v1/runs/a", json=RUN)
         began = time.monotonic()
         with (

@@ -21,8 +21,8 @@ LABELS = {
     "remotelr_decisions": {"reason"},
     "remotelr_http_requests": {"method", "route", "status"},
     "remotelr_http_request_duration_seconds": {"method", "route", "le"},
-    "remotelr_http_requests_turned_away": set(),
-    "remotelr_http_requests_in_line": set(),
+    "remotelr_http_requests_rejected": set(),
+    "remotelr_http_requests_queued": set(),
     "remotelr_http_requests_in_progress": set(),
     "remotelr_http_requests_waiting": set(),
     "remotelr_writer_group_size": {"le"},
@@ -187,13 +187,13 @@ def test_two_services_in_one_process_count_apart(service, shared_service):
 
 @pytest.mark.parametrize("path", ["/metrics", "/livez", "/readyz"])
 def test_an_overloaded_service_still_says_how_it_is(sqlite_url, path):
-    with serving(sqlite_url, max_requests=1, line_timeout_s=0.1) as service:
+    with serving(sqlite_url, max_requests=1, queue_timeout_s=0.1) as service:
         places = service.server.config.app.state.places  # type: ignore[union-attr]  # it is our application
         places.taken = 1
         turned_away, answer = service.http.get("/v1/runs"), service.http.get(path)
         places.taken = 0
         served = service.http.get("/v1/runs")
-        counted = value(read(service.http), "remotelr_http_requests_turned_away_total")
+        counted = value(read(service.http), "remotelr_http_requests_rejected_total")
 
     assert (503, "overloaded") == (turned_away.status_code, turned_away.json()["code"])
     assert turned_away.headers["retry-after"] in "456789"

@@ -59,7 +59,7 @@ def test_the_line_of_a_decision_is_the_one_that_structlog_would_write(style, lev
     members = {"run": "a\u2028b", "learning_rate": 1e-07, "changed": False, "odd": {1, 2}, "half": "\ud800"}
     logs.REQUEST_ID.set("abc")
     logs.TRACE.set(("trace", "parent"))
-    logs.tell("decision", members)
+    logs.log_line("decision", members)
     structlog.get_logger("new").info("decision", **members)
     logs.REQUEST_ID.set(None)
     logs.TRACE.set(None)

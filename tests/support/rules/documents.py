@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from hypothesis import strategies as st
 
 from remotelr.rules import InvalidPolicy, Policy, policy_from_json
-from remotelr.rules.composition.modifiers import MODIFIERS, Modified
+from remotelr.rules.composition.modifiers import MODIFIERS, WithModifiers
 from remotelr.rules.plateau.reduce_on_plateau import DEFAULTS
 from remotelr.rules.policy.registry import NODES
 from remotelr.rules.schedules.base import Schedule
@@ -35,7 +35,7 @@ def nodes(depth: int) -> st.SearchStrategy[dict[str, Any]]:
 def node(name: str, depth: int = 1) -> st.SearchStrategy[dict[str, Any]]:
     own = fields_of(NODES[name])
     taken = {field.name for field in own}
-    modifying = [field for field in fields_of(Modified) if field.name in MODIFIERS and field.name not in taken]
+    modifying = [field for field in fields_of(WithModifiers) if field.name in MODIFIERS and field.name not in taken]
     required = {"type": st.just(name)} | {field.name: _field(field, depth) for field in own if field.required}
     optional = {field.name: _field(field, depth) for field in (*own, *modifying) if not field.required}
     return st.fixed_dictionaries(required, optional=optional).map(_consistent)

@@ -15,7 +15,7 @@ from remotelr.rules import (
     begin_attempt,
     command,
     create,
-    expire,
+    decide_timed_out,
     finish,
     policy_from_json,
     put_policy,
@@ -56,7 +56,7 @@ class Story:
 
     def expire(self) -> Any:
         """What is decided when the time of the waiting point is over."""
-        return self._take(expire(self.run, self.log))
+        return self._take(decide_timed_out(self.run, self.log))
 
     def attempt(self, epoch: int, key: str | None = None, **rest: Any) -> Any:
         request = AttemptRequest(key=key or f"life {self.run.attempt + 1}", epoch=epoch, **rest)

@@ -8,10 +8,10 @@ from remotelr.rules.errors import InvalidCommand, InvalidPolicy
 from remotelr.rules.policy.codec import policy_from_json, policy_to_json
 from remotelr.rules.run.command import Command
 from remotelr.rules.run.model import Run, RunSpec
-from remotelr.rules.transitions.decide import begin_of
+from remotelr.rules.transitions.decide import start_position
 
 
-def extended(run: Run, order: Command, first: int) -> RunSpec:
+def extend_spec(run: Run, order: Command, first: int) -> RunSpec:
     """The run's spec with `order.total` epochs, and the rest of its curve, from epoch `first` on, brought to that end.
 
     Raises InvalidCommand where the run never said how long it was to be, or that many epochs, or their steps, are over.
@@ -25,12 +25,12 @@ def extended(run: Run, order: Command, first: int) -> RunSpec:
     if spec.total_epochs is None or scale is None:
         missing = "total_epochs" if spec.total_epochs is None else "steps_per_epoch"
         raise InvalidCommand(f"the run never gave its {missing}, so its curve has no end to move", field="total")
-    place, old, new = begin_of(run, first), float(spec.total_epochs * scale), float(total * scale)
+    place, old, new = start_position(run, first), float(spec.total_epochs * scale), float(total * scale)
     if place >= new:
         # Steps are what was reported, and may be more than the run's lengths would have it.
         raise InvalidCommand(f"{total} epochs end at step {new:.0f}, and step {place:.0f} is reached", field="total")
     at = max(run.state.clock_at(run.policy, first, place).read(place), 0.0)
-    node = _node(run, order, at, old=old, new=new, place=place)
+    node = _extended_schedule(run, order, at, old=old, new=new, place=place)
     longer = replace(spec, policy=replace(run.policy, schedule=node), total_epochs=total)
     try:
         # What is stored must be read again, and a document has an end of its own.
@@ -40,7 +40,7 @@ def extended(run: Run, order: Command, first: int) -> RunSpec:
     return longer
 
 
-def _node(run: Run, order: Command, at: float, *, old: float, new: float, place: float) -> Extended:
+def _extended_schedule(run: Run, order: Command, at: float, *, old: float, new: float, place: float) -> Extended:
     """at: where on the curve the run stands. place: where in the run; they differ by what it was paused."""
     schedule, rest = run.policy.schedule, new - place
     match order.continuity:

@@ -1,9 +1,9 @@
-"""Which commands a run takes: what each needs, and what bounds and rails forbid."""
+"""Which commands a run takes: what each needs, and what bounds and limits forbid."""
 
 from collections.abc import Mapping
 from dataclasses import fields
 
-from remotelr.rules.commands.expiry import moment
+from remotelr.rules.commands.expiry import parse_timestamp
 from remotelr.rules.errors import InvalidCommand
 from remotelr.rules.run.command import Command
 from remotelr.rules.run.model import Run
@@ -21,7 +21,7 @@ _TAKES: Mapping[str, tuple[str, ...]] = {
     "stop": (),
     "note": ("text",),
     "cancel": ("seq",),
-    "rails": ("rails",),
+    "limits": ("limits",),
 }
 _NEEDS = ("replace_policy", "extend", "note", "cancel")
 
@@ -31,11 +31,11 @@ _DEFAULTS = {field.name: field.default for field in fields(Command) if field.nam
 # The factors a scale takes.
 MIN_FACTOR, MAX_FACTOR = 1e-12, 1e12
 
-# What may change the rate by more than the rails say: it goes back to the policy's curve, or changes no rate.
-FREE = ("release", "pause", "resume_schedule", "stop", "cancel", "rails")
+# What may change the rate by more than the limits say: it goes back to the policy's curve, or changes no rate.
+EXEMPT_FROM_LIMITS = ("release", "pause", "resume_schedule", "stop", "cancel", "limits")
 
 
-def check_members(run: Run, order: Command, holds_from: int) -> None:
+def check_members(run: Run, order: Command, effective_from: int) -> None:
     """Raises InvalidCommand for a command that lacks something, has too much, or makes no sense."""
     takes = _TAKES.get(order.type)
     if takes is None:
@@ -46,31 +46,31 @@ def check_members(run: Run, order: Command, holds_from: int) -> None:
     if order.type in _NEEDS and getattr(order, takes[0]) in (None, ""):
         raise InvalidCommand(f"{order.type} needs a {takes[0]}", field=takes[0])
     if order.type == "set_learning_rate":
-        _check_rate(run, order, holds_from)
+        _check_rate(run, order, effective_from)
     if order.type == "scale":
         _check_factor("value" if order.factor is None else "factor", order.multiplier)
 
 
-def blamed(order: Command) -> str:
-    """The member to name where the rails refuse what a command does to the rate."""
+def offending_field(order: Command) -> str:
+    """The member to name where the limits refuse what a command does to the rate."""
     return {"set_learning_rate": "value", "scale": "factor"}.get(order.type, "type")
 
 
-def refuse_off_rails(run: Run, order: Command, old: Rate, new: Rate) -> None:
+def check_limits(run: Run, order: Command, old: Rate, new: Rate) -> None:
     """Raises InvalidCommand where a command leads out of the bounds of the run's experiment."""
-    rails = run.state.rails
-    if rails is None or order.type not in ("set_learning_rate", "scale"):
+    limits = run.state.limits
+    if limits is None or order.type not in ("set_learning_rate", "scale"):
         return
-    leaves = new.wanted < old.wanted if rails.bounded(new.wanted) > new.wanted else new.wanted > old.wanted
-    if rails.bounded(new.wanted) != new.wanted and (leaves or order.type == "set_learning_rate"):
+    leaves = new.wanted < old.wanted if limits.bounded(new.wanted) > new.wanted else new.wanted > old.wanted
+    if limits.bounded(new.wanted) != new.wanted and (leaves or order.type == "set_learning_rate"):
         raise InvalidCommand(
-            f"{new.wanted!r} is outside the rails of the experiment: the nearest they allow is "
-            f"{rails.bounded(new.wanted)!r}",
-            field=blamed(order),
+            f"{new.wanted!r} is outside the limits of the experiment: the nearest they allow is "
+            f"{limits.bounded(new.wanted)!r}",
+            field=offending_field(order),
         )
 
 
-def _check_rate(run: Run, order: Command, holds_from: int) -> None:
+def _check_rate(run: Run, order: Command, effective_from: int) -> None:
     if order.value is None or not order.value > 0:
         raise InvalidCommand(f"{order.type} needs a value > 0, not {order.value!r}", field="value")
     if run.policy.bounded(order.value) != order.value:
@@ -88,14 +88,14 @@ def _check_rate(run: Run, order: Command, holds_from: int) -> None:
     epoch, time = order.until.epoch, order.until.time
     if (epoch is None) == (time is None):
         raise InvalidCommand("until is an epoch or a time, one of the two", field="until")
-    if epoch is not None and epoch <= holds_from:
+    if epoch is not None and epoch <= effective_from:
         raise InvalidCommand(
-            f"until epoch {epoch} is over already: the first epoch this command can bear on is {holds_from}",
+            f"until epoch {epoch} is over already: the first epoch this command can bear on is {effective_from}",
             field="until",
         )
     if time is not None:
         try:
-            moment(time)
+            parse_timestamp(time)
         except ValueError as error:
             raise InvalidCommand(f"{error}, not {time!r}", field="until") from None
 

@@ -11,7 +11,7 @@ from remotelr.rules.errors import InvalidPolicy
 from remotelr.rules.schedules.base import Binding, Point, Schedule, State, bound, rate_of_run
 from remotelr.rules.schedules.piecewise import refuse_unsorted
 from remotelr.rules.values.fields import Offset, RateOrZero, check_fields
-from remotelr.rules.values.floats import HUGE
+from remotelr.rules.values.floats import MAX_FACTOR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +139,7 @@ class Chained:
 
     def learning_rate(self, state: State, position: float) -> float:
         factor = prod(part.learning_rate(own, position) for part, own in self._parts(state))
-        return min(bound(self.initial_learning_rate) * factor, HUGE)
+        return min(bound(self.initial_learning_rate) * factor, MAX_FACTOR)
 
     def momentum(self, state: State, position: float) -> float | None:
         momenta = (part.momentum(own, position) for part, own in self._parts(state))

@@ -8,7 +8,7 @@ from remotelr.rules.composition.modifiers import remembers
 from remotelr.rules.errors import InvalidPolicy
 from remotelr.rules.schedules.base import Binding, Point, Schedule, State
 from remotelr.rules.values.fields import LengthOrZero, Offset, Range, check_fields
-from remotelr.rules.values.floats import HUGE, LAST_POSITION
+from remotelr.rules.values.floats import LAST_POSITION, MAX_FACTOR
 
 Speed = Annotated[float, Range(least=0, most=1e12)]
 Gain = Annotated[float, Range(least=0, most=1e6)]
@@ -66,7 +66,7 @@ class Extended:
 
     def learning_rate(self, state: State, position: float) -> float:
         rate = self.schedule.learning_rate(state, self._inner(position))
-        return rate if position < self.at else min(self.gain * rate, HUGE)
+        return rate if position < self.at else min(self.gain * rate, MAX_FACTOR)
 
     def momentum(self, state: State, position: float) -> float | None:
         return self.schedule.momentum(state, self._inner(position))

@@ -54,7 +54,7 @@ class Warmup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Modified:
+class WithModifiers:
     """A schedule with a warm-up, an offset, noise or bounds, applied in this order.
 
     In JSON they stand on the node itself: `{"type": "cosine", ..., "warmup": {"steps": 5}}`. A field of the node's
@@ -81,12 +81,12 @@ class Modified:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if isinstance(self.schedule, Modified):
+        if isinstance(self.schedule, WithModifiers):
             raise InvalidPolicy("is modified already; put all modifiers on it at once", "schedule")
         for name in owned_modifiers(type(self.schedule)):
             if getattr(self, name) is not None:
                 raise InvalidPolicy(f"belongs to {self.schedule.type} itself; set it there", name)
-        refuse_crossed(self.min_lr, self.max_lr)
+        check_bounds(self.min_lr, self.max_lr)
 
     @property
     def remembers(self) -> bool:
@@ -143,7 +143,7 @@ class Modified:
 
 
 # The keys of a node that belong to `Modified` and not to the node, in JSON as here.
-MODIFIERS = tuple(field.name for field in fields_of(Modified) if field.name != "schedule")
+MODIFIERS = tuple(field.name for field in fields_of(WithModifiers) if field.name != "schedule")
 
 
 def owned_modifiers(node: type) -> frozenset[str]:
@@ -162,7 +162,7 @@ def peak_of(schedule: Schedule, state: State) -> float:
     return schedule.learning_rate(state, 0.0) if named is None else named
 
 
-def refuse_crossed(min_lr: float | None, max_lr: float | None) -> None:
+def check_bounds(min_lr: float | None, max_lr: float | None) -> None:
     """Raises InvalidPolicy when the lower bound is above the upper."""
     if min_lr is not None and max_lr is not None and min_lr > max_lr:
         raise InvalidPolicy(f"must be at most max_lr ({max_lr:g}), is {min_lr:g}", "min_lr")

@@ -6,7 +6,7 @@ from math import inf, isfinite
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from remotelr.rules.errors import InvalidPolicy
-from remotelr.rules.plateau.monitor import Margin, Mode, NanPolicy, Reports, counts, direction
+from remotelr.rules.plateau.monitor import Margin, Mode, NanPolicy, Reports, is_counted, resolve_mode
 from remotelr.rules.schedules.base import Binding, Point, State
 from remotelr.rules.values.fields import OpenFraction, Range, Rate, RateOrZero, check_fields
 from remotelr.rules.values.metrics import number_from_json, number_to_json
@@ -17,7 +17,7 @@ Resets = Annotated[int, Range(least=1, most=10**9)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
+class GreedyState:
     """What the node remembers. `window` and its running `sum` only fill where values are smoothed.
 
     initial_learning_rate: where a restart goes back to.
@@ -103,7 +103,7 @@ class Greedy:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        object.__setattr__(self, "mode", direction(self.mode, self.monitor))
+        object.__setattr__(self, "mode", resolve_mode(self.mode, self.monitor))
         if self.min_lr > self.max_lr:
             raise InvalidPolicy(f"must not exceed max_lr {self.max_lr!r}, is {self.min_lr!r}", "min_lr")
         if self.threshold_mode == "rel" and self.threshold >= 1:
@@ -118,9 +118,9 @@ class Greedy:
 
     def observe(self, state: State, point: Point) -> State:
         value = point.metrics.get(self.monitor)
-        if value is None or not counts(value, self.monitor, self.nan_policy):
+        if value is None or not is_counted(value, self.monitor, self.nan_policy):
             return state
-        memory, judged = self._smoothed(Memory.from_json(state), value)
+        memory, judged = self._smoothed(GreedyState.from_json(state), value)
         return self._after(memory, judged).to_json()
 
     def learning_rate(self, state: State, position: float) -> float:
@@ -132,10 +132,10 @@ class Greedy:
     def plateau(self, state: State) -> Mapping[str, Any] | None:
         return {"best": state["best"], "wait": state["bad"], "cooldown": state["cooldown"]}
 
-    def _fresh(self, learning_rate: float) -> Memory:
-        return Memory(learning_rate=learning_rate, initial_learning_rate=learning_rate, resets_in=self.reset_start)
+    def _fresh(self, learning_rate: float) -> GreedyState:
+        return GreedyState(learning_rate=learning_rate, initial_learning_rate=learning_rate, resets_in=self.reset_start)
 
-    def _smoothed(self, memory: Memory, value: float) -> tuple[Memory, float]:
+    def _smoothed(self, memory: GreedyState, value: float) -> tuple[GreedyState, float]:
         """The memory with the value in its window, and the number to judge."""
         if not self.smooth or not (isfinite(value) or self.nan_policy == "library"):
             return memory, value
@@ -145,7 +145,7 @@ class Greedy:
             window = window[1:]
         return replace(memory, window=window, sum=total), total / len(window)
 
-    def _after(self, memory: Memory, value: float) -> Memory:
+    def _after(self, memory: GreedyState, value: float) -> GreedyState:
         if memory.cooldown:
             return replace(memory, cooldown=memory.cooldown - 1, good=0, bad=0)
         if memory.warmup:
@@ -166,13 +166,13 @@ class Greedy:
         bar = bar * (1.0 - sign * self.threshold) if self.threshold_mode == "rel" else bar - sign * self.threshold
         return value < bar if self.mode == "min" else value > bar
 
-    def _risen(self, memory: Memory) -> Memory:
+    def _risen(self, memory: GreedyState) -> GreedyState:
         higher = min(memory.learning_rate / self.factor, self.max_lr)
         if higher - memory.learning_rate <= self.eps:
             higher = memory.learning_rate
         return replace(memory, learning_rate=higher, good=0, bad=0, warmup=self.warmup, resets_in=self.reset_start)
 
-    def _fallen(self, memory: Memory) -> Memory:
+    def _fallen(self, memory: GreedyState) -> GreedyState:
         lower = max(memory.learning_rate * self.factor, self.min_lr)
         if memory.learning_rate - lower <= self.eps:
             lower = memory.learning_rate

@@ -29,7 +29,7 @@ def float32(value: float) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class PlateauSettings:
     """The canonical machine's settings.
 
     relative, absolute: how much better counts: a value beats best * (1 - relative) - absolute (min).
@@ -90,7 +90,7 @@ class Rule:
 
 
 @record
-class Memory:
+class PlateauState:
     """What the machine remembers. best: None before the first value. average, count: of values being averaged."""
 
     best: float | None = None
@@ -118,7 +118,7 @@ class Memory:
         return document
 
 
-def observe(rule: Rule, memory: Memory, value: float) -> tuple[Memory, bool]:
+def observe(rule: PlateauSettings, memory: PlateauState, value: float) -> tuple[PlateauState, bool]:
     """The memory after one more value, and whether a reduction is due."""
     average = (memory.count * memory.average + value) / (memory.count + 1)
     if memory.count + 1 < rule.accumulation_size:
@@ -128,7 +128,7 @@ def observe(rule: Rule, memory: Memory, value: float) -> tuple[Memory, bool]:
     cooldown = max(memory.cooldown - 1, 0)
     ignored = cooling and (cooldown > 0 or not rule.counts_last)
     if rule.improves(average, memory.best):
-        after = Memory(best=average, wait=0, cooldown=cooldown)
+        after = PlateauState(best=average, wait=0, cooldown=cooldown)
     else:
-        after = Memory(best=memory.best, wait=0 if ignored else memory.wait + 1, cooldown=cooldown)
+        after = PlateauState(best=memory.best, wait=0 if ignored else memory.wait + 1, cooldown=cooldown)
     return after, not ignored and rule.due(after.wait)

@@ -20,7 +20,7 @@ _LOWER_IS_BETTER = ("loss", "mae", "mse", "mean_absolute_error", "mean_squared_e
 _HIGHER_IS_BETTER = ("acc", "accuracy", "auc", "r2_score")
 
 
-def direction(mode: Mode, monitor: str) -> Literal["min", "max"]:
+def resolve_mode(mode: Mode, monitor: str) -> Literal["min", "max"]:
     """The mode, with "auto" resolved from the metric's name.
 
     Keras asks the metric object for its direction; a service sees only the name, so "auto" is taken only
@@ -39,7 +39,7 @@ def _ends_in(monitor: str, words: tuple[str, ...]) -> bool:
     return any(monitor == word or monitor.endswith(f"_{word}") for word in words)
 
 
-def counts(value: float, monitor: str, nan_policy: NanPolicy) -> bool:
+def is_counted(value: float, monitor: str, nan_policy: NanPolicy) -> bool:
     """Whether a reported value is looked at. Raises InvalidReport where it is not finite and refused."""
     if isfinite(value) or nan_policy in ("bad", "library"):
         return True

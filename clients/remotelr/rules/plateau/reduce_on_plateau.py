@@ -6,8 +6,8 @@ from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from remotelr.rules.errors import InvalidPolicy
-from remotelr.rules.plateau.machine import Memory, Rule, float32, observe
-from remotelr.rules.plateau.monitor import Margin, Mode, NanPolicy, Reports, counts, direction
+from remotelr.rules.plateau.machine import PlateauSettings, PlateauState, float32, observe
+from remotelr.rules.plateau.monitor import Margin, Mode, NanPolicy, Reports, is_counted, resolve_mode
 from remotelr.rules.schedules.base import Binding, Point, Schedule, State
 from remotelr.rules.values.fields import Count, OpenFraction, Range, Rate, RateOrZero, check_fields
 
@@ -109,7 +109,7 @@ class ReduceOnPlateau:
             raise error.under("schedule") from None
 
     def start(self, learning_rate: float) -> State:
-        state = Memory().to_json()
+        state = PlateauState().to_json()
         if self.schedule is not None:
             return state | {"scale": 1.0, "schedule": self.schedule.start(learning_rate)}
         first = learning_rate if self.initial_learning_rate is None else self.initial_learning_rate
@@ -120,10 +120,10 @@ class ReduceOnPlateau:
         if self.schedule is not None:
             state = {**state, "schedule": self.schedule.observe(state["schedule"], point)}
         value = point.metrics.get(self.monitor)
-        if value is None or not counts(value, self.monitor, self.nan_policy):
+        if value is None or not is_counted(value, self.monitor, self.nan_policy):
             return state
         rule = self.rule
-        memory, due = observe(rule, Memory.from_json(state), value)
+        memory, due = observe(rule, PlateauState.from_json(state), value)
         rate = {name: state[name] for name in ("scale", "learning_rate", "schedule") if name in state}
         if not due:
             return memory.to_json() | rate
@@ -145,11 +145,11 @@ class ReduceOnPlateau:
         return {"best": state["best"], "wait": state["wait"], "cooldown": state["cooldown"]}
 
     @property
-    def rule(self) -> Rule:
+    def rule(self) -> PlateauSettings:
         """This flavour as settings of the canonical machine."""
         return _rule_of(self)
 
-    def _rule(self) -> Rule:
+    def _rule(self) -> PlateauSettings:
         match self.flavor:
             case "keras":
                 return self._keras_rule(margin_on_value=True, compared=float32, takes_first=True)
@@ -160,8 +160,8 @@ class ReduceOnPlateau:
             case "optax":
                 return self._optax_rule()
 
-    def _keras_rule(self, **differences: Any) -> Rule:
-        return Rule(
+    def _keras_rule(self, **differences: Any) -> PlateauSettings:
+        return PlateauSettings(
             lower_is_better=self.mode == "min",
             absolute=self.min_delta or 0.0,
             held=float32,
@@ -175,8 +175,8 @@ class ReduceOnPlateau:
             **differences,
         )
 
-    def _torch_rule(self, threshold: float) -> Rule:
-        return Rule(
+    def _torch_rule(self, threshold: float) -> PlateauSettings:
+        return PlateauSettings(
             lower_is_better=self.mode == "min",
             relative=threshold if self.threshold_mode == "rel" else 0.0,
             absolute=threshold if self.threshold_mode == "abs" else 0.0,
@@ -188,8 +188,8 @@ class ReduceOnPlateau:
             takes_non_finite=self.nan_policy == "library",
         )
 
-    def _optax_rule(self) -> Rule:
-        return Rule(
+    def _optax_rule(self) -> PlateauSettings:
+        return PlateauSettings(
             lower_is_better=True,
             relative=self.rtol or 0.0,
             absolute=self.atol or 0.0,
@@ -208,7 +208,7 @@ class ReduceOnPlateau:
             return float(state["learning_rate"])
         return self.schedule.learning_rate(state["schedule"], position)
 
-    def _reduced(self, rule: Rule, rate: dict[str, Any], position: float) -> dict[str, Any] | None:
+    def _reduced(self, rule: PlateauSettings, rate: dict[str, Any], position: float) -> dict[str, Any] | None:
         """The part of the state that makes the rate, one reduction further; None where that changes nothing."""
         if self.flavor == "optax":
             scale = rule.reduced(rate["scale"])
@@ -224,7 +224,7 @@ class ReduceOnPlateau:
         if self.flavor == "keras_legacy" and self.mode == "auto":
             # Old Keras looks for "acc" anywhere in the name, and takes everything else for a loss.
             return "max" if "acc" in self.monitor else "min"
-        return direction(self.mode, self.monitor)
+        return resolve_mode(self.mode, self.monitor)
 
     def _refuse_foreign_parameters(self) -> None:
         for owner, parameters in DEFAULTS.items():
@@ -244,6 +244,6 @@ class ReduceOnPlateau:
 
 
 @lru_cache(maxsize=1024)
-def _rule_of(node: ReduceOnPlateau) -> Rule:
+def _rule_of(node: ReduceOnPlateau) -> PlateauSettings:
     """Made once for a node: every report asks for it, several times."""
     return node._rule()  # noqa: SLF001  # its own, kept apart for the cache alone

@@ -5,7 +5,7 @@ from dataclasses import is_dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from remotelr.rules.composition.modifiers import MODIFIERS, Modified
+from remotelr.rules.composition.modifiers import MODIFIERS, WithModifiers
 from remotelr.rules.errors import InvalidPolicy
 from remotelr.rules.policy.aliases import canonical
 from remotelr.rules.policy.policy import Policy
@@ -46,7 +46,7 @@ def node_from_json(document: object) -> Schedule:
 
 def node_to_json(schedule: Schedule) -> dict[str, Any]:
     """The schedule in its canonical form, its modifiers on the node itself."""
-    if isinstance(schedule, Modified):
+    if isinstance(schedule, WithModifiers):
         modifiers = {name: value for name, value in _fields_to_json(schedule).items() if name in MODIFIERS}
         return node_to_json(schedule.schedule) | modifiers
     return {"type": schedule.type, **_fields_to_json(schedule)}
@@ -59,13 +59,13 @@ def _node(document: object) -> Schedule:
     cls = _class_of(document)
     document = _by_first_names(cls, document)
     own = [field.name for field in fields_of(cls)]
-    modifying = [field for field in fields_of(Modified) if field.name in MODIFIERS and field.name not in own]
+    modifying = [field for field in fields_of(WithModifiers) if field.name in MODIFIERS and field.name not in own]
     known = ["type", *own, *(field.name for field in modifying)]
     _refuse_unknown(document, known)
 
     schedule: Schedule = _made(cls, fields_of(cls), document)
     modifiers = {field.name: _value_of(field, document) for field in modifying if document.get(field.name) is not None}
-    return Modified(schedule=schedule, **modifiers) if modifiers else schedule
+    return WithModifiers(schedule=schedule, **modifiers) if modifiers else schedule
 
 
 def _class_of(document: Mapping[str, Any]) -> type[Any]:

@@ -1,4 +1,4 @@
-"""What a policy does by itself when a loss is no number any more, or explodes."""
+"""The guard of a policy: reacts when a loss is not finite or explodes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,51 +13,52 @@ Times = Annotated[float, Range(above=1, most=1e9)]
 Reduction = Annotated[float, Range(above=0, most=1)]
 Epoch = Annotated[int, Range(least=0, most=10**9)]
 
-Act = Literal["hold", "scale", "rollback", "stop"]
+GuardAction = Literal["hold", "scale", "rollback", "stop"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guard:
-    """What is done about a loss that is not finite, or that explodes.
+    """Reacts to a loss that is not finite or explodes.
 
-    monitor: the metric it looks at; lower is better. A report without it is not judged.
-    non_finite: NaN and the infinities are trouble. exploding: so is a value above `exploding` times the running
-        mean of the values before; null (the default) looks at no mean. A mean that is not above 0 judges nothing.
-    window: the mean is that of all values while there are fewer than these, and from then on follows the newer
-        ones: mean += (value - mean) / window. after: how many values it needs to be believed. Values that are trouble
-        do not enter it.
-    action: hold: the next epoch trains with the rate of this one. scale: the rate is multiplied by `factor` from
-        now on. rollback: the same, and the trainer is to load the checkpoint of epoch `to`. stop: end.
-    factor: of scale and rollback; 1 changes nothing.
-    to: `best`, the epoch with the best value so far; `last`, the newest one without trouble; or an epoch's number.
-        While there is none, a rollback only scales.
-    cooldown: so many reports after it has acted are not judged.
-    limit: how often it acts in a run, at most; then: what it does in place of acting once more.
+    monitor: the metric the guard evaluates; lower is better. A report without it is not evaluated.
+    non_finite: NaN and the infinities trigger the guard.
+    explosion_factor: a value above this many times the running mean of the earlier values triggers the guard; null
+        (the default) disables the comparison. A mean at or below 0 triggers nothing.
+    window: number of values in the running mean: mean += (value - mean) / min(count, window). Values that trigger
+        the guard do not enter it.
+    min_samples: number of values the running mean needs before it is compared.
+    action: hold: the next epoch keeps the rate of this one. scale: the rate is multiplied by `factor` from now on.
+        rollback: the same, and the trainer loads the checkpoint of epoch `rollback_to`. stop: the run ends.
+    factor: multiplier of scale and rollback, in (0, 1].
+    rollback_to: `best`: the epoch with the best value; `last`: the newest epoch that did not trigger the guard; or an
+        epoch number. If there is no such epoch, a rollback only scales.
+    cooldown: number of reports that are not evaluated after an action.
+    max_actions: most actions in one run. on_max_actions: what happens instead of one more action.
 
-    The schedule does not see a point the guard has acted on. What the guard has multiplied stays, and belongs to the
-    policy's curve: a release does not take it back.
+    The schedule does not observe a point on which the guard acts. The factors of a guard belong to the policy's
+    curve: a release does not remove them.
     """
 
     monitor: str = "val_loss"
     non_finite: bool = True
-    exploding: Times | None = None
+    explosion_factor: Times | None = None
     window: Count = 10
-    after: Count = 1
-    action: Act = "hold"
+    min_samples: Count = 1
+    action: GuardAction = "hold"
     factor: Reduction = 0.5
-    to: Literal["best", "last"] | Epoch = "best"
+    rollback_to: Literal["best", "last"] | Epoch = "best"
     cooldown: Reports = 0
-    limit: Count = 3
-    then: Literal["stop", "ignore"] = "stop"
+    max_actions: Count = 3
+    on_max_actions: Literal["stop", "ignore"] = "stop"
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not self.non_finite and self.exploding is None:
-            raise InvalidPolicy("looks at nothing: let it look at non_finite values or give exploding", "non_finite")
+        if not self.non_finite and self.explosion_factor is None:
+            raise InvalidPolicy("must be true when explosion_factor is not set", "non_finite")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
+class GuardState:
     """What a guard remembers.
 
     seen, mean: values in the running mean. best, best_epoch, last: of the points without trouble.
@@ -77,61 +78,61 @@ class Memory:
     back_to: int | None = None
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any] | None) -> "Memory":
+    def from_json(cls, document: Mapping[str, Any] | None) -> "GuardState":
         return AT_REST if document is None else cls(**document)
 
     def to_json(self) -> Mapping[str, Any] | None:
         """What is not at rest; None for nothing."""
-        members = {name: getattr(self, name) for name in Memory.__slots__}
+        members = {name: getattr(self, name) for name in GuardState.__slots__}
         return {name: value for name, value in members.items() if value != getattr(AT_REST, name)} or None
 
 
-AT_REST = Memory()
+AT_REST = GuardState()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class GuardResult:
     """What a guard made of a point. act: what it does; None when nothing. mean: what the value was compared with."""
 
-    memory: Memory
-    act: Act | None = None
+    memory: GuardState
+    act: GuardAction | None = None
     mean: float | None = None
 
 
-def judge(guard: Guard, memory: Memory, value: float | None, epoch: int, learning_rate: float) -> Finding:
+def evaluate(guard: Guard, memory: GuardState, value: float | None, epoch: int, learning_rate: float) -> GuardResult:
     """What the guard makes of `value` at the end of `epoch`, which was decided to train with `learning_rate`."""
-    memory = done(memory)
+    memory = clear_per_epoch(memory)
     if value is None:
-        return Finding(memory=memory)
-    compared = _compared_with(guard, memory, value)
+        return GuardResult(memory=memory)
+    compared = _threshold(guard, memory, value)
     exploding = compared is not None and value > compared
     if memory.cooldown:
         memory = replace(memory, cooldown=memory.cooldown - 1)
-        return Finding(memory=_learned(guard, memory, value, epoch, exploding))
+        return GuardResult(memory=_with_value(guard, memory, value, epoch, exploding))
     if not exploding and (isfinite(value) or not guard.non_finite):
-        return Finding(memory=_learned(guard, memory, value, epoch, exploding))
+        return GuardResult(memory=_with_value(guard, memory, value, epoch, exploding))
     mean = memory.mean if isfinite(value) else None
-    if memory.acts >= guard.limit:
-        return Finding(memory=memory, act="stop" if guard.then == "stop" else None, mean=mean)
-    act, memory = _acted(guard, memory, epoch, learning_rate)
-    return Finding(memory=memory, act=act, mean=mean)
+    if memory.acts >= guard.max_actions:
+        return GuardResult(memory=memory, act="stop" if guard.on_max_actions == "stop" else None, mean=mean)
+    act, memory = _apply_action(guard, memory, epoch, learning_rate)
+    return GuardResult(memory=memory, act=act, mean=mean)
 
 
-def done(memory: Memory) -> Memory:
+def clear_per_epoch(memory: GuardState) -> GuardState:
     """The memory at the next point: what was for one epoch only is over."""
     if memory.held is None and memory.back_to is None:
         return memory
     return replace(memory, held=None, back_to=None)
 
 
-def _compared_with(guard: Guard, memory: Memory, value: float) -> float | None:
+def _threshold(guard: Guard, memory: GuardState, value: float) -> float | None:
     """What a value must not exceed; None where nothing can be said."""
-    if guard.exploding is None or not isfinite(value) or memory.seen < guard.after or memory.mean <= 0:
+    if guard.explosion_factor is None or not isfinite(value) or memory.seen < guard.min_samples or memory.mean <= 0:
         return None
-    return guard.exploding * memory.mean
+    return guard.explosion_factor * memory.mean
 
 
-def _learned(guard: Guard, memory: Memory, value: float, epoch: int, exploding: bool) -> Memory:
+def _with_value(guard: Guard, memory: GuardState, value: float, epoch: int, exploding: bool) -> GuardState:
     if exploding or not isfinite(value):
         return memory
     seen = memory.seen + 1
@@ -143,7 +144,7 @@ def _learned(guard: Guard, memory: Memory, value: float, epoch: int, exploding: 
     return memory
 
 
-def _acted(guard: Guard, memory: Memory, epoch: int, learning_rate: float) -> tuple[Act, Memory]:
+def _apply_action(guard: Guard, memory: GuardState, epoch: int, learning_rate: float) -> tuple[GuardAction, GuardState]:
     memory = replace(memory, acts=memory.acts + 1, cooldown=guard.cooldown)
     match guard.action:
         case "hold":
@@ -153,14 +154,14 @@ def _acted(guard: Guard, memory: Memory, epoch: int, learning_rate: float) -> tu
         case "scale":
             return "scale", replace(memory, scale=memory.scale * guard.factor)
         case "rollback":
-            back_to = _checkpoint(guard, memory, epoch)
-            act: Act = "scale" if back_to is None else "rollback"
+            back_to = _rollback_epoch(guard, memory, epoch)
+            act: GuardAction = "scale" if back_to is None else "rollback"
             return act, replace(memory, scale=memory.scale * guard.factor, back_to=back_to)
 
 
-def _checkpoint(guard: Guard, memory: Memory, epoch: int) -> int | None:
-    if guard.to == "best":
+def _rollback_epoch(guard: Guard, memory: GuardState, epoch: int) -> int | None:
+    if guard.rollback_to == "best":
         return memory.best_epoch
-    if guard.to == "last":
+    if guard.rollback_to == "last":
         return memory.last
-    return guard.to if guard.to < epoch else None
+    return guard.rollback_to if guard.rollback_to < epoch else None

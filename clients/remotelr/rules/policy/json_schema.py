@@ -9,7 +9,7 @@ from inspect import getdoc
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from remotelr.rules.composition.modifiers import MODIFIERS, Modified
+from remotelr.rules.composition.modifiers import MODIFIERS, WithModifiers
 from remotelr.rules.policy.policy import Policy
 from remotelr.rules.policy.registry import NODES
 from remotelr.rules.schedules.base import Schedule
@@ -37,7 +37,7 @@ def json_schema() -> dict[str, Any]:
 def _node(name: str, cls: type[Any], nested: dict[str, Any]) -> dict[str, Any]:
     own = fields_of(cls)
     taken = {field.name for field in own}
-    modifying = [field for field in fields_of(Modified) if field.name in MODIFIERS and field.name not in taken]
+    modifying = [field for field in fields_of(WithModifiers) if field.name in MODIFIERS and field.name not in taken]
     schema = _object(cls, (*own, *modifying), nested)
     schema["properties"] = {"type": {"const": name}, **schema["properties"]}
     schema["required"] = ["type", *schema["required"]]

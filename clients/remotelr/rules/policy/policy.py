@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from math import isfinite, isnan
 from typing import Any, Literal
 
-from remotelr.rules.composition.modifiers import refuse_crossed
+from remotelr.rules.composition.modifiers import check_bounds
 from remotelr.rules.errors import InvalidPolicy
 from remotelr.rules.policy.aggregate import Aggregate
 from remotelr.rules.policy.guard import Guard
@@ -38,7 +38,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        refuse_crossed(self.min_lr, self.max_lr)
+        check_bounds(self.min_lr, self.max_lr)
 
     def bind(self, binding: Binding) -> "Policy":
         """The policy with every rate that was left open taken from the run. Raises InvalidPolicy where it has none."""

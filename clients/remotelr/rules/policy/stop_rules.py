@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from remotelr.rules.errors import InvalidPolicy
-from remotelr.rules.plateau.machine import Rule, float32
-from remotelr.rules.plateau.monitor import Mode, NanPolicy, Reports, counts, direction
+from remotelr.rules.plateau.machine import PlateauSettings, float32
+from remotelr.rules.plateau.monitor import Mode, NanPolicy, Reports, is_counted, resolve_mode
 from remotelr.rules.values.fields import Count, Range, check_fields
 from remotelr.rules.values.metrics import number_from_json, number_to_json
 
@@ -15,11 +15,11 @@ Delta = Annotated[float, Range(least=-1e12, most=1e12)]
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class EarlyStoppingResult:
     """`best` and `wait` of early stopping (JSON, None before the first report), and whether it is over."""
 
     memory: Mapping[str, Any] | None
-    over: bool
+    stop: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,26 +45,26 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        object.__setattr__(self, "mode", direction(self.mode, self.monitor))
+        object.__setattr__(self, "mode", resolve_mode(self.mode, self.monitor))
         object.__setattr__(self, "min_delta", abs(self.min_delta))
 
-    def judge(self, memory: Mapping[str, Any] | None, value: float | None, epoch: int) -> "Patience":
+    def judge(self, memory: Mapping[str, Any] | None, value: float | None, epoch: int) -> "EarlyStoppingResult":
         """What it remembers after one more report, and whether that is one too many. Raises InvalidReport."""
-        if value is None or epoch < self.start_from_epoch or not counts(value, self.monitor, self.nan_policy):
-            return Patience(memory, False)
+        if value is None or epoch < self.start_from_epoch or not is_counted(value, self.monitor, self.nan_policy):
+            return EarlyStoppingResult(memory, False)
         wait = 1 if memory is None else memory["wait"] + 1
         best = None if memory is None or memory["best"] is None else number_from_json(memory["best"])
         rule = self._rule
         if not rule.improves(value, best):
             after = {"best": None if best is None else number_to_json(best), "wait": wait}
-            return Patience(after, wait >= self.patience and epoch > 0)
+            return EarlyStoppingResult(after, wait >= self.patience and epoch > 0)
         if self.baseline is None or rule.improves(value, self.baseline):
             wait = 0
-        return Patience({"best": number_to_json(value), "wait": wait}, False)
+        return EarlyStoppingResult({"best": number_to_json(value), "wait": wait}, False)
 
     @property
-    def _rule(self) -> Rule:
-        return Rule(
+    def _rule(self) -> PlateauSettings:
+        return PlateauSettings(
             lower_is_better=self.mode == "min",
             absolute=self.min_delta,
             margin_on_value=True,
@@ -88,7 +88,7 @@ class Target:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        object.__setattr__(self, "mode", direction(self.mode, self.monitor))
+        object.__setattr__(self, "mode", resolve_mode(self.mode, self.monitor))
 
     def reached(self, value: float | None) -> bool:
         if value is None:

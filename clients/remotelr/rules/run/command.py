@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from remotelr.rules.policy.codec import policy_from_json, policy_to_json
-from remotelr.rules.policy.limits import Rails
+from remotelr.rules.policy.limits import Limits
 from remotelr.rules.policy.policy import Policy
 from remotelr.rules.run.events import Event
 
@@ -22,10 +22,10 @@ OrderType = Literal[
     "note",
     "cancel",
 ]
-CommandType = Literal[OrderType, "rails"]
+CommandType = Literal[OrderType, "limits"]
 Mode = Literal["pin", "rebase", "one_shot"]
-Held = Literal["pin", "one_shot"]
-Keeping = Literal["keep", "reset"]
+OverrideKind = Literal["pin", "one_shot"]
+StateMode = Literal["keep", "reset"]
 Continuity = Literal["keep_lr", "keep_fraction", "restart"]
 
 
@@ -60,7 +60,7 @@ class Command:
     extend (total, continuity): the run is `total` epochs long now, and the rest of its curve with it.
     stop: end with the next answer. note (text): a remark, for the record.
     cancel (seq): the command of that number, not yet delivered, is as if never given.
-    rails (rails): the guard rails of the experiment, None for none (the service's own).
+    limits (limits): the limits of the experiment, None for none (the service's own).
 
     key: the same key is the same command, so a retried factor counts once.
     expected_seq: the newest event of the run the operator saw; SeqConflict where there is a newer one.
@@ -71,14 +71,14 @@ class Command:
     factor: float | None = None
     mode: Mode = "pin"
     until: Until | None = None
-    only: Held | None = None
+    only: OverrideKind | None = None
     policy: Policy | None = None
-    state: Keeping = "keep"
+    state: StateMode = "keep"
     total: int | None = None
     continuity: Continuity = "keep_lr"
     text: str | None = None
     seq: int | None = None
-    rails: Rails | None = None
+    limits: Limits | None = None
     expected_seq: int | None = None
     key: str | None = None
     actor: str | None = None
@@ -103,8 +103,8 @@ def command_to_json(order: Command) -> dict[str, Any]:
         document["until"] = order.until.to_json()
     if order.policy is not None:
         document["policy"] = policy_to_json(order.policy)
-    if order.rails is not None:
-        document["rails"] = order.rails.to_json()
+    if order.limits is not None:
+        document["limits"] = order.limits.to_json()
     return document
 
 
@@ -115,8 +115,8 @@ def command_from_json(document: Mapping[str, Any], key: str | None = None) -> Co
         members["until"] = Until(**members["until"])
     if "policy" in members:
         members["policy"] = policy_from_json(members["policy"])
-    if "rails" in members:
-        members["rails"] = Rails.from_json(members["rails"])
+    if "limits" in members:
+        members["limits"] = Limits.from_json(members["limits"])
     return Command(key=key, **members)
 
 

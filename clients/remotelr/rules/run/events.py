@@ -11,13 +11,13 @@ from typing import Any, Literal, Protocol
 from remotelr.rules.run.decision import Decision
 from remotelr.rules.values.records import record, replace
 
-Kind = Literal["created", "attempt", "report", "closing", "command", "policy", "finished"]
+Kind = Literal["created", "attempt", "report", "timeout", "command", "policy", "finished"]
 
 # The kinds that belong to a point, and may have decided it.
-OF_A_POINT: frozenset[Kind] = frozenset({"report", "closing"})
+OF_A_POINT: frozenset[Kind] = frozenset({"report", "timeout"})
 
 # The kinds after which the schedule's state stands as it was before the epoch they hold from.
-SNAPSHOTS: frozenset[Kind] = frozenset({"created", "attempt", "report", "closing", "policy"})
+SNAPSHOTS: frozenset[Kind] = frozenset({"created", "attempt", "report", "timeout", "policy"})
 
 
 @record
@@ -29,10 +29,10 @@ class Event:
     epoch: report, closing: the epoch that ended; attempt: the epoch it starts at; else None.
     rank: of a report, else None.
     key: the caller's own name of an attempt or a command, which makes a repetition the same one.
-    holds_from: the first epoch whose rate this event bears on.
+    effective_from: the first epoch whose rate this event bears on.
     payload: the input as it came, JSON (non-finite metrics as "nan", "inf", "-inf").
     notes: what was noticed: `gap`, `late`; `drift`, the decided rate where another was used; `live`, the same
-        where a command that holds from the next epoch made it; of a closing the `ranks` that were there.
+        where a command that holds from the next epoch made it; of a timeout the `ranks` that were there.
     state: the run's state after it; None where it left the state alone.
     decision: the decision it took, if it took one.
     superseded_by: the later attempt that rewound past it; such an event counts no more.
@@ -44,7 +44,7 @@ class Event:
     epoch: int | None = None
     rank: int | None = None
     key: str | None = None
-    holds_from: int
+    effective_from: int
     payload: Mapping[str, Any]
     notes: Mapping[str, Any] = field(default_factory=dict)
     state: Mapping[str, Any] | None = None
@@ -140,7 +140,7 @@ class MemoryLog:
         return next(
             event
             for event in reversed(self._effective)
-            if event.kind in SNAPSHOTS and event.state is not None and event.holds_from <= epoch
+            if event.kind in SNAPSHOTS and event.state is not None and event.effective_from <= epoch
         )
 
     def has_reports(self) -> bool:

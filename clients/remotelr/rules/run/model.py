@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from remotelr.rules.errors import InvalidPolicy
 from remotelr.rules.policy.codec import policy_from_json, policy_to_json
-from remotelr.rules.policy.limits import Rails
+from remotelr.rules.policy.limits import Limits
 from remotelr.rules.policy.policy import Policy
 from remotelr.rules.run.decision import Decision, Waiting
 from remotelr.rules.run.events import Event
@@ -39,7 +39,7 @@ class RunSpec:
     policy: as written, rates it leaves open not yet filled in.
     initial_learning_rate: the trainer's own rate, > 0; needed where the policy names none.
     steps_per_epoch, total_epochs: lengths, where known; a per-step policy or `total` may need them.
-    rails: what its experiment allows at most; not the trainer's to say.
+    limits: what its experiment allows at most; not the trainer's to say.
     asked: policy and total_epochs as the owner gave them, where an operator has changed them since: a trainer that
         starts again asks for these, and means this run.
     """
@@ -49,8 +49,8 @@ class RunSpec:
     world_size: int = 1
     steps_per_epoch: int | None = None
     total_epochs: int | None = None
-    rails: Rails | None = None
-    asked: Mapping[str, Any] | None = None
+    limits: Limits | None = None
+    requested: Mapping[str, Any] | None = None
 
     def bound(self) -> Policy:
         """The policy with the run's rate and length filled in. Raises InvalidPolicy where one is missing."""
@@ -65,9 +65,9 @@ class RunSpec:
         return rate
 
     def to_json(self) -> dict[str, Any]:
-        rare: dict[str, Any] = {} if self.rails is None else {"rails": self.rails.to_json()}
-        if self.asked is not None:
-            rare["asked"] = self.asked
+        rare: dict[str, Any] = {} if self.limits is None else {"limits": self.limits.to_json()}
+        if self.requested is not None:
+            rare["requested"] = self.requested
         return {
             "policy": policy_to_json(self.policy),
             "initial_learning_rate": self.initial_learning_rate,
@@ -80,8 +80,8 @@ class RunSpec:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "RunSpec":
         """The inverse of `to_json`. Raises InvalidPolicy."""
-        rails = Rails.from_json(document.get("rails"))
-        return cls(**{**document, "policy": policy_from_json(document["policy"]), "rails": rails})
+        limits = Limits.from_json(document.get("limits"))
+        return cls(**{**document, "policy": policy_from_json(document["policy"]), "limits": limits})
 
     def _total(self) -> int | None:
         if self.policy.unit == "epoch" or self.total_epochs is None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from remotelr.rules.run.command import Command, command_from_payload
 from remotelr.rules.run.events import Event, Log
 from remotelr.rules.run.model import Run
-from remotelr.rules.run.state import Order, RunState
+from remotelr.rules.run.state import Override, RunState
 
 
 def first_undecided(run: Run) -> int:
@@ -15,61 +15,62 @@ def first_undecided(run: Run) -> int:
     return run.epoch if untouched else run.epoch + 1
 
 
-def ordered(state: RunState, order: Command, holds_from: int) -> RunState:
-    """The state with a command noted. A stop, its release and rails hold at once, rates from `holds_from` on."""
+def with_command(state: RunState, order: Command, effective_from: int) -> RunState:
+    """The state with a command noted. A stop, its release and limits hold at once, rates from `effective_from` on."""
     match order.type:
         case "stop":
             return replace(state, stop=True)
         case "release":
             if order.only is not None:
-                return state.ordering(Order(epoch=holds_from, over=order.only))
-            early = None if state.early is None else {**state.early, "wait": 0}
-            return replace(state.ordering(Order(epoch=holds_from)), stop=False, ended=None, early=early)
+                return state.with_override(Override(epoch=effective_from, ends=order.only))
+            early = None if state.early_stopping is None else {**state.early_stopping, "wait": 0}
+            state = state.with_override(Override(epoch=effective_from))
+            return replace(state, stop=False, stopped_by=None, early_stopping=early)
         case "set_learning_rate":
-            return _rate_ordered(state, order, holds_from)
+            return _with_rate(state, order, effective_from)
         case "scale":
-            return state.ordering(Order(epoch=holds_from, factor=order.multiplier))
+            return state.with_override(Override(epoch=effective_from, factor=order.multiplier))
         case "pause":
-            return state.ordering(Order(epoch=holds_from, clock="pause"))
+            return state.with_override(Override(epoch=effective_from, clock="pause"))
         case "resume_schedule":
-            return state.ordering(Order(epoch=holds_from, clock="resume"))
-        case "rails":
-            return replace(state, rails=order.rails)
+            return state.with_override(Override(epoch=effective_from, clock="resume"))
+        case "limits":
+            return replace(state, limits=order.limits)
         case "replace_policy" | "extend" | "note" | "cancel":
             return state
 
 
-def _rate_ordered(state: RunState, order: Command, holds_from: int) -> RunState:
+def _with_rate(state: RunState, order: Command, effective_from: int) -> RunState:
     if order.mode == "rebase":
-        return state.ordering(Order(epoch=holds_from, base=order.value))
+        return state.with_override(Override(epoch=effective_from, base=order.value))
     until = order.until
     time = None if until is None else until.time
     ends = None if until is None else until.epoch
     if order.mode == "one_shot":
-        state = state.ordering(Order(epoch=holds_from, once=order.value, until=time))
+        state = state.with_override(Override(epoch=effective_from, one_shot=order.value, until=time))
         if until is None:
-            ends = holds_from + 1
-        return state if ends is None else state.ordering(Order(epoch=ends, over="one_shot"))
-    state = state.ordering(Order(epoch=holds_from, learning_rate=order.value, until=time))
-    return state if ends is None else state.ordering(Order(epoch=ends, over="pin"))
+            ends = effective_from + 1
+        return state if ends is None else state.with_override(Override(epoch=ends, ends="one_shot"))
+    state = state.with_override(Override(epoch=effective_from, learning_rate=order.value, until=time))
+    return state if ends is None else state.with_override(Override(epoch=ends, ends="pin"))
 
 
-def pending_orders(log: Log, cancelled: Collection[int], first: int) -> tuple[Order, ...]:
+def pending_overrides(log: Log, cancelled: Collection[int], first: int) -> tuple[Override, ...]:
     """What the commands in the log, but for the cancelled ones, still have to do from epoch `first` on."""
-    orders = folded(log, cancelled).orders
-    return tuple(order for order in orders if order.epoch >= first)
+    overrides = fold_commands(log, cancelled).overrides
+    return tuple(order for order in overrides if order.epoch >= first)
 
 
-def cancelled_in(events: Collection[Event]) -> frozenset[int]:
+def cancelled_seqs(events: Collection[Event]) -> frozenset[int]:
     """The numbers of the commands that commands among these events have cancelled."""
-    orders = [command_from_payload(event) for event in events if event.payload["type"] == "cancel"]
-    return frozenset(order.seq for order in orders if order.seq is not None)
+    cancels = [command_from_payload(event) for event in events if event.payload["type"] == "cancel"]
+    return frozenset(each.seq for each in cancels if each.seq is not None)
 
 
-def folded(log: Log, cancelled: Collection[int]) -> RunState:
+def fold_commands(log: Log, cancelled: Collection[int]) -> RunState:
     """Every command ever noted, but for the cancelled ones, with none of them carried out."""
     state = RunState()
     for event in log.since("command", 0):
         if event.seq not in cancelled:
-            state = ordered(state, command_from_payload(event), event.holds_from)
+            state = with_command(state, command_from_payload(event), event.effective_from)
     return state

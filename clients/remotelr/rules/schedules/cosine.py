@@ -8,7 +8,7 @@ from remotelr.rules.errors import InvalidPolicy
 from remotelr.rules.schedules.base import FromInitialRate, State
 from remotelr.rules.schedules.restarts import cycle_at
 from remotelr.rules.values.fields import Count, Exponent, Factor, Fraction, Length, Range, RateOrZero
-from remotelr.rules.values.floats import power
+from remotelr.rules.values.floats import bounded_power
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +43,9 @@ class Cosine(FromInitialRate):
         progress = position / self.decay_steps
         if self.beyond_end == "hold":
             progress = min(progress, 1.0)
-        turned = cos(2 * pi * self.num_cycles * power(progress, self.k_decay))
+        turned = cos(2 * pi * self.num_cycles * bounded_power(progress, self.k_decay))
         end = end_of(self._initial, self.alpha, self.end_learning_rate)
-        return end + (self._initial - end) * power((1 + turned) / 2, self.exponent)
+        return end + (self._initial - end) * bounded_power((1 + turned) / 2, self.exponent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +80,7 @@ class CosineRestarts(FromInitialRate):
         end = end_of(self._initial, self.alpha, self.end_learning_rate)
         cycle = cycle_at(position, first=self.first_decay_steps, t_mul=self.t_mul, limit=self.cycle_limit)
         peak = cycle.peak(self._initial, end, self.m_mul, self.m_mul_on)
-        return end + (peak - end) * (1 + cos(pi * power(cycle.progress, self.k_decay))) / 2
+        return end + (peak - end) * (1 + cos(pi * bounded_power(cycle.progress, self.k_decay))) / 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

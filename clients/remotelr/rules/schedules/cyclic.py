@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from remotelr.rules.errors import InvalidPolicy
 from remotelr.rules.schedules.base import Binding, OpenLoop, State
 from remotelr.rules.values.fields import Fraction, Length, Range, Rate, RateOrZero
-from remotelr.rules.values.floats import power
+from remotelr.rules.values.floats import bounded_power
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,5 +157,5 @@ class Cyclic(OpenLoop):
 
     def _scale(self, t: float, cycle: int) -> float:
         if self.mode == "triangular2":
-            return power(0.5, cycle - 1)
-        return power(self.gamma, t) if self.mode == "exp_range" else 1.0
+            return bounded_power(0.5, cycle - 1)
+        return bounded_power(self.gamma, t) if self.mode == "exp_range" else 1.0

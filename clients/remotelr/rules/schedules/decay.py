@@ -9,7 +9,7 @@ from remotelr.rules.errors import InvalidPolicy
 from remotelr.rules.schedules.base import FromInitialRate, State
 from remotelr.rules.schedules.restarts import cycle_at
 from remotelr.rules.values.fields import Count, Exponent, Factor, Length, Offset, RateOrZero
-from remotelr.rules.values.floats import power
+from remotelr.rules.values.floats import bounded_power
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class Step(FromInitialRate):
     gamma: Factor = 0.1
 
     def learning_rate(self, state: State, position: float) -> float:
-        return self._initial * power(self.gamma, floor(position / self.step_size))
+        return self._initial * bounded_power(self.gamma, floor(position / self.step_size))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class MultiStep(FromInitialRate):
         object.__setattr__(self, "milestones", tuple(sorted(self.milestones)))
 
     def learning_rate(self, state: State, position: float) -> float:
-        return self._initial * power(self.gamma, bisect_right(self.milestones, position))
+        return self._initial * bounded_power(self.gamma, bisect_right(self.milestones, position))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ class Exponential(FromInitialRate):
 
     def learning_rate(self, state: State, position: float) -> float:
         exponent = max(position - self.transition_begin, 0.0) / self.decay_steps
-        rate = self._initial * power(self.decay_rate, floor(exponent) if self.staircase else exponent)
+        rate = self._initial * bounded_power(self.decay_rate, floor(exponent) if self.staircase else exponent)
         if self.end_learning_rate is None:
             return rate
         return max(rate, self.end_learning_rate) if self.decay_rate < 1 else min(rate, self.end_learning_rate)
@@ -100,7 +100,7 @@ class InverseTime(FromInitialRate):
         progress = position / self.decay_steps
         if self.staircase:
             progress = floor(progress)
-        return self._initial / power(1 + self.decay_rate * progress, self.power)
+        return self._initial / bounded_power(1 + self.decay_rate * progress, self.power)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,5 +147,5 @@ class Polynomial(FromInitialRate):
         )
 
     def _descent(self, peak: float, progress: float) -> float:
-        remaining = power(1 - power(progress, self.k_decay), self.power)
+        remaining = bounded_power(1 - bounded_power(progress, self.k_decay), self.power)
         return self.end_learning_rate + (peak - self.end_learning_rate) * remaining

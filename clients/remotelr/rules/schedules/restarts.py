@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import ceil, floor, log
 from typing import Literal
 
-from remotelr.rules.values.floats import power
+from remotelr.rules.values.floats import bounded_power
 
 # Shorter than this share of the first, a cycle of a shrinking chain is no longer told apart.
 _SHORTEST = 1e-9
@@ -23,7 +23,7 @@ class Cycle:
 
     def peak(self, initial: float, end: float, m_mul: float, m_mul_on: Literal["range", "peak"]) -> float:
         """The rate this cycle begins at: `m_mul` per cycle scales the peak, or the range between the end and it."""
-        scale = power(m_mul, self.index)
+        scale = bounded_power(m_mul, self.index)
         return initial * scale if m_mul_on == "peak" else end + (initial - end) * scale
 
 
@@ -36,7 +36,7 @@ def cycle_at(t: float, *, first: float, t_mul: float, limit: int | None = None) 
     last = _last_index(t_mul, limit)
     if last is not None and index > last:
         return Cycle(last, 1.0)
-    start, length = _start(index, t_mul), power(t_mul, index)
+    start, length = _start(index, t_mul), bounded_power(t_mul, index)
     return Cycle(index, min(max((t / first - start) / length, 0.0), 1.0))
 
 
@@ -68,7 +68,7 @@ def _shrinking_cycles(t_mul: float) -> int:
 
 
 def _start(index: int, t_mul: float) -> float:
-    return float(index) if _near_one(t_mul) else (power(t_mul, index) - 1) / (t_mul - 1)
+    return float(index) if _near_one(t_mul) else (bounded_power(t_mul, index) - 1) / (t_mul - 1)
 
 
 def _near_one(t_mul: float) -> bool:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from remotelr.rules.errors import InvalidPolicy
 from remotelr.rules.schedules.base import FromInitialRate, FromOwnRates, State
 from remotelr.rules.values.fields import Exponent, Factor, Length, LengthOrZero, OpenFraction, RateOrZero
-from remotelr.rules.values.floats import blend, power
+from remotelr.rules.values.floats import blend, bounded_power
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class Noam(FromOwnRates):
 
     def learning_rate(self, state: State, position: float) -> float:
         step = max(position, 1.0)
-        return self.factor / sqrt(self.d_model) * min(1 / sqrt(step), step * power(self.warmup_steps, -1.5))
+        return self.factor / sqrt(self.d_model) * min(1 / sqrt(step), step * bounded_power(self.warmup_steps, -1.5))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,17 +119,17 @@ class WarmupStableDecay(FromInitialRate):
     def _stable(self, t: float) -> float:
         if self.stable_shape == "constant":
             return 1.0
-        return power(1 + t / self._timescale, -0.5 if self.stable_shape == "rsqrt" else -self.stable_power)
+        return bounded_power(1 + t / self._timescale, -0.5 if self.stable_shape == "rsqrt" else -self.stable_power)
 
     def _decaying(self, stable: float, progress: float) -> float:
         if self.decay_shape == "geometric":
-            return stable * power(self.end_learning_rate / stable, progress)
+            return stable * bounded_power(self.end_learning_rate / stable, progress)
         return self.end_learning_rate + (stable - self.end_learning_rate) * self._remaining(progress)
 
     def _remaining(self, progress: float) -> float:
         if self.decay_shape == "cosine":
             return (1 + cos(pi * progress)) / 2
         if self.decay_shape == "exp":
-            return (power(self.decay_ratio, progress) - self.decay_ratio) / (1 - self.decay_ratio)
+            return (bounded_power(self.decay_ratio, progress) - self.decay_ratio) / (1 - self.decay_ratio)
         exponent = {"linear": 1.0, "1-sqrt": 0.5}.get(self.decay_shape, self.decay_power)
-        return 1 - power(progress, exponent)
+        return 1 - bounded_power(progress, exponent)

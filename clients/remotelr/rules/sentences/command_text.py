@@ -5,7 +5,7 @@ from typing import Any
 
 from remotelr.rules.run.command import Command, command_from_payload
 from remotelr.rules.run.events import Event
-from remotelr.rules.sentences.wording import factor_in_words, number
+from remotelr.rules.sentences.wording import format_factor, format_number
 
 _CONTINUITIES = {
     "keep_lr": "keeping the rate at the joint",
@@ -14,24 +14,24 @@ _CONTINUITIES = {
 }
 
 
-def command_in_words(event: Event) -> str:
+def describe_command(event: Event) -> str:
     """Who ordered what, from which epoch on, what it does to the rate, and why; without a full stop."""
     order = command_from_payload(event)
     effect = ""
     if event.notes and event.notes["before"] != event.notes["after"]:
-        effect = f" ({number(event.notes['before'])} becomes {number(event.notes['after'])})"
+        effect = f" ({format_number(event.notes['before'])} becomes {format_number(event.notes['after'])})"
     reason = f': "{order.reason}"' if order.reason else ""
-    return f"{order.actor or 'An operator'} {_ordered(order, event)}{effect}{reason}"
+    return f"{order.actor or 'An operator'} {_command_text(order, event)}{effect}{reason}"
 
 
-def _ordered(order: Command, event: Event) -> str:
-    since = f"from epoch {event.holds_from} on"
+def _command_text(order: Command, event: Event) -> str:
+    since = f"from epoch {event.effective_from} on"
     match order.type:
         case "set_learning_rate":
-            return _set(order, event.holds_from, since)
+            return _set(order, event.effective_from, since)
         case "scale":
             assert order.multiplier is not None
-            return f"has the rate {factor_in_words(order.multiplier)} {since}"
+            return f"has the rate {format_factor(order.multiplier)} {since}"
         case "release" if order.only is not None:
             return f"ends the {order.only.replace('_', '-')} {since}"
         case "release":
@@ -51,25 +51,25 @@ def _ordered(order: Command, event: Event) -> str:
             return f'notes "{order.text}"'
         case "cancel":
             return f"cancels command {order.seq}"
-        case "rails":
-            return _railed(order)
+        case "limits":
+            return _limits_text(order)
 
 
-def _set(order: Command, holds_from: int, since: str) -> str:
-    value, until = number(order.value or 0.0), order.until
+def _set(order: Command, effective_from: int, since: str) -> str:
+    value, until = format_number(order.value or 0.0), order.until
     if order.mode == "rebase":
         return f"lets the schedule go on from {value} {since}"
     if until is not None:
         end = f"until epoch {until.epoch}" if until.time is None else f"until {until.time}"
         return f"{'sets' if order.mode == 'one_shot' else 'holds'} {value} {since}, {end}"
-    return f"sets {value} for epoch {holds_from}" if order.mode == "one_shot" else f"holds {value} {since}"
+    return f"sets {value} for epoch {effective_from}" if order.mode == "one_shot" else f"holds {value} {since}"
 
 
-def _railed(order: Command) -> str:
-    rails: Mapping[str, Any] = {} if order.rails is None else order.rails.to_json()
-    if not rails:
-        return "takes the rails away"
-    return f"sets the rails {', '.join(f'{name} {number(value)}' for name, value in rails.items())}"
+def _limits_text(order: Command) -> str:
+    limits: Mapping[str, Any] = {} if order.limits is None else order.limits.to_json()
+    if not limits:
+        return "takes the limits away"
+    return f"sets the limits {', '.join(f'{name} {format_number(value)}' for name, value in limits.items())}"
 
 
 def _type_of(policy: Mapping[str, Any]) -> str:

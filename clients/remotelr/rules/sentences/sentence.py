@@ -7,13 +7,13 @@ from typing import Any
 from remotelr.rules.run.command import is_command
 from remotelr.rules.run.decision import Decision
 from remotelr.rules.run.events import Event
-from remotelr.rules.sentences.command_text import command_in_words
-from remotelr.rules.sentences.wording import factor_in_words, number, times
+from remotelr.rules.sentences.command_text import describe_command
+from remotelr.rules.sentences.wording import format_factor, format_number, times
 
 Why = Mapping[str, Any]
 
 
-def sentence(of: Event | Decision) -> str:
+def describe(of: Event | Decision) -> str:
     """What an event did, or why a decision gives its rate, as one sentence that ends in a full stop.
 
     Texts of operators (reasons, notes) stand in it as they were given.
@@ -21,7 +21,7 @@ def sentence(of: Event | Decision) -> str:
     if isinstance(of, Decision):
         return f"{_decided(of)}."
     if is_command(of):
-        return f"{command_in_words(of)}."
+        return f"{describe_command(of)}."
     if of.decision is not None:
         return f"{_begun(of, _decided(of.decision))}{_noticed(of)}."
     return f"{_undecided(of)}."
@@ -46,7 +46,8 @@ def _undecided(event: Event) -> str:
 def _noticed(event: Event) -> str:
     used, noticed = event.payload.get("learning_rate"), ""
     if "drift" in event.notes and used is not None:
-        noticed = f"; epoch {event.epoch} was trained with {number(used)}, not with {number(event.notes['drift'])}"
+        decided = format_number(event.notes["drift"])
+        noticed = f"; epoch {event.epoch} was trained with {format_number(used)}, not with {decided}"
     if "gap" in event.notes:
         noticed += f"; {times(event.notes['gap'], 'epoch')} before it went unreported"
     return noticed
@@ -56,7 +57,7 @@ def _decided(decision: Decision) -> str:
     why = decision.why
     if decision.action == "stop":
         return f"Epoch {decision.epoch} is not to be trained: {_stopped((why or {}).get('stop', {}))}"
-    rate = number(decision.learning_rate)
+    rate = format_number(decision.learning_rate)
     start = f"Epoch {decision.epoch} trains with {rate}"
     if decision.action == "rollback":
         start = f"Epoch {decision.epoch} trains from the checkpoint of epoch {decision.rollback_to} with {rate}"
@@ -80,14 +81,14 @@ def _cause(decision: Decision, why: Why) -> str:
     """What made the rate, before factors and bounds."""
     until = f" until {why['until']}" if "until" in why else ""
     if "one_shot" in why:
-        return f"an operator set {number(why['one_shot'])} for a while{until}"
+        return f"an operator set {format_number(why['one_shot'])} for a while{until}"
     if "pin" in why:
-        return f"an operator holds {number(why['pin'])}{until}"
+        return f"an operator holds {format_number(why['pin'])}{until}"
     guard = why.get("guard", {})
     if "did" in guard:
         return _guarded(decision, guard)
     if "held" in guard:
-        return f"the guard holds {number(guard['held'])}"
+        return f"the guard holds {format_number(guard['held'])}"
     if why.get("paused"):
         return f"the {why['schedule']} schedule is paused"
     if "plateau" in why:
@@ -101,17 +102,17 @@ def _guarded(decision: Decision, guard: Why) -> str:
     trouble = _trouble(guard)
     if guard["did"] == "hold":
         return f"{trouble}, so the guard holds the rate"
-    change = factor_in_words(guard["factor"])
+    change = format_factor(guard["factor"])
     if guard["did"] == "rollback":
         return f"{trouble}, so the guard goes back to epoch {decision.rollback_to}, and the rate was {change}"
     return f"{trouble}, so the guard had the rate {change}"
 
 
 def _trouble(guard: Why) -> str:
-    value = f"{guard['monitor']} {number(guard['value'])}"
+    value = f"{guard['monitor']} {format_number(guard['value'])}"
     if "mean" not in guard:
         return f"{value} is not finite"
-    return f"{value} exploded beyond its running mean of {number(guard['mean'])}"
+    return f"{value} exploded beyond its running mean of {format_number(guard['mean'])}"
 
 
 def _watched(decision: Decision, plateau: Why) -> str:
@@ -119,12 +120,12 @@ def _watched(decision: Decision, plateau: Why) -> str:
     monitor = plateau["monitor"]
     if "missing" in plateau:
         return f"no {monitor} was reported, so the plateau learned nothing"
-    value, best = f"{monitor} {number(plateau['value'])}", plateau["best"]
+    value, best = f"{monitor} {format_number(plateau['value'])}", plateau["best"]
     match plateau["did"]:
         case "improved":
-            return f"{value} is the best so far" + ("" if best is None else f", after {number(best)}")
+            return f"{value} is the best so far" + ("" if best is None else f", after {format_number(best)}")
         case "raised":
-            return f"{value} let the rate go up from {number(plateau['of'])}"
+            return f"{value} let the rate go up from {format_number(plateau['of'])}"
         case "cooled":
             return f"{value} came while the plateau cools down"
         case "reduced":
@@ -135,13 +136,13 @@ def _watched(decision: Decision, plateau: Why) -> str:
 
 
 def _reduced(decision: Decision, plateau: Why) -> str:
-    change = factor_in_words(plateau["factor"])
+    change = format_factor(plateau["factor"])
     alone = isclose(plateau["of"] * plateau["factor"], decision.learning_rate, rel_tol=1e-6)
-    return f"{number(plateau['of'])} was {change}" if alone else f"the schedule's rate was {change}"
+    return f"{format_number(plateau['of'])} was {change}" if alone else f"the schedule's rate was {change}"
 
 
 def _no_better(value: str, rule: Why) -> str:
-    best = "anything before" if rule["best"] is None else f"{number(rule['best'])} (best)"
+    best = "anything before" if rule["best"] is None else f"{format_number(rule['best'])} (best)"
     return f"{value} was no better than {best} for {times(rule['wait'], 'epoch')}, patience {rule['patience']}"
 
 
@@ -150,9 +151,10 @@ def _stopped(stop: Why) -> str:
         case "command":
             return "an operator stopped the run"
         case "early_stopping" if "monitor" in stop:
-            return _no_better(f"{stop['monitor']} {number(stop['value'])}", stop)
+            return _no_better(f"{stop['monitor']} {format_number(stop['value'])}", stop)
         case "target" if "monitor" in stop:
-            return f"{stop['monitor']} {number(stop['value'])} has reached the target {number(stop['target'])}"
+            value, target = format_number(stop["value"]), format_number(stop["target"])
+            return f"{stop['monitor']} {value} has reached the target {target}"
         case "budget":
             steps = f", which are {times(stop['steps'], 'step')}" if "steps" in stop else ""
             return f"the budget is spent, after {times(stop['epochs'], 'epoch')}{steps}"
@@ -170,18 +172,19 @@ def _factors(why: Why) -> str:
         return ""
     said = ""
     if "scale" in why:
-        said += f"; an operator's factor of {number(why['scale'])} is on it"
+        said += f"; an operator's factor of {format_number(why['scale'])} is on it"
     guard = why.get("guard", {})
     if "scale" in guard and "held" not in guard and "did" not in guard:
-        said += f"; a factor of {number(guard['scale'])} of the guard is on it"
+        said += f"; a factor of {format_number(guard['scale'])} of the guard is on it"
     if "shift" in why:
-        said += f"; pauses have put the schedule back by {number(why['shift'])}"
+        said += f"; pauses have put the schedule back by {format_number(why['shift'])}"
     return said
 
 
 def _bound(decision: Decision, why: Why) -> str:
     if "wanted" not in why:
         return ""
-    whose = "the policy's bounds" if why["bound"] == "policy" else "the rails of the experiment"
+    whose = "the policy's bounds" if why["bound"] == "policy" else "the limits of the experiment"
     end = "no more" if why["wanted"] > decision.learning_rate else "no less"
-    return f"; it would be {number(why['wanted'])}, and {whose} allow {end} than {number(decision.learning_rate)}"
+    wanted, given = format_number(why["wanted"]), format_number(decision.learning_rate)
+    return f"; it would be {wanted}, and {whose} allow {end} than {given}"

@@ -1,7 +1,7 @@
 """How numbers stand in a sentence."""
 
 
-def number(value: float | str) -> str:
+def format_number(value: float | str) -> str:
     """A number short enough to read; one that is not finite comes as its name."""
     return value if isinstance(value, str) else f"{value:.6g}"
 
@@ -11,6 +11,6 @@ def times(count: int, thing: str) -> str:
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
-def factor_in_words(factor: float) -> str:
+def format_factor(factor: float) -> str:
     """What was done to a rate: `halved`, `doubled`, `multiplied by 0.1`."""
-    return {0.5: "halved", 2.0: "doubled"}.get(factor, f"multiplied by {number(factor)}")
+    return {0.5: "halved", 2.0: "doubled"}.get(factor, f"multiplied by {format_number(factor)}")

@@ -3,14 +3,14 @@
 from dataclasses import replace
 
 from remotelr.rules.errors import AttemptConflict, InvalidReport, ServerBehind
-from remotelr.rules.policy.guard import Memory, done
+from remotelr.rules.policy.guard import GuardState, clear_per_epoch
 from remotelr.rules.run.command import command_from_payload
 from remotelr.rules.run.events import Event, Log
 from remotelr.rules.run.model import AttemptRequest, Outcome, Run, spec_from_payload
-from remotelr.rules.run.overrides import cancelled_in, ordered, pending_orders
+from remotelr.rules.run.overrides import cancelled_seqs, pending_overrides, with_command
 from remotelr.rules.run.state import RunState
-from remotelr.rules.transitions.decide import decide_rate, gap, refuse_if_behind, stale
-from remotelr.rules.transitions.lifecycle import carried, fitted
+from remotelr.rules.transitions.decide import check_last_seq, decide_rate, gap_note, stale_attempt_error
+from remotelr.rules.transitions.lifecycle import drop_foreign_state, migrate_schedule_state
 
 
 def begin_attempt(run: Run, request: AttemptRequest, log: Log) -> Outcome:
@@ -26,7 +26,7 @@ def begin_attempt(run: Run, request: AttemptRequest, log: Log) -> Outcome:
     known = log.keyed("attempt", request.key)
     if known is not None:
         return _same_attempt(run, request, known)
-    refuse_if_behind(run, request.last_seq)
+    check_last_seq(run, request.last_seq)
     if request.epoch > run.epoch and not request.gap and log.has_reports():
         raise ServerBehind(
             f"the attempt begins at epoch {request.epoch}, but the newest report here is of epoch {run.epoch - 1}: "
@@ -49,13 +49,13 @@ def begin_attempt(run: Run, request: AttemptRequest, log: Log) -> Outcome:
         key=request.key,
         event_epoch=request.epoch,
         payload={"step": request.step, "world_size": request.world_size, "gap": request.gap},
-        notes=gap(run.epoch, request.epoch) if log.has_reports() else {},
+        notes=gap_note(run.epoch, request.epoch) if log.has_reports() else {},
     )
 
 
 def _same_attempt(run: Run, request: AttemptRequest, known: Event) -> Outcome:
     if known.attempt != run.attempt:
-        raise stale(run, known.attempt)
+        raise stale_attempt_error(run, known.attempt)
     if known.epoch != request.epoch or known.decision is None:
         raise AttemptConflict(
             f"the attempt {request.key!r} began at epoch {known.epoch}, not {request.epoch}: "
@@ -71,32 +71,36 @@ def _restored(run: Run, epoch: int, snapshot: Event, log: Log) -> RunState:
     assert snapshot.state is not None
     state = RunState.from_json(snapshot.state)
     commands = log.since("command", snapshot.seq)
-    taken_back = cancelled_in(commands)
+    taken_back = cancelled_seqs(commands)
     for event in commands:
         if event.seq not in taken_back:
-            state = ordered(state, command_from_payload(event), event.holds_from)
+            state = with_command(state, command_from_payload(event), event.effective_from)
     if taken_back:
         # Orders that were cancelled since may wait in the state of back then.
-        cancelled = cancelled_in(log.since("command", 0))
-        state = replace(state, orders=pending_orders(log, cancelled, _undecided_after(snapshot)))
+        cancelled = cancelled_seqs(log.since("command", 0))
+        state = replace(state, overrides=pending_overrides(log, cancelled, _undecided_after(snapshot)))
     replaced = log.since("policy", snapshot.seq)
     if replaced:
         old = spec_from_payload(log.policy(snapshot.seq)).bound()
-        schedule = carried(old, run.policy, state.schedule, run.learning_rate)
+        schedule = migrate_schedule_state(old, run.policy, state.schedule, run.learning_rate)
         if any(event.payload["mode"] == "restart" for event in replaced):
             schedule = run.policy.start(run.spec.first_learning_rate())
-            state = replace(state, guard=None, early=None, ended=None)
-        state = fitted(replace(state, schedule=schedule), old, run.policy)
+            state = replace(state, guard=None, early_stopping=None, stopped_by=None)
+        state = drop_foreign_state(replace(state, schedule=schedule), old, run.policy)
     if _sent_back(run, epoch):
-        state = replace(state, guard=done(Memory.from_json(run.state.guard)).to_json())
-    return replace(state, stop=run.state.stop, rails=run.state.rails)
+        state = replace(state, guard=clear_per_epoch(GuardState.from_json(run.state.guard)).to_json())
+    return replace(state, stop=run.state.stop, limits=run.state.limits)
 
 
 def _undecided_after(snapshot: Event) -> int:
     """The first epoch whose orders were not yet carried out then."""
     if snapshot.decision is not None and snapshot.kind != "created":
         return snapshot.decision.epoch + 1
-    return snapshot.holds_from if snapshot.attempt == 0 and snapshot.holds_from == 0 else snapshot.holds_from + 1
+    return (
+        snapshot.effective_from
+        if snapshot.attempt == 0 and snapshot.effective_from == 0
+        else snapshot.effective_from + 1
+    )
 
 
 def _sent_back(run: Run, epoch: int) -> bool:
@@ -109,9 +113,9 @@ def _step_at(run: Run, request: AttemptRequest, snapshot: Event) -> int | None:
     if request.step is not None:
         return request.step
     told = snapshot.decision
-    if request.epoch == run.epoch and _tells(run, run.step):
+    if request.epoch == run.epoch and _is_known(run, run.step):
         return run.step
-    if told is not None and told.epoch == request.epoch and _tells(run, told.step):
+    if told is not None and told.epoch == request.epoch and _is_known(run, told.step):
         return told.step
     if run.spec.steps_per_epoch is not None:
         return request.epoch * run.spec.steps_per_epoch
@@ -126,6 +130,6 @@ def _step_at(run: Run, request: AttemptRequest, snapshot: Event) -> int | None:
     )
 
 
-def _tells(run: Run, step: int | None) -> bool:
+def _is_known(run: Run, step: int | None) -> bool:
     """Whether a place kept by the run says what is to be known; under a policy of epochs nobody has counted steps."""
     return step is not None or run.policy.unit == "epoch"

@@ -8,7 +8,7 @@ from remotelr.rules.policy.policy import Policy
 from remotelr.rules.run.decision import Action, Decision, Reason
 from remotelr.rules.run.events import OF_A_POINT, Event, Kind
 from remotelr.rules.run.model import Outcome, Run
-from remotelr.rules.run.state import RunState, carried_out, rate_at
+from remotelr.rules.run.state import RunState, apply_due_overrides, rate_at
 from remotelr.rules.transitions.why import why_of_rate
 from remotelr.rules.values.records import replace
 
@@ -34,11 +34,11 @@ def decide_rate(
     """
     policy = run.policy
     position = position_of(policy, epoch, step)
-    state = carried_out(policy, state, epoch, position)
+    state = apply_due_overrides(policy, state, epoch, position)
     rate = rate_at(policy, state, epoch, position)
     why = why_of_rate(policy, state, rate)
     if seen:
-        why = _with(why, seen)
+        why = _merge_why(why, seen)
     action, rollback_to = _action(run, state, epoch, step, why)
     decision = Decision(
         run=run.key,
@@ -64,7 +64,7 @@ def decide_rate(
         epoch=event_epoch,
         rank=rank,
         key=key,
-        holds_from=epoch,
+        effective_from=epoch,
         payload=payload,
         notes=notes or {},
         state=decision.state,
@@ -86,7 +86,7 @@ def position_of(policy: Policy, epoch: int, step: int | None) -> float:
     return float(epoch) if policy.unit == "epoch" else float(step or 0)
 
 
-def begin_of(run: Run, epoch: int) -> float:
+def start_position(run: Run, epoch: int) -> float:
     """Where the epoch began. After a gap it is worked out, or, without a length, the last known place."""
     if run.policy.unit == "epoch":
         return float(epoch)
@@ -98,7 +98,7 @@ def begin_of(run: Run, epoch: int) -> float:
     return float(known if epoch == run.epoch or length is None else known + (epoch - run.epoch) * length)
 
 
-def stale(run: Run, attempt: int) -> StaleAttempt:
+def stale_attempt_error(run: Run, attempt: int) -> StaleAttempt:
     return StaleAttempt(
         f"attempt {attempt} was taken over by attempt {run.attempt}: this process must stop",
         attempt=run.attempt,
@@ -106,7 +106,7 @@ def stale(run: Run, attempt: int) -> StaleAttempt:
     )
 
 
-def refuse_if_behind(run: Run, last_seq: int | None) -> None:
+def check_last_seq(run: Run, last_seq: int | None) -> None:
     if last_seq is not None and last_seq > run.seq:
         raise ServerBehind(
             f"the trainer holds decision {last_seq}, this log ends at {run.seq}: send the reports from "
@@ -116,11 +116,11 @@ def refuse_if_behind(run: Run, last_seq: int | None) -> None:
         )
 
 
-def gap(expected: int, epoch: int) -> dict[str, int]:
+def gap_note(expected: int, epoch: int) -> dict[str, int]:
     return {"gap": epoch - expected} if epoch > expected else {}
 
 
-def _with(why: dict[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
+def _merge_why(why: dict[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
     """What was seen of the point, beside what made the rate; of a guard both."""
     guard = {**seen.get("guard", {}), **why.get("guard", {})}
     return {**why, **seen, "guard": guard} if guard else {**why, **seen}
@@ -131,12 +131,12 @@ def _action(run: Run, state: RunState, epoch: int, step: int | None, why: dict[s
     if state.stop:
         why["stop"] = {"by": "command"}
         return "stop", None
-    if state.ended is not None:
-        why.setdefault("stop", {"by": state.ended})
+    if state.stopped_by is not None:
+        why.setdefault("stop", {"by": state.stopped_by})
         return "stop", None
     rules = run.policy.stop
     if rules is not None and rules.budget is not None:
-        steps = _steps_before(run, epoch, step)
+        steps = _steps_at(run, epoch, step)
         if rules.budget.spent(epoch, steps):
             why["stop"] = {"by": "budget", "epochs": epoch} | ({} if steps is None else {"steps": steps})
             return "stop", None
@@ -144,7 +144,7 @@ def _action(run: Run, state: RunState, epoch: int, step: int | None, why: dict[s
     return ("continue", None) if back_to is None else ("rollback", back_to)
 
 
-def _steps_before(run: Run, epoch: int, step: int | None) -> int | None:
+def _steps_at(run: Run, epoch: int, step: int | None) -> int | None:
     if step is None and run.spec.steps_per_epoch is not None:
         return epoch * run.spec.steps_per_epoch
     return step

@@ -14,8 +14,8 @@ from remotelr.rules.run.events import Event
 from remotelr.rules.run.model import FinalStatus, OnConflict, Outcome, Run, RunSpec
 from remotelr.rules.run.overrides import first_undecided
 from remotelr.rules.run.state import RunState
-from remotelr.rules.transitions.decide import decide_rate, refuse_if_behind
-from remotelr.rules.transitions.max_change import refuse_leap
+from remotelr.rules.transitions.decide import check_last_seq, decide_rate
+from remotelr.rules.transitions.max_change import check_max_change
 
 # How many differences of two policies a message shows, and how much of each value.
 _SHOWN, _SHORT = 5, 60
@@ -24,7 +24,7 @@ _SHOWN, _SHORT = 5, 60
 def create(key: str, spec: RunSpec) -> Outcome:
     """A new run with the decision for epoch 0. Raises InvalidPolicy when the spec lacks what the policy needs."""
     policy = spec.bound()
-    state = RunState(schedule=policy.start(spec.first_learning_rate()), rails=spec.rails)
+    state = RunState(schedule=policy.start(spec.first_learning_rate()), limits=spec.limits)
     step = 0 if policy.unit == "step" else None
     run = Run(key=key, spec=spec, policy=policy, seq=0, step=step, learning_rate=0.0, state=state, decided_seq=1)
     return decide_rate(run, "created", epoch=0, step=step, state=state, reason="start", payload=spec.to_json())
@@ -38,26 +38,27 @@ def put_policy(run: Run, spec: RunSpec, on_conflict: OnConflict = "error") -> Ou
     conflict: a restarted trainer names the rate of its checkpoint. How many ranks there are is for an attempt to say:
     what they have reported is waited with. Nor is the policy the owner asked for before an
     operator replaced or extended it: the operator's stays. `error` raises PolicyConflict; `replace` InvalidCommand
-    where the rails of the experiment let no command change the rate by so much.
+    where the limits of the experiment let no command change the rate by so much.
     """
     if on_conflict == "keep" or _same_policy(run, spec):
         return Outcome(run=run, event=None)
     kept, given = run.spec.initial_learning_rate, spec.initial_learning_rate
     initial = given or kept if on_conflict == "restart" else kept or given
-    wanted = replace(spec, initial_learning_rate=initial, rails=run.spec.rails, world_size=run.spec.world_size)
+    wanted = replace(spec, initial_learning_rate=initial, limits=run.spec.limits, world_size=run.spec.world_size)
     if on_conflict == "error":
-        found = difference(replace(run.spec, asked=None).to_json(), wanted.to_json())
+        found = difference(replace(run.spec, requested=None).to_json(), wanted.to_json())
         raise PolicyConflict(
-            f"the run exists with another policy ({in_words(found)}): ask with on_conflict = keep, replace or restart",
+            f"the run exists with another policy ({describe_difference(found)}): "
+            "ask with on_conflict = keep, replace or restart",
             difference=found,
         )
     policy = wanted.bound()
-    state = remembered(run, policy, wanted if on_conflict == "restart" else None)
+    state = migrate_state(run, policy, wanted if on_conflict == "restart" else None)
     event = Event(
         seq=run.seq + 1,
         kind="policy",
         attempt=run.attempt,
-        holds_from=run.epoch,
+        effective_from=run.epoch,
         payload={**wanted.to_json(), "mode": on_conflict},
         state=state.to_json(),
     )
@@ -65,7 +66,7 @@ def put_policy(run: Run, spec: RunSpec, on_conflict: OnConflict = "error") -> Ou
         run, spec=wanted, policy=policy, policy_version=run.policy_version + 1, seq=event.seq, state=state
     )
     if on_conflict == "replace":
-        refuse_leap(run, changed, first_undecided(run), field="policy", curve=True)
+        check_max_change(run, changed, first_undecided(run), field="policy", curve=True)
     return Outcome(run=changed, event=event)
 
 
@@ -79,42 +80,42 @@ def finish(run: Run, status: FinalStatus, last_seq: int | None = None) -> Outcom
         return Outcome(run=run, event=None)
     if run.status != "running":
         raise RunFinished(f"the run is already {run.status}, not {status}", status=run.status, epoch=run.epoch)
-    refuse_if_behind(run, last_seq)
+    check_last_seq(run, last_seq)
     event = Event(
-        seq=run.seq + 1, kind="finished", attempt=run.attempt, holds_from=run.epoch, payload={"status": status}
+        seq=run.seq + 1, kind="finished", attempt=run.attempt, effective_from=run.epoch, payload={"status": status}
     )
     return Outcome(run=replace(run, seq=event.seq, status=status), event=event)
 
 
-def remembered(run: Run, policy: Policy, fresh: RunSpec | None) -> RunState:
+def migrate_state(run: Run, policy: Policy, fresh: RunSpec | None) -> RunState:
     """The run's state under another policy: what its schedule remembers is carried over, or begins as `fresh` says.
 
     What operators have ordered stays. A clock that counts in another unit begins anew, as do guard and stop rules
     where the policy has none, or fresh ones.
     """
-    schedule = carried(run.policy, policy, run.state.schedule, run.learning_rate)
+    schedule = migrate_schedule_state(run.policy, policy, run.state.schedule, run.learning_rate)
     state = run.state
     if fresh is not None:
         schedule = policy.start(fresh.first_learning_rate())
-        state = replace(state, guard=None, early=None, ended=None)
-    return fitted(replace(state, schedule=schedule), run.policy, policy)
+        state = replace(state, guard=None, early_stopping=None, stopped_by=None)
+    return drop_foreign_state(replace(state, schedule=schedule), run.policy, policy)
 
 
-def fitted(state: RunState, old: Policy, new: Policy) -> RunState:
+def drop_foreign_state(state: RunState, old: Policy, new: Policy) -> RunState:
     """The state without what only the old policy could make use of."""
     if new.guard is None and state.guard is not None:
         state = replace(state, guard=None)
-    if state.early is not None and (new.stop is None or new.stop.early_stopping is None):
-        state = replace(state, early=None)
+    if state.early_stopping is not None and (new.stop is None or new.stop.early_stopping is None):
+        state = replace(state, early_stopping=None)
     return state if old.unit == new.unit else replace(state, clock=RUNNING)
 
 
-def asked_for(spec: RunSpec) -> Mapping[str, Any]:
+def requested_policy(spec: RunSpec) -> Mapping[str, Any]:
     """What the owner asked for, to be kept when an operator changes it."""
-    return spec.asked or {"policy": policy_to_json(spec.policy), "total_epochs": spec.total_epochs}
+    return spec.requested or {"policy": policy_to_json(spec.policy), "total_epochs": spec.total_epochs}
 
 
-def carried(old: Policy, new: Policy, state: Any, learning_rate: float) -> Any:
+def migrate_schedule_state(old: Policy, new: Policy, state: Any, learning_rate: float) -> Any:
     """What the new policy's schedule remembers: the same, where the tree kept its shape, else a fresh start."""
     return state if _shape(old.schedule) == _shape(new.schedule) else new.start(learning_rate)
 
@@ -133,10 +134,10 @@ def _shape(node: Any) -> Any:
 def _same_policy(run: Run, spec: RunSpec) -> bool:
     if _same(run.spec, run.policy, spec):
         return True
-    if run.spec.asked is None:
+    if run.spec.requested is None:
         return False
-    policy = policy_from_json(run.spec.asked["policy"])
-    before = replace(run.spec, policy=policy, total_epochs=run.spec.asked["total_epochs"])
+    policy = policy_from_json(run.spec.requested["policy"])
+    before = replace(run.spec, policy=policy, total_epochs=run.spec.requested["total_epochs"])
     return _same(before, before.bound(), spec)
 
 
@@ -156,7 +157,7 @@ def difference(stored: Any, given: Any, path: str = "") -> dict[str, list[Any]]:
     return {} if stored == given else {path: [stored, given]}
 
 
-def in_words(found: Mapping[str, list[Any]], form: str = "{} is {}, not {}") -> str:
+def describe_difference(found: Mapping[str, list[Any]], form: str = "{} is {}, not {}") -> str:
     """A `difference` as people read it: `policy.schedule.patience is 2, not 5`; of many the first few."""
     shown = [form.format(path, _short(stored), _short(given)) for path, (stored, given) in found.items()]
     more = len(shown) - _SHOWN

@@ -9,8 +9,8 @@ from remotelr.rules.policy.policy import Policy
 from remotelr.rules.run.events import Log
 from remotelr.rules.run.model import Outcome, Report, Run, report_from_event
 from remotelr.rules.schedules.base import Point, State
-from remotelr.rules.transitions.decide import begin_of, decide_rate, gap, position_of
-from remotelr.rules.transitions.policy_checks import judged
+from remotelr.rules.transitions.decide import decide_rate, gap_note, position_of, start_position
+from remotelr.rules.transitions.policy_checks import check_point
 from remotelr.rules.transitions.why import why_of_plateau
 from remotelr.rules.values.records import replace
 
@@ -19,7 +19,7 @@ def aggregate_of(run: Run) -> Aggregate:
     return run.policy.aggregate or Aggregate()
 
 
-def heard(run: Run, epoch: int, log: Log) -> int:
+def count_reports(run: Run, epoch: int, log: Log) -> int:
     """How many of the ranks whose reports decide the point have reported it."""
     if aggregate_of(run).ranks == "rank0":
         return int(log.report(epoch, 0) is not None)
@@ -33,7 +33,7 @@ def reports_of(epoch: int, log: Log) -> dict[int, Report]:
 
 def decide_point(
     run: Run,
-    kind: Literal["report", "closing"],
+    kind: Literal["report", "timeout"],
     epoch: int,
     reports: Mapping[int, Report],
     *,
@@ -48,14 +48,14 @@ def decide_point(
     Raises InvalidReport when the policy counts steps and nobody says how many were made.
     """
     policy, state = run.policy, run.state
-    began = begin_of(run, epoch)
-    step = step_after(run, epoch, _step_said(reports))
+    began = start_position(run, epoch)
+    step = steps_at_end(run, epoch, _reported_step(reports))
     position = position_of(policy, epoch + 1, step)
-    clock = state.clock if not state.orders else state.clock_at(policy, epoch + 1, position)
+    clock = state.clock if not state.overrides else state.clock_at(policy, epoch + 1, position)
     metrics = {} if hold else _metrics(run, reports)
     seen: dict[str, Any] = {}
     if policy.guard is not None or policy.stop is not None:
-        state, seen = judged(run, metrics, epoch)
+        state, seen = check_point(run, metrics, epoch)
     moved, schedule = 0, state.schedule
     if hold or "guard" in seen:
         seen["held"] = True
@@ -64,7 +64,7 @@ def decide_point(
         schedule = policy.observe(schedule, Point(clock.read(began), metrics))
         before, rate = state.schedule, run.learning_rate
         if schedule is not before:
-            moved = _moved(policy, before, schedule, clock.read(position))
+            moved = _rate_direction(policy, before, schedule, clock.read(position))
             state = replace(state, schedule=schedule)
         if schedule is not None:
             plateau = why_of_plateau(policy.schedule, before, schedule, metrics, moved=moved, learning_rate=rate)
@@ -79,13 +79,13 @@ def decide_point(
         reason="plateau" if moved else "schedule",
         payload=payload,
         seen=seen,
-        notes={**gap(run.epoch, epoch), **notes},
+        notes={**gap_note(run.epoch, epoch), **notes},
         event_epoch=epoch,
         rank=rank,
     )
 
 
-def step_after(run: Run, epoch: int, said: int | None) -> int | None:
+def steps_at_end(run: Run, epoch: int, said: int | None) -> int | None:
     """Optimizer steps made by the end of `epoch`; None where that is not known, and need not be.
 
     said: by a report. Raises InvalidReport where it is needed and cannot be worked out.
@@ -98,10 +98,10 @@ def step_after(run: Run, epoch: int, said: int | None) -> int | None:
         raise InvalidReport(
             "the policy counts steps: give `step` with each report, or steps_per_epoch with the run", field="step"
         )
-    return int(begin_of(run, epoch)) + run.spec.steps_per_epoch
+    return int(start_position(run, epoch)) + run.spec.steps_per_epoch
 
 
-def _moved(policy: Policy, before: State, after: State, position: float) -> int:
+def _rate_direction(policy: Policy, before: State, after: State, position: float) -> int:
     """Whether the rate at `position` went down (-1), up (1) or stayed (0) with what the schedule has learned."""
     old, new = policy.raw_learning_rate(before, position), policy.raw_learning_rate(after, position)
     return (new > old) - (new < old)
@@ -114,16 +114,16 @@ def _metrics(run: Run, reports: Mapping[int, Report]) -> Mapping[str, float]:
     return aggregate_of(run).reduce({rank: (report.metrics, report.weight) for rank, report in reports.items()})
 
 
-def _step_said(reports: Mapping[int, Report]) -> int | None:
+def _reported_step(reports: Mapping[int, Report]) -> int | None:
     """What the lowest rank says that says it: whoever came last shall make no difference."""
     return next((reports[rank].step for rank in sorted(reports) if reports[rank].step is not None), None)
 
 
 # Its time is over; or it has the ranks it needs by now, for a new policy needs fewer.
-Because = Literal["timeout", "quorum"]
+TimeoutCause = Literal["timeout", "quorum"]
 
 
-def expire(run: Run, log: Log) -> Outcome:
+def decide_timed_out(run: Run, log: Log) -> Outcome:
     """The decision for the point that waits for ranks, as the policy's `on_timeout` has it: their time is over.
 
     Of several the oldest. For who has a clock and has seen `run.timeout_s` pass since the point's first
@@ -134,10 +134,10 @@ def expire(run: Run, log: Log) -> Outcome:
     waiting = log.next_reported(run.epoch)
     if waiting is None or run.timeout_s is None or run.status != "running":
         return Outcome(run=run, event=None)
-    return close(run, waiting, log, "timeout")
+    return decide_partial(run, waiting, log, "timeout")
 
 
-def close(run: Run, epoch: int, log: Log, because: Because) -> Outcome:
+def decide_partial(run: Run, epoch: int, log: Log, because: TimeoutCause) -> Outcome:
     """The decision for the point `epoch` with the ranks that are there, noted in the event.
 
     When its time is over everybody who is there has a say, also where rank 0 alone was to decide.
@@ -148,10 +148,10 @@ def close(run: Run, epoch: int, log: Log, because: Because) -> Outcome:
         reports = {0: reports[0]}
     return decide_point(
         run,
-        "closing",
+        "timeout",
         epoch,
         reports,
-        payload={"because": because},
+        payload={"cause": because},
         notes={"ranks": sorted(reports)},
         hold=because == "timeout" and aggregate.on_timeout == "hold",
     )

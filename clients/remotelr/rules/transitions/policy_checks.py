@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from remotelr.rules.policy.guard import Finding, Guard, Memory, judge
+from remotelr.rules.policy.guard import Guard, GuardResult, GuardState, evaluate
 from remotelr.rules.policy.stop_rules import EarlyStopping, Stop, Target
 from remotelr.rules.run.model import Run
 from remotelr.rules.run.state import RunState
@@ -12,7 +12,7 @@ from remotelr.rules.transitions.why import why_of_guard
 from remotelr.rules.values.metrics import number_to_json
 
 
-def judged(run: Run, metrics: Mapping[str, float], epoch: int) -> tuple[RunState, dict[str, Any]]:
+def check_point(run: Run, metrics: Mapping[str, float], epoch: int) -> tuple[RunState, dict[str, Any]]:
     """The run's state after guard and stop rules have looked at the metrics of `epoch`, and what they saw.
 
     What was seen has a member `guard` if and only if the guard acts. Raises InvalidReport where early stopping
@@ -20,41 +20,43 @@ def judged(run: Run, metrics: Mapping[str, float], epoch: int) -> tuple[RunState
     """
     state, seen = run.state, dict[str, Any]()
     if run.policy.guard is not None:
-        state, seen = _guarded(run, run.policy.guard, metrics, epoch)
+        state, seen = _check_guard(run, run.policy.guard, metrics, epoch)
     if run.policy.stop is not None:
-        state = _stopped(state, run.policy.stop, metrics, epoch, seen)
+        state = _check_stop_rules(state, run.policy.stop, metrics, epoch, seen)
     return state, seen
 
 
-def _guarded(run: Run, guard: Guard, metrics: Mapping[str, float], epoch: int) -> tuple[RunState, dict[str, Any]]:
+def _check_guard(run: Run, guard: Guard, metrics: Mapping[str, float], epoch: int) -> tuple[RunState, dict[str, Any]]:
     value = metrics.get(guard.monitor)
-    finding: Finding = judge(guard, Memory.from_json(run.state.guard), value, epoch, run.learning_rate)
+    finding: GuardResult = evaluate(guard, GuardState.from_json(run.state.guard), value, epoch, run.learning_rate)
     state = replace(run.state, guard=finding.memory.to_json())
     if finding.act is None or value is None:
         return state, {}
     seen: dict[str, Any] = {"guard": why_of_guard(guard, finding, value)}
-    if finding.act == "stop" and state.ended is None:
-        state = replace(state, ended="guard")
+    if finding.act == "stop" and state.stopped_by is None:
+        state = replace(state, stopped_by="guard")
         seen["stop"] = {**seen["guard"], "by": "guard"}
     return state, seen
 
 
-def _stopped(state: RunState, rules: Stop, metrics: Mapping[str, float], epoch: int, seen: dict[str, Any]) -> RunState:
+def _check_stop_rules(
+    state: RunState, rules: Stop, metrics: Mapping[str, float], epoch: int, seen: dict[str, Any]
+) -> RunState:
     """The state after the stop rules; the first one that holds is added to what was `seen`."""
     if rules.early_stopping is not None:
-        state = _impatient(state, rules.early_stopping, metrics, epoch, seen)
+        state = _check_early_stopping(state, rules.early_stopping, metrics, epoch, seen)
     if rules.target is not None:
-        state = _arrived(state, rules.target, metrics, seen)
+        state = _check_target(state, rules.target, metrics, seen)
     return state
 
 
-def _impatient(
+def _check_early_stopping(
     state: RunState, rule: EarlyStopping, metrics: Mapping[str, float], epoch: int, seen: dict[str, Any]
 ) -> RunState:
     value = metrics.get(rule.monitor)
-    after = rule.judge(state.early, value, epoch)
-    state = replace(state, early=after.memory)
-    if not after.over or state.ended is not None or value is None or after.memory is None:
+    after = rule.judge(state.early_stopping, value, epoch)
+    state = replace(state, early_stopping=after.memory)
+    if not after.stop or state.stopped_by is not None or value is None or after.memory is None:
         return state
     seen["stop"] = {
         "by": "early_stopping",
@@ -63,12 +65,12 @@ def _impatient(
         **after.memory,
         "patience": rule.patience,
     }
-    return replace(state, ended="early_stopping")
+    return replace(state, stopped_by="early_stopping")
 
 
-def _arrived(state: RunState, rule: Target, metrics: Mapping[str, float], seen: dict[str, Any]) -> RunState:
+def _check_target(state: RunState, rule: Target, metrics: Mapping[str, float], seen: dict[str, Any]) -> RunState:
     value = metrics.get(rule.monitor)
-    if state.ended is not None or value is None or not rule.reached(value):
+    if state.stopped_by is not None or value is None or not rule.reached(value):
         return state
     seen["stop"] = {
         "by": "target",
@@ -76,4 +78,4 @@ def _arrived(state: RunState, rule: Target, metrics: Mapping[str, float], seen: 
         "value": number_to_json(value),
         "target": rule.value,
     }
-    return replace(state, ended="target")
+    return replace(state, stopped_by="target")

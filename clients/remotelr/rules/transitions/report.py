@@ -8,9 +8,16 @@ from remotelr.rules.errors import InvalidReport, OutOfOrder, ReportConflict, Run
 from remotelr.rules.run.decision import Waiting
 from remotelr.rules.run.events import Event, Log
 from remotelr.rules.run.model import Outcome, Report, Run
-from remotelr.rules.run.state import obeyed, rate_at
-from remotelr.rules.transitions.decide import position_of, refuse_if_behind, stale
-from remotelr.rules.transitions.points import aggregate_of, close, decide_point, heard, reports_of, step_after
+from remotelr.rules.run.state import apply_override, rate_at
+from remotelr.rules.transitions.decide import check_last_seq, position_of, stale_attempt_error
+from remotelr.rules.transitions.points import (
+    aggregate_of,
+    count_reports,
+    decide_partial,
+    decide_point,
+    reports_of,
+    steps_at_end,
+)
 from remotelr.rules.values.metrics import metrics_from_json, metrics_to_json, same_metrics
 from remotelr.rules.values.records import replace
 
@@ -33,23 +40,23 @@ def report(run: Run, report: Report, log: Log) -> Outcome:
             f"give world_size when the attempt begins",
             field="rank",
         )
-    refuse_if_behind(run, report.last_seq)
+    check_last_seq(run, report.last_seq)
     if _may_be_known(run, report.epoch):
         known = log.report(report.epoch, report.rank)
         if known is not None:
             return _same_report(run, report, known, log)
     if report.epoch < run.epoch:
-        return _late(run, report, log)
+        return _late_report(run, report, log)
     _refuse_finished(run)
     _refuse_step_behind(run, report)
     if run.spec.world_size == 1:
-        return _decided(run, report, log)
+        return _decide(run, report, log)
     need = aggregate_of(run).needed(run.spec.world_size)
-    have = _heard_with(run, report, log)
-    return _decided(run, report, log) if have >= need else _waiting(run, report, have, need)
+    have = _count_with(run, report, log)
+    return _decide(run, report, log) if have >= need else _waiting(run, report, have, need)
 
 
-def asked_of_log(run: Run, points: Iterable[tuple[int, int]]) -> tuple[set[tuple[int, int]], set[int]]:
+def log_lookups(run: Run, points: Iterable[tuple[int, int]]) -> tuple[set[tuple[int, int]], set[int]]:
     """What reports of these points may ask the log of their run, so that it can be read for all of them at once.
 
     points: an epoch and a rank each. Gives the points that `Log.report` and the epochs that `Log.count` is asked for.
@@ -71,7 +78,7 @@ def _may_be_known(run: Run, epoch: int) -> bool:
     return epoch < run.epoch or run.spec.world_size > 1
 
 
-def _decided(run: Run, report: Report, log: Log) -> Outcome:
+def _decide(run: Run, report: Report, log: Log) -> Outcome:
     alone = run.spec.world_size == 1 or aggregate_of(run).ranks == "rank0"
     others = {} if alone else reports_of(report.epoch, log)
     return decide_point(
@@ -80,12 +87,12 @@ def _decided(run: Run, report: Report, log: Log) -> Outcome:
         report.epoch,
         {**others, report.rank: report},
         payload=_report_payload(report),
-        notes=_other_rate(run, report),
+        notes=_drift(run, report),
         rank=report.rank,
     )
 
 
-def _heard_with(run: Run, report: Report, log: Log) -> int:
+def _count_with(run: Run, report: Report, log: Log) -> int:
     """How many ranks decide the point so far, this report included."""
     if aggregate_of(run).ranks == "rank0":
         return int(report.rank == 0)
@@ -94,25 +101,25 @@ def _heard_with(run: Run, report: Report, log: Log) -> int:
 
 def _waiting(run: Run, report: Report, have: int, need: int) -> Outcome:
     # Who says too little is told so, and not the rank that happens to come last.
-    step_after(run, report.epoch, report.step)
-    event = replace(_undecided(run, report), notes=_other_rate(run, report))
-    return Outcome(run=replace(run, seq=event.seq), event=event, answer=_wait(run, report, have, need))
+    steps_at_end(run, report.epoch, report.step)
+    event = replace(_undecided(run, report), notes=_drift(run, report))
+    return Outcome(run=replace(run, seq=event.seq), event=event, answer=_waiting_answer(run, report, have, need))
 
 
-def _wait(run: Run, report: Report, have: int, need: int) -> Waiting:
+def _waiting_answer(run: Run, report: Report, have: int, need: int) -> Waiting:
     return Waiting(run=run.key, attempt=run.attempt, epoch=report.epoch, have=have, need=need)
 
 
-def _late(run: Run, report: Report, log: Log) -> Outcome:
+def _late_report(run: Run, report: Report, log: Log) -> Outcome:
     """A rank that comes after the decision: its value is kept, the decision stands."""
     decided = log.decided(report.epoch)
     if decided is None or decided.decision is None:
-        raise _left_out(run, report)
+        raise _skipped_epoch_error(run, report)
     event = replace(_undecided(run, report), notes={"late": True})
     return Outcome(run=replace(run, seq=event.seq), event=event, answer=replace(decided.decision, replayed=True))
 
 
-def _left_out(run: Run, report: Report) -> OutOfOrder:
+def _skipped_epoch_error(run: Run, report: Report) -> OutOfOrder:
     return OutOfOrder(
         f"epoch {report.epoch} was left out and lies behind the newest decision, for epoch {run.epoch}: "
         f"begin an attempt at epoch {report.epoch} to go back",
@@ -127,7 +134,7 @@ def _undecided(run: Run, report: Report) -> Event:
         attempt=run.attempt,
         epoch=report.epoch,
         rank=report.rank,
-        holds_from=report.epoch + 1,
+        effective_from=report.epoch + 1,
         payload=_report_payload(report),
     )
 
@@ -144,20 +151,20 @@ def _same_report(run: Run, report: Report, known: Event, log: Log) -> Outcome:
     if report.epoch < run.epoch:
         decided = log.decided(report.epoch)
         if decided is None or decided.decision is None:
-            raise _left_out(run, report)
+            raise _skipped_epoch_error(run, report)
         return Outcome(run=run, event=None, answer=replace(decided.decision, replayed=True))
     _refuse_finished(run)
-    have, need = heard(run, report.epoch, log), aggregate_of(run).needed(run.spec.world_size)
+    have, need = count_reports(run, report.epoch, log), aggregate_of(run).needed(run.spec.world_size)
     if have >= need:
-        return close(run, report.epoch, log, "quorum")
-    return Outcome(run=run, event=None, answer=_wait(run, report, have, need))
+        return decide_partial(run, report.epoch, log, "quorum")
+    return Outcome(run=run, event=None, answer=_waiting_answer(run, report, have, need))
 
 
 def _refuse_foreign_attempt(run: Run, report: Report) -> None:
     if report.attempt is None or report.attempt == run.attempt:
         return
     if report.attempt < run.attempt:
-        raise stale(run, report.attempt)
+        raise stale_attempt_error(run, report.attempt)
     raise UnknownAttempt(
         f"attempt {report.attempt} never began; the one in force is {run.attempt}", attempt=run.attempt
     )
@@ -177,7 +184,7 @@ def _refuse_step_behind(run: Run, report: Report) -> None:
         )
 
 
-def _other_rate(run: Run, report: Report) -> dict[str, float]:
+def _drift(run: Run, report: Report) -> dict[str, float]:
     """The decided rate, where the trainer used another one."""
     used = report.learning_rate
     if used is None or report.epoch != run.epoch or _same_rate(used, run.learning_rate):
@@ -189,9 +196,9 @@ def _other_rate(run: Run, report: Report) -> dict[str, float]:
 def _live_rates(run: Run) -> Iterator[float]:
     """What the epoch's rate became for a trainer that hears the commands of the next epoch as they come."""
     state, position = run.state, position_of(run.policy, run.epoch, run.step)
-    for order in run.state.orders:
-        state = obeyed(run.policy, state, order, position)
-        yield rate_at(run.policy, replace(state, orders=()), run.epoch, position).learning_rate
+    for order in run.state.overrides:
+        state = apply_override(run.policy, state, order, position)
+        yield rate_at(run.policy, replace(state, overrides=()), run.epoch, position).learning_rate
 
 
 def _same_rate(one: float, other: float) -> bool:

@@ -8,7 +8,7 @@ held            the schedule was not shown the point
 pin, one_shot   the rate an operator holds; until: the time it ends at
 scale           an operator's factor
 paused, shift   the schedule's clock stands still; stood still for so long in all
-wanted, bound   the rate before the bounds, and whose they are: policy or rails
+wanted, bound   the rate before the bounds, and whose they are: policy or limits
 guard           monitor, value, mean, did: hold, scale, rollback, stop; factor; scale: all its factors so far
 stop            by: command, early_stopping, target, budget, guard; and what its rule looked at
 """
@@ -18,10 +18,10 @@ from typing import Any
 
 from remotelr.rules.composition.combinators import Chained, Sequential
 from remotelr.rules.composition.extended import Extended
-from remotelr.rules.composition.modifiers import Modified
+from remotelr.rules.composition.modifiers import WithModifiers
 from remotelr.rules.plateau.greedy import Greedy
 from remotelr.rules.plateau.reduce_on_plateau import ReduceOnPlateau
-from remotelr.rules.policy.guard import Finding, Guard
+from remotelr.rules.policy.guard import Guard, GuardResult
 from remotelr.rules.policy.policy import Policy
 from remotelr.rules.run.state import Rate, RunState
 from remotelr.rules.schedules.base import Schedule, State
@@ -31,7 +31,7 @@ from remotelr.rules.values.metrics import number_to_json
 def why_of_rate(policy: Policy, state: RunState, rate: Rate) -> dict[str, Any]:
     """What the policy, the operators and the bounds did to the rate of one epoch."""
     schedule = policy.schedule
-    why: dict[str, Any] = {"schedule": schedule.schedule.type if isinstance(schedule, Modified) else schedule.type}
+    why: dict[str, Any] = {"schedule": schedule.schedule.type if isinstance(schedule, WithModifiers) else schedule.type}
     if rate.learning_rate != rate.scheduled:
         why["scheduled"] = rate.scheduled
     if state.one_shot is not None:
@@ -50,7 +50,7 @@ def why_of_rate(policy: Policy, state: RunState, rate: Rate) -> dict[str, Any]:
         why["shift"] = state.clock.shift
     if rate.learning_rate != rate.wanted:
         why["wanted"] = rate.wanted
-        why["bound"] = "policy" if policy.bounded(rate.wanted) == rate.learning_rate else "rails"
+        why["bound"] = "policy" if policy.bounded(rate.wanted) == rate.learning_rate else "limits"
     if state.guard is not None and ("held" in state.guard or "scale" in state.guard):
         why["guard"] = {name: state.guard[name] for name in ("held", "scale") if name in state.guard}
     return why
@@ -88,7 +88,7 @@ def why_of_plateau(
     return {**why, "wait": new["wait"], "did": "cooled" if old["cooldown"] and not new["wait"] else "waited"}
 
 
-def why_of_guard(guard: Guard, finding: Finding, value: float) -> dict[str, Any]:
+def why_of_guard(guard: Guard, finding: GuardResult, value: float) -> dict[str, Any]:
     """What a guard made of a point it acted on."""
     why: dict[str, Any] = {"monitor": guard.monitor, "value": number_to_json(value), "did": finding.act}
     if finding.mean is not None:
@@ -103,7 +103,7 @@ def _watching(schedule: Schedule, state: State) -> ReduceOnPlateau | Greedy | No
     match schedule:
         case ReduceOnPlateau() | Greedy():
             return schedule
-        case Modified() | Extended():
+        case WithModifiers() | Extended():
             return _watching(schedule.schedule, state)
         case Sequential() if state:
             return _watching(schedule.schedules[len(state) - 1], state[-1])

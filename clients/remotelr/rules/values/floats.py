@@ -3,18 +3,18 @@
 import math
 
 # Far above any rate and far below the end of the floats, so that products of a few stay finite.
-HUGE = 1e30
+MAX_FACTOR = 1e30
 
 # Beyond it a float no longer tells one position from the next.
 LAST_POSITION = 2.0**53
 
 
-def power(base: float, exponent: float) -> float:
+def bounded_power(base: float, exponent: float) -> float:
     """`base ** exponent` for base >= 0, at most `HUGE`."""
     if base == 0:
         return 1.0 if exponent == 0 else 0.0
-    if exponent * math.log(base) > math.log(HUGE):
-        return HUGE
+    if exponent * math.log(base) > math.log(MAX_FACTOR):
+        return MAX_FACTOR
     return float(base**exponent)
 
 

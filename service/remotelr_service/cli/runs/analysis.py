@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from remotelr_service.cli.support import output as look
-from remotelr_service.cli.support.http_client import Json, open_desk, run_path
+from remotelr_service.cli.support import output
+from remotelr_service.cli.support.http_client import Json, connect, run_path
 from remotelr_service.cli.support.json_input import read_object
 from remotelr_service.cli.support.options import AsJson, RunKey, Url
-from remotelr_service.errors import Mistake
+from remotelr_service.errors import UserError
 
 _SPARKS = 40
 
@@ -28,11 +28,11 @@ def what_if(
 ) -> None:
     """Replay its losses under other policies."""
     body = {"policies": dict(_named(each, number) for number, each in enumerate(policies, 1))}
-    with open_desk(url) as desk:
+    with connect(url) as desk:
         found = desk.ask("POST", run_path(run, "what-if"), body=body)
         if svg is not None:
             _write(svg, desk.text("POST", run_path(run, "what-if"), "image/svg+xml", body=body))
-    look.show(found, as_json, lambda: _side_by_side(found))
+    output.show(found, as_json, lambda: _side_by_side(found))
 
 
 def why(
@@ -44,10 +44,10 @@ def why(
     as_json: AsJson = False,
 ) -> None:
     """Say why an epoch has its rate."""
-    with open_desk(url) as desk:
+    with connect(url) as desk:
         wanted = desk.get(run_path(run))["epoch"] if epoch is None else epoch
         found = desk.get(run_path(run, "decisions", str(wanted)))
-    look.show(found, as_json, lambda: look.safe(found["sentence"]))
+    output.show(found, as_json, lambda: output.safe(found["sentence"]))
 
 
 def replay_policy(run: RunKey, url: Url = None, as_json: AsJson = False) -> None:
@@ -55,18 +55,18 @@ def replay_policy(run: RunKey, url: Url = None, as_json: AsJson = False) -> None
 
     A new run with it gets the same rates, whatever it measures.
     """
-    with open_desk(url) as desk:
+    with connect(url) as desk:
         found = desk.get(run_path(run, "replay-policy"))
-    look.print_json(found if as_json else found["policy"])
+    output.print_json(found if as_json else found["policy"])
     for note in found["notes"]:
-        look.say(note)
+        output.say(note)
 
 
 def _write(file: Path, text: str) -> None:
     try:
         file.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise Mistake(f"{file} cannot be written: {error.strerror}") from None
+        raise UserError(f"{file} cannot be written: {error.strerror}") from None
 
 
 def _named(given: str, number: int) -> tuple[str, Any]:
@@ -82,15 +82,15 @@ def _named(given: str, number: int) -> tuple[str, Any]:
 
 
 def _side_by_side(found: Json) -> Any:
-    curves = {"as it was": {"learning_rates": found["real"]}, **found["policies"]}
-    table = look.table("policy", "rates", "first", "last", "reductions", "stops at", right=_NUMBERS)
+    curves = {"as it was": {"learning_rates": found["actual"]}, **found["policies"]}
+    table = output.table("policy", "rates", "first", "last", "reductions", "stops at", right=_NUMBERS)
     for name, curve in curves.items():
         rates = curve["learning_rates"]
         table.add_row(
-            look.safe(name),
-            look.spark(look.thinned(rates, _SPARKS), _SPARKS, logarithmic=True),
-            look.rate(rates[0]) if rates else "",
-            look.rate(rates[-1]) if rates else "",
+            output.safe(name),
+            output.spark(output.thinned(rates, _SPARKS), _SPARKS, logarithmic=True),
+            output.rate(rates[0]) if rates else "",
+            output.rate(rates[-1]) if rates else "",
             str(curve.get("reductions", "")),
             "" if curve.get("stops_at") is None else f"epoch {curve['stops_at']}",
         )

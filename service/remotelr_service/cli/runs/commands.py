@@ -7,13 +7,12 @@ from typing import Annotated
 import typer
 
 from remotelr.errors import ServiceRefused
-from remotelr_service.cli import command_args as orders
-from remotelr_service.cli.merging import merged
-from remotelr_service.cli.runs import analysis as rehearsing
-from remotelr_service.cli.runs import tables, watch
+from remotelr_service.cli import command_args
+from remotelr_service.cli.merging import combine_arguments
+from remotelr_service.cli.runs import analysis, tables, watch
 from remotelr_service.cli.runs.send_command import order_one
-from remotelr_service.cli.support import output as look
-from remotelr_service.cli.support.http_client import TIMEOUT_S, Desk, Json, NotUnderstood, open_desk, run_path
+from remotelr_service.cli.support import output
+from remotelr_service.cli.support.http_client import TIMEOUT_S, Json, NotUnderstood, ServiceClient, connect, run_path
 from remotelr_service.cli.support.options import (
     AsJson,
     InExperiment,
@@ -57,27 +56,27 @@ def list_runs(
     as_json: AsJson = False,
 ) -> None:
     """List runs, in order of their keys."""
-    with open_desk(url) as desk:
+    with connect(url) as desk:
         found = selected(desk, experiment=experiment, tag=tag, status=status, stalled=stalled, limit=limit + 1)
-    look.show({"runs": found[:limit]}, as_json, lambda: tables.runs_table(found[:limit]))
+    output.show({"runs": found[:limit]}, as_json, lambda: tables.runs_table(found[:limit]))
     if len(found) > limit:
-        look.say(
+        output.say(
             f"there are more than {limit} runs: ask for more with --limit, or for fewer with --experiment or --tag"
         )
     if not found and not as_json:
-        look.say("no runs")
+        output.say("no runs")
 
 
 @app.command("show")
 def show_run(run: RunKey, url: Url = None, as_json: AsJson = False) -> None:
     """Show where a run stands, and why."""
-    with open_desk(url) as desk:
+    with connect(url) as desk:
         found = desk.get(run_path(run))
         if as_json:
-            look.print_json(found)
+            output.print_json(found)
             return
         why, curve = _why(desk, found), curve_of(desk, found, tables.SPARKS)
-    look.print_drawn(tables.run_facts(found, why, curve))
+    output.print_drawn(tables.run_facts(found, why, curve))
 
 
 @app.command("watch")
@@ -117,21 +116,21 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """Show its epochs: measured, rate, decided."""
-    with open_desk(url) as desk:
+    with connect(url) as desk:
         # Where only the newest are wanted, a long history is not read from its beginning.
         after = None if last is None or everything else place_before(desk.get(run_path(run)), last)
         reports = list(desk.pages(run_path(run, "history"), "reports", after=after))
     shown = [each for each in reports if everything or each["superseded_by"] is None]
     shown = shown if last is None else shown[-last:]
-    look.show({"run": run, "reports": shown}, as_json, lambda: tables.history_table(shown))
+    output.show({"run": run, "reports": shown}, as_json, lambda: tables.history_table(shown))
 
 
 @app.command("commands")
 def commands(run: RunKey, url: Url = None, as_json: AsJson = False) -> None:
     """List what was ordered, and what became of it."""
-    with open_desk(url) as desk:
+    with connect(url) as desk:
         found = list(desk.pages(run_path(run, "commands"), "commands"))
-    look.show({"run": run, "commands": found}, as_json, lambda: tables.commands_table(found))
+    output.show({"run": run, "commands": found}, as_json, lambda: tables.commands_table(found))
 
 
 @app.command("log")
@@ -147,14 +146,14 @@ def log(
 
     As JSON it is one event on each line.
     """
-    with open_desk(url, timeout_s=_LONG_POLL_S + TIMEOUT_S) as desk:
+    with connect(url, timeout_s=_LONG_POLL_S + TIMEOUT_S) as desk:
         seq = desk.get(run_path(run))["seq"]
         after = max(seq - last, 0)
         for event in _events(desk, run, after, follow=follow):
             if as_json:
-                look.print_line(event)
+                output.print_line(event)
             else:
-                look.print_drawn(look.safe(f"{look.clock(event['created_at'])}  {event['sentence']}"))
+                output.print_drawn(output.safe(f"{output.clock(event['created_at'])}  {event['sentence']}"))
 
 
 @app.command("tag")
@@ -166,9 +165,9 @@ def tag_run(
 ) -> None:
     """Set its tags; the others stay."""
     changes = {name: value or None for name, value in map(tag_pair, tags)}
-    with open_desk(url) as desk:
+    with connect(url) as desk:
         found = desk.ask("PATCH", run_path(run), body={"tags": changes})
-    look.show(found, as_json, lambda: f"{run}: {look.tags(found['tags']) or 'no tags'}")
+    output.show(found, as_json, lambda: f"{run}: {output.tags(found['tags']) or 'no tags'}")
 
 
 @app.command("finish")
@@ -179,20 +178,20 @@ def finish(
     as_json: AsJson = False,
 ) -> None:
     """Say how a run ended whose trainer cannot."""
-    with open_desk(url) as desk:
+    with connect(url) as desk:
         found = desk.post(run_path(run, "finish"), {"status": status.value})
-    look.show(found, as_json, lambda: f"{run}: {found['status']}")
+    output.show(found, as_json, lambda: f"{run}: {found['status']}")
 
 
-app.command("why")(rehearsing.why)
-app.command("what-if")(rehearsing.what_if)
-app.command("replay-policy")(rehearsing.replay_policy)
+app.command("why")(analysis.why)
+app.command("what-if")(analysis.what_if)
+app.command("replay-policy")(analysis.replay_policy)
 
-for _name, _function in orders.FOR_ONE.items():
-    app.command(_name)(merged(_function, order_one))
+for _name, _function in command_args.FOR_ONE.items():
+    app.command(_name)(combine_arguments(_function, order_one))
 
 
-def _events(desk: Desk, run: str, after: int, *, follow: bool) -> Iterator[Json]:
+def _events(desk: ServiceClient, run: str, after: int, *, follow: bool) -> Iterator[Json]:
     """What is in the log after `after`, and what comes when that is followed."""
     path = run_path(run, "events")
     while True:
@@ -203,7 +202,7 @@ def _events(desk: Desk, run: str, after: int, *, follow: bool) -> Iterator[Json]
             return
 
 
-def _why(desk: Desk, run: Json) -> str | None:
+def _why(desk: ServiceClient, run: Json) -> str | None:
     """The decision in force in one sentence, where the service can say it."""
     try:
         return str(desk.get(run_path(run["run"], "decisions", str(run["epoch"])))["sentence"])

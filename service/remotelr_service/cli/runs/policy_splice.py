@@ -3,7 +3,7 @@
 from typing import Any
 
 from remotelr_service.cli.support.http_client import Json
-from remotelr_service.errors import Mistake
+from remotelr_service.errors import UserError
 
 
 def beginning_here(policy: Any, run: Json) -> Json:
@@ -35,7 +35,7 @@ def _stood(state: Json) -> float:
     """How long the schedule's clock has stood still. Raises Mistake while it does."""
     clock = state.get("clock", {})
     if "since" in clock:
-        raise Mistake("the run is paused: let its schedule go on first, remotelr runs resume")
+        raise UserError("the run is paused: let its schedule go on first, remotelr runs resume")
     return float(clock.get("shift", 0.0))
 
 
@@ -44,5 +44,5 @@ def _begin(unit: str, run: Json) -> int:
     if unit == "epoch":
         return int(run["epoch"]) + 1
     if run["steps_per_epoch"] is None:
-        raise Mistake("the policy counts steps, and the run does not say how many an epoch has: --keep-rate needs it")
+        raise UserError("the policy counts steps, and the run does not say how many an epoch has: --keep-rate needs it")
     return int(run["step"] or 0) + int(run["steps_per_epoch"])

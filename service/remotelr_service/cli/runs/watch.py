@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from remotelr.errors import RemoteLRError, ServiceRefused, ServiceUnreachable
-from remotelr_service.cli.support import output as look
-from remotelr_service.cli.support.http_client import Desk, Json, open_desk, run_path
+from remotelr_service.cli.support import output
+from remotelr_service.cli.support.http_client import Json, ServiceClient, connect, run_path
 from remotelr_service.cli.support.run_data import (
     counting,
     losses_of,
@@ -22,7 +22,7 @@ from remotelr_service.cli.support.run_data import (
     progress,
     rates_of,
     selected,
-    standing,
+    status_text,
 )
 
 # Eight sparks are a glance; more than so many runs are no table for people.
@@ -41,7 +41,7 @@ class Watched:
     reports: list[Json] = field(default_factory=list)
     seq: int = 0
 
-    def learn(self, desk: Desk, run: Json) -> None:
+    def learn(self, desk: ServiceClient, run: Json) -> None:
         """Take the run as it is now, and ask for the epochs that are new."""
         seq = run["decision"]["seq"]
         if seq != self.seq:
@@ -62,7 +62,7 @@ class Watched:
 class Watch:
     """What is watched: these runs, or those the service selects."""
 
-    def __init__(self, desk: Desk, keys: list[str], selection: dict[str, Any]) -> None:
+    def __init__(self, desk: ServiceClient, keys: list[str], selection: dict[str, Any]) -> None:
         self._desk = desk
         self._keys = keys
         self._selection = selection
@@ -85,9 +85,9 @@ class Watch:
 
 def once(url: str | None, keys: list[str], selection: dict[str, Any], *, as_json: bool) -> None:
     """Look, and print what is seen."""
-    with open_desk(url) as desk:
+    with connect(url) as desk:
         seen = Watch(desk, keys, selection).look()
-    look.show(document(seen), as_json, lambda: table(seen))
+    output.show(document(seen), as_json, lambda: table(seen))
 
 
 def follow(
@@ -97,7 +97,7 @@ def follow(
 
     As JSON it is a line for every look. A service that is away for a while is waited for.
     """
-    with open_desk(url) as desk, _doorbell(url, keys, selection) as rung, _screen(as_json) as show:
+    with connect(url) as desk, _doorbell(url, keys, selection) as rung, _screen(as_json) as show:
         watch, seen = Watch(desk, keys, selection), []
         seen = watch.look()
         show(seen, None)
@@ -119,17 +119,17 @@ def _screen(as_json: bool) -> Iterator[Any]:
     if as_json:
 
         def lines(seen: list[Watched], trouble: str | None) -> None:
-            look.print_line({**document(seen), "trouble": trouble})
+            output.print_line({**document(seen), "trouble": trouble})
 
         yield lines
         return
     from rich.live import Live
 
-    console = look.console()
+    console = output.console()
     if not console.is_terminal:
 
         def tables(seen: list[Watched], trouble: str | None) -> None:
-            look.print_drawn(_page(seen, trouble))
+            output.print_drawn(_page(seen, trouble))
 
         yield tables
         return
@@ -160,7 +160,7 @@ def _listen(
     params = {} if keys else {"experiment": selection.get("experiment"), "tag": tag[0]}
     while not ending.is_set():
         try:
-            with open_desk(url) as desk, desk.stream(path, **params) as lines:
+            with connect(url) as desk, desk.stream(path, **params) as lines:
                 for line in lines:
                     if line.startswith("data:"):
                         rung.set()
@@ -178,21 +178,21 @@ def document(seen: list[Watched]) -> Json:
 
 def table(seen: list[Watched]) -> Any:
     """What is seen, for people."""
-    made = look.table("run", "status", "epoch", "rate", "rates", "loss", "losses", "by", "heard of", right=_NUMBERS)
+    made = output.table("run", "status", "epoch", "rate", "rates", "loss", "losses", "by", "heard of", right=_NUMBERS)
     for each in seen:
         run, curve = each.run, each.curve
         losses = losses_of(curve, main_metric(run, curve))
         rates = [*rates_of(curve), run["learning_rate"]]
         made.add_row(
             run["run"],
-            look.status(standing(run)),
+            output.status(status_text(run)),
             progress(run),
-            look.rate(run["learning_rate"]),
-            look.spark(rates, _SPARKS, logarithmic=True),
-            look.measured(losses[-1]) if losses else "",
-            look.spark(losses, _SPARKS),
+            output.rate(run["learning_rate"]),
+            output.spark(rates, _SPARKS, logarithmic=True),
+            output.measured(losses[-1]) if losses else "",
+            output.spark(losses, _SPARKS),
             run["decision"]["reason"],
-            look.ago(run["updated_at"]),
+            output.ago(run["updated_at"]),
         )
     return made
 
@@ -206,5 +206,5 @@ def _page(seen: list[Watched], trouble: str | None) -> Any:
 
     parts: list[Any] = [table(seen) if seen else Text("no runs", "dim")]
     if trouble is not None:
-        parts.append(Text(look.safe(f"the service does not answer: {trouble}"), "red"))
+        parts.append(Text(output.safe(f"the service does not answer: {trouble}"), "red"))
     return Group(*parts)

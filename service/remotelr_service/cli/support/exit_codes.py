@@ -17,16 +17,16 @@ from io import TextIOWrapper
 
 from remotelr.errors import RemoteLRError, ServiceRefused, ServiceUnreachable
 from remotelr_service.cli.support.output import safe
-from remotelr_service.errors import Mistake, ServiceError
+from remotelr_service.errors import ServiceError, UserError
 
 REFUSED, UNREACHABLE, NOT_IN_TIME, INTERRUPTED = 1, 3, 4, 130
 
 
-class NotObeyed(Mistake):
+class CommandRejected(UserError):
     """The command was noted, and will not be carried out."""
 
 
-class NotInTime(Mistake):
+class TimedOut(UserError):
     """What was waited for has not come."""
 
 
@@ -44,7 +44,7 @@ def run(cli: Callable[[], object]) -> None:
         # Imported here, where somebody has imported it already: it is the one thing slow to import.
         from remotelr.rules.errors import RulesError
 
-        if not isinstance(error, Mistake | RemoteLRError | RulesError | ServiceError):
+        if not isinstance(error, UserError | RemoteLRError | RulesError | ServiceError):
             raise
         _say(error)
         sys.exit(_code(error))
@@ -53,7 +53,7 @@ def run(cli: Callable[[], object]) -> None:
 def _code(error: Exception) -> int:
     if isinstance(error, ServiceUnreachable):
         return UNREACHABLE
-    return NOT_IN_TIME if isinstance(error, NotInTime) else REFUSED
+    return NOT_IN_TIME if isinstance(error, TimedOut) else REFUSED
 
 
 def _say(error: Exception) -> None:
@@ -71,7 +71,7 @@ def _document(error: Exception) -> dict[str, object]:
         "unreachable"
         if isinstance(error, ServiceUnreachable)
         else "not_in_time"
-        if isinstance(error, NotInTime)
+        if isinstance(error, TimedOut)
         else "mistake"
     )
     return {"code": code, "detail": str(error)}

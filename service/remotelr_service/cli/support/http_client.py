@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from remotelr._http import credentials as _token
 from remotelr.errors import ServiceRefused, ServiceUnreachable
-from remotelr_service.errors import Mistake
+from remotelr_service.errors import UserError
 
 if TYPE_CHECKING:
     import httpx
@@ -38,7 +38,7 @@ _BUSY = (429, 503)
 Json = dict[str, Any]
 
 
-class NotUnderstood(Mistake):
+class NotUnderstood(UserError):
     """The answer lacks what every answer of this release has."""
 
 
@@ -56,9 +56,9 @@ def address(given: str | None = None) -> tuple[str, str]:
     try:
         found = _token.address(url).rstrip("/")
     except ValueError as error:
-        raise Mistake(f"{source}: {error}") from None
+        raise UserError(f"{source}: {error}") from None
     if not urlsplit(found).hostname:
-        raise Mistake(f"{source}: the service's address names a host, as in http://127.0.0.1:8000; {url!r} does not")
+        raise UserError(f"{source}: the service's address names a host, as in http://127.0.0.1:8000; {url!r} does not")
     return found, source
 
 
@@ -78,14 +78,14 @@ def credentials(url: str) -> dict[str, str]:
     try:
         return _token.bearer(url)
     except ValueError as error:
-        raise Mistake(str(error)) from None
+        raise UserError(str(error)) from None
 
 
 class NotSent(ServiceUnreachable):
     """There was nobody to send it to: nothing can have come of it."""
 
 
-class Desk:
+class ServiceClient:
     """A service at an address. A context manager: at its end the connection is closed.
 
     Every call raises ServiceRefused and ServiceUnreachable, and takes at most `timeout_s` seconds
@@ -217,7 +217,7 @@ class Desk:
         try:
             content = None if body is None else json.dumps(body, allow_nan=False)
         except ValueError:
-            raise Mistake("nan and inf are no numbers that can be ordered") from None
+            raise UserError("nan and inf are no numbers that can be ordered") from None
         typed = {} if body is None else {"content-type": "application/json"}
         try:
             return self._http.request(
@@ -253,16 +253,16 @@ def _timeout(seconds: float) -> "httpx.Timeout":
     return httpx.Timeout(seconds, connect=min(seconds, _CONNECT_S))
 
 
-def open_desk(url: str | None, *, timeout_s: float = TIMEOUT_S) -> Desk:
+def connect(url: str | None, *, timeout_s: float = TIMEOUT_S) -> ServiceClient:
     """The service that the option or the environment names. Raises Mistake."""
     found, _ = address(url)
-    return Desk(found, credentials(found), timeout_s=timeout_s)
+    return ServiceClient(found, credentials(found), timeout_s=timeout_s)
 
 
 def run_path(run: str, *more: str) -> str:
     """Raises Mistake for what would be the path of something else; the service says what else is no key."""
     if run in ("", ".", ".."):
-        raise Mistake(f"{run!r} is no run's key")
+        raise UserError(f"{run!r} is no run's key")
     return "/".join(["/v1/runs", quote(run, safe=""), *more])
 
 

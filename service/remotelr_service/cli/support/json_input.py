@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from remotelr_service.errors import Mistake
+from remotelr_service.errors import UserError
 
 
 def read_document(given: str) -> Any:
@@ -18,13 +18,13 @@ def read_document(given: str) -> Any:
         try:
             text, source = Path(given).read_text(encoding="utf-8"), given
         except UnicodeDecodeError:
-            raise Mistake(f"{given} is not text") from None
+            raise UserError(f"{given} is not text") from None
         except OSError as error:
-            raise Mistake(f"{given} cannot be read: {error.strerror}") from None
+            raise UserError(f"{given} cannot be read: {error.strerror}") from None
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Mistake(f"{source} is not JSON: {error}") from None
+        raise UserError(f"{source} is not JSON: {error}") from None
 
 
 def read_object(given: str) -> dict[str, Any]:
@@ -32,4 +32,4 @@ def read_object(given: str) -> dict[str, Any]:
     document = read_document(given)
     if isinstance(document, dict):
         return document
-    raise Mistake(f"a JSON object is needed, not {repr(document)[:60]}")
+    raise UserError(f"a JSON object is needed, not {repr(document)[:60]}")

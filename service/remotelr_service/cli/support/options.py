@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from remotelr.errors import RemoteLRError
-from remotelr_service.cli.support.http_client import NOT_SET, open_desk, token_source
-from remotelr_service.errors import Mistake
+from remotelr_service.cli.support.http_client import NOT_SET, connect, token_source
+from remotelr_service.errors import UserError
 
 # A shell that waits for its suggestions is worse than one without.
 _COMPLETION_S = 1.0
@@ -24,7 +24,7 @@ def complete_experiment(incomplete: str) -> list[str]:
 
 
 def _keys(path: str, member: str, name: str, incomplete: str) -> list[str]:
-    with suppress(RemoteLRError, Mistake), open_desk(None, timeout_s=_COMPLETION_S) as desk:
+    with suppress(RemoteLRError, UserError), connect(None, timeout_s=_COMPLETION_S) as desk:
         keys = [str(item[name]) for item in desk.get(path, limit=200)[member]]
         return [key for key in keys if key.startswith(incomplete)]
     return []
@@ -80,5 +80,5 @@ def tag_pair(text: str) -> tuple[str, str]:
     """NAME:VALUE as the two. Raises Mistake."""
     name, colon, value = text.partition(":")
     if not colon:
-        raise Mistake(f"a tag is NAME:VALUE, not {text!r}")
+        raise UserError(f"a tag is NAME:VALUE, not {text!r}")
     return name, value

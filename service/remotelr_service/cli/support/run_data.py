@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from typing import Any
 
-from remotelr_service.cli.support import output as look
-from remotelr_service.cli.support.http_client import Desk, Json, run_path
+from remotelr_service.cli.support import output
+from remotelr_service.cli.support.http_client import Json, ServiceClient, run_path
 
 
 def selected(
-    desk: Desk,
+    desk: ServiceClient,
     *,
     experiment: str | None,
     tag: list[str] | None,
@@ -29,7 +29,7 @@ def selected(
     return found
 
 
-def curve_of(desk: Desk, run: Json, epochs: int) -> list[Json]:
+def curve_of(desk: ServiceClient, run: Json, epochs: int) -> list[Json]:
     """The newest reports that count, one for each epoch: those of rank 0. At least so many epochs, where there are."""
     reports = desk.pages(run_path(run["run"], "history"), "reports", after=place_before(run, epochs))
     return counting(reports)
@@ -65,7 +65,7 @@ def main_metric(run: Json, curve: list[Json]) -> str | None:
     return next((name for name in wanted if name in measured), None)
 
 
-def standing(run: Json) -> str:
+def status_text(run: Json) -> str:
     """The run's status, or that it has not been heard of for too long."""
     return "stalled" if run.get("stalled") else str(run["status"])
 
@@ -86,12 +86,12 @@ def monitored(node: Any) -> str | None:
     return None
 
 
-def in_short(policy: Json) -> str:
+def policy_summary(policy: Json) -> str:
     """A policy in one line: its schedule and what was said of it."""
     node = policy.get("schedule", policy)
     parts = [part for part in node.get("schedules", []) if isinstance(part, dict)]
     inner = ", ".join(str(part.get("type")) for part in parts) or ", ".join(
-        f"{name} {value.get('type', '{…}') if isinstance(value, dict) else look.measured(value)}"
+        f"{name} {value.get('type', '{…}') if isinstance(value, dict) else output.measured(value)}"
         for name, value in node.items()
         if name != "type" and isinstance(value, str | int | float | dict)
     )

@@ -37,14 +37,14 @@ class BulkResult:
     """What came of it for one run.
 
     seq: number of the command in the run's log; None when it was refused, and then `code` and `detail` say why.
-    holds_from: the first epoch whose rate it bears on. rate_before, rate_after: the rate of that epoch without
+    effective_from: the first epoch whose rate it bears on. rate_before, rate_after: the rate of that epoch without
     the command and with it, if the schedule learns nothing until then.
     """
 
     place: int
     run: str
     seq: int | None = None
-    holds_from: int | None = None
+    effective_from: int | None = None
     rate_before: float | None = None
     rate_after: float | None = None
     code: str | None = None
@@ -88,7 +88,7 @@ def add_bulk(
         "reason": reason,
         "runs": to_text(list(runs)),
         "count": len(runs),
-        "worked_at": at,
+        "heartbeat_at": at,
         "created_at": at,
     }
     bulk_id = connection.execute(insert(bulk_commands).returning(bulk_commands.c.id), row).scalar_one()
@@ -110,8 +110,8 @@ def take_abandoned(connection: Connection, after: timedelta) -> int | None:
     at = connection.execute(select(now)).scalar_one()
     query = (
         select(bulk_commands.c.id)
-        .where(bulk_commands.c.finished_at.is_(None), bulk_commands.c.worked_at < at - after)
-        .order_by(bulk_commands.c.worked_at)
+        .where(bulk_commands.c.finished_at.is_(None), bulk_commands.c.heartbeat_at < at - after)
+        .order_by(bulk_commands.c.heartbeat_at)
         .limit(1)
         .with_for_update(skip_locked=True)
     )
@@ -125,7 +125,7 @@ def has_abandoned(connection: Connection, after: timedelta) -> bool:
     """Whether there is an unfinished bulk command that nobody has worked on for so long."""
     at = connection.execute(select(database_now())).scalar_one()
     query = select(bulk_commands.c.id).where(
-        bulk_commands.c.finished_at.is_(None), bulk_commands.c.worked_at < at - after
+        bulk_commands.c.finished_at.is_(None), bulk_commands.c.heartbeat_at < at - after
     )
     return connection.execute(query.limit(1)).first() is not None
 
@@ -148,7 +148,7 @@ def delete_bulk(connection: Connection, bulk_id: int) -> None:
 
 
 def mark_worked(connection: Connection, bulk_id: int, at: datetime) -> None:
-    connection.execute(update(bulk_commands).where(bulk_commands.c.id == bulk_id).values(worked_at=at))
+    connection.execute(update(bulk_commands).where(bulk_commands.c.id == bulk_id).values(heartbeat_at=at))
 
 
 def mark_finished(connection: Connection, bulk_id: int, at: datetime) -> None:
@@ -156,7 +156,7 @@ def mark_finished(connection: Connection, bulk_id: int, at: datetime) -> None:
     connection.execute(
         update(bulk_commands)
         .where(bulk_commands.c.id == bulk_id, bulk_commands.c.finished_at.is_(None))
-        .values(finished_at=at, worked_at=at)
+        .values(finished_at=at, heartbeat_at=at)
     )
 
 
@@ -216,7 +216,7 @@ def _columns(result: BulkResult) -> dict[str, Any]:
         "place": result.place,
         "run": result.run,
         "seq": result.seq,
-        "holds_from": result.holds_from,
+        "effective_from": result.effective_from,
         "rate_before": result.rate_before,
         "rate_after": result.rate_after,
         "code": result.code,

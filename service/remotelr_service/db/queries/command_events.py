@@ -6,13 +6,13 @@ from typing import Any
 from sqlalchemy import Connection, Select, select
 
 from remotelr.rules import Event
-from remotelr_service.db.queries.runs import Head
+from remotelr_service.db.queries.runs import StoredRun
 from remotelr_service.db.rows import event_from_row
 from remotelr_service.db.tables import events
 
 
 def list_ordered(
-    connection: Connection, head: Head, *, after: int, limit: int | None = None
+    connection: Connection, head: StoredRun, *, after: int, limit: int | None = None
 ) -> list[tuple[Event, datetime]]:
     """The commands and the policies of the run above `after`, oldest first, each with its time."""
     query = select(events).where(
@@ -21,7 +21,7 @@ def list_ordered(
     return _dated(connection, head, query.order_by(events.c.seq).limit(limit))
 
 
-def list_told(connection: Connection, head: Head, command: Event) -> list[tuple[Event, datetime]]:
+def list_told(connection: Connection, head: StoredRun, command: Event) -> list[tuple[Event, datetime]]:
     """The first decision after the command for an epoch it bears on, and the reports of that epoch, oldest first."""
     deciding = (
         select(events)
@@ -29,7 +29,7 @@ def list_told(connection: Connection, head: Head, command: Event) -> list[tuple[
             events.c.run_id == head.id,
             events.c.seq > command.seq,
             events.c.learning_rate.is_not(None),
-            events.c.holds_from >= command.holds_from,
+            events.c.effective_from >= command.effective_from,
         )
         .order_by(events.c.seq)
         .limit(1)
@@ -43,7 +43,7 @@ def list_told(connection: Connection, head: Head, command: Event) -> list[tuple[
         .where(
             events.c.run_id == head.id,
             events.c.kind == "report",
-            events.c.epoch == event.holds_from,
+            events.c.epoch == event.effective_from,
             events.c.seq > event.seq,
         )
         .order_by(events.c.seq)
@@ -51,13 +51,13 @@ def list_told(connection: Connection, head: Head, command: Event) -> list[tuple[
     return [*decided, *_dated(connection, head, reports)]
 
 
-def find_end(connection: Connection, head: Head, *, after: int) -> tuple[Event, datetime] | None:
+def find_end(connection: Connection, head: StoredRun, *, after: int) -> tuple[Event, datetime] | None:
     """The newest end of the run after the event `after`."""
     query = select(events).where(events.c.run_id == head.id, events.c.seq > after, events.c.kind == "finished")
     found = _dated(connection, head, query.order_by(events.c.seq.desc()).limit(1))
     return found[0] if found else None
 
 
-def _dated(connection: Connection, head: Head, query: Select[Any]) -> list[tuple[Event, datetime]]:
+def _dated(connection: Connection, head: StoredRun, query: Select[Any]) -> list[tuple[Event, datetime]]:
     rows = connection.execute(query).mappings()
     return [(event_from_row(head.run.key, row), row["created_at"]) for row in rows]

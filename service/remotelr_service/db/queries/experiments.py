@@ -16,13 +16,13 @@ class Experiment:
     """A named group of runs, and what its runs begin with.
 
     policy: of a run that is created without one, in canonical form; None when there is no such default.
-    rails: within which rates and commands of its runs stay; None when there are none.
+    limits: within which rates and commands of its runs stay; None when there are none.
     """
 
     name: str
     policy: Mapping[str, Any] | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
-    rails: Mapping[str, Any] | None = None
+    limits: Mapping[str, Any] | None = None
     created_at: datetime
     updated_at: datetime
 
@@ -36,7 +36,7 @@ def lock_experiment(connection: Connection, name: str, *, shared: bool = False) 
     """The experiment, as it stays until the transaction ends.
 
     shared: others may lock it like this at the same time, and nobody may change it: so a run that is created
-    with its rails is there before whoever changes them looks for the runs to tell.
+    with its limits is there before whoever changes them looks for the runs to tell.
     """
     query = select(experiments).where(experiments.c.name == name).with_for_update(read=shared)
     row = connection.execute(query).mappings().one_or_none()
@@ -72,7 +72,7 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
     return {
         "policy": None if experiment.policy is None else to_text(experiment.policy),
         "tags": to_text(dict(experiment.tags)),
-        "rails": None if experiment.rails is None else to_text(experiment.rails),
+        "limits": None if experiment.limits is None else to_text(experiment.limits),
         "updated_at": experiment.updated_at,
     }
 
@@ -82,7 +82,7 @@ def _experiment(row: Row) -> Experiment:
         name=row["name"],
         policy=None if row["policy"] is None else from_text(row["policy"]),
         tags=from_text(row["tags"]),
-        rails=None if row["rails"] is None else from_text(row["rails"]),
+        limits=None if row["limits"] is None else from_text(row["limits"]),
         created_at=row["created_at"],
         updated_at=row["updated_at"],
     )

@@ -102,13 +102,13 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """A run fell silent behind its event `seq`. usual_s: the seconds that lie between two of its epochs as a rule."""
+    """A run fell silent behind its event `seq`. typical_epoch_s: the usual seconds between two epochs."""
 
     seq: int
     attempt: int
     epoch: int
     reported_at: datetime
-    usual_s: float
+    typical_epoch_s: float
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -270,7 +270,7 @@ def _entry(table: Table, row: Row) -> Entry:
     if table is events:
         what = event_from_row(row["run_key"], {**row, "state": None})
     else:
-        what = Stall(row["seq"], row["attempt"], row["epoch"], row["reported_at"], row["usual_s"])
+        what = Stall(row["seq"], row["attempt"], row["epoch"], row["reported_at"], row["typical_epoch_s"])
     return Entry(
         run_id=row["run_id"],
         run=row["run_key"],

@@ -49,11 +49,11 @@ StoredRow = tuple[Any, ...]
 
 
 @record
-class Head:
+class StoredRun:
     """A run as it is stored: what the rules know of it, and what only the service does.
 
-    due_at: when the point that waits for ranks has to be decided without them, by the database's clock.
-    release_at: when a rate that is held until a time is let go, by the same clock.
+    deadline_at: when the point that waits for ranks has to be decided without them, by the database's clock.
+    override_expires_at: when a rate that is held until a time is let go, by the same clock.
     stalled_at: since when its trainer is known to be silent.
     """
 
@@ -61,15 +61,15 @@ class Head:
     run: Run
     experiment: str | None
     tags: Mapping[str, str]
-    due_at: datetime | None = None
-    release_at: datetime | None = None
+    deadline_at: datetime | None = None
+    override_expires_at: datetime | None = None
     stalled_at: datetime | None = None
     created_at: datetime
     updated_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RunPosition:
     """Where a run stands. seq: the number of its newest event. decision: the one in force."""
 
     seq: int
@@ -83,34 +83,34 @@ class Locked:
     rows: what the driver gave of each head. now: by the database's clock; None when nothing was read.
     """
 
-    heads: dict[str, Head]
+    heads: dict[str, StoredRun]
     rows: dict[str, StoredRow] = field(default_factory=dict)
     busy: frozenset[str] = frozenset()
     now: datetime | None = None
 
 
-_HEADS = select(runs).where(runs.c.key.in_(bindparam("keys", expanding=True)))
+_RUNS = select(runs).where(runs.c.key.in_(bindparam("keys", expanding=True)))
 _COLUMNS = tuple(runs.c.keys())
 _NAMES = ", ".join(_COLUMNS)
-_LOCK_HEADS = {
+_LOCK_RUNS = {
     # SKIP LOCKED: a run that another replica holds must not make all the others of a group wait.
     "postgresql": f"SELECT {_NAMES}, now() FROM runs WHERE key = ANY(%s) ORDER BY key FOR UPDATE SKIP LOCKED",  # noqa: S608
     # It has locked all of the database when the transaction began.
     "sqlite": f"SELECT {_NAMES}, {SQLITE_NOW} FROM runs WHERE key IN (SELECT value FROM json_each(?))",  # noqa: S608
 }
 _HELD = select(runs.c.key).where(runs.c.key.in_(bindparam("keys", expanding=True)))
-_ADD_HEAD = insert(runs).returning(runs.c.id)
+_ADD_RUN = insert(runs).returning(runs.c.id)
 
 
-def lock_heads(connection: Connection, keys: Collection[str]) -> Locked:
+def lock_runs(connection: Connection, keys: Collection[str]) -> Locked:
     """The runs of these keys, locked until the transaction ends; a key without a run is in neither part."""
     if not keys:
         return Locked({})
     on_sqlite = connection.dialect.name == "sqlite"
     asked = to_text(list(keys)) if on_sqlite else list(keys)
-    found = driver.fetch(connection, _LOCK_HEADS[connection.dialect.name], (asked,))
+    found = driver.fetch(connection, _LOCK_RUNS[connection.dialect.name], (asked,))
     rows: dict[str, StoredRow] = {row[_KEY]: row[:-1] for row in found}
-    heads = {key: _kept_head(row) for key, row in rows.items()}
+    heads = {key: _cached_run(row) for key, row in rows.items()}
     now = _moment(found[0][-1]) if found else None
     missing = [key for key in keys if key not in heads]
     if not missing or on_sqlite:
@@ -125,31 +125,36 @@ def database_time(connection: Connection) -> datetime:
 
 def list_due(connection: Connection, limit: int) -> list[str]:
     """The keys of runs with a point that has waited for its ranks long enough, the most overdue first."""
-    due = select(runs.c.key).where(runs.c.due_at <= database_now()).order_by(runs.c.due_at).limit(limit)
+    due = select(runs.c.key).where(runs.c.deadline_at <= database_now()).order_by(runs.c.deadline_at).limit(limit)
     return list(connection.execute(due).scalars())
 
 
-def list_held_too_long(connection: Connection, limit: int) -> list[str]:
+def list_expired_overrides(connection: Connection, limit: int) -> list[str]:
     """The keys of runs with a rate that was to be held until a time that has come, the most overdue first."""
-    due = select(runs.c.key).where(runs.c.release_at <= database_now()).order_by(runs.c.release_at).limit(limit)
+    due = (
+        select(runs.c.key)
+        .where(runs.c.override_expires_at <= database_now())
+        .order_by(runs.c.override_expires_at)
+        .limit(limit)
+    )
     return list(connection.execute(due).scalars())
 
 
-def find_head(connection: Connection, key: str) -> Head | None:
+def find_run(connection: Connection, key: str) -> StoredRun | None:
     """The run `key`, not locked."""
-    row = connection.execute(_HEADS, {"keys": [key]}).mappings().one_or_none()
-    return None if row is None else _head(row)
+    row = connection.execute(_RUNS, {"keys": [key]}).mappings().one_or_none()
+    return None if row is None else _run_from_row(row)
 
 
-def get_stored_run(connection: Connection, key: str) -> Head:
+def get_stored_run(connection: Connection, key: str) -> StoredRun:
     """The run `key`, not locked. Raises RunNotFound."""
-    head = find_head(connection, key)
+    head = find_run(connection, key)
     if head is None:
         raise RunNotFound(key)
     return head
 
 
-def get_stored_decision(connection: Connection, head: Head) -> Decision:
+def get_stored_decision(connection: Connection, head: StoredRun) -> Decision:
     """The decision in force. Raises RunNotFound when the run, or this decision, has just gone."""
     decision = list_decisions(connection, [head]).get(head.id)
     if decision is None:
@@ -157,7 +162,7 @@ def get_stored_decision(connection: Connection, head: Head) -> Decision:
     return decision
 
 
-def list_heads(
+def list_runs(
     connection: Connection,
     *,
     experiment: str | None,
@@ -166,14 +171,14 @@ def list_heads(
     after: str | None,
     limit: int,
     stalled: bool | None = None,
-) -> list[Head]:
+) -> list[StoredRun]:
     """Up to `limit` runs in order of key, from the first one behind `after` on."""
     query = select_runs(
         runs, experiment=experiment, status=status, tags={} if tag is None else dict([tag]), after=after, limit=limit
     )
     if stalled is not None:
         query = query.where(runs.c.stalled_at.is_not(None) if stalled else runs.c.stalled_at.is_(None))
-    return [_head(row) for row in connection.execute(query).mappings()]
+    return [_run_from_row(row) for row in connection.execute(query).mappings()]
 
 
 def select_runs(
@@ -209,9 +214,9 @@ def list_ended(
     return list(connection.execute(query.where(runs.c.status != "running", runs.c.updated_at < before)).scalars())
 
 
-def add_head(
+def add_run(
     connection: Connection, run: Run, *, experiment: str | None, tags: Mapping[str, str], at: datetime
-) -> Head:
+) -> StoredRun:
     """A new run. Raises IntegrityError when another transaction has just created it."""
     row = {
         "key": run.key,
@@ -221,11 +226,11 @@ def add_head(
         "created_at": at,
         "updated_at": at,
     }
-    run_id = connection.execute(_ADD_HEAD, row | run_to_row(run)).scalar_one()
-    return Head(id=run_id, run=run, experiment=experiment, tags=dict(tags), created_at=at, updated_at=at)
+    run_id = connection.execute(_ADD_RUN, row | run_to_row(run)).scalar_one()
+    return StoredRun(id=run_id, run=run, experiment=experiment, tags=dict(tags), created_at=at, updated_at=at)
 
 
-def save_heads(connection: Connection, heads: Iterable[Head], rows: Mapping[str, StoredRow]) -> None:
+def save_runs(connection: Connection, heads: Iterable[StoredRun], rows: Mapping[str, StoredRow]) -> None:
     """Store where these runs stand now. rows: what is stored of them; not of new ones."""
     changes = [(head, _change_of(connection, head, rows.get(head.run.key))) for head in heads]
     alike: defaultdict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
@@ -234,15 +239,15 @@ def save_heads(connection: Connection, heads: Iterable[Head], rows: Mapping[str,
     for rows_alike in alike.values():
         update_rows(connection, runs, rows_alike)
     for head, change in changes:
-        _keep(head, change, rows.get(head.run.key))
+        _remember(head, change, rows.get(head.run.key))
 
 
-def _change_of(connection: Connection, head: Head, row: StoredRow | None) -> dict[str, Any]:
+def _change_of(connection: Connection, head: StoredRun, row: StoredRow | None) -> dict[str, Any]:
     """What to store of it: all that moves with an event, and what rarely moves where it did."""
     change = {
         "id": head.id,
         "updated_at": as_stored(connection.dialect, head.updated_at),
-        "due_at": as_stored(connection.dialect, head.due_at),
+        "deadline_at": as_stored(connection.dialect, head.deadline_at),
         **run_to_row(head.run),
     }
     if row is not None:
@@ -253,20 +258,20 @@ def _change_of(connection: Connection, head: Head, row: StoredRow | None) -> dic
     return change
 
 
-def save_release(connection: Connection, head: Head) -> None:
-    connection.execute(update(runs).where(runs.c.id == head.id).values(release_at=head.release_at))
+def save_override_expiry(connection: Connection, head: StoredRun) -> None:
+    connection.execute(update(runs).where(runs.c.id == head.id).values(override_expires_at=head.override_expires_at))
 
 
-def save_spec(connection: Connection, head: Head) -> None:
+def save_spec(connection: Connection, head: StoredRun) -> None:
     connection.execute(update(runs).where(runs.c.id == head.id).values(spec=spec_to_text(head.run.spec)))
 
 
-def save_tags(connection: Connection, head: Head) -> None:
+def save_tags(connection: Connection, head: StoredRun) -> None:
     tags = to_text(dict(head.tags))
     connection.execute(update(runs).where(runs.c.id == head.id).values(tags=tags, updated_at=head.updated_at))
 
 
-def delete_head(connection: Connection, head: Head) -> None:
+def delete_run(connection: Connection, head: StoredRun) -> None:
     """The run and its events are gone."""
     connection.execute(delete(runs).where(runs.c.id == head.id))
 
@@ -292,7 +297,7 @@ def supersede(connection: Connection, run_id: int, attempt: Event) -> None:
     )
 
 
-def list_decisions(connection: Connection, heads: Collection[Head]) -> dict[int, Decision]:
+def list_decisions(connection: Connection, heads: Collection[StoredRun]) -> dict[int, Decision]:
     """The decision in force of each of these runs, by the id of the run."""
     keys = {head.id: head.run.key for head in heads}
     newest = and_(runs.c.id == events.c.run_id, runs.c.decided_seq == events.c.seq)
@@ -302,9 +307,9 @@ def list_decisions(connection: Connection, heads: Collection[Head]) -> dict[int,
     return {run_id: decision for run_id, decision in decided.items() if decision is not None}
 
 
-def list_standings(connection: Connection, keys: Sequence[str]) -> dict[str, Standing]:
+def list_positions(connection: Connection, keys: Sequence[str]) -> dict[str, RunPosition]:
     """Where each of these runs stands, by the key of the run; a key without a run is left out."""
-    found: dict[str, Standing] = {}
+    found: dict[str, RunPosition] = {}
     newest = and_(runs.c.id == events.c.run_id, runs.c.decided_seq == events.c.seq)
     query = select(events, runs.c.key.label("run"), runs.c.seq.label("last_seq")).join(runs, newest)
     query = query.where(runs.c.key.in_(bindparam("keys", expanding=True)))
@@ -313,11 +318,13 @@ def list_standings(connection: Connection, keys: Sequence[str]) -> dict[str, Sta
         for row in connection.execute(query, {"keys": keys[begin : begin + 1_000]}).mappings():
             decision = event_from_row(row["run"], row).decision
             assert decision is not None, f"event {row['seq']} of run {row['run']} decides nothing"
-            found[row["run"]] = Standing(row["last_seq"], decision)
+            found[row["run"]] = RunPosition(row["last_seq"], decision)
     return found
 
 
-def find_event(connection: Connection, head: Head, *where: ColumnElement[bool], newest: bool = False) -> Event | None:
+def find_event(
+    connection: Connection, head: StoredRun, *where: ColumnElement[bool], newest: bool = False
+) -> Event | None:
     """The oldest event of the run, or its newest, for which all of `where` holds."""
     order = events.c.seq.desc() if newest else events.c.seq
     query = select(events).where(events.c.run_id == head.id, *where).order_by(order).limit(1)
@@ -325,13 +332,13 @@ def find_event(connection: Connection, head: Head, *where: ColumnElement[bool], 
     return None if row is None else event_from_row(head.run.key, row)
 
 
-def count_events(connection: Connection, head: Head, *where: ColumnElement[bool]) -> int:
+def count_events(connection: Connection, head: StoredRun, *where: ColumnElement[bool]) -> int:
     """How many events of the run there are for which all of `where` holds."""
     query = select(func.count()).select_from(events).where(events.c.run_id == head.id, *where)
     return connection.execute(query).scalar_one()
 
 
-def find_reported(connection: Connection, head: Head, since: int) -> tuple[int, datetime] | None:
+def find_reported(connection: Connection, head: StoredRun, since: int) -> tuple[int, datetime] | None:
     """The first epoch from `since` on that a rank reported, and when the first of them did."""
     query = (
         select(events.c.epoch, func.min(events.c.created_at))
@@ -350,7 +357,7 @@ def find_reported(connection: Connection, head: Head, since: int) -> tuple[int, 
 
 
 def list_events(
-    connection: Connection, head: Head, *where: ColumnElement[bool], after: int = 0, limit: int | None = None
+    connection: Connection, head: StoredRun, *where: ColumnElement[bool], after: int = 0, limit: int | None = None
 ) -> list[Event]:
     """The events of the run with a number above `after` for which all of `where` holds, oldest first."""
     query = select(events).where(events.c.run_id == head.id, events.c.seq > after, *where)
@@ -359,7 +366,7 @@ def list_events(
 
 
 def list_dated_events(
-    connection: Connection, head: Head, *, after: int, limit: int, kind: Kind | None = None
+    connection: Connection, head: StoredRun, *, after: int, limit: int, kind: Kind | None = None
 ) -> list[tuple[Event, datetime]]:
     """The events of the run with a number above `after`, of one kind or of all, oldest first, each with its time."""
     query = select(events).where(events.c.run_id == head.id, events.c.seq > after).order_by(events.c.seq).limit(limit)
@@ -369,7 +376,9 @@ def list_dated_events(
     return [(event_from_row(head.run.key, row), row["created_at"]) for row in rows]
 
 
-def list_reports(connection: Connection, head: Head, *, after: int, limit: int) -> list[tuple[Event, datetime, float]]:
+def list_reports(
+    connection: Connection, head: StoredRun, *, after: int, limit: int
+) -> list[tuple[Event, datetime, float]]:
     """The reports of the run above `after`, each with its time and the rate its epoch was told to run with.
 
     That rate is of the newest decision before the report that holds for its epoch: after a gap it is an
@@ -381,7 +390,7 @@ def list_reports(connection: Connection, head: Head, *, after: int, limit: int) 
         .where(
             earlier.c.run_id == events.c.run_id,
             earlier.c.seq < events.c.seq,
-            earlier.c.holds_from <= events.c.epoch,
+            earlier.c.effective_from <= events.c.epoch,
             earlier.c.learning_rate.is_not(None),
         )
         .order_by(earlier.c.seq.desc())
@@ -400,7 +409,7 @@ def list_reports(connection: Connection, head: Head, *, after: int, limit: int) 
 
 
 def list_point_decisions(
-    connection: Connection, head: Head, points: Collection[tuple[int, int | None]]
+    connection: Connection, head: StoredRun, points: Collection[tuple[int, int | None]]
 ) -> dict[tuple[int, int | None], Decision]:
     """The decision of each of these points of the run, by epoch and by the attempt that rewound past it, if one did."""
     if not points:
@@ -420,28 +429,28 @@ def list_point_decisions(
 
 # Heads as they were saved, by key, each with the row that must be found for it to be what is stored. That saves making
 # them anew, and no more: the row is locked and read all the same, whole, for another replica may have written since.
-_KEPT: dict[str, tuple[StoredRow, Head]] = {}
-MOST_KEPT = 4_096
+_CACHE: dict[str, tuple[StoredRow, StoredRun]] = {}
+MAX_CACHED = 4_096
 
 
-def _keep(head: Head, change: Mapping[str, Any], before: StoredRow | None) -> None:
+def _remember(head: StoredRun, change: Mapping[str, Any], before: StoredRow | None) -> None:
     if before is None:
         return
-    if len(_KEPT) >= MOST_KEPT:
-        _KEPT.clear()
-    _KEPT[head.run.key] = tuple(map(change.get, _COLUMNS, before)), head
+    if len(_CACHE) >= MAX_CACHED:
+        _CACHE.clear()
+    _CACHE[head.run.key] = tuple(map(change.get, _COLUMNS, before)), head
 
 
-def _kept_head(row: StoredRow) -> Head:
-    kept = _KEPT.get(row[_KEY])
+def _cached_run(row: StoredRow) -> StoredRun:
+    kept = _CACHE.get(row[_KEY])
     if kept is not None and kept[0] == row:
         return kept[1]
     named = dict(zip(_COLUMNS, row, strict=True))
-    return _head({**named, **{name: _moment(named[name]) for name in moments(runs)}})
+    return _run_from_row({**named, **{name: _moment(named[name]) for name in moments(runs)}})
 
 
 _KEY = _COLUMNS.index("key")
-_INDEXED = [(name, _COLUMNS.index(name)) for name in ("due_at", "status")]
+_INDEXED = [(name, _COLUMNS.index(name)) for name in ("deadline_at", "status")]
 
 
 def _moment(given: Any) -> Any:
@@ -449,14 +458,14 @@ def _moment(given: Any) -> Any:
     return datetime.fromisoformat(given) if isinstance(given, str) else given
 
 
-def _head(row: Row) -> Head:
-    return Head(
+def _run_from_row(row: Row) -> StoredRun:
+    return StoredRun(
         id=row["id"],
         run=run_from_row(row),
         experiment=row["experiment"],
         tags=from_text(row["tags"]),
-        due_at=row["due_at"],
-        release_at=row["release_at"],
+        deadline_at=row["deadline_at"],
+        override_expires_at=row["override_expires_at"],
         stalled_at=row["stalled_at"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from remotelr_service.db.queries.runs import Head, database_time
+from remotelr_service.db.queries.runs import StoredRun, database_time
 from remotelr_service.db.tables import events, runs, stalls
 
 # Of so many epochs the usual time is taken.
@@ -50,7 +50,7 @@ def pace_of(connection: Connection, run_id: int) -> Pace:
     """How fast the run goes."""
     decided = (
         select(events.c.attempt, events.c.epoch, events.c.created_at)
-        .where(events.c.run_id == run_id, events.c.kind.in_(("report", "closing")), events.c.learning_rate.is_not(None))
+        .where(events.c.run_id == run_id, events.c.kind.in_(("report", "timeout")), events.c.learning_rate.is_not(None))
         .order_by(events.c.seq.desc())
         .limit(EPOCHS)
     )
@@ -64,15 +64,19 @@ def pace_of(connection: Connection, run_id: int) -> Pace:
     return Pace(connection.execute(heard).scalar(), epochs)
 
 
-def add_stall(connection: Connection, head: Head, heard_at: datetime, usual_s: float, at: datetime) -> None:
+def add_stall(
+    connection: Connection, head: StoredRun, heard_at: datetime, typical_epoch_s: float, at: datetime
+) -> None:
     """Note that the run is silent."""
     run = head.run
     row = {"run_id": head.id, "seq": run.seq, "attempt": run.attempt, "epoch": run.epoch}
-    connection.execute(insert(stalls), {**row, "reported_at": heard_at, "usual_s": usual_s, "created_at": at})
+    connection.execute(
+        insert(stalls), {**row, "reported_at": heard_at, "typical_epoch_s": typical_epoch_s, "created_at": at}
+    )
     connection.execute(update(runs).where(runs.c.id == head.id).values(stalled_at=at))
 
 
-def end_stall(connection: Connection, head: Head) -> None:
+def end_stall(connection: Connection, head: StoredRun) -> None:
     """Note that the run is heard of again, or is over."""
     connection.execute(update(runs).where(runs.c.id == head.id).values(stalled_at=None))
 

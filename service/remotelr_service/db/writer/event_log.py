@@ -7,8 +7,8 @@ from sqlalchemy import Connection
 
 from remotelr.rules import Event
 from remotelr.rules.run.events import OF_A_POINT, SNAPSHOTS, Kind
-from remotelr_service.db.queries import runs as store
-from remotelr_service.db.queries.runs import Head
+from remotelr_service.db.queries import runs
+from remotelr_service.db.queries.runs import StoredRun
 from remotelr_service.db.rows import Row, event_from_row
 from remotelr_service.db.tables import events
 from remotelr_service.db.writer.prefetch import Point, list_reported
@@ -31,7 +31,7 @@ class EventLog:
     def __init__(
         self,
         connection: Connection,
-        head: Head,
+        head: StoredRun,
         flush: Callable[[], None] = lambda: None,
         asks: Collection[Point] = (),
     ) -> None:
@@ -89,20 +89,20 @@ class EventLog:
 
     def reports(self, epoch: int) -> Sequence[Event]:
         self._flush()
-        found = store.list_events(self._connection, self._head, _REPORT, events.c.epoch == epoch, _EFFECTIVE)
+        found = runs.list_events(self._connection, self._head, _REPORT, events.c.epoch == epoch, _EFFECTIVE)
         return sorted(found, key=lambda event: event.rank or 0)
 
     def count(self, epoch: int) -> int:
         if epoch not in self._counts:
             self._flush()
-            self._counts[epoch] = store.count_events(
+            self._counts[epoch] = runs.count_events(
                 self._connection, self._head, _REPORT, events.c.epoch == epoch, _EFFECTIVE
             )
         return self._counts[epoch]
 
     def next_reported(self, epoch: int) -> int | None:
         self._flush()
-        found = store.find_reported(self._connection, self._head, epoch)
+        found = runs.find_reported(self._connection, self._head, epoch)
         return None if found is None else found[0]
 
     def decided(self, epoch: int) -> Event | None:
@@ -117,7 +117,7 @@ class EventLog:
         found = self._find(
             events.c.kind.in_(sorted(SNAPSHOTS)),
             events.c.state.is_not(None),
-            events.c.holds_from <= epoch,
+            events.c.effective_from <= epoch,
             _EFFECTIVE,
             newest=True,
         )
@@ -136,7 +136,7 @@ class EventLog:
 
     def since(self, kind: Kind, seq: int) -> Sequence[Event]:
         self._flush()
-        return store.list_events(self._connection, self._head, events.c.kind == kind, after=seq)
+        return runs.list_events(self._connection, self._head, events.c.kind == kind, after=seq)
 
     def policy(self, seq: int) -> Event:
         self._flush()
@@ -148,12 +148,14 @@ class EventLog:
         """The event with the decision that `epoch` went by."""
         self._flush()
         # A later life that began before this epoch has superseded what was decided for it.
-        return self._find(events.c.learning_rate.is_not(None), events.c.holds_from <= epoch, _EFFECTIVE, newest=True)
+        return self._find(
+            events.c.learning_rate.is_not(None), events.c.effective_from <= epoch, _EFFECTIVE, newest=True
+        )
 
     def effective(self, limit: int) -> Sequence[Event]:
         """The oldest `limit` events that count, whatever their kind."""
         self._flush()
-        return store.list_events(self._connection, self._head, _EFFECTIVE, limit=limit)
+        return runs.list_events(self._connection, self._head, _EFFECTIVE, limit=limit)
 
     def _event(self, row: Row | None) -> Event | None:
         if row is None:
@@ -163,4 +165,4 @@ class EventLog:
         return self._events[row["seq"]]
 
     def _find(self, *where: Any, newest: bool = False) -> Event | None:
-        return store.find_event(self._connection, self._head, *where, newest=newest)
+        return runs.find_event(self._connection, self._head, *where, newest=newest)

@@ -7,12 +7,11 @@ from functools import cached_property
 
 from sqlalchemy import Connection
 
-from remotelr.rules import Decision, Event, Outcome, Run, next_until
-from remotelr.rules.transitions.report import asked_of_log
+from remotelr.rules import Decision, Event, Outcome, Run, next_expiry
+from remotelr.rules.transitions.report import log_lookups
 from remotelr.rules.values.records import replace
-from remotelr_service.db.queries import runs as store
-from remotelr_service.db.queries import stalls as silence
-from remotelr_service.db.queries.runs import Head, Locked
+from remotelr_service.db.queries import runs, stalls
+from remotelr_service.db.queries.runs import Locked, StoredRun
 from remotelr_service.db.rows import Row
 from remotelr_service.db.tables import events
 from remotelr_service.db.writer.event_log import EventLog
@@ -20,10 +19,10 @@ from remotelr_service.db.writer.prefetch import Point, list_counts, list_reporte
 from remotelr_service.errors import RunNotFound
 
 # What tells that a trainer lives, or is not expected to.
-_HEARD_OF = frozenset({"report", "attempt", "finished"})
+_SHOWS_ACTIVITY = frozenset({"report", "attempt", "finished"})
 
 
-class Group:
+class WriteTransaction:
     """The runs of a group of actions, within the transaction that stores them all.
 
     An action finds its run, lets the rules decide, and writes what came of it: first decides, then
@@ -45,7 +44,7 @@ class Group:
     @cached_property
     def now(self) -> datetime:
         """When the transaction began, by the database's clock: replicas share no other."""
-        return self._locked.now or store.database_time(self._connection)
+        return self._locked.now or runs.database_time(self._connection)
 
     @property
     def connection(self) -> Connection:
@@ -57,11 +56,11 @@ class Group:
         self.writes += 1
         return self._connection
 
-    def find(self, key: str) -> Head | None:
+    def find(self, key: str) -> StoredRun | None:
         """The run `key` as the actions before have left it. The writer must have been given the key."""
         return self._heads.get(key)
 
-    def get(self, key: str) -> Head:
+    def get(self, key: str) -> StoredRun:
         """The run `key`, as the actions before in the group left it. Raises RunNotFound."""
         head = self.find(key)
         if head is None:
@@ -81,7 +80,7 @@ class Group:
             head = self._heads.get(key)
             if head is None:
                 continue
-            points, counted = asked_of_log(head.run, asks)
+            points, counted = log_lookups(head.run, asks)
             if points:
                 logs[head.id], reports[head.id], counts[head.id] = self.log(key), points, counted
         if not logs:
@@ -101,17 +100,17 @@ class Group:
             self._logs[key] = EventLog(self._connection, self._heads[key], self.flush, self._asks.get(key, ()))
         return self._logs[key]
 
-    def decision(self, head: Head) -> Decision:
+    def decision(self, head: StoredRun) -> Decision:
         """The decision of the run that is in force. All ranks of a run ask for it when they begin: it is read once."""
         seq = head.run.decided_seq
         if (head.id, seq) not in self._in_force:
             self.flush()
-            event = store.find_event(self._connection, head, events.c.seq == seq)
+            event = runs.find_event(self._connection, head, events.c.seq == seq)
             assert event is not None and event.decision is not None, f"event {seq} of {head.run.key} decides nothing"
             self._in_force[head.id, seq] = event.decision
         return self._in_force[head.id, seq]
 
-    def append(self, head: Head, outcome: Outcome) -> Head:
+    def append(self, head: StoredRun, outcome: Outcome) -> StoredRun:
         """Store what came of an action; nothing when it brought no event."""
         if outcome.event is None:
             return head
@@ -119,57 +118,57 @@ class Group:
         self._new.append((head.id, outcome.event))
         if outcome.event.kind == "attempt":
             self.flush()
-            store.supersede(self._connection, head.id, outcome.event)
+            runs.supersede(self._connection, head.id, outcome.event)
         self.log(head.run.key).appended(outcome.event)
         if outcome.run.spec is not head.run.spec:
-            store.save_spec(self._connection, after)
-        if head.stalled_at is not None and outcome.event.kind in _HEARD_OF:
-            silence.end_stall(self._connection, head)
+            runs.save_spec(self._connection, after)
+        if head.stalled_at is not None and outcome.event.kind in _SHOWS_ACTIVITY:
+            stalls.end_stall(self._connection, head)
             after = self._heads[head.run.key] = replace(after, stalled_at=None)
         return self._timed(self._held(after), outcome.event)
 
-    def stall(self, head: Head, heard_at: datetime, usual_s: float, at: datetime) -> None:
-        """Note that the run's trainer is silent: last heard of at `heard_at`, though epochs take `usual_s`."""
+    def stall(self, head: StoredRun, heard_at: datetime, typical_epoch_s: float, at: datetime) -> None:
+        """Note that the run's trainer is silent: last heard of at `heard_at`, though epochs take `typical_epoch_s`."""
         self.writes += 1
         self.flush()
-        silence.add_stall(self._connection, head, heard_at, usual_s, at)
+        stalls.add_stall(self._connection, head, heard_at, typical_epoch_s, at)
         self._heads[head.run.key] = replace(head, stalled_at=at)
         self._moved[head.run.key] = None
 
-    def is_due(self, head: Head) -> bool:
+    def is_due(self, head: StoredRun) -> bool:
         """Whether the point that waits for its ranks has waited long enough."""
-        return head.due_at is not None and head.due_at <= self.now
+        return head.deadline_at is not None and head.deadline_at <= self.now
 
-    def is_held_too_long(self, head: Head) -> bool:
+    def is_held_too_long(self, head: StoredRun) -> bool:
         """Whether a rate was to be held until a time that has come."""
-        return head.release_at is not None and head.release_at <= self.now
+        return head.override_expires_at is not None and head.override_expires_at <= self.now
 
-    def wait_on(self, head: Head) -> None:
+    def wait_on(self, head: StoredRun) -> None:
         """Let the point that waits for its ranks wait until another report comes."""
-        self._move(replace(head, due_at=None), head.run)
+        self._move(replace(head, deadline_at=None), head.run)
 
-    def create(self, outcome: Outcome, *, experiment: str | None, tags: Mapping[str, str]) -> Head:
+    def create(self, outcome: Outcome, *, experiment: str | None, tags: Mapping[str, str]) -> StoredRun:
         """Store a new run with its first event."""
         assert outcome.event is not None
         self.writes += 1
-        head = store.add_head(self._connection, outcome.run, experiment=experiment, tags=tags, at=self.now)
+        head = runs.add_run(self._connection, outcome.run, experiment=experiment, tags=tags, at=self.now)
         self._heads[head.run.key] = head
         self._new.append((head.id, outcome.event))
         return head
 
-    def tag(self, head: Head, tags: Mapping[str, str]) -> Head:
+    def tag(self, head: StoredRun, tags: Mapping[str, str]) -> StoredRun:
         self.writes += 1
         after = replace(head, tags=dict(tags), updated_at=self.now)
         self._heads[head.run.key] = after
-        store.save_tags(self._connection, after)
+        runs.save_tags(self._connection, after)
         return after
 
-    def delete(self, head: Head) -> None:
+    def delete(self, head: StoredRun) -> None:
         """Take the run and its events away."""
         self.writes += 1
         self.flush()
         key = head.run.key
-        store.delete_head(self._connection, head)
+        runs.delete_run(self._connection, head)
         del self._heads[key]
         self._locked.rows.pop(key, None)
         self._logs.pop(key, None)
@@ -179,39 +178,43 @@ class Group:
         """Write the events appended so far."""
         new, self._new = self._new, []
         if new:
-            store.add_events(self._connection, new, self.now)
+            runs.add_events(self._connection, new, self.now)
 
     def save(self) -> frozenset[str]:
         """Write all that is left to write; gives the keys of the runs that moved."""
         self.flush()
-        store.save_heads(self._connection, [self._heads[key] for key in self._moved], self._locked.rows)
+        runs.save_runs(self._connection, [self._heads[key] for key in self._moved], self._locked.rows)
         return frozenset(self._moved)
 
-    def _timed(self, head: Head, event: Event) -> Head:
+    def _timed(self, head: StoredRun, event: Event) -> StoredRun:
         """The head with the time at which its waiting point is due: so long after the first report of it."""
         timeout_s = head.run.timeout_s
-        if timeout_s is None and head.due_at is None:
+        if timeout_s is None and head.deadline_at is None:
             return head
-        if event.kind == "report" and event.decision is None and (head.due_at is not None or _is_late(head, event)):
+        if (
+            event.kind == "report"
+            and event.decision is None
+            and (head.deadline_at is not None or _is_late(head, event))
+        ):
             return head
-        due_at = None
+        deadline_at = None
         if timeout_s is not None and head.run.status == "running":
             self.flush()
-            waiting = store.find_reported(self._connection, head, head.run.epoch)
-            due_at = None if waiting is None else waiting[1] + timedelta(seconds=timeout_s)
-        after = self._heads[head.run.key] = replace(head, due_at=due_at)
+            waiting = runs.find_reported(self._connection, head, head.run.epoch)
+            deadline_at = None if waiting is None else waiting[1] + timedelta(seconds=timeout_s)
+        after = self._heads[head.run.key] = replace(head, deadline_at=deadline_at)
         return after
 
-    def _held(self, head: Head) -> Head:
+    def _held(self, head: StoredRun) -> StoredRun:
         """The head with the time at which a held rate is let go."""
-        release_at = next_until(head.run) if head.run.status == "running" else None
-        if release_at == head.release_at:
+        override_expires_at = next_expiry(head.run) if head.run.status == "running" else None
+        if override_expires_at == head.override_expires_at:
             return head
-        after = self._heads[head.run.key] = replace(head, release_at=release_at)
-        store.save_release(self._connection, after)
+        after = self._heads[head.run.key] = replace(head, override_expires_at=override_expires_at)
+        runs.save_override_expiry(self._connection, after)
         return after
 
-    def _move(self, head: Head, run: Run) -> Head:
+    def _move(self, head: StoredRun, run: Run) -> StoredRun:
         self.writes += 1
         after = replace(head, run=run, updated_at=self.now)
         self._heads[run.key] = after
@@ -219,6 +222,6 @@ class Group:
         return after
 
 
-def _is_late(head: Head, report: Event) -> bool:
+def _is_late(head: StoredRun, report: Event) -> bool:
     """Whether the point had been decided."""
     return report.epoch is not None and report.epoch < head.run.epoch

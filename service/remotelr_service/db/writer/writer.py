@@ -37,10 +37,10 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from remotelr_service.db.engine import Fault, answer_limit_s, fault_of
-from remotelr_service.db.queries import runs as store
+from remotelr_service.db.queries import runs
 from remotelr_service.db.writer.prefetch import Point
-from remotelr_service.db.writer.transaction import Group
-from remotelr_service.errors import DatabaseAway, Overloaded, RunBusy
+from remotelr_service.db.writer.transaction import WriteTransaction
+from remotelr_service.errors import DatabaseUnavailable, Overloaded, RunBusy
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ class _Job:
     """An action on its way through the writer."""
 
     keys: tuple[str, ...]
-    action: Callable[[Group], Any]
+    action: Callable[[WriteTransaction], Any]
     asks: Sequence[Point]
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
@@ -145,7 +145,7 @@ class Writer:
         failed = self._failed
         return failed[1] if failed is not None and time.monotonic() - failed[0] < FAILING_S else None
 
-    async def submit(self, action: Callable[[Group], T], *keys: str, asks: Sequence[Point] = ()) -> T:
+    async def submit(self, action: Callable[[WriteTransaction], T], *keys: str, asks: Sequence[Point] = ()) -> T:
         """What `action` gives, after its transaction is committed.
 
         keys: the runs it touches. asks: the reports, by epoch and rank, that it will ask the log of the first of
@@ -153,7 +153,7 @@ class Writer:
         thread, may run more than once, and must not wait for anything but its database. An exception of its own
         is raised here and leaves the actions it shared the transaction with as they are.
 
-        Raises Overloaded when too many wait, RunBusy when another replica holds the run, DatabaseAway
+        Raises Overloaded when too many wait, RunBusy when another replica holds the run, DatabaseUnavailable
         when the database cannot be reached, cannot write or does not answer: then the action may still
         be carried out.
         """
@@ -212,8 +212,8 @@ class Writer:
         keys = {key for job in jobs for key in job.keys}
         connection = self._connection = self._connection or self._engine.connect()
         with connection.begin():
-            locked = store.lock_heads(connection, keys)
-            group = Group(connection, locked)
+            locked = runs.lock_runs(connection, keys)
+            group = WriteTransaction(connection, locked)
             ready = [job for job in jobs if locked.busy.isdisjoint(job.keys)]
             for job in ready:
                 if job.asks:
@@ -245,7 +245,7 @@ class Writer:
         for index, job in enumerate(jobs):
             try:
                 self._commit_alone(job)
-            except DatabaseAway as away:
+            except DatabaseUnavailable as away:
                 # Nobody behind this one will reach it either, and a queue shall not wait one timeout each.
                 self._failed = (time.monotonic(), away.message)
                 # The cause says it all: forty lines of a driver's traceback for every group tell nobody more.
@@ -254,7 +254,7 @@ class Writer:
                 return
 
     def _commit_alone(self, job: _Job) -> None:
-        """Run one action in its own transaction. Raises DatabaseAway when nobody can have one."""
+        """Run one action in its own transaction. Raises DatabaseUnavailable when nobody can have one."""
         for left in reversed(range(TRIES)):
             try:
                 self._transact([job])
@@ -267,7 +267,7 @@ class Writer:
                 if fault in ("race", "lost") and left:
                     continue
                 if fault in ("lost", "away"):
-                    raise DatabaseAway(
+                    raise DatabaseUnavailable(
                         "the database cannot be reached, or cannot write: send the same again"
                     ) from error
                 job.error = _refusal(error, fault)
@@ -285,13 +285,13 @@ class Writer:
                     jobs.append(item)
         return jobs
 
-    def _give_up(self, jobs: list[_Job], away: DatabaseAway) -> None:
+    def _give_up(self, jobs: list[_Job], away: DatabaseUnavailable) -> None:
         for job in jobs:
-            job.error = DatabaseAway(away.message)
+            job.error = DatabaseUnavailable(away.message)
         _answer(jobs)
 
 
-def _run(job: _Job, group: Group) -> None:
+def _run(job: _Job, group: WriteTransaction) -> None:
     """Run one action. A refusal stays its own, unless it had written: then the transaction is spoilt."""
     writes = group.writes
     try:
@@ -306,13 +306,13 @@ def _run(job: _Job, group: Group) -> None:
 
 def _give_up_on(future: asyncio.Future[Any]) -> None:
     if not future.done():
-        future.set_exception(DatabaseAway("the database does not answer: send the same again"))
+        future.set_exception(DatabaseUnavailable("the database does not answer: send the same again"))
 
 
 def _refusal(error: Exception, fault: Fault) -> Exception:
     """What is told to who submitted an action that failed alone."""
     if fault == "slow":
-        return DatabaseAway("the database took too long: send the same again")
+        return DatabaseUnavailable("the database took too long: send the same again")
     if fault == "race" and not isinstance(error, IntegrityError):
         return RunBusy("this run is being changed by others all the time: send the same again")
     return error

@@ -22,8 +22,8 @@ from remotelr.rules import (
     Command,
     Event,
     InvalidCommand,
+    Limits,
     Outcome,
-    Rails,
     RulesError,
     command_from_json,
     command_to_json,
@@ -33,20 +33,20 @@ from remotelr_service.db.queries import bulk_commands, experiments
 from remotelr_service.db.queries.bulk_commands import BulkCommand, BulkResult, Progress
 from remotelr_service.db.queries.runs import get_stored_run
 from remotelr_service.db.writer.event_log import EventLog
-from remotelr_service.db.writer.transaction import Group
+from remotelr_service.db.writer.transaction import WriteTransaction
 from remotelr_service.db.writer.writer import Writer
 from remotelr_service.errors import CommandNotFound, RunBusy, ServiceError
 from remotelr_service.features.bulk.selector import Selector, select_runs
-from remotelr_service.features.training.override_expiry import let_go
+from remotelr_service.features.training.override_expiry import expire_overrides
 
 __all__ = [
     "BulkResult",
     "BulkView",
-    "Rehearsal",
-    "carry_out",
+    "DryRun",
+    "create_bulk",
+    "dry_run",
+    "execute_bulk",
     "get_bulk",
-    "order_bulk",
-    "rehearse",
 ]
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class BulkView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rehearsal:
+class DryRun:
     """What a command would do. count: for how many runs. results: some of them, as they would be; no `seq`."""
 
     selector: Selector
@@ -83,7 +83,7 @@ class Rehearsal:
     more: bool
 
 
-async def order_bulk(writer: Writer, engine: Engine, selector: Selector, command: Command) -> tuple[BulkCommand, bool]:
+async def create_bulk(writer: Writer, engine: Engine, selector: Selector, command: Command) -> tuple[BulkCommand, bool]:
     """The command as it was noted, and whether it was noted before: the same key is the same command.
 
     It is not carried out yet. Raises InvalidCommand for the key of another command, TooManyRuns.
@@ -103,7 +103,7 @@ async def order_bulk(writer: Writer, engine: Engine, selector: Selector, command
             found = known(connection)
         return found, [] if found else select_runs(engine, selector)
 
-    def action(group: Group) -> tuple[BulkCommand, bool]:
+    def action(group: WriteTransaction) -> tuple[BulkCommand, bool]:
         found = known(group.connection)
         if found is not None:
             return found, True
@@ -124,10 +124,10 @@ async def order_bulk(writer: Writer, engine: Engine, selector: Selector, command
     return (found, True) if found else await writer.submit(action)
 
 
-async def carry_out(writer: Writer, engine: Engine, bulk_id: int) -> None:
+async def execute_bulk(writer: Writer, engine: Engine, bulk_id: int) -> None:
     """Do what is left to do of the command; nothing when it is finished. Any number may do this at once.
 
-    Raises DatabaseAway or Overloaded when that lasts; then the rest is left to be done.
+    Raises DatabaseUnavailable or Overloaded when that lasts; then the rest is left to be done.
     """
     bulk = await asyncio.to_thread(_find, engine, bulk_id)
     if bulk.finished_at is not None:
@@ -139,17 +139,17 @@ async def carry_out(writer: Writer, engine: Engine, bulk_id: int) -> None:
         await _carry_out_some(writer, bulk, left[begin : begin + CHUNK])
         took_s = asyncio.get_running_loop().time() - began
         await asyncio.sleep(took_s * REST / (1 - REST))
-    await _patiently(writer, lambda group: bulk_commands.mark_finished(group.writing(), bulk_id, group.now))
+    await _with_retries(writer, lambda group: bulk_commands.mark_finished(group.writing(), bulk_id, group.now))
 
 
-def rehearse(engine: Engine, selector: Selector, command: Command, *, after: int = -1, limit: int = 100) -> Rehearsal:
+def dry_run(engine: Engine, selector: Selector, command: Command, *, after: int = -1, limit: int = 100) -> DryRun:
     """What the command would do to each selected run, if it were ordered now; nothing changes.
 
     after, limit: which part of the list, by place in it. Raises TooManyRuns.
     """
     chosen = select_runs(engine, selector)
     places = range(after + 1, min(after + 1 + limit, len(chosen)))
-    return Rehearsal(
+    return DryRun(
         selector=selector,
         command=command,
         count=len(chosen),
@@ -176,7 +176,7 @@ async def _carry_out_some(writer: Writer, bulk: BulkCommand, places: Sequence[in
     """Do these together. Where one of them spoils it for the others, each is done by itself."""
     keys = [bulk.runs[place] for place in places]
     try:
-        await _patiently(writer, lambda group: _carry_out(group, bulk, places), *keys)
+        await _with_retries(writer, lambda group: _carry_out(group, bulk, places), *keys)
     except ServiceError as error:
         # Another replica holds a run. What else may be wrong is wrong with the service: the rest is left to be done.
         if not isinstance(error, RunBusy):
@@ -190,13 +190,13 @@ async def _carry_out_some(writer: Writer, bulk: BulkCommand, places: Sequence[in
 async def _carry_out_apart(writer: Writer, bulk: BulkCommand, places: Sequence[int], code: str, detail: str) -> None:
     if len(places) == 1:
         result = _refused(places[0], bulk.runs[places[0]], code, detail)
-        await _patiently(writer, lambda group: _note(group, bulk, [result]))
+        await _with_retries(writer, lambda group: _note(group, bulk, [result]))
         return
     for place in places:
         await _carry_out_some(writer, bulk, [place])
 
 
-async def _patiently(writer: Writer, action: Any, *keys: str) -> None:
+async def _with_retries(writer: Writer, action: Any, *keys: str) -> None:
     for left in reversed(range(TRIES)):
         try:
             await writer.submit(action, *keys)
@@ -210,30 +210,30 @@ async def _patiently(writer: Writer, action: Any, *keys: str) -> None:
         await asyncio.sleep(PAUSE_S)
 
 
-def _carry_out(group: Group, bulk: BulkCommand, places: Sequence[int]) -> None:
+def _carry_out(group: WriteTransaction, bulk: BulkCommand, places: Sequence[int]) -> None:
     there = bulk_commands.list_places(group.connection, bulk.id, min(places), max(places))
     order = _current(group, bulk)
     _note(group, bulk, [_obeyed(group, bulk, order, place) for place in places if place not in there])
 
 
-def _note(group: Group, bulk: BulkCommand, results: Sequence[BulkResult]) -> None:
+def _note(group: WriteTransaction, bulk: BulkCommand, results: Sequence[BulkResult]) -> None:
     bulk_commands.add_results(group.writing(), bulk.id, results)
     bulk_commands.mark_worked(group.writing(), bulk.id, group.now)
 
 
-def _current(group: Group, bulk: BulkCommand) -> Command:
-    """What to order now. Rails may have been set anew since this was noted: the older command must not win."""
+def _current(group: WriteTransaction, bulk: BulkCommand) -> Command:
+    """What to order now. Limits may have been set anew since this was noted: the older command must not win."""
     order = replace(command_from_json(bulk.command), actor=bulk.actor, reason=bulk.reason)
-    if order.type != "rails":
+    if order.type != "limits":
         return order
     experiment = experiments.find_experiment(group.connection, bulk.selector["experiment"])
-    return replace(order, rails=Rails.from_json(experiment.rails if experiment else None))
+    return replace(order, limits=Limits.from_json(experiment.limits if experiment else None))
 
 
-def _obeyed(group: Group, bulk: BulkCommand, order: Command, place: int) -> BulkResult:
+def _obeyed(group: WriteTransaction, bulk: BulkCommand, order: Command, place: int) -> BulkResult:
     key = bulk.runs[place]
     try:
-        head = let_go(group, group.get(key))
+        head = expire_overrides(group, group.get(key))
         outcome = rules.command(head.run, order, group.log(key))
     except (RulesError, ServiceError) as refusal:
         return _refused(place, key, refusal.code, refusal.message)
@@ -267,7 +267,7 @@ def _told(place: int, key: str, event: Event) -> BulkResult:
         place=place,
         run=key,
         seq=event.seq,
-        holds_from=event.holds_from,
+        effective_from=event.effective_from,
         rate_before=event.notes.get("before"),
         rate_after=event.notes.get("after"),
     )

@@ -4,10 +4,10 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from remotelr_service.features.bulk import bulk
-from remotelr_service.features.bulk.executor import Carrier
+from remotelr_service.features.bulk.executor import BulkExecutor
 from remotelr_service.features.bulk.schemas import BulkCommandAnswer, BulkCommandRequest
 from remotelr_service.features.commands import commands
-from remotelr_service.http.dependencies import CalledBy, Configured, Means, while_wanted
+from remotelr_service.http.dependencies import CalledBy, Configured, Ctx, run_until_disconnect
 from remotelr_service.http.fields import (
     AfterPlace,
     CommandNumber,
@@ -24,9 +24,9 @@ router = APIRouter(prefix="/v1/commands", tags=["operating"], route_class=Strict
 _UNDER_WAY: Responses = {202: {"model": BulkCommandAnswer, "description": "It is noted, and under way."}}
 
 
-def carrier_of(request: Request) -> Carrier:
+def executor_of(request: Request) -> BulkExecutor:
     """Who carries out commands to many runs."""
-    carrier: Carrier = request.app.state.carrier
+    carrier: BulkExecutor = request.app.state.carrier
     return carrier
 
 
@@ -35,7 +35,7 @@ def carrier_of(request: Request) -> Carrier:
     operation_id="bulk_command",
     responses={
         **_UNDER_WAY,
-        **described("invalid_command", "invalid_policy", "too_many_runs", "invalid_request", "database_away"),
+        **described("invalid_command", "invalid_policy", "too_many_runs", "invalid_request", "database_unavailable"),
     },
 )
 async def bulk_command(
@@ -43,7 +43,7 @@ async def bulk_command(
     body: BulkCommandRequest,
     request: Request,
     response: Response,
-    means: Means,
+    means: Ctx,
     settings: Configured,
     caller: CalledBy,
     idempotency_key: IdempotencyKey = None,
@@ -62,13 +62,13 @@ async def bulk_command(
     order = commands.signed(wanted, key=key, actor=actor, reason=body.reason or body.command.reason)
     selector = body.selector.selector()
     if body.dry_run:
-        rehearsal = await run_in_threadpool(bulk.rehearse, means.reads, selector, order, after=after - 1, limit=limit)
+        rehearsal = await run_in_threadpool(bulk.dry_run, means.reads, selector, order, after=after - 1, limit=limit)
         return BulkCommandAnswer.rehearsed(rehearsal)
-    noted, is_known = await bulk.order_bulk(means.writer, means.reads, selector, order)
-    carrier = carrier_of(request)
+    noted, is_known = await bulk.create_bulk(means.writer, means.reads, selector, order)
+    carrier = executor_of(request)
     if not is_known:
         carrier.begin(noted.id)
-    await while_wanted(request, carrier.wait(noted.id, min(wait, settings.wait_limit_s)))
+    await run_until_disconnect(request, carrier.wait(noted.id, min(wait, settings.wait_limit_s)))
     view = await run_in_threadpool(bulk.get_bulk, means.reads, noted.id, after=after - 1, limit=limit)
     answer = BulkCommandAnswer.of(view)
     if answer.finished_at is None:
@@ -79,12 +79,12 @@ async def bulk_command(
 @router.get(
     "/{id}",
     operation_id="get_bulk_command",
-    responses=described("command_not_found", "invalid_request", "database_away"),
+    responses=described("command_not_found", "invalid_request", "database_unavailable"),
 )
 def get_bulk_command(
     *,
     id: CommandNumber,
-    means: Means,
+    means: Ctx,
     after: AfterPlace = 0,
     limit: PlaceLimit = 200,
     failed: OnlyFailed = False,

@@ -12,7 +12,7 @@ from remotelr_service.db.engine import reading
 from remotelr_service.db.queries import bulk_commands
 from remotelr_service.db.writer.writer import Writer
 from remotelr_service.errors import ServiceError
-from remotelr_service.features.bulk.bulk import carry_out
+from remotelr_service.features.bulk.bulk import execute_bulk
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ LOOK_S = 1.0
 _POLL_S = 0.2
 
 
-class Carrier:
+class BulkExecutor:
     """Carries out commands to many runs, each once in this process; used from its event loop alone."""
 
     def __init__(self, writer: Writer, engine: Engine, *, abandoned_s: float = ABANDONED_S) -> None:
@@ -73,7 +73,7 @@ class Carrier:
 
     async def _carry_out(self, bulk_id: int) -> None:
         try:
-            await carry_out(self._writer, self._engine, bulk_id)
+            await execute_bulk(self._writer, self._engine, bulk_id)
         except ServiceError as error:
             log.warning("the command %d is left lying, because: %s", bulk_id, error)
         except Exception:
@@ -89,9 +89,9 @@ class Carrier:
 
 
 @asynccontextmanager
-async def carrying(writer: Writer, engine: Engine) -> AsyncIterator[Carrier]:
+async def bulk_executor(writer: Writer, engine: Engine) -> AsyncIterator[BulkExecutor]:
     """Within this block there is somebody who carries out commands, and looks for those left lying."""
-    carrier = Carrier(writer, engine)
+    carrier = BulkExecutor(writer, engine)
     looking = asyncio.get_running_loop().create_task(_look_out(carrier))
     try:
         yield carrier
@@ -101,7 +101,7 @@ async def carrying(writer: Writer, engine: Engine) -> AsyncIterator[Carrier]:
         await carrier.end()
 
 
-async def _look_out(carrier: Carrier) -> None:
+async def _look_out(carrier: BulkExecutor) -> None:
     while True:
         await asyncio.sleep(LOOK_S)
         try:

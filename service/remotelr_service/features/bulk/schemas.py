@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from remotelr.rules import Command, InvalidCommand, command_to_json
-from remotelr_service.features.bulk.bulk import BulkResult, BulkView, Rehearsal
+from remotelr_service.features.bulk.bulk import BulkResult, BulkView, DryRun
 from remotelr_service.features.bulk.selector import Bound, Selector
-from remotelr_service.features.commands.schemas import AnyOrder, CancelBody
+from remotelr_service.features.commands.schemas import AnyCommandBody, CancelBody
 from remotelr_service.features.runs.schemas import Status
 from remotelr_service.http.bodies import RequestBody
 from remotelr_service.http.fields import (
@@ -26,7 +26,7 @@ class BulkResultAnswer(BaseModel):
 
     run: str
     seq: int | None = Field(description="Number of the command in the run's log; null where there is none.")
-    holds_from: int | None = Field(description="The first epoch whose rate it bears on.")
+    effective_from: int | None = Field(description="The first epoch whose rate it bears on.")
     before: float | None = Field(description="The rate of that epoch without the command.")
     after: float | None = Field(
         description="The rate of that epoch with the command, if the schedule learns nothing until then."
@@ -39,7 +39,7 @@ class BulkResultAnswer(BaseModel):
         return cls(
             run=result.run,
             seq=result.seq,
-            holds_from=result.holds_from,
+            effective_from=result.effective_from,
             before=result.rate_before,
             after=result.rate_after,
             code=result.code,
@@ -88,7 +88,7 @@ class BulkCommandAnswer(BaseModel):
         )
 
     @classmethod
-    def rehearsed(cls, rehearsal: Rehearsal) -> Self:
+    def rehearsed(cls, rehearsal: DryRun) -> Self:
         order = rehearsal.command
         return cls(
             id=None,
@@ -175,7 +175,7 @@ class BulkCommandRequest(RequestBody):
     """One command, and the runs it is for."""
 
     selector: SelectorBody
-    command: AnyOrder
+    command: AnyCommandBody
     dry_run: bool = Field(False, description="Say what would come of it, and change nothing.")
     key: Key | None = Field(
         None, description="The same key is the same command, so a repetition counts once. Or header Idempotency-Key."

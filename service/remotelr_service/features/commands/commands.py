@@ -8,16 +8,15 @@ from uuid import uuid4
 from sqlalchemy import Connection, Engine
 
 from remotelr import rules
-from remotelr.rules import Command, Event, command_from_payload, is_command, life_steps
+from remotelr.rules import Command, Event, command_from_payload, command_history, is_command
 from remotelr_service.db.engine import reading
-from remotelr_service.db.queries import command_events as orders
-from remotelr_service.db.queries import runs as store
-from remotelr_service.db.queries.runs import Head, get_stored_run
-from remotelr_service.db.writer.transaction import Group
+from remotelr_service.db.queries import command_events, runs
+from remotelr_service.db.queries.runs import StoredRun, get_stored_run
+from remotelr_service.db.writer.transaction import WriteTransaction
 from remotelr_service.db.writer.writer import Writer
 from remotelr_service.errors import CommandNotFound
-from remotelr_service.features.commands.views import CommandView, LifeStep
-from remotelr_service.features.training.override_expiry import let_go
+from remotelr_service.features.commands.views import CommandStep, CommandView
+from remotelr_service.features.training.override_expiry import expire_overrides
 
 _Dated = tuple[Event, datetime]
 
@@ -47,8 +46,8 @@ async def command(writer: Writer, key: str, command: Command) -> int:
     assert named.key is not None
     name = named.key
 
-    def action(group: Group) -> int:
-        head, log = let_go(group, group.get(key)), group.log(key)
+    def action(group: WriteTransaction) -> int:
+        head, log = expire_overrides(group, group.get(key)), group.log(key)
         outcome = rules.command(head.run, named, log)
         group.append(head, outcome)
         event = outcome.event or log.keyed("command", name) or log.keyed("policy", name)
@@ -59,76 +58,76 @@ async def command(writer: Writer, key: str, command: Command) -> int:
 
 
 def get_command(engine: Engine, key: str, seq: int) -> CommandView:
-    """The command of that number, with its life. Raises RunNotFound, CommandNotFound."""
+    """The command of that number, with its history. Raises RunNotFound, CommandNotFound."""
     with reading(engine) as connection:
         head = get_stored_run(connection, key)
-        found = store.list_dated_events(connection, head, after=seq - 1, limit=1)
+        found = runs.list_dated_events(connection, head, after=seq - 1, limit=1)
         if not found or found[0][0].seq != seq or not is_command(found[0][0]):
             raise CommandNotFound(f"event {seq} of the run {key!r} is no command", run=key, seq=seq)
         return _views(connection, head, found)[0]
 
 
 def list_commands(engine: Engine, key: str, *, after: int = 0, limit: int = 100) -> CommandPage:
-    """Up to `limit` commands of the run from the first with a number above `after` on, each with its life.
+    """Up to `limit` commands of the run from the first with a number above `after` on, each with its history.
 
     Raises RunNotFound.
     """
     with reading(engine) as connection:
         head = get_stored_run(connection, key)
-        found = orders.list_ordered(connection, head, after=after, limit=limit + 1)
+        found = command_events.list_ordered(connection, head, after=after, limit=limit + 1)
         shown = [each for each in found[:limit] if is_command(each[0])]
         views = _views(connection, head, shown)
     return CommandPage(commands=views, after=found[limit - 1][0].seq if len(found) > limit else None)
 
 
-def _views(connection: Connection, head: Head, commands: Sequence[_Dated]) -> list[CommandView]:
+def _views(connection: Connection, head: StoredRun, commands: Sequence[_Dated]) -> list[CommandView]:
     if not commands:
         return []
-    ordered = orders.list_ordered(connection, head, after=commands[0][0].seq)
-    ended = orders.find_end(connection, head, after=commands[0][0].seq)
+    ordered = command_events.list_ordered(connection, head, after=commands[0][0].seq)
+    ended = command_events.find_end(connection, head, after=commands[0][0].seq)
     return [_view(connection, head, each, ordered, ended) for each in commands]
 
 
 def _view(
-    connection: Connection, head: Head, dated: _Dated, ordered: Sequence[_Dated], ended: _Dated | None
+    connection: Connection, head: StoredRun, dated: _Dated, ordered: Sequence[_Dated], ended: _Dated | None
 ) -> CommandView:
     event, at = dated
-    told = orders.list_told(connection, head, event)
+    told = command_events.list_told(connection, head, event)
     ending = [] if ended is None else [ended]
     later = {each.seq: (each, when) for each, when in (*ordered, *told, *ending) if each.seq > event.seq}
-    life = list(_steps(head, dated, [later[seq] for seq in sorted(later)]))
-    newest = life[-1]
+    steps = list(_steps(head, dated, [later[seq] for seq in sorted(later)]))
+    newest = steps[-1]
     return CommandView(
         run=head.run.key,
         seq=event.seq,
-        holds_from=event.holds_from,
+        effective_from=event.effective_from,
         key=event.key,
         command=command_from_payload(event),
         created_at=at,
         state=newest.state,
         at_epoch=newest.epoch,
         rate=newest.rate if newest.state in ("applied", "rejected") else None,
-        reason=None if len(life) == 1 else newest.reason,
-        life=life,
+        reason=None if len(steps) == 1 else newest.reason,
+        history=steps,
     )
 
 
-def _steps(head: Head, dated: _Dated, later: Sequence[_Dated]) -> Iterable[LifeStep]:
+def _steps(head: StoredRun, dated: _Dated, later: Sequence[_Dated]) -> Iterable[CommandStep]:
     """How the command came to stand as it does, oldest step first, each with the event that brought it."""
     event, at = dated
     order = command_from_payload(event)
-    yield LifeStep(state="queued", at=at, seq=event.seq, actor=order.actor, reason=order.reason)
+    yield CommandStep(state="queued", at=at, seq=event.seq, actor=order.actor, reason=order.reason)
     known = {each.seq: (each, when) for each, when in (dated, *later)}
-    for life in life_steps(event, [each for each, _ in later], head.run)[1:]:
-        assert life.seq is not None, "what is behind queued was brought by an event"
-        brought, when = known[life.seq]
+    for step in command_history(event, [each for each, _ in later], head.run)[1:]:
+        assert step.seq is not None, "what is behind queued was brought by an event"
+        brought, when = known[step.seq]
         by = command_from_payload(brought) if is_command(brought) and brought is not event else None
-        yield LifeStep(
-            state=life.state,
+        yield CommandStep(
+            state=step.state,
             at=when,
             seq=brought.seq,
-            epoch=life.at_epoch,
-            rate=life.rate,
+            epoch=step.at_epoch,
+            rate=step.rate,
             actor=None if by is None else by.actor,
-            reason=life.reason if by is None or by.reason is None else by.reason,
+            reason=step.reason if by is None or by.reason is None else by.reason,
         )

@@ -4,8 +4,8 @@ from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 
 from remotelr_service.features.commands import commands
-from remotelr_service.features.commands.schemas import AnyOrder, CommandAnswer, CommandPage
-from remotelr_service.http.dependencies import CalledBy, Means
+from remotelr_service.features.commands.schemas import AnyCommandBody, CommandAnswer, CommandPage
+from remotelr_service.http.dependencies import CalledBy, Ctx
 from remotelr_service.http.fields import AfterSequence, EventNumber, IdempotencyKey, Limit, RunKey
 from remotelr_service.http.problems import described
 from remotelr_service.http.route import StrictRoute
@@ -17,11 +17,11 @@ router = APIRouter(prefix="/v1/runs/{run}/commands", tags=["operating"], route_c
     "",
     operation_id="command",
     responses=described(
-        "run_not_found", "seq_conflict", "invalid_command", "invalid_policy", "invalid_request", "database_away"
+        "run_not_found", "seq_conflict", "invalid_command", "invalid_policy", "invalid_request", "database_unavailable"
     ),
 )
 async def command(
-    *, run: RunKey, body: AnyOrder, means: Means, caller: CalledBy, idempotency_key: IdempotencyKey = None
+    *, run: RunKey, body: AnyCommandBody, means: Ctx, caller: CalledBy, idempotency_key: IdempotencyKey = None
 ) -> CommandAnswer:
     """Order something. It holds from the first epoch that is not yet decided, and never rewrites a used rate."""
     # Reading a policy can take some milliseconds, in which no other request shall wait.
@@ -37,8 +37,10 @@ async def command(
     return CommandAnswer.of(await run_in_threadpool(commands.get_command, means.reads, run, seq))
 
 
-@router.get("", operation_id="list_commands", responses=described("run_not_found", "invalid_request", "database_away"))
-def list_commands(run: RunKey, means: Means, after: AfterSequence = 0, limit: Limit = 100) -> CommandPage:
+@router.get(
+    "", operation_id="list_commands", responses=described("run_not_found", "invalid_request", "database_unavailable")
+)
+def list_commands(run: RunKey, means: Ctx, after: AfterSequence = 0, limit: Limit = 100) -> CommandPage:
     """What was ordered of the run, oldest first, and what has become of each."""
     page = commands.list_commands(means.reads, run, after=after, limit=limit)
     return CommandPage(run=run, commands=[CommandAnswer.of(view) for view in page.commands], next=page.after)
@@ -47,8 +49,8 @@ def list_commands(run: RunKey, means: Means, after: AfterSequence = 0, limit: Li
 @router.get(
     "/{seq}",
     operation_id="get_command",
-    responses=described("run_not_found", "command_not_found", "invalid_request", "database_away"),
+    responses=described("run_not_found", "command_not_found", "invalid_request", "database_unavailable"),
 )
-def get_command(run: RunKey, seq: EventNumber, means: Means) -> CommandAnswer:
+def get_command(run: RunKey, seq: EventNumber, means: Ctx) -> CommandAnswer:
     """A command to the run, and what has become of it."""
     return CommandAnswer.of(commands.get_command(means.reads, run, seq))

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, Discriminator, Field, ValidationInfo, field_validator, model_validator
 
 from remotelr.rules import Command, Until, command_to_json, policy_from_json
-from remotelr.rules.commands.expiry import moment
+from remotelr.rules.commands.expiry import parse_timestamp
 from remotelr.rules.commands.validate import MAX_FACTOR, MIN_FACTOR
-from remotelr_service.features.commands.views import CommandView, LifeStep
+from remotelr_service.features.commands.views import CommandStep, CommandView
 from remotelr_service.http.bodies import RequestBody
 from remotelr_service.http.fields import (
     MAX_EPOCH,
@@ -21,13 +21,13 @@ from remotelr_service.http.fields import (
     Sequence,
 )
 
-LifeState = Literal["queued", "delivered", "applied", "rejected", "expired", "superseded", "cancelled"]
+CommandState = Literal["queued", "delivered", "applied", "rejected", "expired", "superseded", "cancelled"]
 
 
-class LifeStepAnswer(BaseModel):
+class CommandStepAnswer(BaseModel):
     """One step in the life of a command."""
 
-    state: LifeState
+    state: CommandState
     at: datetime
     seq: int = Field(description="The event that brought it, in the run's log.")
     epoch: int | None = Field(description="Of `delivered` and `applied`: the epoch whose rate it made.")
@@ -36,7 +36,7 @@ class LifeStepAnswer(BaseModel):
     reason: str | None
 
     @classmethod
-    def of(cls, step: LifeStep) -> Self:
+    def of(cls, step: CommandStep) -> Self:
         return cls(
             state=step.state,
             at=step.at,
@@ -56,15 +56,15 @@ class CommandAnswer(BaseModel):
 
     run: str
     seq: int = Field(description="Number of the command in the run's log.")
-    holds_from: int = Field(description="The first epoch whose rate it bears on.")
+    effective_from: int = Field(description="The first epoch whose rate it bears on.")
     key: str | None
     command: dict[str, Any] = Field(description="As it was ordered, with `actor` and `reason`; defaults left out.")
     created_at: datetime
-    state: LifeState
+    state: CommandState
     at_epoch: int | None = Field(description="The epoch its rate was used in, or is told for.")
     rate: float | None = Field(description="The rate that the trainer really set, where it says so.")
     reason: str | None = Field(description="Why it stands so, where that needs a word.")
-    life: list[LifeStepAnswer] = Field(description="How it came to stand so, oldest step first.")
+    history: list[CommandStepAnswer] = Field(description="How it came to stand so, oldest step first.")
     type: str = Field(description="Of `command`.")
     value: float | None = Field(description="Of `command`: the rate or the factor.")
 
@@ -74,7 +74,7 @@ class CommandAnswer(BaseModel):
         return cls(
             run=view.run,
             seq=view.seq,
-            holds_from=view.holds_from,
+            effective_from=view.effective_from,
             key=view.key,
             command=command_to_json(order),
             created_at=view.created_at,
@@ -82,7 +82,7 @@ class CommandAnswer(BaseModel):
             at_epoch=view.at_epoch,
             rate=view.rate,
             reason=view.reason,
-            life=[LifeStepAnswer.of(step) for step in view.life],
+            history=[CommandStepAnswer.of(step) for step in view.history],
             type=order.type,
             value=order.multiplier if order.type == "scale" else order.value,
         )
@@ -97,7 +97,7 @@ class CommandPage(BaseModel):
 
 
 def _moment(text: str) -> str:
-    return moment(text).isoformat()
+    return parse_timestamp(text).isoformat()
 
 
 Factor = Annotated[float, Field(ge=MIN_FACTOR, le=MAX_FACTOR)]
@@ -122,7 +122,7 @@ class UntilBody(RequestBody):
         return Until(epoch=self.epoch, time=self.time)
 
 
-class _Ordered(RequestBody):
+class _CommandBody(RequestBody):
     """What every command has."""
 
     actor: Sentence | None = Field(None, description="Who orders it; with tokens it is the token's name.")
@@ -135,7 +135,7 @@ class _Ordered(RequestBody):
     )
 
 
-class SetLearningRateBody(_Ordered):
+class SetLearningRateBody(_CommandBody):
     """Set the rate."""
 
     type: Literal["set_learning_rate"]
@@ -153,7 +153,7 @@ class SetLearningRateBody(_Ordered):
         )
 
 
-class ScaleBody(_Ordered):
+class ScaleBody(_CommandBody):
     """Multiply the rate in force; the schedule goes on below it."""
 
     type: Literal["scale"]
@@ -176,7 +176,7 @@ class ScaleBody(_Ordered):
         return Command(type=self.type, value=self.value, factor=self.factor)
 
 
-class ReleaseBody(_Ordered):
+class ReleaseBody(_CommandBody):
     """Go back to the policy's own curve, and no longer stop."""
 
     type: Literal["release"]
@@ -185,7 +185,7 @@ class ReleaseBody(_Ordered):
         return Command(type=self.type)
 
 
-class PauseBody(_Ordered):
+class PauseBody(_CommandBody):
     """Hold the rate in force; the schedule's clock stands still."""
 
     type: Literal["pause"]
@@ -194,7 +194,7 @@ class PauseBody(_Ordered):
         return Command(type=self.type)
 
 
-class ResumeScheduleBody(_Ordered):
+class ResumeScheduleBody(_CommandBody):
     """Let the schedule go on where `pause` held it."""
 
     type: Literal["resume_schedule"]
@@ -203,7 +203,7 @@ class ResumeScheduleBody(_Ordered):
         return Command(type=self.type)
 
 
-class ReplacePolicyBody(_Ordered):
+class ReplacePolicyBody(_CommandBody):
     """Give the run another policy."""
 
     type: Literal["replace_policy"]
@@ -217,7 +217,7 @@ class ReplacePolicyBody(_Ordered):
         return Command(type=self.type, policy=policy_from_json(self.policy), state=self.state)
 
 
-class ExtendBody(_Ordered):
+class ExtendBody(_CommandBody):
     """Make the run longer, or shorter, and the rest of its curve with it."""
 
     type: Literal["extend"]
@@ -232,7 +232,7 @@ class ExtendBody(_Ordered):
         return Command(type=self.type, total=self.total, continuity=self.continuity)
 
 
-class StopBody(_Ordered):
+class StopBody(_CommandBody):
     """Ask the trainer to end with its epoch."""
 
     type: Literal["stop"]
@@ -241,7 +241,7 @@ class StopBody(_Ordered):
         return Command(type=self.type)
 
 
-class NoteBody(_Ordered):
+class NoteBody(_CommandBody):
     """Write a remark into the run's log."""
 
     type: Literal["note"]
@@ -251,7 +251,7 @@ class NoteBody(_Ordered):
         return Command(type=self.type, text=self.text)
 
 
-class CancelBody(_Ordered):
+class CancelBody(_CommandBody):
     """Take back a command that has not been delivered."""
 
     type: Literal["cancel"]
@@ -261,7 +261,7 @@ class CancelBody(_Ordered):
         return Command(type=self.type, seq=self.seq)
 
 
-AnyOrder = Annotated[
+AnyCommandBody = Annotated[
     SetLearningRateBody
     | ScaleBody
     | ReleaseBody

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from remotelr.rules import Command
-from remotelr.rules.commands.status import LifeState
+from remotelr.rules.commands.status import CommandState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LifeStep:
+class CommandStep:
     """One step in the life of a command.
 
     seq: number of the event that brought it. epoch, rate: of `delivered` the epoch it was told for and its rate;
@@ -17,7 +17,7 @@ class LifeStep:
     actor: who ordered what brought it; None where nobody did. reason: theirs, or the rules'.
     """
 
-    state: LifeState
+    state: CommandState
     at: datetime
     seq: int
     epoch: int | None = None
@@ -28,19 +28,20 @@ class LifeStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandView:
-    """A command, and what has become of it. holds_from: the first epoch whose rate it bears on.
+    """A command, and what has become of it. effective_from: the first epoch whose rate it bears on.
 
-    rate: the one that the trainer really set; None until it says so. life: oldest step first; the last one is `state`.
+    rate: the rate the trainer really set; None until it reports it.
+    history: its steps, oldest first; the last one is `state`.
     """
 
     run: str
     seq: int
-    holds_from: int
+    effective_from: int
     key: str | None
     command: Command
     created_at: datetime
-    state: LifeState
+    state: CommandState
     at_epoch: int | None
     rate: float | None
     reason: str | None
-    life: Sequence[LifeStep]
+    history: Sequence[CommandStep]

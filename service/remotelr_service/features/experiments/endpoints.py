@@ -1,11 +1,11 @@
-"""Experiments: named groups of runs, with what their runs begin with and the rails they keep to."""
+"""Experiments: named groups of runs, with what their runs begin with and the limits they keep to."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from remotelr_service.features.bulk.endpoints import carrier_of
+from remotelr_service.features.bulk.endpoints import executor_of
 from remotelr_service.features.experiments import experiments
 from remotelr_service.features.experiments.schemas import (
     ExperimentAnswer,
@@ -13,7 +13,7 @@ from remotelr_service.features.experiments.schemas import (
     ExperimentPutAnswer,
     ExperimentRequest,
 )
-from remotelr_service.http.dependencies import CalledBy, Configured, Means, while_wanted
+from remotelr_service.http.dependencies import CalledBy, Configured, Ctx, run_until_disconnect
 from remotelr_service.http.fields import KEY_PATTERN, ExperimentName, Limit, WaitForMany
 from remotelr_service.http.problems import Responses, described
 from remotelr_service.http.route import StrictRoute
@@ -32,7 +32,7 @@ _CREATED: Responses = {
 @router.put(
     "/{experiment}",
     operation_id="put_experiment",
-    responses={**_CREATED, **described("invalid_policy", "invalid_request", "database_away")},
+    responses={**_CREATED, **described("invalid_policy", "invalid_request", "database_unavailable")},
 )
 async def put_experiment(
     *,
@@ -40,33 +40,33 @@ async def put_experiment(
     body: ExperimentRequest,
     request: Request,
     response: Response,
-    means: Means,
+    means: Ctx,
     settings: Configured,
     caller: CalledBy,
     wait: WaitForMany = 5.0,
 ) -> ExperimentPutAnswer:
-    """Set what the runs of the experiment begin with, and the rails all of them keep to.
+    """Set what the runs of the experiment begin with, and the limits all of them keep to.
 
-    What is not given is not set any more. Policy and tags are for runs that are created from now on; other rails
+    What is not given is not set any more. Policy and tags are for runs that are created from now on; other limits
     go to each running run too, as an event of its log. `wait` says how long to wait until all of them have it.
     """
     wanted = await run_in_threadpool(body.settings)
     put = await experiments.put_experiment(
         means.writer, experiment, wanted, actor=caller.actor(body.actor), reason=body.reason
     )
-    if put.rails_command is not None:
-        carrier = carrier_of(request)
-        carrier.begin(put.rails_command)
-        await while_wanted(request, carrier.wait(put.rails_command, min(wait, settings.wait_limit_s)))
+    if put.limits_command is not None:
+        carrier = executor_of(request)
+        carrier.begin(put.limits_command)
+        await run_until_disconnect(request, carrier.wait(put.limits_command, min(wait, settings.wait_limit_s)))
     if put.is_new:
         response.status_code = 201
         response.headers["Location"] = f"/v1/experiments/{experiment}"
-    return ExperimentPutAnswer.put(put.experiment, put.rails_command)
+    return ExperimentPutAnswer.put(put.experiment, put.limits_command)
 
 
-@router.get("", operation_id="list_experiments", responses=described("invalid_request", "database_away"))
+@router.get("", operation_id="list_experiments", responses=described("invalid_request", "database_unavailable"))
 def list_experiments(
-    means: Means,
+    means: Ctx,
     after: Annotated[str | None, Query(pattern=KEY_PATTERN, description="Only names behind this one.")] = None,
     limit: Limit = 100,
 ) -> ExperimentPage:
@@ -78,8 +78,8 @@ def list_experiments(
 @router.get(
     "/{experiment}",
     operation_id="get_experiment",
-    responses=described("experiment_not_found", "invalid_request", "database_away"),
+    responses=described("experiment_not_found", "invalid_request", "database_unavailable"),
 )
-def get_experiment(experiment: ExperimentName, means: Means) -> ExperimentAnswer:
+def get_experiment(experiment: ExperimentName, means: Ctx) -> ExperimentAnswer:
     """The experiment, and what its runs begin with."""
     return ExperimentAnswer.of(experiments.get_experiment(means.reads, experiment))

@@ -1,15 +1,15 @@
-"""Experiments: what the runs of a named group begin with, and the rails none of them leaves."""
+"""Experiments: what the runs of a named group begin with, and the limits none of them leaves."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Engine
 
-from remotelr.rules import Command, Policy, Rails, command_to_json, policy_to_json
+from remotelr.rules import Command, Limits, Policy, command_to_json, policy_to_json
 from remotelr_service.db.engine import reading
 from remotelr_service.db.queries import bulk_commands, experiments
 from remotelr_service.db.queries.experiments import Experiment
-from remotelr_service.db.writer.transaction import Group
+from remotelr_service.db.writer.transaction import WriteTransaction
 from remotelr_service.db.writer.writer import Writer
 from remotelr_service.errors import ExperimentNotFound
 
@@ -29,21 +29,21 @@ class ExperimentSettings:
     """What is set for an experiment.
 
     policy: of a run that is created without one. tags: of every new run, unless it has others of these names.
-    rails: of every run, also of those that run already.
+    limits: of every run, also of those that run already.
     """
 
     policy: Policy | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
-    rails: Rails | None = None
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentPut:
-    """What came of setting an experiment. rails_command: the bulk command that takes the new rails to its runs."""
+    """What came of setting an experiment. limits_command: the bulk command that takes the new limits to its runs."""
 
     experiment: Experiment
     is_new: bool
-    rails_command: int | None
+    limits_command: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,27 +59,27 @@ async def put_experiment(
 ) -> ExperimentPut:
     """The experiment with these settings in the place of those it had.
 
-    Other rails go to each of its running runs by a bulk command, which is noted here and yet to be carried out.
+    Other limits go to each of its running runs by a bulk command, which is noted here and yet to be carried out.
     """
 
-    def action(group: Group) -> ExperimentPut:
+    def action(group: WriteTransaction) -> ExperimentPut:
         known = experiments.lock_experiment(group.connection, name)
         wanted = Experiment(
             name=name,
             policy=None if settings.policy is None else policy_to_json(settings.policy),
             tags=dict(settings.tags),
-            rails=None if settings.rails is None else settings.rails.to_json() or None,
+            limits=None if settings.limits is None else settings.limits.to_json() or None,
             created_at=group.now if known is None else known.created_at,
             updated_at=group.now,
         )
         if known is None:
             experiments.add_experiment(group.writing(), wanted)
-            return ExperimentPut(experiment=wanted, is_new=True, rails_command=None)
+            return ExperimentPut(experiment=wanted, is_new=True, limits_command=None)
         if wanted == replace(known, updated_at=group.now):
-            return ExperimentPut(experiment=known, is_new=False, rails_command=None)
+            return ExperimentPut(experiment=known, is_new=False, limits_command=None)
         experiments.save_experiment(group.writing(), wanted)
-        told = None if wanted.rails == known.rails else _tell(group, wanted, actor, reason)
-        return ExperimentPut(experiment=wanted, is_new=False, rails_command=told)
+        told = None if wanted.limits == known.limits else _tell(group, wanted, actor, reason)
+        return ExperimentPut(experiment=wanted, is_new=False, limits_command=told)
 
     return await writer.submit(action)
 
@@ -101,14 +101,14 @@ def list_experiments(engine: Engine, *, after: str | None = None, limit: int = 1
     return ExperimentPage(experiments=shown, after=shown[-1].name if len(found) > limit else None)
 
 
-def _tell(group: Group, experiment: Experiment, actor: str | None, reason: str | None) -> int | None:
-    """Note the command that takes the experiment's rails to its running runs; None when none is running."""
+def _tell(group: WriteTransaction, experiment: Experiment, actor: str | None, reason: str | None) -> int | None:
+    """Note the command that takes the experiment's limits to its running runs; None when none is running."""
     # A run that begins again in the same transaction is running too.
     group.save()
     running = experiments.list_running(group.connection, experiment.name)
     if not running:
         return None
-    order = Command(type="rails", rails=Rails.from_json(experiment.rails))
+    order = Command(type="limits", limits=Limits.from_json(experiment.limits))
     return bulk_commands.add_bulk(
         group.writing(),
         key=None,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from remotelr.rules import Rails, policy_from_json
+from remotelr.rules import Limits, policy_from_json
 from remotelr_service.features.experiments.experiments import Experiment, ExperimentSettings
 from remotelr_service.features.runs.schemas import Tags
 from remotelr_service.http.bodies import RequestBody
@@ -16,7 +16,7 @@ from remotelr_service.http.fields import (
 )
 
 
-class RailsBody(RequestBody):
+class LimitsBody(RequestBody):
     """What no policy and no operator may leave."""
 
     min_lr: LearningRateOrZero | None = Field(None, description="No rate below; wins over the policy's own bound.")
@@ -37,7 +37,7 @@ class ExperimentRequest(RequestBody):
 
     policy: PolicyDocument | None = Field(None, description="Of a run that is created without one.")
     tags: Tags = Field(default_factory=dict, description="Of every new run, unless it has others of these names.")
-    rails: RailsBody | None = Field(None, description="Of every run, also of those that run already.")
+    limits: LimitsBody | None = Field(None, description="Of every run, also of those that run already.")
     actor: Sentence | None = Field(None, description="Who sets it; with tokens it is the token's name.")
     reason: Sentence | None = Field(None, description="Why.")
 
@@ -46,7 +46,7 @@ class ExperimentRequest(RequestBody):
         return ExperimentSettings(
             policy=None if self.policy is None else policy_from_json(self.policy),
             tags=self.tags,
-            rails=None if self.rails is None else Rails(**self.rails.model_dump()),
+            limits=None if self.limits is None else Limits(**self.limits.model_dump()),
         )
 
 
@@ -56,7 +56,7 @@ class ExperimentAnswer(BaseModel):
     experiment: str
     policy: dict[str, Any] | None = Field(description="Of a run that is created without one, in its canonical form.")
     tags: dict[str, str]
-    rails: dict[str, float] | None
+    limits: dict[str, float] | None
     created_at: datetime
     updated_at: datetime
 
@@ -68,14 +68,14 @@ class ExperimentAnswer(BaseModel):
 class ExperimentPutAnswer(ExperimentAnswer):
     """An experiment as it is set now."""
 
-    rails_command: int | None = Field(
-        description="The command that takes new rails to the runs: `GET /v1/commands/{id}` says how far it is. "
+    limits_command: int | None = Field(
+        description="The command that takes new limits to the runs: `GET /v1/commands/{id}` says how far it is. "
         "Null where no run has to be told."
     )
 
     @classmethod
-    def put(cls, experiment: Experiment, rails_command: int | None) -> Self:
-        return cls(**_members(experiment), rails_command=rails_command)
+    def put(cls, experiment: Experiment, limits_command: int | None) -> Self:
+        return cls(**_members(experiment), limits_command=limits_command)
 
 
 class ExperimentPage(BaseModel):
@@ -90,7 +90,7 @@ def _members(experiment: Experiment) -> dict[str, Any]:
         "experiment": experiment.name,
         "policy": None if experiment.policy is None else dict(experiment.policy),
         "tags": dict(experiment.tags),
-        "rails": None if experiment.rails is None else dict(experiment.rails),
+        "limits": None if experiment.limits is None else dict(experiment.limits),
         "created_at": experiment.created_at,
         "updated_at": experiment.updated_at,
     }

@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse
 from remotelr.rules import RULES_VERSION
 from remotelr_service.features.health.checks import OK, database_checks, write_check
 from remotelr_service.features.health.schemas import HealthAnswer, VersionAnswer
-from remotelr_service.http.dependencies import Means, draining
+from remotelr_service.http.dependencies import Ctx, draining
 from remotelr_service.http.fields import Verbose
 from remotelr_service.http.problems import described, problem
 from remotelr_service.http.route import StrictRoute
@@ -32,7 +32,7 @@ async def livez() -> HealthAnswer:
     response_model_exclude_none=True,
     responses=described("not_ready", "invalid_request"),
 )
-async def readyz(request: Request, means: Means, verbose: Verbose = False) -> HealthAnswer | Response:
+async def readyz(request: Request, means: Ctx, verbose: Verbose = False) -> HealthAnswer | Response:
     """Whether to send requests here: the database answers, its tables fit, writing works, and it is not stopping."""
     checks = await _database_checks(means)
     checks["writes"] = write_check(means)
@@ -50,7 +50,7 @@ async def readyz(request: Request, means: Means, verbose: Verbose = False) -> He
     response_class=PlainTextResponse,
     responses={200: {"description": "In Prometheus's text format."}, **described("invalid_request")},
 )
-async def get_metrics(means: Means) -> Response:
+async def get_metrics(means: Ctx) -> Response:
     """What this process counts of itself, for Prometheus. Nothing in it is named by users."""
     return Response(means.metrics.page(), media_type=means.metrics.content_type)
 
@@ -61,7 +61,7 @@ async def get_version(request: Request) -> VersionAnswer:
     return VersionAnswer(version=request.app.version, rules_version=RULES_VERSION, api="v1")
 
 
-async def _database_checks(means: Means) -> dict[str, str]:
+async def _database_checks(means: Ctx) -> dict[str, str]:
     try:
         async with asyncio.timeout(PING_TIMEOUT_S):
             return await asyncio.shield(asyncio.ensure_future(run_in_threadpool(database_checks, means.reads)))

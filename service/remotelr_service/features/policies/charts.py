@@ -25,8 +25,8 @@ def picture_of_preview(curve: Preview, start: int, unit: Literal["epoch", "step"
 
 def picture_of_what_if(run: str, answer: WhatIf) -> Response:
     """The curves of a run side by side as SVG: what it had, in black, and what it would have had."""
-    lines = [_line("what really happened", answer.epochs, answer.real, held=True, strong=True)]
-    told = [f"What really happened: {_in_words(answer.real)}."]
+    lines = [_line("what really happened", answer.epochs, answer.actual, held=True, strong=True)]
+    told = [f"What really happened: {_in_words(answer.actual)}."]
     for name, each in answer.alternatives.items():
         lines.append(_line(name, answer.epochs, each.learning_rates, held=True))
         told.append(f"Under {name}: {_in_words(each.learning_rates)}.")

@@ -10,7 +10,7 @@ from remotelr.rules import Preview, preview
 from remotelr.rules.policy.json_schema import json_schema
 from remotelr_service.features.policies.charts import picture_of_preview
 from remotelr_service.features.policies.schemas import PreviewAnswer, PreviewRequest
-from remotelr_service.http.negotiation import CSV, JSON, SVG, wanted
+from remotelr_service.http.negotiation import CSV, JSON, SVG, preferred_media_type
 from remotelr_service.http.problems import described
 from remotelr_service.http.route import StrictRoute
 
@@ -44,7 +44,7 @@ def preview_policy(body: PreviewRequest, request: Request) -> PreviewAnswer | Re
         steps_per_epoch=body.steps_per_epoch,
         total=body.total,
     )
-    match wanted(request, (JSON, CSV, SVG)):
+    match preferred_media_type(request, (JSON, CSV, SVG)):
         case "text/csv":
             return _table(curve, body.start, policy.unit)
         case "image/svg+xml":

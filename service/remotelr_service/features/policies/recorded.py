@@ -8,9 +8,9 @@ from sqlalchemy import Connection
 from remotelr.rules import Decision, Event
 from remotelr.rules.run.events import OF_A_POINT
 from remotelr.rules.run.model import Report, report_from_event
-from remotelr_service.db.queries.runs import Head
+from remotelr_service.db.queries.runs import StoredRun
 from remotelr_service.db.writer.event_log import EventLog
-from remotelr_service.errors import RecordTooLong
+from remotelr_service.errors import LogTooLong
 
 # A longer record is not gone through in one request.
 MAX_EVENTS = 20_000
@@ -28,11 +28,11 @@ class Epoch:
         return next((self.reports[rank].step for rank in sorted(self.reports) if self.reports[rank].step), None)
 
 
-def effective_events(connection: Connection, head: Head) -> list[Event]:
-    """The events of the run that count, oldest first. Raises RecordTooLong."""
+def effective_events(connection: Connection, head: StoredRun) -> list[Event]:
+    """The events of the run that count, oldest first. Raises LogTooLong."""
     found = EventLog(connection, head).effective(MAX_EVENTS + 1)
     if len(found) > MAX_EVENTS:
-        raise RecordTooLong(f"the run {head.run.key!r} has more than {MAX_EVENTS:,} events: too many to go through")
+        raise LogTooLong(f"the run {head.run.key!r} has more than {MAX_EVENTS:,} events: too many to go through")
     return list(found)
 
 

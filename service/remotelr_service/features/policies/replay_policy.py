@@ -36,7 +36,7 @@ def replay_policy(engine: Engine, key: str) -> ReplayPolicy:
     was in force. Where the policy counts steps the new run needs the same steps per epoch. What could not be kept
     stands in `notes`; `exact` says whether every rate is the same double.
 
-    Raises RunNotFound, RecordTooLong.
+    Raises RunNotFound, LogTooLong.
     """
     with reading(engine) as connection:
         head = get_stored_run(connection, key)

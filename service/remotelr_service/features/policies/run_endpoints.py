@@ -10,9 +10,9 @@ from remotelr_service.features.policies.charts import picture_of_what_if
 from remotelr_service.features.policies.schemas import ReplayPolicyAnswer, WhatIfAnswer, WhatIfRequest
 from remotelr_service.features.training import decisions
 from remotelr_service.features.training.schemas import ExplainedDecisionAnswer
-from remotelr_service.http.dependencies import Means
+from remotelr_service.http.dependencies import Ctx
 from remotelr_service.http.fields import MAX_EPOCH, RunKey
-from remotelr_service.http.negotiation import JSON, SVG, wanted
+from remotelr_service.http.negotiation import JSON, SVG, preferred_media_type
 from remotelr_service.http.problems import described
 from remotelr_service.http.route import StrictRoute
 
@@ -24,9 +24,9 @@ DecidedEpoch = Annotated[int, Path(ge=0, le=MAX_EPOCH, description="The epoch th
 @router.get(
     "/decisions/{epoch}",
     operation_id="get_decision_of_epoch",
-    responses=described("run_not_found", "epoch_undecided", "invalid_request", "database_away"),
+    responses=described("run_not_found", "epoch_undecided", "invalid_request", "database_unavailable"),
 )
-def get_decision_of_epoch(run: RunKey, epoch: DecidedEpoch, means: Means) -> ExplainedDecisionAnswer:
+def get_decision_of_epoch(run: RunKey, epoch: DecidedEpoch, means: Ctx) -> ExplainedDecisionAnswer:
     """The decision the epoch went by, with what made it and a sentence that says so.
 
     An epoch without a decision of its own, in a gap, went by the newest one before.
@@ -40,12 +40,17 @@ def get_decision_of_epoch(run: RunKey, epoch: DecidedEpoch, means: Means) -> Exp
     responses={
         200: {"model": WhatIfAnswer, "content": {SVG: {"schema": {"type": "string"}}}},
         **described(
-            "run_not_found", "record_too_long", "invalid_policy", "invalid_report", "invalid_request", "database_away"
+            "run_not_found",
+            "log_too_long",
+            "invalid_policy",
+            "invalid_report",
+            "invalid_request",
+            "database_unavailable",
         ),
     },
     response_model=None,
 )
-async def ask_what_if(run: RunKey, body: WhatIfRequest, means: Means, request: Request) -> WhatIfAnswer | Response:
+async def ask_what_if(run: RunKey, body: WhatIfRequest, means: Ctx, request: Request) -> WhatIfAnswer | Response:
     """The rates the run would have had under other policies, beside those it had; JSON, or with Accept SVG.
 
     Each policy is given the losses that were recorded, and no commands. Nothing is stored.
@@ -53,7 +58,7 @@ async def ask_what_if(run: RunKey, body: WhatIfRequest, means: Means, request: R
 
     def work() -> WhatIfAnswer | Response:
         found = what_if.what_if(means.reads, run, body.parsed())
-        if wanted(request, (JSON, SVG)) == SVG:
+        if preferred_media_type(request, (JSON, SVG)) == SVG:
             return picture_of_what_if(run, found)
         return WhatIfAnswer.of(run, found)
 
@@ -63,8 +68,8 @@ async def ask_what_if(run: RunKey, body: WhatIfRequest, means: Means, request: R
 @router.get(
     "/replay-policy",
     operation_id="get_replay_policy",
-    responses=described("run_not_found", "record_too_long", "invalid_request", "database_away"),
+    responses=described("run_not_found", "log_too_long", "invalid_request", "database_unavailable"),
 )
-def get_replay_policy(run: RunKey, means: Means) -> ReplayPolicyAnswer:
+def get_replay_policy(run: RunKey, means: Ctx) -> ReplayPolicyAnswer:
     """What really happened, operators included, as a policy: a new run with it gets the same rates."""
     return ReplayPolicyAnswer.of(run, replay_policy.replay_policy(means.reads, run))

@@ -11,7 +11,7 @@ from remotelr.rules import (
     policy_from_json,
 )
 from remotelr_service.features.policies.views import Alternative, ReplayPolicy, WhatIf
-from remotelr_service.http.bodies import RequestBody, measured
+from remotelr_service.http.bodies import RequestBody, measured_metrics
 from remotelr_service.http.fields import (
     MAX_COUNT,
     MAX_INTEGER,
@@ -43,7 +43,7 @@ class PreviewRequest(RequestBody):
         return policy_from_json(self.policy)
 
     def measured(self) -> list[dict[str, float]]:
-        return [measured(point) for point in self.metrics]
+        return [measured_metrics(point) for point in self.metrics]
 
 
 class WhatIfRequest(RequestBody):
@@ -94,13 +94,13 @@ class WhatIfAnswer(BaseModel):
 
     run: str
     epochs: list[int] = Field(description="Those reported, without what was rewound, and the next one.")
-    real: list[float] = Field(description="The rate each of them had, commands of operators included.")
+    actual: list[float] = Field(description="The rate each of them had, commands of operators included.")
     policies: dict[str, AlternativeAnswer]
 
     @classmethod
     def of(cls, run: str, answer: WhatIf) -> Self:
         alternatives = {name: AlternativeAnswer.of(each) for name, each in answer.alternatives.items()}
-        return cls(run=run, epochs=list(answer.epochs), real=list(answer.real), policies=alternatives)
+        return cls(run=run, epochs=list(answer.epochs), actual=list(answer.actual), policies=alternatives)
 
 
 class ReplayPolicyAnswer(BaseModel):

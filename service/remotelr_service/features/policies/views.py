@@ -23,7 +23,7 @@ class WhatIf:
     """The rates of a run, and those it would have had. epochs: those reported, and the next one."""
 
     epochs: Sequence[int]
-    real: Sequence[float]
+    actual: Sequence[float]
     alternatives: Mapping[str, Alternative]
 
 

@@ -10,7 +10,7 @@ from remotelr.rules import Aggregate, AttemptRequest, Decision, InvalidPolicy, M
 from remotelr.rules.run.model import Outcome, Report
 from remotelr_service.db.engine import reading
 from remotelr_service.db.queries.runs import get_stored_run
-from remotelr_service.errors import RecordTooLong
+from remotelr_service.errors import LogTooLong
 from remotelr_service.features.policies.recorded import Epoch, decisions_in_force, effective_events, reported_epochs
 from remotelr_service.features.policies.views import Alternative, WhatIf
 
@@ -24,7 +24,7 @@ def what_if(engine: Engine, key: str, policies: Mapping[str, Policy]) -> WhatIf:
     Each policy is given what was reported, without what was rewound, and no command of an operator: they were
     answers to the rates of then. The losses stay as they were recorded, though other rates would have made others.
 
-    Raises RunNotFound, RecordTooLong; InvalidPolicy when one lacks what the run does not give, InvalidReport when
+    Raises RunNotFound, LogTooLong; InvalidPolicy when one lacks what the run does not give, InvalidReport when
     one counts steps and nobody said how many there were.
     """
     with reading(engine) as connection:
@@ -32,7 +32,7 @@ def what_if(engine: Engine, key: str, policies: Mapping[str, Policy]) -> WhatIf:
         events = effective_events(connection, head)
     epochs = reported_epochs(events)
     if len(epochs) * len(policies) > MAX_DECISIONS:
-        raise RecordTooLong(
+        raise LogTooLong(
             f"{len(epochs):,} epochs under {len(policies)} policies are more than {MAX_DECISIONS:,} decisions: "
             f"ask for fewer policies at once"
         )
@@ -40,7 +40,7 @@ def what_if(engine: Engine, key: str, policies: Mapping[str, Policy]) -> WhatIf:
     record = _Record(head.run.spec, epochs, [*(each.epoch for each in epochs), head.run.epoch], real)
     return WhatIf(
         epochs=record.shown,
-        real=rates_at(record.shown, real),
+        actual=rates_at(record.shown, real),
         alternatives={name: _alternative(name, policy, record) for name, policy in policies.items()},
     )
 

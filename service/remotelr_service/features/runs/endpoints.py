@@ -7,7 +7,7 @@ from starlette.concurrency import run_in_threadpool
 
 from remotelr_service.features.runs import runs
 from remotelr_service.features.runs.schemas import FinishRequest, RunAnswer, RunPage, RunRequest, Status, TagsRequest
-from remotelr_service.http.dependencies import CalledBy, Means
+from remotelr_service.http.dependencies import CalledBy, Ctx
 from remotelr_service.http.fields import KEY_PATTERN, TAG_FILTER_PATTERN, Limit, RunKey, Stalled
 from remotelr_service.http.problems import Responses, described
 from remotelr_service.http.route import StrictRoute
@@ -34,11 +34,11 @@ _CREATED: Responses = {
             "invalid_policy",
             "invalid_command",
             "invalid_request",
-            "database_away",
+            "database_unavailable",
         ),
     },
 )
-async def put_run(*, run: RunKey, body: RunRequest, means: Means, caller: CalledBy, response: Response) -> RunAnswer:
+async def put_run(*, run: RunKey, body: RunRequest, means: Ctx, caller: CalledBy, response: Response) -> RunAnswer:
     """Create the run, or get it: the same policy again is the same run."""
     # Checking a policy can take some milliseconds, in which no other request shall wait.
     spec = await run_in_threadpool(body.spec)
@@ -52,10 +52,10 @@ async def put_run(*, run: RunKey, body: RunRequest, means: Means, caller: Called
     return RunAnswer.of(view)
 
 
-@router.get("", operation_id="list_runs", responses=described("invalid_request", "database_away"))
+@router.get("", operation_id="list_runs", responses=described("invalid_request", "database_unavailable"))
 def list_runs(
     *,
-    means: Means,
+    means: Ctx,
     experiment: Annotated[str | None, Query(pattern=KEY_PATTERN, description="Only runs of this experiment.")] = None,
     status: Annotated[Status | None, Query(description="Only runs that stand so.")] = None,
     tag: Annotated[str | None, Query(pattern=TAG_FILTER_PATTERN, description="Only runs with `name:value`.")] = None,
@@ -76,8 +76,10 @@ def list_runs(
     return RunPage(runs=[RunAnswer.of(view) for view in page.runs], next=page.after)
 
 
-@router.get("/{run}", operation_id="get_run", responses=described("run_not_found", "invalid_request", "database_away"))
-def get_run(run: RunKey, means: Means) -> RunAnswer:
+@router.get(
+    "/{run}", operation_id="get_run", responses=described("run_not_found", "invalid_request", "database_unavailable")
+)
+def get_run(run: RunKey, means: Ctx) -> RunAnswer:
     """The run, and where it stands."""
     return RunAnswer.of(runs.get_run(means.reads, run))
 
@@ -85,9 +87,9 @@ def get_run(run: RunKey, means: Means) -> RunAnswer:
 @router.patch(
     "/{run}",
     operation_id="tag_run",
-    responses=described("run_not_found", "too_many_tags", "invalid_request", "database_away"),
+    responses=described("run_not_found", "too_many_tags", "invalid_request", "database_unavailable"),
 )
-async def tag_run(run: RunKey, body: TagsRequest, means: Means) -> RunAnswer:
+async def tag_run(run: RunKey, body: TagsRequest, means: Ctx) -> RunAnswer:
     """Change tags of the run, as a JSON Merge Patch (RFC 7396) does: the others stay."""
     return RunAnswer.of(await runs.tag_run(means.writer, run, body.tags))
 
@@ -96,9 +98,9 @@ async def tag_run(run: RunKey, body: TagsRequest, means: Means) -> RunAnswer:
     "/{run}",
     operation_id="delete_run",
     status_code=204,
-    responses=described("run_not_found", "invalid_request", "database_away"),
+    responses=described("run_not_found", "invalid_request", "database_unavailable"),
 )
-async def delete_run(run: RunKey, means: Means, caller: CalledBy) -> None:
+async def delete_run(run: RunKey, means: Ctx, caller: CalledBy) -> None:
     """Take the run and its whole log away, for good. The audit keeps what was ordered of it, and by whom."""
     await runs.delete_run(means.writer, run, by=caller.name)
 
@@ -106,9 +108,9 @@ async def delete_run(run: RunKey, means: Means, caller: CalledBy) -> None:
 @router.post(
     "/{run}/finish",
     operation_id="finish_run",
-    responses=described("run_not_found", "run_finished", "server_behind", "invalid_request", "database_away"),
+    responses=described("run_not_found", "run_finished", "server_behind", "invalid_request", "database_unavailable"),
 )
-async def finish_run(run: RunKey, body: FinishRequest, means: Means) -> RunAnswer:
+async def finish_run(run: RunKey, body: FinishRequest, means: Ctx) -> RunAnswer:
     """Say how the run ended. It takes no further reports, until an attempt begins it again."""
     return RunAnswer.of(await runs.finish_run(means.writer, run, body.status, body.last_seq))
 

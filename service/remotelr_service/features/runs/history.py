@@ -10,11 +10,11 @@ from sqlalchemy import Engine
 from remotelr.rules import Decision, Event, metrics_from_json
 from remotelr.rules.run.events import Kind
 from remotelr_service.db.engine import reading
-from remotelr_service.db.queries import runs as store
-from remotelr_service.db.queries.runs import Standing, get_stored_run
+from remotelr_service.db.queries import runs
+from remotelr_service.db.queries.runs import RunPosition, get_stored_run
 from remotelr_service.errors import RunNotFound
 from remotelr_service.features.runs.views import EventView, HistoryRow
-from remotelr_service.live.waiters import Notices
+from remotelr_service.live.waiters import RunWaiters
 
 
 def history(engine: Engine, key: str, after: int = 0, limit: int = 200) -> list[HistoryRow]:
@@ -24,10 +24,10 @@ def history(engine: Engine, key: str, after: int = 0, limit: int = 200) -> list[
     """
     with reading(engine) as connection:
         head = get_stored_run(connection, key)
-        reports = store.list_reports(connection, head, after=after, limit=limit)
+        reports = runs.list_reports(connection, head, after=after, limit=limit)
         # A rank that waited, or came late, did not decide its point itself.
         points = {_point(event) for event, _, _ in reports if event.decision is None}
-        decided = store.list_point_decisions(connection, head, points)
+        decided = runs.list_point_decisions(connection, head, points)
     return [_row(event, at, told, event.decision or decided.get(_point(event))) for event, at, told in reports]
 
 
@@ -59,12 +59,12 @@ def events(engine: Engine, key: str, after: int = 0, limit: int = 200, kind: Kin
     """
     with reading(engine) as connection:
         head = get_stored_run(connection, key)
-        found = store.list_dated_events(connection, head, after=after, limit=limit, kind=kind)
+        found = runs.list_dated_events(connection, head, after=after, limit=limit, kind=kind)
     return [EventView(event=event, created_at=at) for event, at in found]
 
 
 async def wait_for_events(
-    engine: Engine, notices: Notices, key: str, after: int, *, wait_s: float, kind: Kind | None = None
+    engine: Engine, notices: RunWaiters, key: str, after: int, *, wait_s: float, kind: Kind | None = None
 ) -> None:
     """Until there is such an event with a `seq` above `after`, or `wait_s` are over.
 
@@ -83,5 +83,5 @@ async def wait_for_events(
                 after = standing.seq
 
 
-def _is_beyond(after: int, standing: Standing) -> bool:
+def _is_beyond(after: int, standing: RunPosition) -> bool:
     return standing.seq > after

@@ -11,8 +11,8 @@ from starlette.concurrency import run_in_threadpool
 from remotelr.rules.run.events import Kind
 from remotelr_service.features.runs import history
 from remotelr_service.features.runs.schemas import EpochAnswer, EventAnswer, EventPage, HistoryPage
-from remotelr_service.http.context import Resources
-from remotelr_service.http.dependencies import Configured, Means, while_wanted
+from remotelr_service.http.context import Context
+from remotelr_service.http.dependencies import Configured, Ctx, run_until_disconnect
 from remotelr_service.http.fields import MAX_PAGE, AfterSequence, Limit, OptionalLimit, RunKey, Wait
 from remotelr_service.http.problems import described
 from remotelr_service.http.route import StrictRoute
@@ -35,7 +35,7 @@ OneKind = Annotated[Kind | None, Query(description="Only events of this kind.")]
     operation_id="get_history",
     responses={
         200: {"model": HistoryPage, "content": {"text/csv": {"schema": {"type": "string"}}}},
-        **described("run_not_found", "invalid_request", "database_away"),
+        **described("run_not_found", "invalid_request", "database_unavailable"),
     },
     response_model=None,
 )
@@ -43,7 +43,7 @@ def get_history(
     *,
     run: RunKey,
     request: Request,
-    means: Means,
+    means: Ctx,
     after: AfterSequence = 0,
     limit: OptionalLimit = None,
     form: Format = None,
@@ -61,13 +61,15 @@ def get_history(
 
 
 @router.get(
-    "/events", operation_id="list_events", responses=described("run_not_found", "invalid_request", "database_away")
+    "/events",
+    operation_id="list_events",
+    responses=described("run_not_found", "invalid_request", "database_unavailable"),
 )
 async def list_events(
     *,
     run: RunKey,
     request: Request,
-    means: Means,
+    means: Ctx,
     settings: Configured,
     after: AfterSequence = 0,
     limit: Limit = 100,
@@ -80,7 +82,7 @@ async def list_events(
     """
     if wait > 0:
         wait_s = min(wait, settings.wait_limit_s)
-        await while_wanted(
+        await run_until_disconnect(
             request, history.wait_for_events(means.reads, means.notices, run, after, wait_s=wait_s, kind=kind)
         )
     views = await run_in_threadpool(history.events, means.reads, run, after, limit + 1, kind)
@@ -88,7 +90,7 @@ async def list_events(
     return EventPage(run=run, events=shown, next=shown[-1].seq if len(views) > limit else None)
 
 
-def _rows(means: Resources, run: str, after: int, limit: int | None) -> Iterator[EpochAnswer]:
+def _rows(means: Context, run: str, after: int, limit: int | None) -> Iterator[EpochAnswer]:
     left = MAX_ROWS if limit is None else limit
     while left > 0:
         page = history.history(means.reads, run, after, min(left, MAX_PAGE))

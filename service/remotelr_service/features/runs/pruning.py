@@ -13,9 +13,8 @@ from functools import partial
 from sqlalchemy import Engine
 
 from remotelr_service.db.engine import reading
-from remotelr_service.db.queries import bulk_commands
-from remotelr_service.db.queries import runs as store
-from remotelr_service.db.writer.transaction import Group
+from remotelr_service.db.queries import bulk_commands, runs
+from remotelr_service.db.writer.transaction import WriteTransaction
 from remotelr_service.db.writer.writer import Writer
 from remotelr_service.http.auth import audit
 
@@ -24,46 +23,46 @@ AT_ONCE = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stale:
+class PruneFilter:
     """Which runs: those that have ended, were not touched for `age`, and are of the experiment, if one is named."""
 
     age: timedelta
     experiment: str | None = None
 
 
-def list_stale(engine: Engine, stale: Stale, after: str | None = None, limit: int = AT_ONCE) -> list[str]:
+def list_stale(engine: Engine, stale: PruneFilter, after: str | None = None, limit: int = AT_ONCE) -> list[str]:
     """Up to `limit` keys of such runs, in order, from the first one behind `after` on."""
     with reading(engine) as connection:
-        before = store.database_time(connection) - stale.age
-        return store.list_ended(connection, before=before, experiment=stale.experiment, after=after, limit=limit)
+        before = runs.database_time(connection) - stale.age
+        return runs.list_ended(connection, before=before, experiment=stale.experiment, after=after, limit=limit)
 
 
-async def prune(writer: Writer, reads: Engine, stale: Stale, *, by: str) -> AsyncIterator[list[str]]:
+async def prune(writer: Writer, reads: Engine, stale: PruneFilter, *, by: str) -> AsyncIterator[list[str]]:
     """Take all of them away; gives the keys that are gone after each transaction. The audit keeps who did it."""
     after: str | None = None
     while keys := list_stale(reads, stale, after):
         after = keys[-1]
-        yield await writer.submit(partial(_take_away, keys, stale, by), *keys)
+        yield await writer.submit(partial(delete_runs, keys, stale, by), *keys)
 
 
-def list_stale_bulk(engine: Engine, stale: Stale, limit: int | None = None) -> list[int]:
+def list_stale_bulk(engine: Engine, stale: PruneFilter, limit: int | None = None) -> list[int]:
     """The ids of up to `limit` commands to many runs, or of all, that were finished so long ago; of no experiment."""
     if stale.experiment is not None:
         return []
     with reading(engine) as connection:
-        before = store.database_time(connection) - stale.age
+        before = runs.database_time(connection) - stale.age
         return bulk_commands.list_finished(connection, before=before, limit=limit)
 
 
-async def prune_bulk(writer: Writer, reads: Engine, stale: Stale, *, by: str) -> AsyncIterator[int]:
+async def prune_bulk(writer: Writer, reads: Engine, stale: PruneFilter, *, by: str) -> AsyncIterator[int]:
     """Take all of them away, each in a transaction; gives the id of each that is gone. The audit keeps what it was."""
     while found := list_stale_bulk(reads, stale, AT_ONCE):
         for bulk_id in found:
-            await writer.submit(partial(_take_bulk_away, bulk_id, by))
+            await writer.submit(partial(delete_bulk_commands, bulk_id, by))
             yield bulk_id
 
 
-def _take_bulk_away(bulk_id: int, by: str, group: Group) -> None:
+def delete_bulk_commands(bulk_id: int, by: str, group: WriteTransaction) -> None:
     bulk = bulk_commands.find_bulk(group.connection, bulk_id)
     if bulk is None:
         return
@@ -71,7 +70,7 @@ def _take_bulk_away(bulk_id: int, by: str, group: Group) -> None:
     bulk_commands.delete_bulk(group.writing(), bulk_id)
 
 
-def _take_away(keys: list[str], stale: Stale, by: str, group: Group) -> list[str]:
+def delete_runs(keys: list[str], stale: PruneFilter, by: str, group: WriteTransaction) -> list[str]:
     gone = []
     for key in keys:
         head = group.find(key)

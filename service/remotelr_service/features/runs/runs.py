@@ -7,14 +7,13 @@ from typing import Final
 from sqlalchemy import Engine
 
 from remotelr import rules
-from remotelr.rules import InvalidPolicy, Policy, Rails, RunSpec, policy_from_json
+from remotelr.rules import InvalidPolicy, Limits, Policy, RunSpec, policy_from_json
 from remotelr.rules.run.model import FinalStatus, OnConflict, Status
 from remotelr_service.db.engine import reading
-from remotelr_service.db.queries import experiments
-from remotelr_service.db.queries import runs as store
+from remotelr_service.db.queries import experiments, runs
 from remotelr_service.db.queries.experiments import Experiment
-from remotelr_service.db.queries.runs import Head, get_stored_decision, get_stored_run
-from remotelr_service.db.writer.transaction import Group
+from remotelr_service.db.queries.runs import StoredRun, get_stored_decision, get_stored_run
+from remotelr_service.db.writer.transaction import WriteTransaction
 from remotelr_service.db.writer.writer import Writer
 from remotelr_service.errors import ExperimentConflict, TooManyTags
 from remotelr_service.features.runs.views import Page, RunView, view_of
@@ -56,16 +55,16 @@ async def put_run(
 
     by: who asks; the audit says so where it sets another policy.
 
-    A new run takes from its experiment the rails, the tags it does not have itself, and without a policy of its
+    A new run takes from its experiment the limits, the tags it does not have itself, and without a policy of its
     own the policy. A run that exists keeps its policy when none is given.
 
     Raises PolicyConflict as `on_conflict` says, ExperimentConflict when the run is in another
-    experiment than the given one, InvalidCommand when its rails forbid what a replaced policy does to the rate,
+    experiment than the given one, InvalidCommand when its limits forbid what a replaced policy does to the rate,
     InvalidPolicy when the policy lacks what the run does not give, or when
     there is none, TooManyTags.
     """
 
-    def action(group: Group) -> tuple[RunView, bool]:
+    def action(group: WriteTransaction) -> tuple[RunView, bool]:
         head = group.find(key)
         if head is None:
             created = _create(group, key, spec, experiment, tags or {})
@@ -73,8 +72,8 @@ async def put_run(
         if experiment is not None and experiment != head.experiment:
             raise ExperimentConflict(key, head.experiment, experiment)
         if isinstance(spec, RunSpec):
-            # Rails are the experiment's: whoever trains has none to say.
-            wanted = replace(spec, rails=head.run.spec.rails)
+            # Limits are the experiment's: whoever trains has none to say.
+            wanted = replace(spec, limits=head.run.spec.limits)
             outcome = rules.put_policy(head.run, wanted, on_conflict)
             head = group.append(head, outcome)
             if outcome.event is not None:
@@ -84,13 +83,15 @@ async def put_run(
     return await writer.submit(action, key)
 
 
-def _create(group: Group, key: str, spec: RunSpec | OpenSpec, experiment: str | None, tags: Mapping[str, str]) -> Head:
+def _create(
+    group: WriteTransaction, key: str, spec: RunSpec | OpenSpec, experiment: str | None, tags: Mapping[str, str]
+) -> StoredRun:
     known = None if experiment is None else experiments.lock_experiment(group.connection, experiment, shared=True)
     merged = {**(known.tags if known else {}), **tags}
     if len(merged) > MAX_TAGS:
         raise TooManyTags(key, len(merged), MAX_TAGS)
     full = spec if isinstance(spec, RunSpec) else spec.under(_default_policy(experiment, known))
-    outcome = rules.create(key, replace(full, rails=Rails.from_json(known.rails if known else None)))
+    outcome = rules.create(key, replace(full, limits=Limits.from_json(known.limits if known else None)))
     if experiment is not None and known is None:
         added = Experiment(name=experiment, created_at=group.now, updated_at=group.now)
         experiments.add_experiment(group.writing(), added)
@@ -131,11 +132,11 @@ def list_runs(
     """
     with reading(engine) as connection:
         # One more than asked for tells whether there is a next page.
-        heads = store.list_heads(
+        heads = runs.list_runs(
             connection, experiment=experiment, status=status, tag=tag, stalled=stalled, after=after, limit=limit + 1
         )
         shown = heads[:limit]
-        decisions = store.list_decisions(connection, shown)
+        decisions = runs.list_decisions(connection, shown)
     views = [view_of(head, decisions[head.id]) for head in shown if head.id in decisions]
     return Page(runs=views, after=shown[-1].run.key if len(heads) > limit else None)
 
@@ -146,7 +147,7 @@ async def tag_run(writer: Writer, key: str, changes: Mapping[str, str | None]) -
     Raises RunNotFound, and TooManyTags where the run would then have more than it may.
     """
 
-    def action(group: Group) -> RunView:
+    def action(group: WriteTransaction) -> RunView:
         head = group.get(key)
         merged = {**head.tags, **changes}
         tags = {name: value for name, value in merged.items() if value is not None}
@@ -164,7 +165,7 @@ async def finish_run(writer: Writer, key: str, status: FinalStatus, last_seq: in
     Raises RunNotFound, RunFinished for another end, ServerBehind where the trainer holds more than the log.
     """
 
-    def action(group: Group) -> RunView:
+    def action(group: WriteTransaction) -> RunView:
         head = group.get(key)
         after = group.append(head, rules.finish(head.run, status, last_seq))
         return view_of(after, group.decision(after))
@@ -175,7 +176,7 @@ async def finish_run(writer: Writer, key: str, status: FinalStatus, last_seq: in
 async def delete_run(writer: Writer, key: str, *, by: str | None = None) -> None:
     """The run and its events are gone; the audit keeps what people ordered of it. Raises RunNotFound."""
 
-    def action(group: Group) -> None:
+    def action(group: WriteTransaction) -> None:
         head = group.get(key)
         audit.note_deletion(group, head, by)
         group.delete(head)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
-from remotelr.rules import RunSpec, metrics_to_json, policy_from_json, policy_to_json, sentence
+from remotelr.rules import RunSpec, describe, metrics_to_json, policy_from_json, policy_to_json
 from remotelr_service.features.runs.runs import MAX_TAGS, OpenSpec
 from remotelr_service.features.runs.views import EventView, HistoryRow, RunView
 from remotelr_service.features.training.schemas import DecisionAnswer
@@ -94,7 +94,7 @@ class RunAnswer(BaseModel):
     world_size: int
     steps_per_epoch: int | None
     total_epochs: int | None
-    rails: dict[str, float] | None = Field(description="What its experiment allows at most; null for no bounds.")
+    limits: dict[str, float] | None = Field(description="What its experiment allows at most; null for no bounds.")
     policy_version: int
     attempt: int = Field(description="The life of the trainer group in charge; 0 until one announces itself.")
     epoch: int = Field(description="The next epoch to be reported.")
@@ -123,7 +123,7 @@ class RunAnswer(BaseModel):
             world_size=spec.world_size,
             steps_per_epoch=spec.steps_per_epoch,
             total_epochs=spec.total_epochs,
-            rails=None if spec.rails is None else spec.rails.to_json(),
+            limits=None if spec.limits is None else spec.limits.to_json(),
             policy_version=view.policy_version,
             attempt=view.attempt,
             epoch=view.epoch,
@@ -191,17 +191,17 @@ class EventAnswer(BaseModel):
     """One thing that happened to a run."""
 
     seq: int
-    kind: Literal["created", "attempt", "report", "closing", "command", "policy", "finished"] = Field(
-        description="`closing`: a point was decided without the ranks that are missing."
+    kind: Literal["created", "attempt", "report", "timeout", "command", "policy", "finished"] = Field(
+        description="`timeout`: a point was decided without the ranks that are missing."
     )
     attempt: int
     epoch: int | None
     rank: int | None
     key: str | None
-    holds_from: int = Field(description="The first epoch whose rate this event bears on.")
+    effective_from: int = Field(description="The first epoch whose rate this event bears on.")
     payload: dict[str, Any]
     notes: dict[str, Any] = Field(
-        description="What was noticed: `gap`, `late`, `drift`, `live`; of a closing the `ranks` that were there."
+        description="What was noticed: `gap`, `late`, `drift`, `live`; of a timeout the `ranks` that were there."
     )
     decision: DecisionAnswer | None
     sentence: str = Field(description="What happened, for people.")
@@ -218,11 +218,11 @@ class EventAnswer(BaseModel):
             epoch=event.epoch,
             rank=event.rank,
             key=event.key,
-            holds_from=event.holds_from,
+            effective_from=event.effective_from,
             payload=dict(event.payload),
             notes=dict(event.notes),
             decision=None if event.decision is None else DecisionAnswer.of(event.decision),
-            sentence=sentence(event),
+            sentence=describe(event),
             superseded_by=event.superseded_by,
             created_at=view.created_at,
         )

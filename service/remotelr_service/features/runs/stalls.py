@@ -17,10 +17,10 @@ from typing import Final
 from sqlalchemy import Connection, Engine
 
 from remotelr_service.db.engine import reading
-from remotelr_service.db.queries import stalls as silence
+from remotelr_service.db.queries import stalls
 from remotelr_service.db.queries.runs import database_time
 from remotelr_service.db.queries.stalls import Pace, Quiet
-from remotelr_service.db.writer.transaction import Group
+from remotelr_service.db.writer.transaction import WriteTransaction
 from remotelr_service.db.writer.writer import Writer
 from remotelr_service.errors import ServiceError
 
@@ -67,7 +67,7 @@ class Stalls:
             await asyncio.gather(watching, return_exceptions=True)
 
     async def look(self, at: datetime | None = None) -> list[str]:
-        """Mark the runs that have fallen silent; gives their keys. Raises DatabaseAway.
+        """Mark the runs that have fallen silent; gives their keys. Raises DatabaseUnavailable.
 
         at: the time to judge by; by default the database's own.
         """
@@ -93,7 +93,7 @@ class Stalls:
     def _silent(self, at: datetime | None) -> list[tuple[Quiet, Pace]]:
         with reading(self._engine) as connection:
             now = at or database_time(connection)
-            quiet, self._after = silence.list_quiet(connection, LEAST_S, at, after=self._after, among=_AMONG)
+            quiet, self._after = stalls.list_quiet(connection, LEAST_S, at, after=self._after, among=_AMONG)
             if len(self._patience) > _REMEMBERED:
                 self._patience.clear()
             return [found for run in quiet if (found := self._judged(connection, run, now)) is not None]
@@ -102,7 +102,7 @@ class Stalls:
         known = self._patience.get(run.id)
         if known is not None and known[0] == run.seq and (known[1] is None or known[1] > now):
             return None
-        pace = silence.pace_of(connection, run.id)
+        pace = stalls.pace_of(connection, run.id)
         until = patient_until(pace)
         self._patience[run.id] = run.seq, until
         return (run, pace) if until is not None and until <= now else None
@@ -111,7 +111,7 @@ class Stalls:
         """The keys of those among these that were marked."""
         keys = [quiet.key for quiet, _ in silent]
 
-        def action(group: Group) -> list[str]:
+        def action(group: WriteTransaction) -> list[str]:
             return [quiet.key for quiet, pace in silent if _mark(group, quiet=quiet, pace=pace, at=at)]
 
         try:
@@ -122,10 +122,10 @@ class Stalls:
 
     def _counted(self) -> int:
         with reading(self._engine) as connection:
-            return silence.count_stalled(connection)
+            return stalls.count_stalled(connection)
 
 
-def usual_s(epochs: Sequence[tuple[int, int, datetime]]) -> float | None:
+def typical_epoch_s(epochs: Sequence[tuple[int, int, datetime]]) -> float | None:
     """The seconds an epoch usually takes: the median of the last ones. None where there are too few.
 
     epochs: (attempt, epoch, time) of what was decided, newest first. What lies between two attempts is no epoch.
@@ -140,15 +140,15 @@ def usual_s(epochs: Sequence[tuple[int, int, datetime]]) -> float | None:
 
 def patient_until(pace: Pace) -> datetime | None:
     """Until when silence means nothing; None when that is not known."""
-    usual = usual_s(pace.epochs)
+    usual = typical_epoch_s(pace.epochs)
     if usual is None or pace.heard_at is None:
         return None
     return pace.heard_at + timedelta(seconds=max(TIMES * usual, LEAST_S))
 
 
-def _mark(group: Group, *, quiet: Quiet, pace: Pace, at: datetime | None) -> bool:
+def _mark(group: WriteTransaction, *, quiet: Quiet, pace: Pace, at: datetime | None) -> bool:
     head = group.find(quiet.key)
-    usual = usual_s(pace.epochs)
+    usual = typical_epoch_s(pace.epochs)
     if head is None or usual is None or pace.heard_at is None:
         return False
     # Something may have come since it was looked; then the next look will see that.

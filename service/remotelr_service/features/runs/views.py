@@ -7,7 +7,7 @@ from datetime import datetime
 from remotelr.rules import Decision, Event, RunSpec
 from remotelr.rules.run.decision import Action, Reason
 from remotelr.rules.run.model import Status
-from remotelr_service.db.queries.runs import Head
+from remotelr_service.db.queries.runs import StoredRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,7 @@ class EventView:
     created_at: datetime
 
 
-def view_of(head: Head, decision: Decision) -> RunView:
+def view_of(head: StoredRun, decision: Decision) -> RunView:
     run = head.run
     return RunView(
         key=run.key,

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Header, Query, Response
 
 from remotelr_service.features.runs.schemas import Status
 from remotelr_service.features.streams.sse import HEARTBEAT_S, MEDIA_TYPE, EventStream
-from remotelr_service.http.dependencies import Means
+from remotelr_service.http.dependencies import Ctx
 from remotelr_service.http.fields import KEY_PATTERN, MAX_INTEGER, TAG_FILTER_PATTERN, RunKey
 from remotelr_service.http.problems import Refusal, Responses, described
 from remotelr_service.http.route import StrictRoute
@@ -28,11 +28,11 @@ _ID_HELP = "The id of the last event that was had: the stream goes on behind it.
     "/runs/{run}/stream",
     operation_id="stream_run",
     response_class=Response,
-    responses={**_STREAM, **described("run_not_found", "invalid_request", "database_away")},
+    responses={**_STREAM, **described("run_not_found", "invalid_request", "database_unavailable")},
 )
 async def stream_run(
     run: RunKey,
-    means: Means,
+    means: Ctx,
     after: Annotated[
         int | None, Query(ge=0, le=MAX_INTEGER, description="Begin behind this `seq`; 0 is the whole log.")
     ] = None,
@@ -50,11 +50,11 @@ async def stream_run(
     "/stream",
     operation_id="stream_runs",
     response_class=Response,
-    responses={**_STREAM, **described("invalid_request", "database_away")},
+    responses={**_STREAM, **described("invalid_request", "database_unavailable")},
 )
 async def stream_runs(
     *,
-    means: Means,
+    means: Ctx,
     experiment: Annotated[str | None, Query(pattern=KEY_PATTERN, description="Only runs of this experiment.")] = None,
     status: Annotated[Status | None, Query(description="Only runs that stand so when it is told.")] = None,
     tag: Annotated[str | None, Query(pattern=TAG_FILTER_PATTERN, description="Only runs with `name:value`.")] = None,

@@ -15,10 +15,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
-from remotelr.rules import Event, sentence
-from remotelr_service.errors import DatabaseAway
+from remotelr.rules import Event, describe
+from remotelr_service.errors import DatabaseUnavailable
 from remotelr_service.features.training.schemas import decision_members
-from remotelr_service.live.hub import Entry, Stall, Step, Told
+from remotelr_service.live.hub import Batch, Entry, Item, Stall
 
 MEDIA_TYPE: Final = "text/event-stream"
 # Something is sent at least so often: proxies close what is silent, and a token that was revoked is noticed.
@@ -44,7 +44,7 @@ class EventStream(Response):
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, first: Step, rest: AsyncGenerator[Step, None]) -> None:
+    def __init__(self, first: Batch, rest: AsyncGenerator[Batch, None]) -> None:
         super().__init__(headers={"X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._first = first
@@ -69,7 +69,7 @@ class EventStream(Response):
                     _cut_off(scope)
                     raise ClientDisconnect from error
                 # Without a database there is nothing to tell: who comes back will be told what they missed.
-                if error is not None and not isinstance(error, DatabaseAway):
+                if error is not None and not isinstance(error, DatabaseUnavailable):
                     raise error
             try:
                 async with asyncio.timeout(END_S):
@@ -101,17 +101,17 @@ def _cut_off(scope: Scope) -> None:
         given["abort"]()
 
 
-def _beginning(step: Step) -> bytes:
+def _beginning(step: Batch) -> bytes:
     name = "lost" if step.is_lost else "begin"
     return f'retry: {RETRY_MS}\nid: {step.id}\nevent: {name}\ndata: {{"after":"{step.id}"}}\n\n'.encode()
 
 
-def _heartbeat(step: Step) -> bytes:
+def _heartbeat(step: Batch) -> bytes:
     # The id moves with what is not for this one, so that they need not look through it when they come back.
     return f": still here\nid: {step.id}\n\n".encode()
 
 
-def _frame(told: Told) -> bytes:
+def _frame(told: Item) -> bytes:
     entry = told.entry
     if entry.frame is None:
         entry.frame = f"event: {_name(entry)}\ndata: {_ENCODER.encode(_members(entry))}\n\n".encode()
@@ -122,7 +122,7 @@ def _name(entry: Entry) -> str:
     """`decision` for all that took one but the begin of an attempt; else what it was."""
     if isinstance(entry.what, Stall):
         return "stalled"
-    return "decision" if entry.what.kind in ("report", "closing") and entry.what.decision else entry.what.kind
+    return "decision" if entry.what.kind in ("report", "timeout") and entry.what.decision else entry.what.kind
 
 
 def _members(entry: Entry) -> dict[str, Any]:
@@ -145,11 +145,11 @@ def _members_of_event(event: Event) -> dict[str, Any]:
         "epoch": event.epoch,
         "rank": event.rank,
         "key": event.key,
-        "holds_from": event.holds_from,
+        "effective_from": event.effective_from,
         "payload": event.payload,
         "notes": event.notes,
         "decision": decided,
-        "sentence": sentence(event),
+        "sentence": describe(event),
     }
 
 
@@ -161,6 +161,6 @@ def _members_of_stall(run: str, stall: Stall) -> dict[str, Any]:
         "attempt": stall.attempt,
         "epoch": stall.epoch,
         "reported_at": stall.reported_at.isoformat(),
-        "usual_s": stall.usual_s,
-        "sentence": f"Nothing was heard of {run} since {since}, though an epoch takes about {stall.usual_s:.3g} s.",
+        "typical_epoch_s": stall.typical_epoch_s,
+        "sentence": f"Run {run} has not reported since {since}; its epochs take about {stall.typical_epoch_s:.3g} s.",
     }

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from remotelr_service.db.engine import parse_url
-from remotelr_service.errors import Mistake
+from remotelr_service.errors import UserError
 from remotelr_service.features.tokens.tokens import (
     MadeToken,
     TokenRequest,
@@ -18,24 +18,24 @@ from remotelr_service.features.tokens.tokens import (
 )
 from remotelr_service.http.auth.credentials import new_token
 from remotelr_service.http.auth.gate import is_loopback
-from remotelr_service.http.context import Resources
+from remotelr_service.http.context import Context
 from remotelr_service.settings import Settings
 
 FILE_NAME = "remotelr-admin-token"
 
 
-class OpenDoor(Mistake):
+class InsecureAddress(UserError):
     """Others would reach a service that asks nobody for a token."""
 
 
-class NowhereToKeep(Mistake):
+class TokenFileUnwritable(UserError):
     """The first token cannot be written to its file."""
 
 
-def refuse_open_door(settings: Settings) -> None:
+def require_authentication(settings: Settings) -> None:
     """Raises OpenDoor for a service that others reach and that needs no token, unless that is wanted aloud."""
     if settings.auth == "off" and not settings.insecure and not is_loopback(settings.host):
-        raise OpenDoor(
+        raise InsecureAddress(
             f"on {settings.host} others reach this service, and REMOTELR_AUTH=off asks nobody for a token: leave it "
             f"out, or serve on 127.0.0.1; --insecure lets everybody in all the same"
         )
@@ -48,14 +48,14 @@ def needs_first_token(settings: Settings) -> bool:
     return settings.auth == "on" or (not settings.insecure and not is_loopback(settings.host))
 
 
-def first_token(settings: Settings, resources: Resources) -> Path | None:
+def first_token(settings: Settings, resources: Context) -> Path | None:
     """The file with the administrator's token, where one had to be made. Raises NowhereToKeep."""
     if not needs_first_token(settings) or had_tokens(resources.reads):
         return None
     return asyncio.run(_made(resources, folder_of(settings.database_url) / FILE_NAME))
 
 
-def token_made_here(resources: Resources, name: str) -> MadeToken:
+def token_made_here(resources: Context, name: str) -> MadeToken:
     """A token of the scope `admin`, made in the database itself: for whoever has it has no need of a door.
 
     Raises TokenNameTaken.
@@ -71,7 +71,7 @@ def folder_of(database_url: str) -> Path:
     return Path(parsed.database or "").parent if parsed.get_backend_name() == "sqlite" else Path()
 
 
-async def _made(resources: Resources, file: Path) -> Path | None:
+async def _made(resources: Context, file: Path) -> Path | None:
     secret = new_token()
     # First the file: a token that nobody can read would lock everybody out. A name of its own: another replica may
     # start here at the same time, and one of us will find that it came second.
@@ -91,7 +91,7 @@ def _write(file: Path, secret: str) -> None:
             os.fchmod(descriptor, 0o600)
             opened.write(f"{secret}\n")
     except OSError as error:
-        raise NowhereToKeep(
+        raise TokenFileUnwritable(
             f"the first token cannot be written to {file} ({error.strerror}): make the folder writable, or give a "
             f"token of your own in REMOTELR_ADMIN_TOKEN, as from `openssl rand -hex 32`"
         ) from None

@@ -12,7 +12,7 @@ from remotelr_service.http.bodies import RequestBody
 from remotelr_service.http.fields import Key
 
 # Ten years; longer is for ever.
-MAX_LASTS_S = 10 * 366 * 24 * 3600
+MAX_EXPIRES_IN_S = 10 * 366 * 24 * 3600
 
 TokenName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._:@/-]{0,62}$")]
 
@@ -31,8 +31,11 @@ class TokenCreation(RequestBody):
     )
     experiment: Key | None = Field(None, description="Of the scope `report`: only runs of this experiment.")
     run: Key | None = Field(None, description="Of the scope `report`: only this run.")
-    lasts_s: int | None = Field(
-        None, ge=1, le=MAX_LASTS_S, description="Seconds until it expires; without it, it lasts until it is revoked."
+    expires_in_s: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_EXPIRES_IN_S,
+        description="Seconds until it expires; without it, it lasts until it is revoked.",
     )
 
     @model_validator(mode="after")
@@ -46,7 +49,7 @@ class TokenCreation(RequestBody):
 
     def request(self) -> TokenRequest:
         return TokenRequest(
-            name=self.name, scope=self.scope, experiment=self.experiment, run=self.run, lasts_s=self.lasts_s
+            name=self.name, scope=self.scope, experiment=self.experiment, run=self.run, expires_in_s=self.expires_in_s
         )
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from remotelr_service.db.engine import reading
 from remotelr_service.db.queries import tokens as stored
 from remotelr_service.db.queries.tokens import StoredToken
-from remotelr_service.db.writer.transaction import Group
+from remotelr_service.db.writer.transaction import WriteTransaction
 from remotelr_service.db.writer.writer import Writer
 from remotelr_service.errors import AdminTokenNeeded, TokenNameTaken, TokenNotFound
 from remotelr_service.http.auth import audit
@@ -25,14 +25,14 @@ class TokenRequest:
     """A token that is wanted. name: what its orders are noted under; one token that is not revoked has it.
 
     experiment, run: what a token of the scope `report` is kept to; that scope needs one of them, others take none.
-    lasts_s: None is until it is revoked.
+    expires_in_s: None is until it is revoked.
     """
 
     name: str
     scope: Scope
     experiment: str | None = None
     run: str | None = None
-    lasts_s: int | None = None
+    expires_in_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,7 @@ async def create_token(
     # The writer may run an action twice.
     secret = new_token()
 
-    def action(group: Group) -> MadeToken:
+    def action(group: WriteTransaction) -> MadeToken:
         named = stored.find_named_token(group.connection, request.name)
         if named is not None and named.digest != digest(secret):
             raise TokenNameTaken(request.name, named.id)
@@ -99,7 +99,7 @@ async def create_first_token(writer: Writer, secret: str) -> MadeToken | None:
     secret: made by `new_token`.
     """
 
-    def action(group: Group) -> MadeToken | None:
+    def action(group: WriteTransaction) -> MadeToken | None:
         if stored.token_version(group.connection)[0].added:
             return None
         return MadeToken(_add(group, TokenRequest(name=FIRST_NAME, scope="admin"), secret, None), secret)
@@ -127,7 +127,7 @@ async def revoke_token(writer: Writer, token_id: int, *, by: str | None = None, 
     Raises TokenNotFound, and AdminTokenNeeded for the last one of the scope admin.
     """
 
-    def action(group: Group) -> TokenView:
+    def action(group: WriteTransaction) -> TokenView:
         token = _found(group, token_id)
         if token.revoked_at is not None:
             return _view(token)
@@ -143,7 +143,7 @@ async def revoke_token(writer: Writer, token_id: int, *, by: str | None = None, 
     return await writer.submit(action)
 
 
-def _add(group: Group, request: TokenRequest, secret: str, by: str | None) -> TokenView:
+def _add(group: WriteTransaction, request: TokenRequest, secret: str, by: str | None) -> TokenView:
     row = {
         "name": request.name,
         "scope": request.scope,
@@ -152,19 +152,19 @@ def _add(group: Group, request: TokenRequest, secret: str, by: str | None) -> To
         "digest": digest(secret),
         "created_at": group.now,
         "created_by": by,
-        "expires_at": None if request.lasts_s is None else group.now + timedelta(seconds=request.lasts_s),
+        "expires_at": None if request.expires_in_s is None else group.now + timedelta(seconds=request.expires_in_s),
     }
     token = stored.add_token(group.writing(), row)
     _note(group, "token_created", token, by)
     return _view(token)
 
 
-def _note(group: Group, action: str, token: StoredToken, by: str | None) -> None:
+def _note(group: WriteTransaction, action: str, token: StoredToken, by: str | None) -> None:
     details = {"token": token.id, "scope": token.scope, "experiment": token.experiment, "run": token.run}
     audit.note(group, action, token.name, details, by)
 
 
-def _found(group: Group, token_id: int) -> StoredToken:
+def _found(group: WriteTransaction, token_id: int) -> StoredToken:
     token = stored.find_token(group.connection, token_id)
     if token is None:
         raise TokenNotFound(token_id)

@@ -3,11 +3,10 @@
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 
-from remotelr_service.features.training import attempts
-from remotelr_service.features.training import step_rates as steps
-from remotelr_service.features.training.responses import log_decision, told
+from remotelr_service.features.training import attempts, step_rates
+from remotelr_service.features.training.responses import decision_answer, log_decision
 from remotelr_service.features.training.schemas import AttemptAnswer, AttemptStart
-from remotelr_service.http.dependencies import Means
+from remotelr_service.http.dependencies import Ctx
 from remotelr_service.http.fields import RunKey, WithSteps
 from remotelr_service.http.problems import described
 from remotelr_service.http.route import StrictRoute
@@ -26,20 +25,20 @@ router = APIRouter(prefix="/v1/runs/{run}/attempts", tags=["training"], route_cl
         "invalid_report",
         "invalid_request",
         "steps_unknown",
-        "database_away",
+        "database_unavailable",
     ),
 )
-async def begin_attempt(
-    run: RunKey, body: AttemptStart, means: Means, steps_wanted: WithSteps = False
-) -> AttemptAnswer:
+async def begin_attempt(run: RunKey, body: AttemptStart, means: Ctx, steps_wanted: WithSteps = False) -> AttemptAnswer:
     """Begin at an epoch, or begin again: from then on older attempts are refused.
 
     The state is as it was before that epoch was reported, so a trainer that starts from an older
     checkpoint gets the curve it would have had.
     """
     if steps_wanted:
-        await run_in_threadpool(steps.require_steps, means.reads, run)
+        await run_in_threadpool(step_rates.require_steps, means.reads, run)
     decision = await attempts.begin_attempt(means.writer, run, body.request())
     means.metrics.decision(decision)
     log_decision(decision)
-    return AttemptAnswer(attempt=decision.attempt, decision=await told(decision, means, with_steps=steps_wanted))
+    return AttemptAnswer(
+        attempt=decision.attempt, decision=await decision_answer(decision, means, with_steps=steps_wanted)
+    )

@@ -1,12 +1,12 @@
 """Attempts: a trainer group begins, or begins again."""
 
 from remotelr import rules
-from remotelr.rules import AttemptRequest, Command, Decision, Rails
+from remotelr.rules import AttemptRequest, Command, Decision, Limits
 from remotelr_service.db.queries.experiments import lock_experiment
-from remotelr_service.db.queries.runs import Head
-from remotelr_service.db.writer.transaction import Group
+from remotelr_service.db.queries.runs import StoredRun
+from remotelr_service.db.writer.transaction import WriteTransaction
 from remotelr_service.db.writer.writer import Writer
-from remotelr_service.features.training.override_expiry import let_go
+from remotelr_service.features.training.override_expiry import expire_overrides
 
 
 async def begin_attempt(writer: Writer, key: str, request: AttemptRequest) -> Decision:
@@ -15,8 +15,8 @@ async def begin_attempt(writer: Writer, key: str, request: AttemptRequest) -> De
     Every older attempt is fenced off from now on. Raises RunNotFound, and what `remotelr.rules.begin_attempt` does.
     """
 
-    def action(group: Group) -> Decision:
-        head = _with_rails_of_today(group, let_go(group, group.get(key)))
+    def action(group: WriteTransaction) -> Decision:
+        head = _with_current_limits(group, expire_overrides(group, group.get(key)))
         outcome = rules.begin_attempt(head.run, request, group.log(key))
         group.append(head, outcome)
         assert isinstance(outcome.answer, Decision), "an attempt is always answered with a decision"
@@ -25,13 +25,13 @@ async def begin_attempt(writer: Writer, key: str, request: AttemptRequest) -> De
     return await writer.submit(action, key)
 
 
-def _with_rails_of_today(group: Group, head: Head) -> Head:
-    """The run with the rails of its experiment: a run that had ended was not told when they changed."""
+def _with_current_limits(group: WriteTransaction, head: StoredRun) -> StoredRun:
+    """The run with the limits of its experiment: a run that had ended was not told when they changed."""
     if head.run.status == "running" or head.experiment is None:
         return head
     experiment = lock_experiment(group.connection, head.experiment, shared=True)
-    rails = Rails.from_json(experiment.rails if experiment else None)
-    if rails == head.run.spec.rails:
+    limits = Limits.from_json(experiment.limits if experiment else None)
+    if limits == head.run.spec.limits:
         return head
-    order = Command(type="rails", rails=rails, actor="remotelr", reason="the run begins again")
+    order = Command(type="limits", limits=limits, actor="remotelr", reason="the run begins again")
     return group.append(head, rules.command(head.run, order, group.log(head.run.key)))

@@ -14,12 +14,12 @@ from sqlalchemy import Engine
 from remotelr import rules
 from remotelr.rules import Decision, RulesError, Waiting
 from remotelr_service.db.engine import reading
-from remotelr_service.db.queries import runs as store
-from remotelr_service.db.queries.runs import Head
-from remotelr_service.db.writer.transaction import Group
+from remotelr_service.db.queries import runs
+from remotelr_service.db.queries.runs import StoredRun
+from remotelr_service.db.writer.transaction import WriteTransaction
 from remotelr_service.db.writer.writer import Writer
 from remotelr_service.errors import ServiceError
-from remotelr_service.features.training.override_expiry import let_go, let_go_due
+from remotelr_service.features.training.override_expiry import expire_due_overrides, expire_overrides
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ RUNS = 200
 
 
 @asynccontextmanager
-async def keeping_time(writer: Writer, engine: Engine, told: Callable[[Decision], None]) -> AsyncIterator[None]:
+async def deadline_task(writer: Writer, engine: Engine, told: Callable[[Decision], None]) -> AsyncIterator[None]:
     """Within this block points whose time is over are decided, and rates held until a time are let go of.
 
     told: is given every decision this replica takes.
@@ -47,19 +47,19 @@ async def decide_due(writer: Writer, engine: Engine) -> list[Decision]:
     """Decide every point whose time is over; gives the decisions that nobody else was faster to take.
 
     A run that cannot be decided now, because another replica holds it, is left to the next look.
-    Raises DatabaseAway.
+    Raises DatabaseUnavailable.
     """
     due = await asyncio.to_thread(_list_due, engine)
     decisions = await asyncio.gather(*(_decide(writer, key) for key in due))
     return [decision for decision in decisions if decision is not None]
 
 
-def close_due(group: Group, head: Head) -> Decision | Waiting | None:
+def decide_if_due(group: WriteTransaction, head: StoredRun) -> Decision | Waiting | None:
     """The decision for the run's waiting point when its time is over; None when it is not."""
     if not group.is_due(head):
         return None
-    head = let_go(group, head)
-    outcome = rules.expire(head.run, group.log(head.run.key))
+    head = expire_overrides(group, head)
+    outcome = rules.decide_timed_out(head.run, group.log(head.run.key))
     group.append(head, outcome)
     return outcome.answer
 
@@ -71,7 +71,7 @@ async def _keep_time(writer: Writer, engine: Engine, told: Callable[[Decision], 
                 await ended.wait()
                 return
         try:
-            await let_go_due(writer, engine)
+            await expire_due_overrides(writer, engine)
             for decision in await decide_due(writer, engine):
                 told(decision)
         except ServiceError as error:
@@ -82,12 +82,12 @@ async def _keep_time(writer: Writer, engine: Engine, told: Callable[[Decision], 
 
 
 async def _decide(writer: Writer, key: str) -> Decision | None:
-    def action(group: Group) -> Decision | Waiting | None:
+    def action(group: WriteTransaction) -> Decision | Waiting | None:
         head = group.find(key)
         if head is None:
             return None
         try:
-            return close_due(group, head)
+            return decide_if_due(group, head)
         except RulesError as refusal:
             # Nobody but a rank can say what is missing, and the next one that reports is asked for it.
             log.warning("the run %r waits on, because: %s", key, refusal)
@@ -108,4 +108,4 @@ async def _decide(writer: Writer, key: str) -> Decision | None:
 
 def _list_due(engine: Engine) -> list[str]:
     with reading(engine) as connection:
-        return store.list_due(connection, RUNS)
+        return runs.list_due(connection, RUNS)

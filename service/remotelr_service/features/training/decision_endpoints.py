@@ -3,11 +3,10 @@
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
-from remotelr_service.features.training import decisions
-from remotelr_service.features.training import step_rates as steps
-from remotelr_service.features.training.responses import told
+from remotelr_service.features.training import decisions, step_rates
+from remotelr_service.features.training.responses import decision_answer
 from remotelr_service.features.training.schemas import DecisionAnswer, SteppedDecisionAnswer
-from remotelr_service.http.dependencies import Configured, Means, while_wanted
+from remotelr_service.http.dependencies import Configured, Ctx, run_until_disconnect
 from remotelr_service.http.fields import AfterSequence, RunKey, Wait, WithSteps
 from remotelr_service.http.problems import described
 from remotelr_service.http.route import StrictRoute
@@ -19,13 +18,13 @@ router = APIRouter(prefix="/v1/runs/{run}/decision", tags=["training"], route_cl
     "",
     operation_id="get_decision",
     response_model=DecisionAnswer | SteppedDecisionAnswer,
-    responses=described("run_not_found", "invalid_request", "steps_unknown", "database_away"),
+    responses=described("run_not_found", "invalid_request", "steps_unknown", "database_unavailable"),
 )
 async def get_decision(
     *,
     run: RunKey,
     request: Request,
-    means: Means,
+    means: Ctx,
     settings: Configured,
     after: AfterSequence = 0,
     wait: Wait = 0.0,
@@ -37,11 +36,11 @@ async def get_decision(
     takes longer than `wait` seconds, it is the one in force all the same: look at its `seq`.
     """
     if steps_wanted:
-        await run_in_threadpool(steps.require_steps, means.reads, run)
+        await run_in_threadpool(step_rates.require_steps, means.reads, run)
     decision = None
     if wait > 0:
         wait_s = min(wait, settings.wait_limit_s)
-        decision = await while_wanted(request, decisions.wait_for_decision(means.notices, run, after, wait_s))
+        decision = await run_until_disconnect(request, decisions.wait_for_decision(means.notices, run, after, wait_s))
     if decision is None:
         decision = await run_in_threadpool(decisions.get_decision, means.reads, run)
-    return await told(decision, means, with_steps=steps_wanted)
+    return await decision_answer(decision, means, with_steps=steps_wanted)

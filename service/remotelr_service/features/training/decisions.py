@@ -10,7 +10,7 @@ from remotelr_service.db.engine import reading
 from remotelr_service.db.queries.runs import get_stored_decision, get_stored_run
 from remotelr_service.db.writer.event_log import EventLog
 from remotelr_service.errors import EpochUndecided, RunNotFound
-from remotelr_service.live.waiters import Notices
+from remotelr_service.live.waiters import RunWaiters
 
 
 def get_decision(engine: Engine, key: str) -> Decision:
@@ -34,7 +34,7 @@ def decision_of_epoch(engine: Engine, key: str, epoch: int) -> Decision:
     return found.decision
 
 
-async def wait_for_decision(notices: Notices, key: str, after: int, wait_s: float) -> Decision | None:
+async def wait_for_decision(notices: RunWaiters, key: str, after: int, wait_s: float) -> Decision | None:
     """The decision in force as soon as its `seq` is above `after`; None when that takes longer than `wait_s`.
 
     Neither a thread nor a transaction is held while waiting. Raises RunNotFound, also when the run is deleted.
@@ -42,7 +42,7 @@ async def wait_for_decision(notices: Notices, key: str, after: int, wait_s: floa
     return await _awaited(notices, key, lambda decision: decision.seq > after, wait_s)
 
 
-async def wait_for_ranks(notices: Notices, waiting: Waiting, wait_s: float) -> Decision | None:
+async def wait_for_ranks(notices: RunWaiters, waiting: Waiting, wait_s: float) -> Decision | None:
     """The decision in force as soon as the awaited point is decided, or a newer attempt has begun; else as above."""
 
     def over(decision: Decision) -> bool:
@@ -51,7 +51,7 @@ async def wait_for_ranks(notices: Notices, waiting: Waiting, wait_s: float) -> D
     return await _awaited(notices, waiting.run, over, wait_s)
 
 
-async def _awaited(notices: Notices, key: str, until: Callable[[Decision], bool], wait_s: float) -> Decision | None:
+async def _awaited(notices: RunWaiters, key: str, until: Callable[[Decision], bool], wait_s: float) -> Decision | None:
     try:
         async with asyncio.timeout(wait_s):
             standing = await notices.wait(key, lambda standing: until(standing.decision))

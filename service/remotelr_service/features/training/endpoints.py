@@ -4,9 +4,13 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from remotelr.rules import Decision, RulesError, Waiting
-from remotelr_service.features.training import reports
-from remotelr_service.features.training import step_rates as steps
-from remotelr_service.features.training.responses import log_decision, told, told_plainly, told_to_wait
+from remotelr_service.features.training import reports, step_rates
+from remotelr_service.features.training.responses import (
+    decision_answer,
+    log_decision,
+    raw_decision_response,
+    waiting_response,
+)
 from remotelr_service.features.training.schemas import (
     BatchAnswer,
     BatchRequest,
@@ -16,7 +20,7 @@ from remotelr_service.features.training.schemas import (
     SteppedDecisionAnswer,
     WaitingAnswer,
 )
-from remotelr_service.http.dependencies import Configured, Means, while_wanted
+from remotelr_service.http.dependencies import Configured, Ctx, run_until_disconnect
 from remotelr_service.http.error_handlers import rules_problem
 from remotelr_service.http.fields import RunKey, Wait, WithSteps
 from remotelr_service.http.problems import RETRY_AFTER_HEADER, Responses, described
@@ -58,7 +62,7 @@ _WAITING: Responses = {
             "invalid_report",
             "invalid_request",
             "steps_unknown",
-            "database_away",
+            "database_unavailable",
         ),
     },
 )
@@ -67,7 +71,7 @@ async def report(
     run: RunKey,
     body: ReportRequest,
     request: Request,
-    means: Means,
+    means: Ctx,
     settings: Configured,
     wait: Wait = 0.0,
     steps_wanted: WithSteps = False,
@@ -78,29 +82,29 @@ async def report(
     answer may be to wait: send the same report again, or let `wait` hold it here for so many seconds.
     """
     if steps_wanted:
-        await run_in_threadpool(steps.require_steps, means.reads, run)
+        await run_in_threadpool(step_rates.require_steps, means.reads, run)
     said = body.report()
     answer = await reports.report(means.writer, run, said)
     if isinstance(answer, Waiting) and wait > 0:
         wait_s = min(wait, settings.wait_limit_s)
         ranks = reports.await_ranks(means.writer, means.notices, said, answer, wait_s)
-        answer = await while_wanted(request, ranks) or answer
+        answer = await run_until_disconnect(request, ranks) or answer
     means.metrics.answer(answer)
     if isinstance(answer, Waiting):
-        return told_to_wait(answer)
+        return waiting_response(answer)
     log_decision(answer)
     if steps_wanted:
-        stepped = await told(answer, means, with_steps=True)
+        stepped = await decision_answer(answer, means, with_steps=True)
         return Response(stepped.model_dump_json(), media_type="application/json")
-    return told_plainly(answer)
+    return raw_decision_response(answer)
 
 
 @batches.post(
     "/batch",
     operation_id="report_batch",
-    responses=described("run_not_found", "invalid_request", "database_away"),
+    responses=described("run_not_found", "invalid_request", "database_unavailable"),
 )
-async def report_batch(run: RunKey, body: BatchRequest, means: Means) -> BatchAnswer:
+async def report_batch(run: RunKey, body: BatchRequest, means: Ctx) -> BatchAnswer:
     """Send reports that could not be sent before, oldest first, as if they had come one by one.
 
     They are answered in order. The first that is refused is the last to be answered: what stands before

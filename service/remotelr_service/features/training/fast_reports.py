@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from remotelr_service.features.training.endpoints import ReportStrictRequest, report, router
 from remotelr_service.features.training.schemas import ReportRequest
-from remotelr_service.http.auth.gate import Door
+from remotelr_service.http.auth.gate import AccessGate
 from remotelr_service.http.fields import KEY_PATTERN
 from remotelr_service.http.route import check_content_type
 
@@ -25,7 +25,7 @@ _PATH = re.compile(rf"/v1/runs/({KEY_PATTERN.strip('^$')})/reports")
 _DESCRIBED = next(route for route in router.routes if isinstance(route, APIRoute))
 
 
-class PlainReports:
+class FastReports:
     """Answers the reports that have nothing in their query; the rest is for the application behind it."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -55,7 +55,7 @@ def _run(scope: Scope) -> str | None:
 
 async def _answer(run: str, request: ReportStrictRequest) -> Response:
     state = request.app.state
-    door: Door = state.door
+    door: AccessGate = state.door
     # The writer looks whether the run is there for the caller: it reads the run anyhow.
     caller = await door.admit(request.scope, "report", looks_at_run=False)
     check_content_type(request.headers.get("content-type"))

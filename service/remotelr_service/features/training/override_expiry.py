@@ -11,9 +11,9 @@ from sqlalchemy import Engine
 
 from remotelr import rules
 from remotelr_service.db.engine import reading
-from remotelr_service.db.queries import runs as store
-from remotelr_service.db.queries.runs import Head
-from remotelr_service.db.writer.transaction import Group
+from remotelr_service.db.queries import runs
+from remotelr_service.db.queries.runs import StoredRun
+from remotelr_service.db.writer.transaction import WriteTransaction
 from remotelr_service.db.writer.writer import Writer
 from remotelr_service.errors import ServiceError
 
@@ -23,29 +23,29 @@ log = logging.getLogger(__name__)
 RUNS = 200
 
 
-def let_go(group: Group, head: Head) -> Head:
+def expire_overrides(group: WriteTransaction, head: StoredRun) -> StoredRun:
     """The run without the rates that were to be held until a time that has come."""
     if not group.is_held_too_long(head):
         return head
-    while (order := rules.until_due(head.run, group.now)) is not None:
+    while (order := rules.expired_override(head.run, group.now)) is not None:
         head = group.append(head, rules.command(head.run, order, group.log(head.run.key)))
     return head
 
 
-async def let_go_due(writer: Writer, engine: Engine) -> None:
-    """Let go of every rate whose time has come. Raises DatabaseAway.
+async def expire_due_overrides(writer: Writer, engine: Engine) -> None:
+    """Let go of every rate whose time has come. Raises DatabaseUnavailable.
 
     A run that another replica holds now is left to the next look.
     """
     due = await asyncio.to_thread(_list_due, engine)
-    await asyncio.gather(*(_let_go(writer, key) for key in due))
+    await asyncio.gather(*(_expire(writer, key) for key in due))
 
 
-async def _let_go(writer: Writer, key: str) -> None:
-    def action(group: Group) -> None:
+async def _expire(writer: Writer, key: str) -> None:
+    def action(group: WriteTransaction) -> None:
         head = group.find(key)
         if head is not None:
-            let_go(group, head)
+            expire_overrides(group, head)
 
     try:
         await writer.submit(action, key)
@@ -58,4 +58,4 @@ async def _let_go(writer: Writer, key: str) -> None:
 
 def _list_due(engine: Engine) -> list[str]:
     with reading(engine) as connection:
-        return store.list_held_too_long(connection, RUNS)
+        return runs.list_expired_overrides(connection, RUNS)

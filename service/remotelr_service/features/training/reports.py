@@ -5,12 +5,12 @@ from dataclasses import replace
 
 from remotelr import rules
 from remotelr.rules import Decision, Report, RulesError, Waiting
-from remotelr_service.db.writer.transaction import Group
+from remotelr_service.db.writer.transaction import WriteTransaction
 from remotelr_service.db.writer.writer import Writer
-from remotelr_service.features.training.deadlines import close_due
+from remotelr_service.features.training.deadlines import decide_if_due
 from remotelr_service.features.training.decisions import wait_for_ranks
-from remotelr_service.features.training.override_expiry import let_go
-from remotelr_service.live.waiters import Notices
+from remotelr_service.features.training.override_expiry import expire_overrides
+from remotelr_service.live.waiters import RunWaiters
 
 
 async def report(writer: Writer, key: str, report: Report) -> Decision | Waiting:
@@ -23,7 +23,7 @@ async def report(writer: Writer, key: str, report: Report) -> Decision | Waiting
 
 
 async def await_ranks(
-    writer: Writer, notices: Notices, report: Report, waiting: Waiting, wait_s: float
+    writer: Writer, notices: RunWaiters, report: Report, waiting: Waiting, wait_s: float
 ) -> Decision | Waiting:
     """The answer to a report that other ranks were awaited for, as soon as its point is decided.
 
@@ -45,7 +45,7 @@ async def report_batch(writer: Writer, key: str, reports: Sequence[Report]) -> l
     Raises RunNotFound.
     """
 
-    def action(group: Group) -> list[Decision | Waiting | RulesError]:
+    def action(group: WriteTransaction) -> list[Decision | Waiting | RulesError]:
         group.get(key)
         answers: list[Decision | Waiting | RulesError] = []
         for each in reports:
@@ -63,16 +63,16 @@ async def _submitted(writer: Writer, key: str, report: Report) -> Decision | Wai
     return await writer.submit(lambda group: _report(group, key, report), key, asks=[(report.epoch, report.rank)])
 
 
-def _report(group: Group, key: str, report: Report) -> Decision | Waiting:
+def _report(group: WriteTransaction, key: str, report: Report) -> Decision | Waiting:
     head = group.get(key)
     if report.epoch >= head.run.epoch:
         # A repetition is answered as it was, and changes nothing.
-        head = let_go(group, head)
+        head = expire_overrides(group, head)
     outcome = rules.report(head.run, report, group.log(key))
     head = group.append(head, outcome)
     assert outcome.answer is not None, "a report is always answered"
     if isinstance(outcome.answer, Waiting):
-        closed = close_due(group, head)
+        closed = decide_if_due(group, head)
         if isinstance(closed, Decision) and closed.epoch == report.epoch + 1:
             return closed
     return outcome.answer

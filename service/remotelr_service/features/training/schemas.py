@@ -4,8 +4,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
-from remotelr.rules import AttemptRequest, Decision, Report, Waiting, sentence
-from remotelr_service.http.bodies import RequestBody, measured
+from remotelr.rules import AttemptRequest, Decision, Report, Waiting, describe
+from remotelr_service.http.bodies import RequestBody, measured_metrics
 from remotelr_service.http.fields import (
     MAX_INTEGER,
     MAX_WORLD_SIZE,
@@ -59,7 +59,7 @@ class ReportRequest(RequestBody):
     def report(self) -> Report:
         return Report(
             epoch=self.epoch,
-            metrics=measured(self.metrics),
+            metrics=measured_metrics(self.metrics),
             attempt=self.attempt,
             rank=self.rank,
             weight=self.weight,
@@ -124,7 +124,7 @@ class ExplainedDecisionAnswer(DecisionAnswer):
     @classmethod
     def explained(cls, decision: Decision) -> Self:
         why = None if decision.why is None else dict(decision.why)
-        return cls(**{**decision_members(decision), "why": why}, sentence=sentence(decision))
+        return cls(**{**decision_members(decision), "why": why}, sentence=describe(decision))
 
 
 class SteppedDecisionAnswer(DecisionAnswer):

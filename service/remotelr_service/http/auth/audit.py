@@ -6,12 +6,11 @@ from typing import Any, Final
 from sqlalchemy import Engine
 
 from remotelr_service.db.engine import reading
-from remotelr_service.db.queries import runs as store
-from remotelr_service.db.queries import tokens as stored
+from remotelr_service.db.queries import runs, tokens
 from remotelr_service.db.queries.bulk_commands import BulkCommand
-from remotelr_service.db.queries.runs import Head
+from remotelr_service.db.queries.runs import StoredRun
 from remotelr_service.db.queries.tokens import AuditEntry as AuditView
-from remotelr_service.db.writer.transaction import Group
+from remotelr_service.db.writer.transaction import WriteTransaction
 
 __all__ = ["AuditView", "list_audit", "note", "note_bulk_deletion", "note_deletion"]
 
@@ -22,20 +21,20 @@ MAX_COMMANDS: Final = 1_000
 def list_audit(engine: Engine, after: int = 0, limit: int = 100) -> tuple[Sequence[AuditView], int | None]:
     """Up to `limit` entries, oldest first, from the first one behind `after` on; and what to ask for the next with."""
     with reading(engine) as connection:
-        found = stored.list_audit(connection, after=after, limit=limit + 1)
+        found = tokens.list_audit(connection, after=after, limit=limit + 1)
     shown = found[:limit]
     return shown, shown[-1].id if len(found) > limit else None
 
 
-def note(group: Group, action: str, subject: str, details: Mapping[str, Any], by: str | None) -> None:
+def note(group: WriteTransaction, action: str, subject: str, details: Mapping[str, Any], by: str | None) -> None:
     """Remember in the group's transaction that `by` did this."""
-    stored.add_audit(group.writing(), at=group.now, actor=by, action=action, subject=subject, details=details)
+    tokens.add_audit(group.writing(), at=group.now, actor=by, action=action, subject=subject, details=details)
 
 
-def note_deletion(group: Group, head: Head, by: str | None) -> None:
+def note_deletion(group: WriteTransaction, head: StoredRun, by: str | None) -> None:
     """Remember that a run was deleted, where it stood, and who had ordered what of it when."""
     group.flush()
-    ordered = store.list_dated_events(group.connection, head, after=0, limit=MAX_COMMANDS, kind="command")
+    ordered = runs.list_dated_events(group.connection, head, after=0, limit=MAX_COMMANDS, kind="command")
     run = head.run
     details = {
         "experiment": head.experiment,
@@ -45,14 +44,14 @@ def note_deletion(group: Group, head: Head, by: str | None) -> None:
         "learning_rate": run.learning_rate,
         "seq": run.seq,
         "commands": [
-            {"seq": event.seq, "at": at.isoformat(), "holds_from": event.holds_from, **event.payload}
+            {"seq": event.seq, "at": at.isoformat(), "effective_from": event.effective_from, **event.payload}
             for event, at in ordered
         ],
     }
     note(group, "run_deleted", run.key, details, by)
 
 
-def note_bulk_deletion(group: Group, bulk: BulkCommand, by: str | None) -> None:
+def note_bulk_deletion(group: WriteTransaction, bulk: BulkCommand, by: str | None) -> None:
     """Remember that a command to many runs was deleted, and what it was."""
     details = {
         "selector": bulk.selector,

@@ -57,7 +57,7 @@ class Caller:
         """The experiment that a new run of theirs belongs to. Raises ExperimentOutOfReach."""
         if not self.is_kept:
             return asked
-        # Who is kept to a run alone would choose its rails and its policy by naming an experiment.
+        # Who is kept to a run alone would choose its limits and its policy by naming an experiment.
         if asked not in (None, self.experiment):
             raise ExperimentOutOfReach(self.experiment, asked)
         return self.experiment
@@ -68,4 +68,4 @@ class Caller:
 
 
 # Where no tokens are needed.
-ANYBODY = Caller(scope="admin")
+ANONYMOUS = Caller(scope="admin")

@@ -18,13 +18,13 @@ import structlog
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Scope as Connection
 
-from remotelr_service.http.auth.callers import ANYBODY, Caller
+from remotelr_service.http.auth.callers import ANONYMOUS, Caller
 from remotelr_service.http.auth.credentials import digest, is_token
 from remotelr_service.http.auth.permissions import ADMIN, OPEN, RIGHTS
-from remotelr_service.http.auth.run_access import KeptWriter, check_reach
-from remotelr_service.http.auth.throttle import Throttle, retry_after
-from remotelr_service.http.auth.token_cache import Register
-from remotelr_service.http.context import Resources
+from remotelr_service.http.auth.run_access import ScopedWriter, check_reach
+from remotelr_service.http.auth.throttle import TokenBucket, retry_after
+from remotelr_service.http.auth.token_cache import TokenCache
+from remotelr_service.http.context import Context
 from remotelr_service.http.fields import KEY_PATTERN
 from remotelr_service.http.problems import Refusal
 from remotelr_service.metrics import RefusalCode
@@ -46,23 +46,23 @@ _OWN_ADMIN: Final = Caller(scope="admin", name="admin (settings)")
 log = structlog.get_logger("remotelr")
 
 
-class Door:
+class AccessGate:
     """One for a service process.
 
     settings: whether tokens are needed. means: what callers are given to work with.
     """
 
-    def __init__(self, settings: Settings, means: Resources) -> None:
-        self.register = Register(means.reads, means.writer)
+    def __init__(self, settings: Settings, means: Context) -> None:
+        self.register = TokenCache(means.reads, means.writer)
         self._auth = settings.auth
         self._insecure = settings.insecure
         self._is_exposed = not is_loopback(settings.host)
         self._admin_digest = None if settings.admin_token is None else digest(settings.admin_token)
         self._means = means
-        self._wrong: Throttle[str] = Throttle(1 / _WRONG_EVERY_S, _WRONG_BURST)
-        self._told: Throttle[str] = Throttle(_TOLD_PER_S, _TOLD_BURST)
+        self._wrong: TokenBucket[str] = TokenBucket(1 / _WRONG_EVERY_S, _WRONG_BURST)
+        self._told: TokenBucket[str] = TokenBucket(_TOLD_PER_S, _TOLD_BURST)
         limit = settings.rate_limit
-        self._rates: Throttle[int] | None = Throttle(limit, limit * _RATE_WINDOW_S) if limit else None
+        self._rates: TokenBucket[int] | None = TokenBucket(limit, limit * _RATE_WINDOW_S) if limit else None
 
     @property
     def has_own_admin(self) -> bool:
@@ -100,7 +100,7 @@ class Door:
         """
         rights = RIGHTS.get(call, ADMIN)
         if rights == OPEN:
-            return self._let_in(connection, ANYBODY)
+            return self._let_in(connection, ANONYMOUS)
         caller = await self._caller(connection)
         if caller.token is not None and self._rates is not None:
             wait_s = self._rates.take(caller.token)
@@ -115,16 +115,16 @@ class Door:
             await self._keep(connection, caller, looks_at_run=looks_at_run)
         return self._let_in(connection, caller)
 
-    def means_of(self, caller: Caller) -> Resources:
+    def means_of(self, caller: Caller) -> Context:
         """What the caller is given to work with."""
-        return replace(self._means, writer=KeptWriter(self._means.writer, caller)) if caller.is_kept else self._means
+        return replace(self._means, writer=ScopedWriter(self._means.writer, caller)) if caller.is_kept else self._means
 
     def still(self, connection: Connection) -> bool:
         """Whether who makes this call would be let in again: a stream that is open for long has to ask."""
         caller: Caller | None = connection.get(CALLER)
         if caller is None:
             return True
-        return not self.needs_token(connection) if caller is ANYBODY else self.register.still(caller)
+        return not self.needs_token(connection) if caller is ANONYMOUS else self.register.still(caller)
 
     async def look_again(self, connection: Connection) -> None:
         """For a call that has waited, before it tells anything: its caller and its run may be others by now.
@@ -163,10 +163,10 @@ class Door:
 
     async def _caller(self, connection: Connection) -> Caller:
         if self.needs_no_register:
-            return ANYBODY
+            return ANONYMOUS
         await self.register.trusted()
         if not self.needs_token(connection):
-            return ANYBODY
+            return ANONYMOUS
         secret = _bearer(connection)
         found = None if secret is None else await self._known(secret, connection)
         if found is None:

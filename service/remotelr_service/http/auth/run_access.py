@@ -7,9 +7,9 @@ from typing import TypeVar
 from sqlalchemy import Engine
 
 from remotelr_service.db.engine import reading
-from remotelr_service.db.queries import runs as store
+from remotelr_service.db.queries import runs
 from remotelr_service.db.writer.prefetch import Point
-from remotelr_service.db.writer.transaction import Group
+from remotelr_service.db.writer.transaction import WriteTransaction
 from remotelr_service.db.writer.writer import Writer
 from remotelr_service.errors import RunNotFound
 from remotelr_service.http.auth.callers import Caller
@@ -19,7 +19,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class KeptWriter(Writer):
+class ScopedWriter(Writer):
     """The writer of the process for a caller who is kept to some runs.
 
     It looks at the runs in the transaction that changes them, when they are locked: so it costs no query, and a run
@@ -33,9 +33,9 @@ class KeptWriter(Writer):
 
     # typing.override is younger than the oldest Python that runs this.
     async def submit(  # type: ignore[explicit-override]
-        self, action: Callable[[Group], T], *keys: str, asks: Sequence[Point] = ()
+        self, action: Callable[[WriteTransaction], T], *keys: str, asks: Sequence[Point] = ()
     ) -> T:
-        def within_reach(group: Group) -> T:
+        def within_reach(group: WriteTransaction) -> T:
             for key in keys:
                 head = group.find(key)
                 _check(self._caller, key, self._caller.experiment if head is None else head.experiment)
@@ -50,7 +50,7 @@ def check_reach(engine: Engine, caller: Caller, key: str) -> None:
     if caller.experiment is None:
         return
     with reading(engine) as connection:
-        head = store.find_head(connection, key)
+        head = runs.find_run(connection, key)
     if head is not None:
         _check(caller, key, head.experiment)
 

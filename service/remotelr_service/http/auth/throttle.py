@@ -11,7 +11,7 @@ K = TypeVar("K", bound=Hashable)
 MAX_BUCKETS = 10_000
 
 
-class Throttle(Generic[K]):
+class TokenBucket(Generic[K]):
     """rate_per_s: how many each may have in the long run. burst: how many at once. clock: gives seconds.
 
     The least recently seen are forgotten first, when there are more than MAX_BUCKETS.

@@ -20,7 +20,7 @@ from remotelr_service.db.engine import reading
 from remotelr_service.db.queries import tokens as stored
 from remotelr_service.db.queries.tokens import StoredToken, Version
 from remotelr_service.db.writer.writer import Writer
-from remotelr_service.errors import DatabaseAway, ServiceError
+from remotelr_service.errors import DatabaseUnavailable, ServiceError
 from remotelr_service.http.auth.callers import Caller, Scope
 
 LOOK_S = 1.5
@@ -32,7 +32,7 @@ PATIENCE_S = 2.0
 USES_S = 60.0
 
 
-class Register:
+class TokenCache:
     """Who has which token. Used from one event loop.
 
     engine: `Database.reads`. writer: to note when tokens were used.
@@ -57,19 +57,19 @@ class Register:
         return self._version is not None and self._version.added > 0
 
     async def trusted(self) -> None:
-        """What is known here is known to be true. Raises DatabaseAway."""
+        """What is known here is known to be true. Raises DatabaseUnavailable."""
         if time.monotonic() - self._seen > TRUSTED_S:
             await self._look_at_most_every(MISSED_S)
 
     async def find(self, digest: str, *, patient: bool) -> Caller | None:
-        """Whose token this is; None for one that is not known, revoked or expired. Raises DatabaseAway.
+        """Whose token this is; None for one that is not known, revoked or expired. Raises DatabaseUnavailable.
 
         patient: look again when it is not known, in case it is new.
         """
         await self.trusted()
         found = self._valid(digest)
         if found is None and patient:
-            with suppress(DatabaseAway):
+            with suppress(DatabaseUnavailable):
                 await self._look_at_most_every(MISSED_S)
             found = self._valid(digest)
         return found
@@ -85,7 +85,7 @@ class Register:
             self._used[caller.token] = time.monotonic()
 
     async def look(self) -> None:
-        """See what there is now. Several who ask at once share one look. Raises DatabaseAway."""
+        """See what there is now. Several who ask at once share one look. Raises DatabaseUnavailable."""
         if self._looking is None or self._looking.done():
             self._looking = asyncio.get_running_loop().create_task(self._look())
             self._looking.add_done_callback(_heard)
@@ -93,11 +93,11 @@ class Register:
             async with asyncio.timeout(PATIENCE_S):
                 await asyncio.shield(self._looking)
         except TimeoutError:
-            raise DatabaseAway("the database does not answer: ask again") from None
+            raise DatabaseUnavailable("the database does not answer: ask again") from None
 
     async def see(self) -> None:
         """See what was just committed here. Where the database is away by now, the next look sees it."""
-        with suppress(DatabaseAway):
+        with suppress(DatabaseUnavailable):
             if self._looking is not None and not self._looking.done():
                 # It may have begun before the commit.
                 await self.look()
@@ -135,7 +135,7 @@ class Register:
         """As `look`; who comes soon after the last one waits, or is told what came of it."""
         since = time.monotonic() - max(self._seen, self._failed)
         if since < pause_s and self._failed > self._seen:
-            raise DatabaseAway("the database cannot be reached: ask again")
+            raise DatabaseUnavailable("the database cannot be reached: ask again")
         seen = self._seen
         if since < pause_s:
             await asyncio.sleep(pause_s - since)
@@ -147,7 +147,7 @@ class Register:
         began = time.monotonic()
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._thread, self._read, self._version)
-        except DatabaseAway:
+        except DatabaseUnavailable:
             self._failed = time.monotonic()
             raise
         version, now, tokens = found
