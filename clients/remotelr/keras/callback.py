@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import keras
+
 from remotelr._http.transport import Transport
 from remotelr._session.identity import ProcessIdentity
 from remotelr._session.metrics import reportable

@@ -1,0 +1,335 @@
+"""The responses of the HTTP API v1, as pure functions and the types that they return.
+
+A response is accepted only if the service could have written it: JSON with the right content type, member names and
+types, and rates within the service's bounds. Any other response (a login page, a truncated body, a proxy's error
+page) raises Unreadable, and the caller retries it as if there had been none.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar, cast, get_args
+
+from remotelr._http.requests import Json
+from remotelr.errors import ServiceRefused, StaleAttempt
+from remotelr.rules.errors import RulesError
+from remotelr.rules.run.command import Command, CommandType, command_from_json
+from remotelr.rules.run.decision import Action, Decision, Reason, Waiting
+from remotelr.rules.values.metrics import metrics_from_json
+
+# The service's bound on every learning rate.
+MAX_LEARNING_RATE: Final = 1e3
+
+T = TypeVar("T")
+A = TypeVar("A")
+
+
+class Unreadable(Exception):
+    """An answer that cannot have come from the service."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """What came back. headers: their names in lower case."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """A run as the service last described it.
+
+    spec: its policy, initial_learning_rate, world_size and lengths, as written.
+    epoch: the next epoch to be reported; `learning_rate` is its rate, `step` the optimizer steps before it.
+    decision: the decision in force.
+    """
+
+    key: str
+    experiment: str | None
+    tags: Mapping[str, str]
+    spec: Json
+    policy_version: int
+    attempt: int
+    epoch: int
+    step: int | None
+    learning_rate: float
+    status: str
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandReceipt:
+    """A command as the service noted it. effective_from: the first epoch whose rate it bears on."""
+
+    run: str
+    seq: int
+    effective_from: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedCommand:
+    """A command in the run's log, and the number it has there."""
+
+    seq: int
+    command: Command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportRecord:
+    """One report of one rank, as the log has it.
+
+    learning_rate: decided for it. used_learning_rate: what the trainer says it used.
+    next_learning_rate, reason: what the report was answered; None while other ranks were awaited.
+    superseded_by: the attempt that went back to before it; such a report counts no more.
+    """
+
+    epoch: int
+    attempt: int
+    seq: int
+    rank: int
+    metrics: Mapping[str, float]
+    learning_rate: float | None
+    used_learning_rate: float | None
+    next_learning_rate: float | None
+    reason: str | None
+    superseded_by: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T, A]):
+    """Some of a list. next: what to ask for the rest with; None when there is none."""
+
+    items: Sequence[T]
+    next: A | None
+
+
+def read(response: Response) -> Json:
+    """The object in an answer that grants the request. Raises ServiceRefused and Unreadable."""
+    document = _document(response)
+    if 200 <= response.status < 300:
+        return document
+    raise _refusal(response.status, document)
+
+
+def read_decision(document: Json) -> Decision:
+    """A decision. Raises Unreadable."""
+    return Decision(
+        run=_text(document, "run"),
+        attempt=_integer(document, "attempt"),
+        seq=_integer(document, "seq"),
+        epoch=_integer(document, "epoch"),
+        step=_optional(_integer, document, "step"),
+        learning_rate=_rate(document, "learning_rate"),
+        momentum=_optional(_number, document, "momentum"),
+        # A newer service may know more reasons and actions; they are no sign of a stranger.
+        reason=cast(Reason, _text(document, "reason")),
+        changed=_boolean(document, "changed"),
+        action=cast(Action, _text(document, "action")),
+        plateau=_optional(_object, document, "plateau"),
+        state=_object(document, "state"),
+        drift=_optional(_number, document, "drift"),
+        why=_optional(_object, document, "why"),
+        rollback_to=_optional(_integer, document, "rollback_to"),
+        replayed=_boolean(document, "replayed"),
+    )
+
+
+def read_answer(document: Json) -> Decision | Waiting:
+    """The answer to a report. Raises Unreadable."""
+    if document.get("status") != "waiting":
+        return read_decision(document)
+    return Waiting(
+        run=_text(document, "run"),
+        attempt=_integer(document, "attempt"),
+        epoch=_integer(document, "epoch"),
+        have=_integer(document, "have"),
+        need=_integer(document, "need"),
+    )
+
+
+def read_batch(document: Json) -> list[Decision | Waiting | ServiceRefused]:
+    """The answers to several reports, up to the first that was refused. Raises Unreadable."""
+    return [_batch_answer(answer) for answer in _objects(document, "answers")]
+
+
+def _batch_answer(document: Json) -> Decision | Waiting | ServiceRefused:
+    if document.get("status") != "refused":
+        return read_answer(document)
+    members = {**_object(document, "problem"), "code": _text(document, "code"), "detail": _text(document, "detail")}
+    return _refusal(409, members)
+
+
+def read_run(document: Json) -> RunView:
+    """A run. Raises Unreadable."""
+    spec = {name: document.get(name) for name in ("initial_learning_rate", "steps_per_epoch", "total_epochs")}
+    return RunView(
+        key=_text(document, "run"),
+        experiment=_optional(_text, document, "experiment"),
+        tags=_object(document, "tags"),
+        spec={**spec, "policy": _object(document, "policy"), "world_size": _integer(document, "world_size")},
+        policy_version=_integer(document, "policy_version"),
+        attempt=_integer(document, "attempt"),
+        epoch=_integer(document, "epoch"),
+        step=_optional(_integer, document, "step"),
+        learning_rate=_rate(document, "learning_rate"),
+        status=_text(document, "status"),
+        decision=read_decision(_object(document, "decision")),
+    )
+
+
+def read_runs(document: Json) -> Page[RunView, str]:
+    """Runs in order of their keys. Raises Unreadable."""
+    return Page([read_run(run) for run in _objects(document, "runs")], _optional(_text, document, "next"))
+
+
+def read_attempt(document: Json) -> Decision:
+    """The decision for an attempt's first epoch. Raises Unreadable."""
+    return read_decision(_object(document, "decision"))
+
+
+def read_history(document: Json) -> Page[ReportRecord, int]:
+    """Reports in the order they came. Raises Unreadable."""
+    return Page([_reported(row) for row in _objects(document, "reports")], _optional(_integer, document, "next"))
+
+
+def _reported(document: Json) -> ReportRecord:
+    return ReportRecord(
+        epoch=_integer(document, "epoch"),
+        attempt=_integer(document, "attempt"),
+        seq=_integer(document, "seq"),
+        rank=_integer(document, "rank"),
+        metrics=_metrics(document, "metrics"),
+        learning_rate=_optional(_rate, document, "learning_rate"),
+        used_learning_rate=_optional(_number, document, "used_learning_rate"),
+        next_learning_rate=_optional(_rate, document, "next_learning_rate"),
+        reason=_optional(_text, document, "reason"),
+        superseded_by=_optional(_integer, document, "superseded_by"),
+    )
+
+
+def read_receipt(document: Json) -> CommandReceipt:
+    """A command's answer. Raises Unreadable."""
+    return CommandReceipt(
+        run=_text(document, "run"), seq=_integer(document, "seq"), effective_from=_integer(document, "effective_from")
+    )
+
+
+def read_commands(document: Json) -> list[LoggedCommand]:
+    """The commands of a page of events. Raises Unreadable; a command that is newer than this package is left out."""
+    events = [event for event in _objects(document, "events") if event.get("kind") == "command"]
+    commands = [(_integer(event, "seq"), _command(_object(event, "payload"))) for event in events]
+    return [LoggedCommand(seq, command) for seq, command in commands if command is not None]
+
+
+def _command(payload: Json) -> Command | None:
+    if payload.get("type") not in get_args(CommandType):
+        return None
+    try:
+        return command_from_json(payload)
+    except (LookupError, TypeError, ValueError, AttributeError, RulesError):
+        return None
+
+
+def failure_reason(response: Response) -> str:
+    """What an answer that is worth asking again for says of itself."""
+    try:
+        document = _document(response)
+    except Unreadable as error:
+        return str(error)
+    return f"HTTP {response.status}: {document.get('detail') or document.get('title') or document.get('code')}"
+
+
+def _document(response: Response) -> Json:
+    content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type not in ("application/json", "application/problem+json"):
+        raise Unreadable(
+            f"HTTP {response.status} with content type {content_type or 'none'}, where JSON was expected: "
+            f"is this the address of a RemoteLR service?"
+        )
+    try:
+        document = json.loads(response.body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"HTTP {response.status} with a body that is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise Unreadable(f"HTTP {response.status} with JSON that is not an object")
+    return document
+
+
+def _refusal(status: int, document: Json) -> ServiceRefused:
+    members = {name: value for name, value in document.items() if name not in ("type", "title", "status", "detail")}
+    code, detail = _text(document, "code"), document.get("detail") or document.get("title") or f"HTTP {status}"
+    kind = StaleAttempt if code == "stale_attempt" else ServiceRefused
+    return kind(code, str(detail), status, members)
+
+
+def _refuse_constant(token: str) -> float:
+    raise ValueError(f"{token} is not JSON")
+
+
+def _optional(read_member: Callable[[Json, str], T], document: Json, name: str) -> T | None:
+    return None if document.get(name) is None else read_member(document, name)
+
+
+def _text(document: Json, name: str) -> str:
+    value = document.get(name)
+    if isinstance(value, str):
+        return value
+    raise _unreadable(name, value)
+
+
+def _boolean(document: Json, name: str) -> bool:
+    value = document.get(name)
+    if isinstance(value, bool):
+        return value
+    raise _unreadable(name, value)
+
+
+def _integer(document: Json, name: str) -> int:
+    value = document.get(name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise _unreadable(name, value)
+
+
+def _number(document: Json, name: str) -> float:
+    value = document.get(name)
+    # Compared and not converted: an integer may be too long for a float.
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
+        return float(value)
+    raise _unreadable(name, value)
+
+
+def _rate(document: Json, name: str) -> float:
+    value = _number(document, name)
+    if 0 <= value <= MAX_LEARNING_RATE:
+        return value
+    raise _unreadable(name, value)
+
+
+def _object(document: Json, name: str) -> Json:
+    value = document.get(name)
+    if isinstance(value, dict):
+        return value
+    raise _unreadable(name, value)
+
+
+def _objects(document: Json, name: str) -> list[Json]:
+    value = document.get(name)
+    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+        return value
+    raise _unreadable(name, value)
+
+
+def _metrics(document: Json, name: str) -> dict[str, float]:
+    value = _object(document, name)
+    try:
+        return metrics_from_json(value)
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
+        raise _unreadable(name, value) from error
+
+
+def _unreadable(name: str, value: object) -> Unreadable:
+    return Unreadable(f"the answer's {name} is {str(value)[:60]!r}")
