@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from remotelr._http.wire import CommandReceipt, ReportRecord, RunView
+    from remotelr._http.responses import CommandReceipt, ReportRecord, RunView
     from remotelr.client import Client
     from remotelr.decision import Decision
     from remotelr.errors import RanksMissing, RemoteLRError, ServiceRefused, ServiceUnreachable, StaleAttempt
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Client": "remotelr.client",
-    "CommandReceipt": "remotelr._http.wire",
+    "CommandReceipt": "remotelr._http.responses",
     "Decision": "remotelr.decision",
     "RanksMissing": "remotelr.errors",
     "RemoteLRError": "remotelr.errors",
-    "ReportRecord": "remotelr._http.wire",
+    "ReportRecord": "remotelr._http.responses",
     "Run": "remotelr.run",
-    "RunView": "remotelr._http.wire",
+    "RunView": "remotelr._http.responses",
     "ServiceRefused": "remotelr.errors",
     "ServiceUnreachable": "remotelr.errors",
     "StaleAttempt": "remotelr.errors",

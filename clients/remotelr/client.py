@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from remotelr._http import wire
+from remotelr._http import requests, responses
 from remotelr._http.caller import Service
 from remotelr._http.credentials import address, bearer
 from remotelr._http.transport import HttpTransport, Transport
@@ -117,11 +117,11 @@ class Client:
             "total_epochs": total_epochs,
             "on_conflict": on_conflict,
         }
-        return Run(self._service, self._service.ask(wire.put_run(key, members), wire.read_run, timeout_s))
+        return Run(self._service, self._service.call(requests.put_run(key, members), responses.read_run, timeout_s))
 
     def get_run(self, key: str, *, timeout_s: float | None = None) -> Run:
         """The run of that key, which exists. Raises ServiceRefused (`run_not_found`) and ServiceUnreachable."""
-        return Run(self._service, self._service.ask(wire.get_run(key), wire.read_run, timeout_s))
+        return Run(self._service, self._service.call(requests.get_run(key), responses.read_run, timeout_s))
 
     def runs(
         self, *, experiment: str | None = None, status: str | None = None, tag: str | None = None
@@ -132,8 +132,8 @@ class Client:
         """
         after: str | None = None
         while True:
-            request = wire.list_runs(experiment=experiment, status=status, tag=tag, after=after, limit=PAGE)
-            page = self._service.ask(request, wire.read_runs)
+            request = requests.list_runs(experiment=experiment, status=status, tag=tag, after=after, limit=PAGE)
+            page = self._service.call(request, responses.read_runs)
             for view in page.items:
                 yield Run(self._service, view)
             after = page.next
@@ -142,7 +142,7 @@ class Client:
 
     def answers(self, key: str, *, timeout_s: float) -> bool:
         """Whether the service says anything of the run of that key: one try, and no other."""
-        return self._service.answers(wire.get_run(key), timeout_s)
+        return self._service.answers(requests.get_run(key), timeout_s)
 
     @property
     def transport(self) -> Transport:

@@ -5,7 +5,7 @@ from math import isclose
 from typing import Any
 
 from remotelr import rules
-from remotelr._http.wire import Json
+from remotelr._http.requests import Json
 from remotelr.rules import Policy, RulesError, RunSpec, RunState, rate_at
 from remotelr.rules.values.records import record
 

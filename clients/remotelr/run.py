@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any, Literal, TypedDict, Unpack
 
 from remotelr import rules
-from remotelr._http import wire
+from remotelr._http import requests, responses
 from remotelr._http.caller import Service
-from remotelr._http.wire import CommandReceipt, ReportRecord, RunView
+from remotelr._http.responses import CommandReceipt, ReportRecord, RunView
 from remotelr.decision import Decision, Plan, planned
 from remotelr.errors import RanksMissing, RemoteLRError, ServiceRefused
 from remotelr.rules import Policy, Report, Waiting, policy_to_json
@@ -122,8 +122,8 @@ class RunCommands:
         """Any order, with its members by their names on the wire. Gives its number and the epoch it holds from."""
         # Always a key: an order given twice because its answer was lost must count once.
         told = {**members, "reason": reason, "actor": actor, "key": key or uuid.uuid4().hex}
-        request = wire.command(self.key, {"type": order, **told, "expected_seq": expected_seq})
-        return self._service.ask(request, wire.read_commanded, timeout_s)
+        request = requests.command(self.key, {"type": order, **told, "expected_seq": expected_seq})
+        return self._service.call(request, responses.read_receipt, timeout_s)
 
 
 def _document(policy: Policy | Mapping[str, Any]) -> Mapping[str, Any]:
@@ -209,7 +209,7 @@ class Run(RunCommands):
             "gap": gap or None,
             "last_seq": last_seq,
         }
-        told = self._service.ask(wire.begin_attempt(self.key, members), wire.read_attempt, timeout_s)
+        told = self._service.call(requests.begin_attempt(self.key, members), responses.read_attempt, timeout_s)
         self.attempt = told.attempt
         if world_size is not None:
             self.view = replace(self.view, spec={**self.view.spec, "world_size": world_size})
@@ -251,11 +251,11 @@ class Run(RunCommands):
             "local": local or None,
             "last_seq": self.decision.seq,
         }
-        request = wire.report(self.key, metrics, members)
+        request = requests.report(self.key, metrics, members)
         began, asked = time.monotonic(), 0
         left_s = budget_s = self._service.timeout_s if timeout_s is None else timeout_s
         while True:
-            answer = self._service.ask(request, wire.read_answer, min(budget_s, left_s))
+            answer = self._service.call(request, responses.read_answer, min(budget_s, left_s))
             if not isinstance(answer, Waiting):
                 return self._hold(answer, timeout_s)
             asked, waited_s = asked + 1, time.monotonic() - began
@@ -273,7 +273,7 @@ class Run(RunCommands):
         those behind it were not tried. Raises ServiceRefused (`invalid_request`: one of them cannot be a
         report) and ServiceUnreachable.
         """
-        told = self._service.ask(wire.report_batch(self.key, reports), wire.read_batch, timeout_s)
+        told = self._service.call(requests.report_batch(self.key, reports), responses.read_batch, timeout_s)
         answers = [planned(each, self._plan) if isinstance(each, rules.Decision) else each for each in told]
         self.decision = next((each for each in reversed(answers) if isinstance(each, Decision)), self.decision)
         return answers
@@ -286,8 +286,8 @@ class Run(RunCommands):
         after: only a newer one than this `seq`; waits up to wait_s seconds for it, and gives None when none came.
         """
         budget_s = (self._service.timeout_s if timeout_s is None else timeout_s) + (wait_s or 0.0)
-        request = wire.get_decision(self.key, after=after, wait_s=wait_s)
-        decision = self._service.ask(request, wire.read_decision, budget_s)
+        request = requests.get_decision(self.key, after=after, wait_s=wait_s)
+        decision = self._service.call(request, responses.read_decision, budget_s)
         return None if after is not None and decision.seq <= after else planned(decision, self._plan)
 
     def finish(
@@ -297,18 +297,18 @@ class Run(RunCommands):
 
         Raises ServiceRefused (`run_finished`: otherwise; `server_behind`) and ServiceUnreachable.
         """
-        self.view = self._service.ask(wire.finish(self.key, status, last_seq), wire.read_run, timeout_s)
+        self.view = self._service.call(requests.finish(self.key, status, last_seq), responses.read_run, timeout_s)
 
     def refresh(self, *, timeout_s: float | None = None) -> None:
         """Read the run anew: its policy, and where it stands."""
-        self.view = self._service.ask(wire.get_run(self.key), wire.read_run, timeout_s)
+        self.view = self._service.call(requests.get_run(self.key), responses.read_run, timeout_s)
         self._plan = Plan(self.view.spec)
 
     def history(self) -> Iterator[ReportRecord]:
         """The reports in the order they came, those a rewind undid marked; fetched page by page as they are needed."""
         after: int | None = None
         while True:
-            page = self._service.ask(wire.history(self.key, after=after, limit=PAGE), wire.read_history)
+            page = self._service.call(requests.history(self.key, after=after, limit=PAGE), responses.read_history)
             yield from page.items
             after = page.next
             if after is None:

@@ -25,8 +25,9 @@ from datetime import UTC, datetime
 from typing import Any, get_args
 from urllib.parse import unquote
 
+from remotelr._http.requests import Request
+from remotelr._http.responses import Response
 from remotelr._http.transport import NoAnswer
-from remotelr._http.wire import Request, Response
 from remotelr.rules import (
     AttemptRequest,
     Command,

@@ -80,6 +80,7 @@ class Job:
 
 def _train(settings: Mapping[str, Any]) -> None:
     import keras
+
     from remotelr.keras import RemoteLR
     from support.keras.training_jobs import BATCH, Losses, data, linear
 

@@ -245,7 +245,7 @@ def _on_connect(engine, pragmas):
     Mutant(
         "any rate is believed",
         {
-            f"{CLIENT}/_http/wire.py": """
+            f"{CLIENT}/_http/responses.py": """
 
 _right = _rate
 _rate = _number

@@ -3,12 +3,12 @@
 import math
 import random
 
+import keras
 import numpy as np
 import pytest
 from keras.callbacks import CSVLogger, LearningRateScheduler, ReduceLROnPlateau
 from keras.optimizers.schedules import CosineDecay, ExponentialDecay
 
-import keras
 from remotelr.keras import RemoteLR
 from support.keras.training_jobs import BATCH, Losses, StepsTaken, data, linear, ones, unit_gradient
 

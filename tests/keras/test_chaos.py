@@ -9,11 +9,11 @@ import threading
 import time
 from typing import Any
 
+import keras
 import numpy as np
 import psutil
 import pytest
 
-import keras
 from faults import hostile, oracle, proxy
 from faults.proxy import Proxy
 from remotelr import Client

@@ -1,8 +1,8 @@
 """What an operator orders of a run while it is being fitted, and what the batches of the next epoch really had."""
 
+import keras
 import pytest
 
-import keras
 from remotelr import Client
 from remotelr.keras import RemoteLR
 from support.keras.outage import PATIENT_S, Outage

@@ -2,10 +2,10 @@
 
 import math
 
+import keras
 import numpy as np
 import pytest
 
-import keras
 from remotelr import Client
 from remotelr.errors import RemoteLRWarning
 from remotelr.keras import RemoteLR

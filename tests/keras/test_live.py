@@ -4,10 +4,10 @@ import threading
 import time
 import timeit
 
+import keras
 import numpy as np
 import pytest
 
-import keras
 from remotelr import Client
 from remotelr.errors import RemoteLRWarning
 from remotelr.keras import RemoteLR

@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
-import keras
 from remotelr import Client
 from remotelr.keras import RemoteLR
 from support.keras.training_jobs import BATCH, BATCHES, data, linear

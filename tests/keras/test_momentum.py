@@ -1,8 +1,8 @@
 """A momentum that goes with the rate really reaches the weights, or one warning says that it does not."""
 
+import keras
 import pytest
 
-import keras
 from remotelr.errors import RemoteLRWarning
 from remotelr.keras import SGD, RemoteLR
 from support.keras.training_jobs import BATCH, StepsTaken, ones, unit_gradient

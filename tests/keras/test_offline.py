@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
-import keras
 from remotelr import Client, ServiceUnreachable
 from remotelr._session.journal import Journal
 from remotelr._session.session import Session

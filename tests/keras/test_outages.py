@@ -4,10 +4,10 @@ import re
 import time
 import warnings
 
+import keras
 import numpy as np
 import pytest
 
-import keras
 from remotelr import Client, ServiceRefused
 from remotelr.errors import RemoteLRWarning
 from remotelr.keras import RemoteLR

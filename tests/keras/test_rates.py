@@ -2,11 +2,11 @@
 
 import math
 
+import keras
 import numpy as np
 import pytest
 from keras.optimizers.schedules import CosineDecay
 
-import keras
 from remotelr import Client
 from remotelr.keras import RemoteLR
 from support.keras.training_jobs import (

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
+import keras
 import pytest
 
-import keras
 from remotelr.keras import SGD, RemoteLR
 from support.keras.training_jobs import data, linear
 

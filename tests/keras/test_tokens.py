@@ -1,8 +1,8 @@
 """A fit at a service that lets nobody in without a token."""
 
+import keras
 import pytest
 
-import keras
 from remotelr import Client, ServiceRefused
 from remotelr.errors import RemoteLRWarning
 from remotelr.keras import RemoteLR

@@ -62,6 +62,7 @@ def train_by_hand(settings: dict[str, Any], gate: Gate, notebook: Notebook) -> N
 def train_with_keras(settings: dict[str, Any], gate: Gate, notebook: Notebook) -> None:
     """A real fit. It kills itself in the middle of the epoch `dies_in`, as a preempted machine would."""
     import keras
+
     from remotelr.keras import RemoteLR
     from support.keras.training_jobs import BATCH, data, linear
 

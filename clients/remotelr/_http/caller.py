@@ -5,10 +5,11 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from remotelr._http import wire
+from remotelr._http import responses
+from remotelr._http.requests import Json, Request
+from remotelr._http.responses import Unreadable
 from remotelr._http.retry import RETRIED_STATUSES, SHORTEST_TRY_S, Failure, Retries, retry_after_s
 from remotelr._http.transport import NoAnswer, Transport
-from remotelr._http.wire import Json, Request, Unreadable
 from remotelr.errors import ServiceRefused, ServiceUnreachable
 
 T = TypeVar("T")
@@ -24,7 +25,7 @@ class Service:
         self.transport = transport
         self.timeout_s = timeout_s
 
-    def ask(self, request: Request, read: Callable[[Json], T], timeout_s: float | None = None) -> T:
+    def call(self, request: Request, read: Callable[[Json], T], timeout_s: float | None = None) -> T:
         """What the service answers, within `timeout_s` over all tries. Raises ServiceRefused, ServiceUnreachable."""
         budget_s = self.timeout_s if timeout_s is None else timeout_s
         began = time.monotonic()
@@ -51,8 +52,8 @@ class Service:
             response = self.transport.send(request, max(timeout_s, SHORTEST_TRY_S))
             if response.status in RETRIED_STATUSES:
                 pause_s = retry_after_s(response.headers.get("retry-after"))
-                return Failure(reason=wire.failure_reason(response), retry_after_s=pause_s)
-            return read(wire.read(response))
+                return Failure(reason=responses.failure_reason(response), retry_after_s=pause_s)
+            return read(responses.read(response))
         except NoAnswer as error:
             return Failure(reason=error.reason, reused=error.reused)
         except Unreadable as error:

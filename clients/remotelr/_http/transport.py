@@ -23,7 +23,8 @@ except ImportError:
     # Its continuation under another name, with the same interface: an environment may have that one alone.
     import httpx2 as httpx  # type: ignore[no-redef]
 
-from remotelr._http.wire import Request, Response
+from remotelr._http.requests import Request
+from remotelr._http.responses import Response
 from remotelr.errors import RemoteLRWarning
 
 # Far above the largest page the service sends; what is longer does not come from it.

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from remotelr._http import wire
+from remotelr._http import responses
 from remotelr._session.replica import LocalReplica, Request
 from remotelr._session.spool import Record, Spool
 from remotelr.decision import members_of
@@ -228,7 +228,7 @@ class Journal:
         try:
             for record in records:
                 self._take(record)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RulesError, wire.Unreadable):
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RulesError, responses.Unreadable):
             self.full = False
 
     def _take(self, record: Record) -> None:
@@ -306,7 +306,7 @@ def _end(document: Mapping[str, Any]) -> End:
 
 
 def _decision(document: Mapping[str, Any]) -> Decision:
-    return replace(wire.read_decision(document), local=bool(document.get("local")))
+    return replace(responses.read_decision(document), local=bool(document.get("local")))
 
 
 def _integer(value: Any) -> int | None:

@@ -4,9 +4,9 @@ import threading
 from collections import deque
 from contextlib import suppress
 
-from remotelr._http import wire
+from remotelr._http import requests, responses
+from remotelr._http.responses import LoggedCommand, Unreadable
 from remotelr._http.transport import HttpTransport, NoAnswer, Transport
-from remotelr._http.wire import LoggedCommand, Unreadable
 from remotelr.errors import ServiceRefused
 
 # One request waits so long for news; a balancer may cut off what is silent for longer.
@@ -103,5 +103,5 @@ class Listener:
             self._over.wait(seconds)
 
     def _ask(self) -> list[LoggedCommand]:
-        request = wire.get_commands(self._key, after=self._after, wait_s=WAIT_S)
-        return wire.read_commands(wire.read(self._transport.send(request, WAIT_S + _ANSWER_S)))
+        request = requests.get_commands(self._key, after=self._after, wait_s=WAIT_S)
+        return responses.read_commands(responses.read(self._transport.send(request, WAIT_S + _ANSWER_S)))

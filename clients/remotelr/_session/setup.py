@@ -19,7 +19,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from remotelr._http.wire import run_key
+from remotelr._http.requests import run_key
 from remotelr._session.identity import ProcessIdentity, restart_id
 from remotelr._session.journal import Journal
 from remotelr._session.session import OnUnreachable, Session

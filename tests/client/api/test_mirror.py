@@ -9,8 +9,9 @@ from functools import partial
 import pytest
 
 from remotelr import Client, Run, ServiceRefused
+from remotelr._http.requests import Request
+from remotelr._http.responses import Response
 from remotelr._http.transport import HttpTransport
-from remotelr._http.wire import Request, Response
 
 POLICY = {"schedule": {"type": "constant", "learning_rate": 0.1}, "unit": "step"}
 

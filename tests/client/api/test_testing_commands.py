@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from remotelr._http.wire import Request
+from remotelr._http.requests import Request
 from remotelr.testing import InMemoryService
 
 COSINE = {"type": "cosine", "initial_learning_rate": 0.1, "decay_steps": 10}

@@ -10,8 +10,8 @@ import pytest
 from faults import proxy
 from remotelr import Client, ServiceRefused
 from remotelr._http.credentials import bearer
+from remotelr._http.requests import Request
 from remotelr._http.transport import HttpTransport, NoAnswer
-from remotelr._http.wire import Request
 from remotelr.errors import RemoteLRWarning
 
 LIVEZ = Request(method="GET", path="/livez")

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from remotelr import Client, ServiceRefused, ServiceUnreachable
+from remotelr._http.requests import Request
 from remotelr._http.transport import HttpTransport, NoAnswer
-from remotelr._http.wire import Request
 from remotelr._session.journal import Journal
 from remotelr._session.listener import Listener
 from remotelr._session.session import Session

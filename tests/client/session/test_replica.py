@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remotelr._http import wire
+from remotelr._http import responses
 from remotelr._session.replica import LocalReplica, same
 from remotelr.rules import (
     AttemptRequest,
@@ -58,7 +58,7 @@ def spec(policy) -> RunSpec:
 
 def over_the_wire(decision: Decision) -> Decision:
     document = json.loads(json.dumps(asdict(decision)))
-    return wire.read_decision(document)
+    return responses.read_decision(document)
 
 
 def service(policy) -> Story:

@@ -3,11 +3,11 @@
 import math
 from collections import Counter
 
+import keras
 import numpy as np
 import pytest
 from pytest import approx
 
-import keras
 from remotelr.rules import InvalidPolicy, policy_from_json, policy_to_json
 from remotelr.rules.plateau.reduce_on_plateau import ReduceOnPlateau
 from remotelr.rules.policy.importers import from_keras_callback, from_keras_schedule, from_torch_scheduler

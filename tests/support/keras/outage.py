@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import keras
+
 from support.jobs import stands_still
 
 # What a boundary between epochs may cost while nobody is there, and while somebody is, who may be slow.

@@ -4,8 +4,8 @@ import json
 import sys
 
 import jax
-
 import keras
+
 from remotelr.keras import RemoteLR
 from support.keras.training_jobs import BATCH, StepsTaken, ones, unit_gradient
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import keras
+
 from remotelr.keras import RemoteLR
 from support.keras.training_jobs import BATCH, Losses, data, linear
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+import keras
 import numpy as np
 
-import keras
 from remotelr.errors import RemoteLRWarning
 
 ROWS, BATCH = 32, 8
