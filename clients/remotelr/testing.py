@@ -20,7 +20,7 @@ own, tokens, experiments, previews, and waiting (a long poll is answered at once
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any, get_args
 from urllib.parse import unquote
@@ -34,28 +34,20 @@ from remotelr.rules import (
     CommandStatus,
     Decision,
     Event,
-    MemoryLog,
-    Outcome,
     Report,
     RulesError,
-    Run,
     RunSpec,
     Waiting,
-    begin_attempt,
-    command,
     command_from_json,
     command_from_payload,
     command_history,
     command_to_json,
-    create,
-    finish,
     is_command,
     metrics_from_json,
     policy_from_json,
     policy_to_json,
-    put_policy,
-    report,
 )
+from remotelr.rules.local_run import LocalRun
 from remotelr.rules.run.command import CommandType
 from remotelr.rules.run.events import OF_A_POINT
 
@@ -64,37 +56,25 @@ __all__ = ["InMemoryService"]
 _PATH = re.compile(r"/v1/runs/(?P<key>[^/]+)(?P<call>(/[a-z0-9]+)*)")
 _COMMAND = re.compile(r"GET /commands/(?P<seq>[0-9]+)")
 _INVALID = ("invalid_policy", "invalid_report", "invalid_command")
-# What of a decision is not answered.
-
 # What is ordered over HTTP; limits are the service's own.
 _TAKEN = frozenset(get_args(CommandType)) - {"limits"}
+# What of a decision is not answered.
 _UNSAID = ("local", "why")
 _SPEC = ("initial_learning_rate", "world_size", "steps_per_epoch", "total_epochs")
 
 
-@dataclass(slots=True)
-class _Kept:
-    """A run as the service keeps it. moments: when each event came, by its number."""
+class _HostedRun(LocalRun):
+    """A run of the service. moments: the time of each event, by its number."""
 
-    run: Run
-    log: MemoryLog = field(default_factory=MemoryLog)
-    experiment: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-    moments: dict[int, str] = field(default_factory=dict)
+    def __init__(self, key: str, spec: RunSpec, experiment: str | None, tags: Mapping[str, str]) -> None:
+        self.experiment = experiment
+        self.tags = tags
+        self.moments: dict[int, str] = {}
+        super().__init__(key, spec)
 
-    def take(self, outcome: Outcome) -> Decision | Waiting | None:
-        self.run = outcome.run
-        if outcome.event is not None:
-            self.log.append(outcome.event)
-            self.moments[outcome.event.seq] = datetime.now(UTC).isoformat()
-        return outcome.answer
-
-    @property
-    def decision(self) -> Decision:
-        """The one in force."""
-        decided = next(event for event in self.log.events if event.seq == self.run.decided_seq)
-        assert decided.decision is not None
-        return decided.decision
+    def append(self, event: Event) -> None:
+        super().append(event)
+        self.moments[event.seq] = datetime.now(UTC).isoformat()
 
 
 class InMemoryService:
@@ -109,7 +89,7 @@ class InMemoryService:
     def __init__(self) -> None:
         self.away = False
         self.asked: list[str] = []
-        self._runs: dict[str, _Kept] = {}
+        self._runs: dict[str, _HostedRun] = {}
 
     def learning_rates(self, run: str) -> list[float]:
         """The rate decided for each epoch so far, from epoch 0 on; what was gone back over counts no more."""
@@ -123,8 +103,7 @@ class InMemoryService:
 
     def command(self, run: str, order: Command) -> None:
         """Order what an operator would. Raises InvalidCommand, SeqConflict, and KeyError for a run nobody made."""
-        kept = self._runs[run]
-        kept.take(command(kept.run, order, kept.log))
+        self._runs[run].command(order)
 
     def send(self, request: Request, timeout_s: float) -> Response:
         """The answer to `request`. Raises NoAnswer while the service is away."""
@@ -166,58 +145,50 @@ class InMemoryService:
         spec = RunSpec(policy=policy_from_json(body["policy"]), **members)
         known = self._runs.get(key)
         if known is not None:
-            known.take(put_policy(known.run, spec, body.get("on_conflict", "error")))
+            known.put(spec, body.get("on_conflict", "error"))
             return _response(200, _run(known))
-        outcome = create(key, spec)
-        kept = _Kept(outcome.run, experiment=body.get("experiment"), tags=body.get("tags") or {})
-        kept.take(outcome)
-        self._runs[key] = kept
-        return _response(201, _run(kept))
+        self._runs[key] = _HostedRun(key, spec, body.get("experiment"), body.get("tags") or {})
+        return _response(201, _run(self._runs[key]))
 
 
-def _begin(kept: _Kept, body: dict[str, Any]) -> Response:
-    answer = kept.take(begin_attempt(kept.run, AttemptRequest(**body), kept.log))
-    assert isinstance(answer, Decision)
+def _begin(kept: _HostedRun, body: dict[str, Any]) -> Response:
+    answer = kept.begin(AttemptRequest(**body))
     return _response(200, {"attempt": answer.attempt, "decision": _told(answer)})
 
 
-def _report(kept: _Kept, body: dict[str, Any]) -> Response:
-    answer = kept.take(report(kept.run, _said(body), kept.log))
-    assert answer is not None
+def _report(kept: _HostedRun, body: dict[str, Any]) -> Response:
+    answer = kept.report(_said(body))
     return _response(202 if isinstance(answer, Waiting) else 200, _told(answer))
 
 
-def _report_batch(kept: _Kept, body: dict[str, Any]) -> Response:
+def _report_batch(kept: _HostedRun, body: dict[str, Any]) -> Response:
     answers: list[dict[str, Any]] = []
     for said in [_said(each) for each in body["reports"]]:
         try:
-            answer = kept.take(report(kept.run, said, kept.log))
+            answer = kept.report(said)
         except RulesError as refusal:
             detail = {"detail": refusal.message, "problem": dict(refusal.details)}
             answers.append({"status": "refused", "code": refusal.code, **detail})
             break
-        assert answer is not None
         answers.append(_told(answer))
     return _response(200, {"answers": answers})
 
 
-def _command(kept: _Kept, body: dict[str, Any]) -> Response:
+def _command(kept: _HostedRun, body: dict[str, Any]) -> Response:
     if body["type"] not in _TAKEN or "only" in body:
         raise ValueError(f"nobody can order {body['type']!r} so")
     key, expected_seq = body.pop("key", None), body.pop("expected_seq", None)
-    order = replace(command_from_json(body, key), expected_seq=expected_seq)
-    outcome = command(kept.run, order, kept.log)
-    kept.take(outcome)
-    noted = outcome.event or next(event for event in kept.log.events if is_command(event) and event.key == key)
+    event = kept.command(replace(command_from_json(body, key), expected_seq=expected_seq))
+    noted = event or next(event for event in kept.log.events if is_command(event) and event.key == key)
     return _response(200, _ordered(kept, noted))
 
 
-def _commands(kept: _Kept) -> Response:
+def _commands(kept: _HostedRun) -> Response:
     ordered = [_ordered(kept, event) for event in kept.log.events if is_command(event)]
     return _response(200, {"run": kept.run.key, "commands": ordered, "next": None})
 
 
-def _one_command(kept: _Kept, seq: int) -> Response:
+def _one_command(kept: _HostedRun, seq: int) -> Response:
     event = next((event for event in kept.log.events if event.seq == seq and is_command(event)), None)
     if event is None:
         detail = f"event {seq} of the run {kept.run.key!r} is no command"
@@ -225,7 +196,7 @@ def _one_command(kept: _Kept, seq: int) -> Response:
     return _response(200, _ordered(kept, event))
 
 
-def _ordered(kept: _Kept, event: Event) -> dict[str, Any]:
+def _ordered(kept: _HostedRun, event: Event) -> dict[str, Any]:
     """A command, and what has become of it."""
     order, later = command_from_payload(event), [each for each in kept.log.events if each.seq > event.seq]
     steps = [_step(kept, event, step) for step in command_history(event, later, kept.run)]
@@ -247,7 +218,7 @@ def _ordered(kept: _Kept, event: Event) -> dict[str, Any]:
     }
 
 
-def _step(kept: _Kept, event: Event, step: CommandStatus) -> dict[str, Any]:
+def _step(kept: _HostedRun, event: Event, step: CommandStatus) -> dict[str, Any]:
     brought = event if step.seq is None else next(each for each in kept.log.events if each.seq == step.seq)
     by = None
     if is_command(brought) and (step.seq is None or brought is not event):
@@ -263,12 +234,12 @@ def _step(kept: _Kept, event: Event, step: CommandStatus) -> dict[str, Any]:
     }
 
 
-def _finish(kept: _Kept, body: dict[str, Any]) -> Response:
-    kept.take(finish(kept.run, body["status"], body.get("last_seq")))
+def _finish(kept: _HostedRun, body: dict[str, Any]) -> Response:
+    kept.finish(body["status"], body.get("last_seq"))
     return _response(200, _run(kept))
 
 
-def _history(kept: _Kept) -> Response:
+def _history(kept: _HostedRun) -> Response:
     rates = {event.decision.epoch: event.decision.learning_rate for event in kept.log.events if event.decision}
     points = {
         (event.epoch, event.superseded_by): event.decision
@@ -299,7 +270,7 @@ def _row(event: Event, rates: Mapping[int, float], decision: Decision | None) ->
     }
 
 
-_CALLS: Mapping[str, Callable[[_Kept, dict[str, Any]], Response]] = {
+_CALLS: Mapping[str, Callable[[_HostedRun, dict[str, Any]], Response]] = {
     "GET": lambda kept, _: _response(200, _run(kept)),
     "GET /decision": lambda kept, _: _response(200, _told(kept.decision)),
     "GET /history": lambda kept, _: _history(kept),
@@ -326,7 +297,7 @@ def _told(answer: Decision | Waiting) -> dict[str, Any]:
     return {each.name: getattr(answer, each.name) for each in fields(answer) if each.name not in _UNSAID}
 
 
-def _run(kept: _Kept) -> dict[str, Any]:
+def _run(kept: _HostedRun) -> dict[str, Any]:
     run, spec = kept.run, kept.run.spec
     return {
         "run": run.key,

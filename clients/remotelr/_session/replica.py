@@ -14,21 +14,17 @@ from remotelr.rules import (
     Decision,
     Event,
     InvalidReport,
-    MemoryLog,
     Outcome,
     Policy,
     Report,
     RulesError,
-    Run,
     RunSpec,
     RunState,
-    begin_attempt,
+    Waiting,
     command,
-    create,
-    put_policy,
     rate_at,
-    report,
 )
+from remotelr.rules.local_run import LocalRun
 from remotelr.rules.run.decision import Action
 from remotelr.rules.run.model import OnConflict
 from remotelr.rules.run.state import Override, apply_due_overrides
@@ -42,21 +38,16 @@ _KEPT = 2_000
 _SAME = 1e-9
 
 
-class LocalReplica:
-    """The run `key`, followed or decided.
+class LocalReplica(LocalRun):
+    """The client's copy of the run `key`, which has one rank: the process of the session.
 
-    spec: what its owner says of it. A shadow decides for its own process alone: it knows one rank.
+    decision: the newest, of the service or (`local`) of this replica.
 
-    decision: the newest, the service's or (`local`) its own.
-
-    Raises InvalidPolicy where the spec lacks what the policy needs.
+    Raises InvalidPolicy if the spec lacks a value that the policy needs.
     """
 
     def __init__(self, key: str, spec: RunSpec) -> None:
-        self.log = MemoryLog()
-        self.run: Run
-        self.decision: Decision
-        self._take(create(key, replace(spec, world_size=1)))
+        super().__init__(key, replace(spec, world_size=1))
 
     @property
     def spec(self) -> RunSpec:
@@ -78,21 +69,19 @@ class LocalReplica:
         """
         known_here = replace(request, step=None, world_size=None, last_seq=None, gap=True)
         try:
-            outcome = begin_attempt(self.run, known_here, self.log)
+            return super().begin(known_here)
         except InvalidReport:
-            outcome = begin_attempt(self.run, replace(known_here, step=request.step), self.log)
-        return self._take(outcome)
+            return super().begin(replace(known_here, step=request.step))
 
-    def report(self, told: Report) -> Decision:
+    def report(self, report: Report) -> Decision:
         """The decision for the epoch after the reported one."""
-        return self._take(report(self.run, replace(told, attempt=None, rank=0, last_seq=None), self.log))
+        answer = super().report(replace(report, attempt=None, rank=0, last_seq=None))
+        assert isinstance(answer, Decision), "a run with one rank waits for no other rank"
+        return answer
 
-    def put(self, spec: RunSpec, on_conflict: OnConflict) -> None:
-        """The run asked for again, as `rules.put_policy` has it. Raises PolicyConflict, InvalidCommand."""
-        outcome = put_policy(self.run, replace(spec, world_size=1), on_conflict)
-        self.run = outcome.run
-        if outcome.event is not None:
-            self.log.append(outcome.event)
+    def put(self, spec: RunSpec, on_conflict: OnConflict = "error") -> None:
+        """Request the run again, as `rules.put_policy` does. Raises PolicyConflict, InvalidCommand."""
+        super().put(replace(spec, world_size=1), on_conflict)
 
     def follow(self, decision: Decision, asked: Request | None = None) -> None:
         """Stand where the service stands since it took `decision`.
@@ -115,7 +104,7 @@ class LocalReplica:
             state=decision.state,
             decision=decision,
         )
-        self._append(event)
+        self.append(event)
         self.decision = decision
         self.run = replace(
             self.run,
@@ -185,16 +174,14 @@ class LocalReplica:
         """Where the epoch decided last begins, in the policy's unit."""
         return float(self.decision.epoch if self.policy.unit == "epoch" else self.decision.step or 0)
 
-    def _take(self, outcome: Outcome) -> Decision:
-        assert isinstance(outcome.answer, Decision), "one rank is never waited for"
-        self.run = outcome.run
-        if outcome.event is not None:
-            self._append(outcome.event)
-        self.decision = replace(outcome.answer, local=True)
-        return self.decision
+    def take(self, outcome: Outcome) -> Decision | Waiting | None:
+        answer = super().take(outcome)
+        if isinstance(answer, Decision):
+            answer = self.decision = replace(answer, local=True)
+        return answer
 
-    def _append(self, event: Event) -> None:
-        self.log.append(event)
+    def append(self, event: Event) -> None:
+        super().append(event)
         if len(self.log.events) > 2 * _KEPT:
             # The first event stays: it says what to begin from when nothing else reaches so far back.
             self.log.events = [self.log.events[0], *self.log.events[-_KEPT:]]

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine
 
-from remotelr import rules
-from remotelr.rules import Aggregate, AttemptRequest, Decision, InvalidPolicy, MemoryLog, Policy, RunSpec
-from remotelr.rules.run.model import Outcome, Report
+from remotelr.rules import Aggregate, AttemptRequest, Decision, InvalidPolicy, Policy, RunSpec
+from remotelr.rules.local_run import LocalRun
+from remotelr.rules.run.model import Report
 from remotelr_service.db.engine import reading
 from remotelr_service.db.queries.runs import get_stored_run
 from remotelr_service.errors import LogTooLong
@@ -72,44 +72,22 @@ class _Record:
 
 def _alternative(name: str, policy: Policy, record: _Record) -> Alternative:
     try:
-        told = _Told(replace(record.spec, policy=policy, world_size=1))
+        run = LocalRun("what-if", replace(record.spec, policy=policy, world_size=1))
     except InvalidPolicy as error:
         raise error.under(f"policies.{name}") from None
     begun = record.begun()
     for each in record.epochs:
-        if each.epoch in begun and each.epoch > told.run.epoch:
-            # The trainer began behind a gap, and was given the rate of there.
-            told.begin(each.epoch)
+        if each.epoch in begun and each.epoch > run.run.epoch:
+            # The trainer began after a gap with the rate of that epoch.
+            run.begin(AttemptRequest(key=f"epoch {each.epoch}", epoch=each.epoch, gap=True))
         metrics = _metrics(each, policy.aggregate, record.spec.world_size)
-        told.report(Report(epoch=each.epoch, metrics=metrics, step=each.step))
+        run.report(Report(epoch=each.epoch, metrics=metrics, step=each.step))
+    decisions = [event.decision for event in run.log.events if event.decision is not None]
     return Alternative(
-        learning_rates=rates_at(record.shown, told.decisions),
-        reductions=sum(decision.reason == "plateau" for decision in told.decisions),
-        stops_at=next((decision.epoch for decision in told.decisions if decision.action == "stop"), None),
+        learning_rates=rates_at(record.shown, decisions),
+        reductions=sum(decision.reason == "plateau" for decision in decisions),
+        stops_at=next((decision.epoch for decision in decisions if decision.action == "stop"), None),
     )
-
-
-class _Told:
-    """A run that never was, and what it was told."""
-
-    def __init__(self, spec: RunSpec) -> None:
-        self._log = MemoryLog()
-        self.decisions: list[Decision] = []
-        self._take(rules.create("what-if", spec))
-
-    def begin(self, epoch: int) -> None:
-        request = AttemptRequest(key=f"epoch {epoch}", epoch=epoch, gap=True)
-        self._take(rules.begin_attempt(self.run, request, self._log))
-
-    def report(self, report: Report) -> None:
-        self._take(rules.report(self.run, report, self._log))
-
-    def _take(self, outcome: Outcome) -> None:
-        self.run = outcome.run
-        if outcome.event is not None:
-            self._log.append(outcome.event)
-        if isinstance(outcome.answer, Decision):
-            self.decisions.append(outcome.answer)
 
 
 def _metrics(epoch: Epoch, aggregate: Aggregate | None, world_size: int) -> Mapping[str, float]:
