@@ -3,7 +3,6 @@
 import logging
 
 import keras
-
 from remotelr.rules import Decision
 
 

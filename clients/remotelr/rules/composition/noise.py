@@ -7,14 +7,12 @@ Python's own `seed` does not.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import cos, floor, log1p, pi, sin, sqrt
-from random import Random
 from struct import pack, unpack
 from typing import Annotated, Literal
 
+from remotelr.rules.composition.mersenne_twister import outputs
 from remotelr.rules.errors import InvalidPolicy
 from remotelr.rules.values.fields import Offset, Range, check_fields
-
-_WORDS = 624
 
 # At the smallest pct / std that is allowed, 10,000 draws miss once in 10**34 positions.
 _MAX_DRAWS = 10_000
@@ -51,7 +49,7 @@ class Noise:
         begin, end = self.on if isinstance(self.on, tuple) else (self.on, None)
         if position < begin or (end is not None and position >= end):
             return 1.0
-        words = _words(self.seed + floor(position))
+        words = outputs(self.seed + floor(position))
         if self.distribution == "uniform":
             return 1 + 2 * (next(words) % 2**24 / 2**24 - 0.5) * self.pct
         return 1 + self._normal(words)
@@ -77,19 +75,6 @@ def _normals(words: Iterator[int]) -> Iterator[float]:
 def _uniform(words: Iterator[int]) -> float:
     high, low = next(words), next(words)
     return ((high << 32 | low) % 2**53) / 2**53
-
-
-def _words(seed: int) -> Iterator[int]:
-    """The 32-bit outputs of MT19937 after init_genrand(seed)."""
-    key = seed % 2**32
-    keys = [key]
-    for index in range(1, _WORDS):
-        key = (1812433253 * (key ^ key >> 30) + index) % 2**32
-        keys.append(key)
-    generator = Random()
-    generator.setstate((3, (*keys, _WORDS), None))
-    while True:
-        yield generator.getrandbits(32)
 
 
 def _float32(value: float) -> float:
