@@ -1,4 +1,4 @@
-"""How long one command to many runs takes, and what a trainer notices of it meanwhile."""
+"""How long one command to many runs takes, and what a trainer waiters of it meanwhile."""
 
 import sqlite3
 import statistics

@@ -88,9 +88,9 @@ def test_a_method_cannot_be_overridden(one_guarded: Service):
     assert 200 == one_guarded.http.get("/v1/runs/stays").status_code
 
 
-async def _refused(door: AccessGate, scope: Scope) -> str:
+async def _refused(gate: AccessGate, scope: Scope) -> str:
     try:
-        await door.admit(scope, "list_runs")
+        await gate.authorize(scope, "list_runs")
     except Refusal as refusal:
         return refusal.code
     return "let in"
@@ -101,17 +101,17 @@ def test_a_token_with_a_wrong_checksum_asks_no_database(sqlite_url, monkeypatch)
     And an unknown one with a right sum costs one short query in a quarter of a second, however many come.
     """
     monkeypatch.setattr(token_cache, "TRUSTED_S", 3600.0)
-    resources = Context.open(sqlite_url)
+    ctx = Context.open(sqlite_url)
     asked: list[str] = []
-    event.listen(resources.reads, "before_cursor_execute", lambda _c, _u, statement, *_: asked.append(statement))
+    event.listen(ctx.reads, "before_cursor_execute", lambda _c, _u, statement, *_: asked.append(statement))
 
     async def attempts() -> tuple[list[str], int, float]:
-        door = AccessGate(Settings(database_url=sqlite_url, auth="on"), resources)
-        await door.register.look()
+        gate = AccessGate(Settings(database_url=sqlite_url, auth="on"), ctx)
+        await gate.token_cache.refresh()
         asked.clear()
-        wrong = [await _refused(door, scope(f"rlr_{number:049d}", "10.0.0.1")) for number in range(1_000)]
+        wrong = [await _refused(gate, scope(f"rlr_{number:049d}", "10.0.0.1")) for number in range(1_000)]
         for_wrong = len(asked)
-        unknown = [_refused(door, scope(new_token(), f"10.0.{number}.1")) for number in range(200)]
+        unknown = [_refused(gate, scope(new_token(), f"10.0.{number}.1")) for number in range(200)]
         began = time.monotonic()
         wrong += await asyncio.gather(*unknown)
         allowed = 2 + (time.monotonic() - began) / token_cache.MISSED_S
@@ -129,7 +129,7 @@ def test_a_token_with_a_wrong_checksum_asks_no_database(sqlite_url, monkeypatch)
     try:
         seen, for_wrong, too_many = asyncio.run(attempts())
     finally:
-        resources.close()
+        ctx.close()
 
     assert {"unauthorized", "rate_limited"} == set(seen)
     assert 0 == for_wrong
@@ -418,18 +418,18 @@ def test_whoever_is_refused_all_the_time_does_not_fill_the_log(sqlite_url):
     """
     Each is counted; of one address some are written down at once, and one a second.
     """
-    resources = Context.open(sqlite_url)
+    ctx = Context.open(sqlite_url)
     try:
         with structlog.testing.capture_logs() as lines:
-            door = AccessGate(Settings(database_url=sqlite_url), resources)
+            gate = AccessGate(Settings(database_url=sqlite_url), ctx)
             began = time.monotonic()
             for _ in range(5_000):
-                door.refused("misdirected_request", {"client": ("10.0.0.1", 1)}, None)
+                gate.record_refusal("misdirected_request", {"client": ("10.0.0.1", 1)}, None)
             took_s = time.monotonic() - began
-            door.refused("misdirected_request", {"client": ("10.0.0.2", 1)}, None)
-        counted = resources.metrics.page().decode()
+            gate.record_refusal("misdirected_request", {"client": ("10.0.0.2", 1)}, None)
+        counted = ctx.metrics.page().decode()
     finally:
-        resources.close()
+        ctx.close()
 
     assert len(lines) <= 52 + took_s
     assert "10.0.0.2" == lines[-1]["address"]

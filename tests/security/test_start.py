@@ -239,14 +239,14 @@ def test_a_server_that_binds_another_address_by_itself_asks_for_tokens_there(sql
     from remotelr_service.http.auth.gate import AccessGate
     from remotelr_service.http.context import Context
 
-    resources = Context.open(sqlite_url)
+    ctx = Context.open(sqlite_url)
     try:
-        door = AccessGate(Settings(database_url=sqlite_url), resources)
+        gate = AccessGate(Settings(database_url=sqlite_url), ctx)
         needs = {
-            server: door.needs_token({"server": (server, 8000)})
+            server: gate.needs_token({"server": (server, 8000)})
             for server in ("127.0.0.1", "::1", "192.168.1.7", "10.0.0.1")
         }
     finally:
-        resources.close()
+        ctx.close()
 
     assert {"127.0.0.1": False, "::1": False, "192.168.1.7": True, "10.0.0.1": True} == needs

@@ -15,38 +15,38 @@ from typing import Self
 class ConcurrencyLimiter:
     """The places of one process, a context manager to work in; used from its event loop alone.
 
-    limit: requests worked on at once. patience_s: how long others stand in line. `taken`, `line_length` and
+    limit: requests worked on at once. timeout_s: how long others stand in line. `taken`, `line_length` and
     `waiting` are how many are worked on, stand in line, and have given their place away to wait for news.
     """
 
-    def __init__(self, limit: int, patience_s: float) -> None:
+    def __init__(self, limit: int, timeout_s: float) -> None:
         self._limit = limit
-        self._patience_s = patience_s
-        self._line: dict[asyncio.Future[bool], None] = {}
+        self._timeout_s = timeout_s
+        self._queue: dict[asyncio.Future[bool], None] = {}
         self._called = 0
         self.taken = 0
         self.waiting = 0
 
     @property
-    def line_length(self) -> int:
-        return len(self._line)
+    def queue_length(self) -> int:
+        return len(self._queue)
 
-    async def turn(self) -> bool:
+    async def acquire(self) -> bool:
         """Stand in line where there is one. False when the turn did not come in time.
 
         The place is taken later, when the request has arrived in full: who sends slowly keeps nobody else waiting.
         """
-        if self.taken < self._limit and not self._line:
+        if self.taken < self._limit and not self._queue:
             return True
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[bool] = loop.create_future()
-        self._line[turn] = None
-        timer = loop.call_later(self._patience_s, _settle, turn, False)
+        self._queue[turn] = None
+        timer = loop.call_later(self._timeout_s, _settle, turn, False)
         try:
             return await turn
         finally:
             timer.cancel()
-            self._line.pop(turn, None)
+            self._queue.pop(turn, None)
             if not turn.cancelled() and turn.result():
                 self._called -= 1
 
@@ -56,17 +56,17 @@ class ConcurrencyLimiter:
 
     def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
         self.taken -= 1
-        self.call_next()
+        self.admit_next()
 
-    def call_next(self) -> None:
+    def admit_next(self) -> None:
         """Let in who stands first, as far as there are places."""
-        while self._line and self.taken + self._called < self._limit:
-            first = next(iter(self._line))
-            del self._line[first]
+        while self._queue and self.taken + self._called < self._limit:
+            first = next(iter(self._queue))
+            del self._queue[first]
             self._called += _settle(first, True)
 
     @contextmanager
-    def given_away(self) -> Iterator[None]:
+    def released(self) -> Iterator[None]:
         """Waiting is no work: others may have the place meanwhile. It is taken again without standing in line."""
         self.__exit__(None, None, None)
         self.waiting += 1

@@ -18,7 +18,7 @@ class Context:
 
     database: Database
     writer: Writer
-    notices: RunWaiters
+    waiters: RunWaiters
     metrics: Metrics
     streams: Streams
 
@@ -30,11 +30,11 @@ class Context:
     def open(cls, url: str) -> Self:
         """The database at `url` with its writer at work. Raises what `open_database` does."""
         database = open_database(url)
-        notices, streams = RunWaiters(database.reads), Streams(database.reads)
+        waiters, streams = RunWaiters(database.reads), Streams(database.reads)
         metrics = Metrics()
 
         def committed(keys: frozenset[str]) -> None:
-            notices.publish(keys)
+            waiters.publish(keys)
             streams.committed(keys)
 
         writer = Writer(database.writes, committed=committed, measured=metrics.group)
@@ -42,7 +42,7 @@ class Context:
         metrics.watch("remotelr_writer_failing", "1 while writing fails.", lambda: writer.failing is not None)
         metrics.watch("remotelr_streams", "Streams that are open.", lambda: streams.count)
         writer.start()
-        return cls(database, writer, notices, metrics, streams)
+        return cls(database, writer, waiters, metrics, streams)
 
     def close(self) -> None:
         """Commit and answer what is waiting, then let go of the database."""

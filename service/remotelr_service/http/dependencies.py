@@ -21,8 +21,8 @@ async def _caller(request: Request) -> Caller:
     return caller
 
 
-async def _resources(request: Request) -> Context:
-    return door_of(request).means_of(request.scope[CALLER])
+async def _context(request: Request) -> Context:
+    return gate_of(request).context_for(request.scope[CALLER])
 
 
 async def _settings(request: Request) -> Settings:
@@ -30,16 +30,16 @@ async def _settings(request: Request) -> Settings:
     return settings
 
 
-# Who asks. The door (`door.py`) has found out, and has seen that they may.
+# Who asks. The door (`gate.py`) has found out, and has seen that they may.
 CalledBy = Annotated[Caller, Depends(_caller)]
 # What they are given to work with: whoever is kept to some runs is given no others.
-Ctx = Annotated[Context, Depends(_resources)]
+Ctx = Annotated[Context, Depends(_context)]
 Configured = Annotated[Settings, Depends(_settings)]
 
 
-def door_of(request: Request) -> AccessGate:
-    door: AccessGate = request.app.state.door
-    return door
+def gate_of(request: Request) -> AccessGate:
+    gate: AccessGate = request.app.state.gate
+    return gate
 
 
 def draining(request: Request) -> asyncio.Event:
@@ -53,17 +53,17 @@ async def run_until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -
 
     Raises Refusal and RunNotFound for whoever would not be let in any more.
     """
-    places: ConcurrencyLimiter = request.app.state.places
+    limiter: ConcurrencyLimiter = request.app.state.limiter
     working = asyncio.ensure_future(work)
     others = [asyncio.ensure_future(draining(request).wait()), asyncio.ensure_future(_gone(request))]
     try:
-        with places.given_away():
+        with limiter.released():
             await asyncio.wait([working, *others], return_when=asyncio.FIRST_COMPLETED)
         found = await working if working.done() else None
     finally:
         for task in (working, *others):
             task.cancel()
-    await door_of(request).look_again(request.scope)
+    await gate_of(request).recheck(request.scope)
     return found
 
 

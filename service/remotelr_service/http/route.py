@@ -91,8 +91,8 @@ class StrictRoute(APIRoute):
         call = self.operation_id or self.name
 
         async def strict(request: Request) -> Response:
-            door: AccessGate = request.app.state.door
-            await door.admit(request.scope, call)
+            gate: AccessGate = request.app.state.gate
+            await gate.authorize(request.scope, call)
             query = request.scope["query_string"]
             if query:
                 _check_query(query, known)
@@ -101,8 +101,8 @@ class StrictRoute(APIRoute):
             given = request_class(request.scope, request.receive)
             if has_body:
                 await given.body()
-            places: ConcurrencyLimiter = request.app.state.places
-            with places:
+            limiter: ConcurrencyLimiter = request.app.state.limiter
+            with limiter:
                 return await answer(given)
 
         return strict

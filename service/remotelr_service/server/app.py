@@ -91,38 +91,37 @@ class Application(FastAPI):
         await super().__call__(scope, receive, send)
 
 
-def create_app(settings: Settings, resources: Context | None = None) -> FastAPI:
+def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
     """The application over the database of `settings`, whose tables must be up to date.
 
-    resources: opened already; else they are opened when the application starts. It closes them at its end.
+    opened: a context that is open already; else one is opened when the application starts. It closes it at its end.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.resources = resources or Context.open(settings.database_url)
-        means = app.state.resources
-        app.state.places = ConcurrencyLimiter(settings.max_requests, settings.queue_timeout_s)
-        means.streams.limit = settings.max_streams
-        stalls = Stalls(means.writer, means.reads)
-        means.metrics.watch("remotelr_runs_stalled", "Runs whose trainer has fallen silent.", lambda: stalls.count)
-        door = app.state.door = AccessGate(settings, means)
+        ctx = app.state.context = opened or Context.open(settings.database_url)
+        app.state.limiter = ConcurrencyLimiter(settings.max_requests, settings.queue_timeout_s)
+        ctx.streams.limit = settings.max_streams
+        stalls = Stalls(ctx.writer, ctx.reads)
+        ctx.metrics.watch("remotelr_runs_stalled", "Runs whose trainer has fallen silent.", lambda: stalls.count)
+        gate = app.state.gate = AccessGate(settings, ctx)
         _watch(app)
 
         def tell(decision: Decision) -> None:
             log_decision(decision)
-            means.metrics.decision(decision)
+            ctx.metrics.decision(decision)
 
         try:
             async with (
-                door.kept(),
-                means.streams.kept(),
+                gate.refreshing_tokens(),
+                ctx.streams.kept(),
                 stalls.watched(),
-                deadline_task(means.writer, means.reads, tell),
-                bulk_executor(means.writer, means.reads) as app.state.carrier,
+                deadline_task(ctx.writer, ctx.reads, tell),
+                bulk_executor(ctx.writer, ctx.reads) as app.state.bulk_executor,
             ):
                 yield
         finally:
-            await run_in_threadpool(app.state.resources.close)
+            await run_in_threadpool(ctx.close)
 
     app = Application(
         title="RemoteLR",
@@ -147,9 +146,9 @@ def create_app(settings: Settings, resources: Context | None = None) -> FastAPI:
 
 
 def _watch(app: FastAPI) -> None:
-    metrics, places, draining = app.state.resources.metrics, app.state.places, app.state.draining
+    metrics, limiter, draining = app.state.context.metrics, app.state.limiter, app.state.draining
     metrics.tell_build(app.version)
-    metrics.watch("remotelr_http_requests_in_progress", "Requests worked on.", lambda: places.taken)
-    metrics.watch("remotelr_http_requests_queued", "Requests that stand in line.", lambda: places.line_length)
-    metrics.watch("remotelr_http_requests_waiting", "Requests that wait for a decision.", lambda: places.waiting)
+    metrics.watch("remotelr_http_requests_in_progress", "Requests worked on.", lambda: limiter.taken)
+    metrics.watch("remotelr_http_requests_queued", "Requests that stand in line.", lambda: limiter.queue_length)
+    metrics.watch("remotelr_http_requests_waiting", "Requests that wait for a decision.", lambda: limiter.waiting)
     metrics.watch("remotelr_draining", "1 once the service has been told to end.", draining.is_set)

@@ -76,17 +76,17 @@ def prune(
     from remotelr_service.server.startup import open_migrated
     from remotelr_service.settings import read_settings
 
-    resources = open_migrated(read_settings(database_url=database_url).database_url)
+    ctx = open_migrated(read_settings(database_url=database_url).database_url)
     stale, count = PruneFilter(age=timedelta(days=days), experiment=experiment), 0
     what_is_done = "would be taken away" if dry_run else "were taken away"
     try:
-        for key in (keys_to_prune if dry_run else pruned)(resources, stale):
+        for key in (keys_to_prune if dry_run else pruned)(ctx, stale):
             print(key)
             count += 1
-        if bulk := sum(1 for _ in (bulk_to_prune if dry_run else bulk_pruned)(resources, stale)):
+        if bulk := sum(1 for _ in (bulk_to_prune if dry_run else bulk_pruned)(ctx, stale)):
             print(f"{bulk} commands to many runs {what_is_done}", file=sys.stderr)
     finally:
-        resources.close()
+        ctx.close()
         print(f"{count} runs {what_is_done}", file=sys.stderr)
 
 
@@ -103,11 +103,11 @@ def token(
     from remotelr_service.server.startup import open_migrated
     from remotelr_service.settings import read_settings
 
-    resources = open_migrated(read_settings(database_url=database_url).database_url)
+    ctx = open_migrated(read_settings(database_url=database_url).database_url)
     try:
-        print(token_made_here(resources, name).secret)
+        print(token_made_here(ctx, name).secret)
     finally:
-        resources.close()
+        ctx.close()
 
 
 def demo() -> None:

@@ -34,29 +34,29 @@ class HostCheck:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in _EXEMPT:
             return await self._app(scope, receive, send)
-        door: AccessGate = scope["app"].state.door
+        gate: AccessGate = scope["app"].state.gate
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         found = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
         if found is None:
             detail = "a request names the host it is meant for, once, in the header Host"
             return await problem("malformed_request", detail)(scope, receive, send)
-        if not self._is_ours(found[1].decode().lower(), door, scope):
-            door.refused("misdirected_request", scope, None)
+        if not self._is_ours(found[1].decode().lower(), gate, scope):
+            gate.record_refusal("misdirected_request", scope, None)
             detail = "this service does not go by the name in the header Host: REMOTELR_ALLOWED_HOSTS lists its names"
             return await problem("misdirected_request", detail)(scope, receive, send)
         if scope["method"] not in _READING and not self._is_same_site(hosts[0], scope):
-            door.refused("cross_origin", scope, None)
+            gate.record_refusal("cross_origin", scope, None)
             detail = "a page of another site (see the header Origin) does not change anything here"
             return await problem("cross_origin", detail)(scope, receive, send)
         return await self._app(scope, receive, send)
 
-    def _is_ours(self, name: str, door: AccessGate, scope: Scope) -> bool:
+    def _is_ours(self, name: str, gate: AccessGate, scope: Scope) -> bool:
         if name in ("localhost", "127.0.0.1", "[::1]") or self._is_listed(name):
             return True
         if self._names or self._endings:
             return False
         # A page on another name has no token, and a browser adds none by itself.
-        return _is_address(name) or door.needs_token(scope)
+        return _is_address(name) or gate.needs_token(scope)
 
     def _is_listed(self, name: str) -> bool:
         return name in self._names or name.endswith(self._endings)

@@ -126,8 +126,8 @@ def _failure(scope: Scope, error: Exception) -> Response:
 
 def _is_still_let_in(scope: Scope) -> bool:
     """Whether a stream goes on: not with a token that was revoked since, nor without one that is needed by now."""
-    door: AccessGate = scope["app"].state.door
-    return door.still(scope)
+    gate: AccessGate = scope["app"].state.gate
+    return gate.is_still_authorized(scope)
 
 
 def _given(scope: Scope) -> tuple[str | None, Trace | None]:

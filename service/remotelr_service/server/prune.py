@@ -12,28 +12,28 @@ T = TypeVar("T")
 _BY = "remotelr db prune"
 
 
-def keys_to_prune(resources: Context, stale: PruneFilter) -> Iterator[str]:
+def keys_to_prune(ctx: Context, stale: PruneFilter) -> Iterator[str]:
     """Which runs would go."""
     after: str | None = None
-    while keys := list_stale(resources.reads, stale, after):
+    while keys := list_stale(ctx.reads, stale, after):
         yield from keys
         after = keys[-1]
 
 
-def pruned(resources: Context, stale: PruneFilter) -> Iterator[str]:
+def pruned(ctx: Context, stale: PruneFilter) -> Iterator[str]:
     """Takes them away; gives each when it is gone for good."""
-    for keys in _each(prune(resources.writer, resources.reads, stale, by=_BY)):
+    for keys in _each(prune(ctx.writer, ctx.reads, stale, by=_BY)):
         yield from keys
 
 
-def bulk_to_prune(resources: Context, stale: PruneFilter) -> Iterator[int]:
+def bulk_to_prune(ctx: Context, stale: PruneFilter) -> Iterator[int]:
     """Which commands to many runs would go."""
-    yield from list_stale_bulk(resources.reads, stale)
+    yield from list_stale_bulk(ctx.reads, stale)
 
 
-def bulk_pruned(resources: Context, stale: PruneFilter) -> Iterator[int]:
+def bulk_pruned(ctx: Context, stale: PruneFilter) -> Iterator[int]:
     """Takes the commands to many runs away; gives the id of each when it is gone for good."""
-    return _each(prune_bulk(resources.writer, resources.reads, stale, by=_BY))
+    return _each(prune_bulk(ctx.writer, ctx.reads, stale, by=_BY))
 
 
 def _each(gone: AsyncIterator[T]) -> Iterator[T]:

@@ -32,11 +32,11 @@ class RequestMetrics:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         state = scope["app"].state
-        places: ConcurrencyLimiter = state.places
-        means: Context = state.resources
+        limiter: ConcurrencyLimiter = state.limiter
+        ctx: Context = state.context
         began, status = time.perf_counter(), 500
-        if scope["path"] not in _ALWAYS_LET_IN and not await places.turn():
-            means.metrics.turned_away()
+        if scope["path"] not in _ALWAYS_LET_IN and not await limiter.acquire():
+            ctx.metrics.turned_away()
             return await random.choice(_TURNED_AWAY)(scope, receive, send)
 
         async def send_noted(message: Message) -> None:
@@ -49,8 +49,8 @@ class RequestMetrics:
             await self._app(scope, receive, send_noted)
         finally:
             # Also one that took no place, as for a path that is none, was let in before somebody else.
-            places.call_next()
+            limiter.admit_next()
             route = getattr(scope.get("route"), "path", _UNROUTED)
-            means.metrics.request(scope["method"], route, status, time.perf_counter() - began)
+            ctx.metrics.request(scope["method"], route, status, time.perf_counter() - began)
             if route == _REPORTS and status >= 400:
-                means.metrics.report("failed" if status >= 500 else "refused")
+                ctx.metrics.report("failed" if status >= 500 else "refused")

@@ -35,13 +35,13 @@ def serve(settings: Settings) -> None:
     logs.configure(settings.log_level, settings.log_format)
     _allow_open_files(settings.max_connections + _OWN_FILES)
     with listen(settings.host, settings.port) as bound:
-        resources = open_migrated(settings.database_url)
-        token_file = _first_token(settings, resources)
-        app = create_app(settings, resources)
+        ctx = open_migrated(settings.database_url)
+        token_file = _first_token(settings, ctx)
+        app = create_app(settings, ctx)
 
         def ready() -> None:
             text = banner(address_of(bound), settings.database_url, app.version, token_file)
-            exposure = warning_of_exposure(settings.host, needs_token=not app.state.door.needs_no_register)
+            exposure = warning_of_exposure(settings.host, needs_token=not app.state.gate.is_always_open)
             sys.stderr.write(f"{text}\n" if exposure is None else f"{text}\n{exposure}\n\n")
             sys.stderr.flush()
             _spare_the_collector()
@@ -65,18 +65,18 @@ def from_environment() -> FastAPI:
     """
     settings = read_settings()
     logs.configure(settings.log_level, settings.log_format)
-    resources = open_migrated(settings.database_url)
-    token_file = _first_token(settings, resources)
+    ctx = open_migrated(settings.database_url)
+    token_file = _first_token(settings, ctx)
     if token_file is not None:
         sys.stderr.write(f"the first token, of the scope admin, is in {token_file}\n")
-    return create_app(settings, resources)
+    return create_app(settings, ctx)
 
 
-def _first_token(settings: Settings, resources: Context) -> Path | None:
+def _first_token(settings: Settings, ctx: Context) -> Path | None:
     try:
-        return first_token(settings, resources)
+        return first_token(settings, ctx)
     except BaseException:
-        resources.close()
+        ctx.close()
         raise
 
 
@@ -93,19 +93,19 @@ def open_migrated(url: str) -> Context:
 
     PostgreSQL is not: other replicas may still run the old release. Raises SchemaOutdated there.
     """
-    resources = Context.open(url)
+    ctx = Context.open(url)
     try:
-        if not _is_current(resources):
+        if not _is_current(ctx):
             _migrate_or_refuse(url)
     except BaseException:
-        resources.close()
+        ctx.close()
         raise
-    return resources
+    return ctx
 
 
-def _is_current(resources: Context) -> bool:
+def _is_current(ctx: Context) -> bool:
     try:
-        return stored_revision(resources.reads) == NEWEST_REVISION
+        return stored_revision(ctx.reads) == NEWEST_REVISION
     except DatabaseUnavailable:
         return False
 

@@ -160,7 +160,7 @@ def test_a_rank_that_waits_is_told_by_whoever_decides(process: Process):
     async def wait_and_decide() -> Any:
         waiting = await reports.report(process.writer, "run", report)
         assert isinstance(waiting, Waiting)
-        answer = asyncio.create_task(reports.await_ranks(process.writer, process.notices, report, waiting, 10.0))
+        answer = asyncio.create_task(reports.await_ranks(process.writer, process.waiters, report, waiting, 10.0))
         await asyncio.sleep(0.1)
         (decision,) = await deadlines.decide_due(process.writer, process.reads)
         return await answer, decision

@@ -212,7 +212,7 @@ def test_a_decision_that_is_there_is_not_waited_for_and_one_that_does_not_come_n
 
     assert 1 == there.seq
     assert nothing is None
-    assert {} == process.notices._waiters
+    assert {} == process.waiters._waiters
 
 
 def test_many_wait_for_a_decision_without_a_thread_or_a_connection_each(process: Process):
@@ -323,7 +323,7 @@ def test_a_preview_may_begin_later_and_shows_the_momentum_of_a_policy_that_has_o
 
 
 async def wait(process: Process, after: int, wait_s: float) -> Any:
-    return await decisions.wait_for_decision(process.notices, "run", after, wait_s)
+    return await decisions.wait_for_decision(process.waiters, "run", after, wait_s)
 
 
 async def report(process: Process, epoch: int) -> Any:

@@ -53,7 +53,7 @@ def test_three_times_the_usual_time_is_too_long_and_half_a_minute_never_is(every
 
 
 @pytest.fixture
-def means(database_url: str) -> Iterator[Context]:
+def ctx(database_url: str) -> Iterator[Context]:
     opened = Context.open(database_url)
     yield opened
     opened.close()
@@ -63,61 +63,61 @@ def later(seconds: float) -> datetime:
     return datetime.now(UTC) + timedelta(seconds=seconds)
 
 
-async def train(means: Context, key: str, first: int, count: int) -> None:
+async def train(ctx: Context, key: str, first: int, count: int) -> None:
     from remotelr.rules import Report
     from remotelr_service.features.training.reports import report
 
     for epoch in range(first, first + count):
-        await report(means.writer, key, Report(epoch=epoch, metrics={"val_loss": 1.0}))
+        await report(ctx.writer, key, Report(epoch=epoch, metrics={"val_loss": 1.0}))
 
 
-def stalled(means: Context) -> list[str]:
-    return [view.key for view in list_runs(means.reads, stalled=True).runs]
+def stalled(ctx: Context) -> list[str]:
+    return [view.key for view in list_runs(ctx.reads, stalled=True).runs]
 
 
-def test_a_silent_run_is_marked_once_and_until_it_is_heard_of_again(means: Context):
+def test_a_silent_run_is_marked_once_and_until_it_is_heard_of_again(ctx: Context):
     async def story() -> None:
-        one, another = Stalls(means.writer, means.reads), Stalls(means.writer, means.reads)
-        await put_run(means.writer, "silent", spec({"type": "constant"}))
+        one, another = Stalls(ctx.writer, ctx.reads), Stalls(ctx.writer, ctx.reads)
+        await put_run(ctx.writer, "silent", spec({"type": "constant"}))
         began = datetime.now(UTC)
-        await train(means, "silent", 0, 5)
+        await train(ctx, "silent", 0, 5)
         assert [] == await one.look()
         assert [] == await one.look(began + timedelta(seconds=LEAST_S - 5))
         assert (["silent"], 1) == (await one.look(later(LEAST_S + 5)), one.count)
-        assert get_run(means.reads, "silent").stalled
+        assert get_run(ctx.reads, "silent").stalled
         assert [] == await one.look(later(LEAST_S + 10)) == await another.look(later(LEAST_S + 10))
-        assert ["silent"] == stalled(means)
-        await train(means, "silent", 5, 1)
+        assert ["silent"] == stalled(ctx)
+        await train(ctx, "silent", 5, 1)
         assert ([], 0) == (await one.look(), one.count)
-        assert ([], False) == (stalled(means), get_run(means.reads, "silent").stalled)
+        assert ([], False) == (stalled(ctx), get_run(ctx.reads, "silent").stalled)
 
     asyncio.run(story())
 
 
-def test_two_replicas_that_look_at_once_mark_a_run_once(means: Context):
+def test_two_replicas_that_look_at_once_mark_a_run_once(ctx: Context):
     async def story() -> list[list[str]]:
-        await put_run(means.writer, "silent", spec({"type": "constant"}))
-        await train(means, "silent", 0, 5)
-        replicas = [Stalls(means.writer, means.reads) for _ in range(4)]
+        await put_run(ctx.writer, "silent", spec({"type": "constant"}))
+        await train(ctx, "silent", 0, 5)
+        replicas = [Stalls(ctx.writer, ctx.reads) for _ in range(4)]
         return await asyncio.gather(*(each.look(later(60)) for each in replicas))
 
     assert [[], [], [], ["silent"]] == sorted(asyncio.run(story()))
 
 
-def test_a_run_that_is_finished_or_unknown_is_not_silent(means: Context):
+def test_a_run_that_is_finished_or_unknown_is_not_silent(ctx: Context):
     from remotelr_service.features.runs.runs import finish_run
 
     async def story() -> list[str]:
         for key in ("finished", "new"):
-            await put_run(means.writer, key, spec({"type": "constant"}))
-        await train(means, "finished", 0, 5)
-        await finish_run(means.writer, "finished", "completed")
-        return await Stalls(means.writer, means.reads).look(later(1e6))
+            await put_run(ctx.writer, key, spec({"type": "constant"}))
+        await train(ctx, "finished", 0, 5)
+        await finish_run(ctx.writer, "finished", "completed")
+        return await Stalls(ctx.writer, ctx.reads).look(later(1e6))
 
     assert [] == asyncio.run(story())
 
 
-def test_a_run_at_rest_is_looked_at_once_and_not_again_before_its_patience_is_over(means: Context):
+def test_a_run_at_rest_is_looked_at_once_and_not_again_before_its_patience_is_over(ctx: Context):
     """
     Ten thousand runs that wait for hours-long epochs must not cost a query each at every look.
     """
@@ -126,11 +126,11 @@ def test_a_run_at_rest_is_looked_at_once_and_not_again_before_its_patience_is_ov
     asked: list[str] = []
 
     async def story() -> None:
-        await put_run(means.writer, "slow", spec({"type": "constant"}))
-        await train(means, "slow", 0, 2)
-        watching = Stalls(means.writer, means.reads)
+        await put_run(ctx.writer, "slow", spec({"type": "constant"}))
+        await train(ctx, "slow", 0, 2)
+        watching = Stalls(ctx.writer, ctx.reads)
         await watching.look(later(LEAST_S + 1))
-        event.listen(means.reads, "before_cursor_execute", lambda *call: asked.append(call[2]))
+        event.listen(ctx.reads, "before_cursor_execute", lambda *call: asked.append(call[2]))
         await watching.look(later(LEAST_S + 2))
 
     asyncio.run(story())
@@ -139,7 +139,7 @@ def test_a_run_at_rest_is_looked_at_once_and_not_again_before_its_patience_is_ov
 
 
 def test_a_look_reads_some_of_the_runs_and_the_next_goes_on_with_the_others(
-    means: Context, monkeypatch: pytest.MonkeyPatch
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
 ):
     """
     However many runs there are, a look costs the same.
@@ -149,9 +149,9 @@ def test_a_look_reads_some_of_the_runs_and_the_next_goes_on_with_the_others(
 
     async def story() -> list[list[str]]:
         for key in keys:
-            await put_run(means.writer, key, spec({"type": "constant"}))
-            await train(means, key, 0, 4)
-        watching = Stalls(means.writer, means.reads)
+            await put_run(ctx.writer, key, spec({"type": "constant"}))
+            await train(ctx, key, 0, 4)
+        watching = Stalls(ctx.writer, ctx.reads)
         return [await watching.look(later(60)) for _ in range(4)]
 
     assert [keys[:2], keys[2:4], keys[4:], []] == asyncio.run(story())

@@ -57,9 +57,9 @@ def wait_until(holds: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def means_of(service: Service) -> Context:
-    means: Context = service.server.config.app.state.resources  # type: ignore[union-attr]
-    return means
+def context_of(service: Service) -> Context:
+    ctx: Context = service.server.config.app.state.context  # type: ignore[union-attr]
+    return ctx
 
 
 # What is told.
@@ -121,9 +121,9 @@ def test_a_silent_run_is_told_in_its_place(service: Service):
     put(service.http, "silent")
     for epoch in range(4):
         report(service.http, "silent", epoch)
-    means = means_of(service)
+    ctx = context_of(service)
     with Listener(f"{service.url}/v1/runs/silent/stream") as one, Listener(f"{service.url}/v1/stream") as all_of_them:
-        stalls = Stalls(means.writer, means.reads)
+        stalls = Stalls(ctx.writer, ctx.reads)
         _run(service, stalls.look(datetime.now(UTC) + timedelta(seconds=100)))
         report(service.http, "silent", 4)
         told = one.wait(lambda told: len(told) == 3)
@@ -133,7 +133,7 @@ def test_a_silent_run_is_told_in_its_place(service: Service):
 
     assert [("stalled", "5s"), ("decision", "6")] == [(each.event, each.id) for each in told[1:]]
     assert ["stalled", "decision"] == [each.event for each in told_of_all[1:]]
-    assert told[1].data["sentence"].startswith("Nothing was heard of silent since ")
+    assert told[1].data["sentence"].startswith("Run silent has not reported since ")
     assert [["5s", "6"], ["6"]] == [[each.id for each in found[1:]] for found in (again, behind)]
 
 
@@ -389,17 +389,17 @@ def test_who_does_not_read_is_cut_off_and_keeps_nobody_waiting(sqlite_url: str, 
     monkeypatch.setattr(sse, "PATIENCE_S", 3.0)
     with serving(sqlite_url) as service:
         put(service.http, "run")
-        means = means_of(service)
+        ctx = context_of(service)
         with Listener(f"{service.url}/v1/stream") as reading, _deaf(service.url):
-            wait_until(lambda: means.streams.count == 2)
+            wait_until(lambda: ctx.streams.count == 2)
             metrics = {f"metric_{number}": 1.0 for number in range(60)}
             for first in range(0, 20_000, 500):
                 reports = [{"epoch": epoch, "metrics": metrics} for epoch in range(first, first + 500)]
                 answer = service.http.post("/v1/runs/run/reports/batch", json={"reports": reports})
                 assert answer.status_code == 200, answer.text
-                if means.streams.count == 1:
+                if ctx.streams.count == 1:
                     break
-            wait_until(lambda: means.streams.count == 1)
+            wait_until(lambda: ctx.streams.count == 1)
             expected = log_of(service.http, "run")[1:]
             told = reading.wait(lambda told: len(told) > len(expected))
 
@@ -440,19 +440,19 @@ def test_a_stream_holds_no_thread_and_no_connection_to_the_database(service: Ser
     What 500 of them do to reports is measured by `python -m benchmarks streams`; this is why.
     """
     put(service.http, "run")
-    means = means_of(service)
+    ctx = context_of(service)
     with ExitStack() as opened:
         opened.enter_context(_open(service.url, "/v1/stream"))
-        wait_until(lambda: means.streams.count == 1)
+        wait_until(lambda: ctx.streams.count == 1)
         report(service.http, "run", 0)
         threads = threading.active_count()
         for path in ("/v1/stream", "/v1/runs/run/stream") * 100:
             opened.enter_context(_open(service.url, path))
-        wait_until(lambda: means.streams.count == 201)
-        wait_until(lambda: means.database.reads.pool.checkedout() == 0)  # type: ignore[attr-defined]
+        wait_until(lambda: ctx.streams.count == 201)
+        wait_until(lambda: ctx.database.reads.pool.checkedout() == 0)  # type: ignore[attr-defined]
 
         assert threading.active_count() <= threads + 50, "asyncio.to_thread has a few, whatever is asked"
-    wait_until(lambda: means.streams.count == 0)
+    wait_until(lambda: ctx.streams.count == 0)
 
 
 def _train(url: str, run: str, epochs: int, is_new: bool = True) -> None:
@@ -465,7 +465,7 @@ def _train(url: str, run: str, epochs: int, is_new: bool = True) -> None:
 
 def _run(service: Service, work: Any) -> Any:
     """What `work` gives, done in the service's own loop."""
-    loop = means_of(service).streams._loop
+    loop = context_of(service).streams._loop
     assert loop is not None
     return asyncio.run_coroutine_threadsafe(work, loop).result(LONG_S)
 
@@ -509,10 +509,10 @@ class _Holding:
             if self._fails:
                 raise ValueError("rolled back")
 
-        loop = means_of(service).streams._loop
+        loop = context_of(service).streams._loop
 
         assert loop is not None
-        self._done = asyncio.run_coroutine_threadsafe(means_of(service).writer.submit(action, run), loop)
+        self._done = asyncio.run_coroutine_threadsafe(context_of(service).writer.submit(action, run), loop)
         assert holds.wait(LONG_S)
 
     def commit(self) -> None:

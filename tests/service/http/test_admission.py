@@ -7,11 +7,11 @@ from remotelr_service.http.admission import ConcurrencyLimiter
 
 def test_places_are_taken_as_long_as_there_are_any():
     async def ask() -> list[bool]:
-        places = ConcurrencyLimiter(2, patience_s=0.01)
+        limiter = ConcurrencyLimiter(2, timeout_s=0.01)
         come = []
         for _ in range(3):
-            come.append(await places.turn())
-            places.__enter__()
+            come.append(await limiter.acquire())
+            limiter.__enter__()
         return come
 
     assert [True, True, False] == asyncio.run(ask())
@@ -19,16 +19,16 @@ def test_places_are_taken_as_long_as_there_are_any():
 
 def test_whoever_stands_first_is_let_in_first():
     async def ask() -> list[int]:
-        places, order = ConcurrencyLimiter(1, patience_s=60.0), []
+        limiter, order = ConcurrencyLimiter(1, timeout_s=60.0), []
 
         async def request(number: int) -> None:
-            assert await places.turn()
-            with places:
+            assert await limiter.acquire()
+            with limiter:
                 order.append(number)
                 await asyncio.sleep(0.001)
 
         await asyncio.gather(*(request(number) for number in range(20)))
-        assert (0, 0) == (places.taken, places.line_length)
+        assert (0, 0) == (limiter.taken, limiter.queue_length)
         return order
 
     assert list(range(20)) == asyncio.run(ask())
@@ -36,13 +36,13 @@ def test_whoever_stands_first_is_let_in_first():
 
 def test_never_more_are_worked_on_than_there_are_places():
     async def ask() -> int:
-        places, most = ConcurrencyLimiter(3, patience_s=60.0), 0
+        limiter, most = ConcurrencyLimiter(3, timeout_s=60.0), 0
 
         async def request() -> None:
             nonlocal most
-            assert await places.turn()
-            with places:
-                most = max(most, places.taken)
+            assert await limiter.acquire()
+            with limiter:
+                most = max(most, limiter.taken)
                 await asyncio.sleep(0.001)
 
         await asyncio.gather(*(request() for _ in range(50)))
@@ -53,35 +53,35 @@ def test_never_more_are_worked_on_than_there_are_places():
 
 def test_who_waits_for_news_gives_the_place_away_meanwhile():
     async def ask() -> tuple[bool, int, int]:
-        places = ConcurrencyLimiter(1, patience_s=60.0)
-        assert await places.turn()
-        with places:
-            following = asyncio.create_task(places.turn())
+        limiter = ConcurrencyLimiter(1, timeout_s=60.0)
+        assert await limiter.acquire()
+        with limiter:
+            following = asyncio.create_task(limiter.acquire())
             await asyncio.sleep(0)
-            with places.given_away():
-                waiting = places.waiting
+            with limiter.released():
+                waiting = limiter.waiting
                 let_in = await following
-        return let_in, waiting, places.taken
+        return let_in, waiting, limiter.taken
 
     assert (True, 1, 0) == asyncio.run(ask())
 
 
 def test_when_all_in_line_have_given_up_the_next_one_is_let_in_at_once():
     async def ask() -> list[bool]:
-        places = ConcurrencyLimiter(1, patience_s=0.01)
-        with places:
-            late = await asyncio.gather(*(places.turn() for _ in range(5)))
-        return [*late, await places.turn()]
+        limiter = ConcurrencyLimiter(1, timeout_s=0.01)
+        with limiter:
+            late = await asyncio.gather(*(limiter.acquire() for _ in range(5)))
+        return [*late, await limiter.acquire()]
 
     assert [*[False] * 5, True] == asyncio.run(ask())
 
 
 def test_one_that_is_cancelled_in_line_keeps_nobody_out():
     async def ask() -> bool:
-        places = ConcurrencyLimiter(1, patience_s=60.0)
-        with places:
-            gone = asyncio.create_task(places.turn())
-            following = asyncio.create_task(places.turn())
+        limiter = ConcurrencyLimiter(1, timeout_s=60.0)
+        with limiter:
+            gone = asyncio.create_task(limiter.acquire())
+            following = asyncio.create_task(limiter.acquire())
             await asyncio.sleep(0)
             gone.cancel()
             await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""SIGTERM: what was accepted is answered, nobody is kept waiting, and behind a load balancer nobody notices."""
+"""SIGTERM: what was accepted is answered, nobody is kept waiting, and behind a load balancer nobody waiters."""
 
 import signal
 import socket

@@ -188,10 +188,10 @@ def test_two_services_in_one_process_count_apart(service, shared_service):
 @pytest.mark.parametrize("path", ["/metrics", "/livez", "/readyz"])
 def test_an_overloaded_service_still_says_how_it_is(sqlite_url, path):
     with serving(sqlite_url, max_requests=1, queue_timeout_s=0.1) as service:
-        places = service.server.config.app.state.places  # type: ignore[union-attr]  # it is our application
-        places.taken = 1
+        limiter = service.server.config.app.state.limiter  # type: ignore[union-attr]  # it is our application
+        limiter.taken = 1
         turned_away, answer = service.http.get("/v1/runs"), service.http.get(path)
-        places.taken = 0
+        limiter.taken = 0
         served = service.http.get("/v1/runs")
         counted = value(read(service.http), "remotelr_http_requests_rejected_total")
 

@@ -26,8 +26,8 @@ _UNDER_WAY: Responses = {202: {"model": BulkCommandAnswer, "description": "It is
 
 def executor_of(request: Request) -> BulkExecutor:
     """Who carries out commands to many runs."""
-    carrier: BulkExecutor = request.app.state.carrier
-    return carrier
+    executor: BulkExecutor = request.app.state.bulk_executor
+    return executor
 
 
 @router.post(
@@ -43,7 +43,7 @@ async def bulk_command(
     body: BulkCommandRequest,
     request: Request,
     response: Response,
-    means: Ctx,
+    ctx: Ctx,
     settings: Configured,
     caller: CalledBy,
     idempotency_key: IdempotencyKey = None,
@@ -62,14 +62,14 @@ async def bulk_command(
     order = commands.signed(wanted, key=key, actor=actor, reason=body.reason or body.command.reason)
     selector = body.selector.selector()
     if body.dry_run:
-        rehearsal = await run_in_threadpool(bulk.dry_run, means.reads, selector, order, after=after - 1, limit=limit)
+        rehearsal = await run_in_threadpool(bulk.dry_run, ctx.reads, selector, order, after=after - 1, limit=limit)
         return BulkCommandAnswer.rehearsed(rehearsal)
-    noted, is_known = await bulk.create_bulk(means.writer, means.reads, selector, order)
-    carrier = executor_of(request)
+    noted, is_known = await bulk.create_bulk(ctx.writer, ctx.reads, selector, order)
+    executor = executor_of(request)
     if not is_known:
-        carrier.begin(noted.id)
-    await run_until_disconnect(request, carrier.wait(noted.id, min(wait, settings.wait_limit_s)))
-    view = await run_in_threadpool(bulk.get_bulk, means.reads, noted.id, after=after - 1, limit=limit)
+        executor.begin(noted.id)
+    await run_until_disconnect(request, executor.wait(noted.id, min(wait, settings.wait_limit_s)))
+    view = await run_in_threadpool(bulk.get_bulk, ctx.reads, noted.id, after=after - 1, limit=limit)
     answer = BulkCommandAnswer.of(view)
     if answer.finished_at is None:
         response.status_code = 202
@@ -84,11 +84,11 @@ async def bulk_command(
 def get_bulk_command(
     *,
     id: CommandNumber,
-    means: Ctx,
+    ctx: Ctx,
     after: AfterPlace = 0,
     limit: PlaceLimit = 200,
     failed: OnlyFailed = False,
 ) -> BulkCommandAnswer:
     """A command to many runs, how far it is, and what came of it for each run that has had its turn."""
-    view = bulk.get_bulk(means.reads, id, after=after - 1, limit=limit, only_failed=failed)
+    view = bulk.get_bulk(ctx.reads, id, after=after - 1, limit=limit, only_failed=failed)
     return BulkCommandAnswer.of(view)

@@ -91,21 +91,21 @@ class BulkExecutor:
 @asynccontextmanager
 async def bulk_executor(writer: Writer, engine: Engine) -> AsyncIterator[BulkExecutor]:
     """Within this block there is somebody who carries out commands, and looks for those left lying."""
-    carrier = BulkExecutor(writer, engine)
-    looking = asyncio.get_running_loop().create_task(_look_out(carrier))
+    executor = BulkExecutor(writer, engine)
+    looking = asyncio.get_running_loop().create_task(_look_out(executor))
     try:
-        yield carrier
+        yield executor
     finally:
         looking.cancel()
         await asyncio.gather(looking, return_exceptions=True)
-        await carrier.end()
+        await executor.end()
 
 
-async def _look_out(carrier: BulkExecutor) -> None:
+async def _look_out(executor: BulkExecutor) -> None:
     while True:
         await asyncio.sleep(LOOK_S)
         try:
-            while await carrier.take_abandoned() is not None:
+            while await executor.take_abandoned() is not None:
                 pass
         except ServiceError as error:
             log.debug("no look for commands left lying, because: %s", error)

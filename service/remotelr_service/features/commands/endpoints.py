@@ -21,7 +21,7 @@ router = APIRouter(prefix="/v1/runs/{run}/commands", tags=["operating"], route_c
     ),
 )
 async def command(
-    *, run: RunKey, body: AnyCommandBody, means: Ctx, caller: CalledBy, idempotency_key: IdempotencyKey = None
+    *, run: RunKey, body: AnyCommandBody, ctx: Ctx, caller: CalledBy, idempotency_key: IdempotencyKey = None
 ) -> CommandAnswer:
     """Order something. It holds from the first epoch that is not yet decided, and never rewrites a used rate."""
     # Reading a policy can take some milliseconds, in which no other request shall wait.
@@ -33,16 +33,16 @@ async def command(
         reason=body.reason,
         expected_seq=body.expected_seq,
     )
-    seq = await commands.command(means.writer, run, order)
-    return CommandAnswer.of(await run_in_threadpool(commands.get_command, means.reads, run, seq))
+    seq = await commands.command(ctx.writer, run, order)
+    return CommandAnswer.of(await run_in_threadpool(commands.get_command, ctx.reads, run, seq))
 
 
 @router.get(
     "", operation_id="list_commands", responses=described("run_not_found", "invalid_request", "database_unavailable")
 )
-def list_commands(run: RunKey, means: Ctx, after: AfterSequence = 0, limit: Limit = 100) -> CommandPage:
+def list_commands(run: RunKey, ctx: Ctx, after: AfterSequence = 0, limit: Limit = 100) -> CommandPage:
     """What was ordered of the run, oldest first, and what has become of each."""
-    page = commands.list_commands(means.reads, run, after=after, limit=limit)
+    page = commands.list_commands(ctx.reads, run, after=after, limit=limit)
     return CommandPage(run=run, commands=[CommandAnswer.of(view) for view in page.commands], next=page.after)
 
 
@@ -51,6 +51,6 @@ def list_commands(run: RunKey, means: Ctx, after: AfterSequence = 0, limit: Limi
     operation_id="get_command",
     responses=described("run_not_found", "command_not_found", "invalid_request", "database_unavailable"),
 )
-def get_command(run: RunKey, seq: EventNumber, means: Ctx) -> CommandAnswer:
+def get_command(run: RunKey, seq: EventNumber, ctx: Ctx) -> CommandAnswer:
     """A command to the run, and what has become of it."""
-    return CommandAnswer.of(commands.get_command(means.reads, run, seq))
+    return CommandAnswer.of(commands.get_command(ctx.reads, run, seq))

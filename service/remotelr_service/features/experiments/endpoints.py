@@ -40,7 +40,7 @@ async def put_experiment(
     body: ExperimentRequest,
     request: Request,
     response: Response,
-    means: Ctx,
+    ctx: Ctx,
     settings: Configured,
     caller: CalledBy,
     wait: WaitForMany = 5.0,
@@ -52,12 +52,12 @@ async def put_experiment(
     """
     wanted = await run_in_threadpool(body.settings)
     put = await experiments.put_experiment(
-        means.writer, experiment, wanted, actor=caller.actor(body.actor), reason=body.reason
+        ctx.writer, experiment, wanted, actor=caller.actor(body.actor), reason=body.reason
     )
     if put.limits_command is not None:
-        carrier = executor_of(request)
-        carrier.begin(put.limits_command)
-        await run_until_disconnect(request, carrier.wait(put.limits_command, min(wait, settings.wait_limit_s)))
+        executor = executor_of(request)
+        executor.begin(put.limits_command)
+        await run_until_disconnect(request, executor.wait(put.limits_command, min(wait, settings.wait_limit_s)))
     if put.is_new:
         response.status_code = 201
         response.headers["Location"] = f"/v1/experiments/{experiment}"
@@ -66,12 +66,12 @@ async def put_experiment(
 
 @router.get("", operation_id="list_experiments", responses=described("invalid_request", "database_unavailable"))
 def list_experiments(
-    means: Ctx,
+    ctx: Ctx,
     after: Annotated[str | None, Query(pattern=KEY_PATTERN, description="Only names behind this one.")] = None,
     limit: Limit = 100,
 ) -> ExperimentPage:
     """Experiments in order of their names, page by page: those that were set, and those that runs have named."""
-    page = experiments.list_experiments(means.reads, after=after, limit=limit)
+    page = experiments.list_experiments(ctx.reads, after=after, limit=limit)
     return ExperimentPage(experiments=[ExperimentAnswer.of(each) for each in page.experiments], next=page.after)
 
 
@@ -80,6 +80,6 @@ def list_experiments(
     operation_id="get_experiment",
     responses=described("experiment_not_found", "invalid_request", "database_unavailable"),
 )
-def get_experiment(experiment: ExperimentName, means: Ctx) -> ExperimentAnswer:
+def get_experiment(experiment: ExperimentName, ctx: Ctx) -> ExperimentAnswer:
     """The experiment, and what its runs begin with."""
-    return ExperimentAnswer.of(experiments.get_experiment(means.reads, experiment))
+    return ExperimentAnswer.of(experiments.get_experiment(ctx.reads, experiment))

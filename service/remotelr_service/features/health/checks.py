@@ -17,6 +17,6 @@ def database_checks(engine: Engine) -> dict[str, str]:
         return {"database": away.message, "schema": "not known"}
 
 
-def write_check(resources: Context) -> str:
+def write_check(ctx: Context) -> str:
     """`ok`, or what the last write failed of when that was lately and none has succeeded since."""
-    return resources.writer.failing or OK
+    return ctx.writer.failing or OK

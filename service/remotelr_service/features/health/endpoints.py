@@ -32,10 +32,10 @@ async def livez() -> HealthAnswer:
     response_model_exclude_none=True,
     responses=described("not_ready", "invalid_request"),
 )
-async def readyz(request: Request, means: Ctx, verbose: Verbose = False) -> HealthAnswer | Response:
+async def readyz(request: Request, ctx: Ctx, verbose: Verbose = False) -> HealthAnswer | Response:
     """Whether to send requests here: the database answers, its tables fit, writing works, and it is not stopping."""
-    checks = await _database_checks(means)
-    checks["writes"] = write_check(means)
+    checks = await _database_checks(ctx)
+    checks["writes"] = write_check(ctx)
     checks["serving"] = "stopping" if draining(request).is_set() else OK
     failing = {name: said for name, said in checks.items() if said != OK}
     if failing:
@@ -50,9 +50,9 @@ async def readyz(request: Request, means: Ctx, verbose: Verbose = False) -> Heal
     response_class=PlainTextResponse,
     responses={200: {"description": "In Prometheus's text format."}, **described("invalid_request")},
 )
-async def get_metrics(means: Ctx) -> Response:
+async def get_metrics(ctx: Ctx) -> Response:
     """What this process counts of itself, for Prometheus. Nothing in it is named by users."""
-    return Response(means.metrics.page(), media_type=means.metrics.content_type)
+    return Response(ctx.metrics.page(), media_type=ctx.metrics.content_type)
 
 
 @router.get("/version", operation_id="get_version", responses=described("invalid_request"))
@@ -61,9 +61,9 @@ async def get_version(request: Request) -> VersionAnswer:
     return VersionAnswer(version=request.app.version, rules_version=RULES_VERSION, api="v1")
 
 
-async def _database_checks(means: Ctx) -> dict[str, str]:
+async def _database_checks(ctx: Ctx) -> dict[str, str]:
     try:
         async with asyncio.timeout(PING_TIMEOUT_S):
-            return await asyncio.shield(asyncio.ensure_future(run_in_threadpool(database_checks, means.reads)))
+            return await asyncio.shield(asyncio.ensure_future(run_in_threadpool(database_checks, ctx.reads)))
     except TimeoutError:
         return {"database": f"no answer within {PING_TIMEOUT_S:g} s", "schema": "not known"}

@@ -26,12 +26,12 @@ DecidedEpoch = Annotated[int, Path(ge=0, le=MAX_EPOCH, description="The epoch th
     operation_id="get_decision_of_epoch",
     responses=described("run_not_found", "epoch_undecided", "invalid_request", "database_unavailable"),
 )
-def get_decision_of_epoch(run: RunKey, epoch: DecidedEpoch, means: Ctx) -> ExplainedDecisionAnswer:
+def get_decision_of_epoch(run: RunKey, epoch: DecidedEpoch, ctx: Ctx) -> ExplainedDecisionAnswer:
     """The decision the epoch went by, with what made it and a sentence that says so.
 
     An epoch without a decision of its own, in a gap, went by the newest one before.
     """
-    return ExplainedDecisionAnswer.explained(decisions.decision_of_epoch(means.reads, run, epoch))
+    return ExplainedDecisionAnswer.explained(decisions.decision_of_epoch(ctx.reads, run, epoch))
 
 
 @router.post(
@@ -50,14 +50,14 @@ def get_decision_of_epoch(run: RunKey, epoch: DecidedEpoch, means: Ctx) -> Expla
     },
     response_model=None,
 )
-async def ask_what_if(run: RunKey, body: WhatIfRequest, means: Ctx, request: Request) -> WhatIfAnswer | Response:
+async def ask_what_if(run: RunKey, body: WhatIfRequest, ctx: Ctx, request: Request) -> WhatIfAnswer | Response:
     """The rates the run would have had under other policies, beside those it had; JSON, or with Accept SVG.
 
     Each policy is given the losses that were recorded, and no commands. Nothing is stored.
     """
 
     def work() -> WhatIfAnswer | Response:
-        found = what_if.what_if(means.reads, run, body.parsed())
+        found = what_if.what_if(ctx.reads, run, body.parsed())
         if preferred_media_type(request, (JSON, SVG)) == SVG:
             return picture_of_what_if(run, found)
         return WhatIfAnswer.of(run, found)
@@ -70,6 +70,6 @@ async def ask_what_if(run: RunKey, body: WhatIfRequest, means: Ctx, request: Req
     operation_id="get_replay_policy",
     responses=described("run_not_found", "log_too_long", "invalid_request", "database_unavailable"),
 )
-def get_replay_policy(run: RunKey, means: Ctx) -> ReplayPolicyAnswer:
+def get_replay_policy(run: RunKey, ctx: Ctx) -> ReplayPolicyAnswer:
     """What really happened, operators included, as a policy: a new run with it gets the same rates."""
-    return ReplayPolicyAnswer.of(run, replay_policy.replay_policy(means.reads, run))
+    return ReplayPolicyAnswer.of(run, replay_policy.replay_policy(ctx.reads, run))

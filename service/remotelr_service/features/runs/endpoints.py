@@ -38,13 +38,13 @@ _CREATED: Responses = {
         ),
     },
 )
-async def put_run(*, run: RunKey, body: RunRequest, means: Ctx, caller: CalledBy, response: Response) -> RunAnswer:
+async def put_run(*, run: RunKey, body: RunRequest, ctx: Ctx, caller: CalledBy, response: Response) -> RunAnswer:
     """Create the run, or get it: the same policy again is the same run."""
     # Checking a policy can take some milliseconds, in which no other request shall wait.
     spec = await run_in_threadpool(body.spec)
     experiment = caller.experiment_for(body.experiment)
     view, is_new = await runs.put_run(
-        means.writer, run, spec, experiment=experiment, tags=body.tags, on_conflict=body.on_conflict, by=caller.name
+        ctx.writer, run, spec, experiment=experiment, tags=body.tags, on_conflict=body.on_conflict, by=caller.name
     )
     if is_new:
         response.status_code = 201
@@ -55,7 +55,7 @@ async def put_run(*, run: RunKey, body: RunRequest, means: Ctx, caller: CalledBy
 @router.get("", operation_id="list_runs", responses=described("invalid_request", "database_unavailable"))
 def list_runs(
     *,
-    means: Ctx,
+    ctx: Ctx,
     experiment: Annotated[str | None, Query(pattern=KEY_PATTERN, description="Only runs of this experiment.")] = None,
     status: Annotated[Status | None, Query(description="Only runs that stand so.")] = None,
     tag: Annotated[str | None, Query(pattern=TAG_FILTER_PATTERN, description="Only runs with `name:value`.")] = None,
@@ -65,7 +65,7 @@ def list_runs(
 ) -> RunPage:
     """Runs in order of their keys, page by page."""
     page = runs.list_runs(
-        means.reads,
+        ctx.reads,
         experiment=experiment,
         status=status,
         tag=_name_and_value(tag),
@@ -79,9 +79,9 @@ def list_runs(
 @router.get(
     "/{run}", operation_id="get_run", responses=described("run_not_found", "invalid_request", "database_unavailable")
 )
-def get_run(run: RunKey, means: Ctx) -> RunAnswer:
+def get_run(run: RunKey, ctx: Ctx) -> RunAnswer:
     """The run, and where it stands."""
-    return RunAnswer.of(runs.get_run(means.reads, run))
+    return RunAnswer.of(runs.get_run(ctx.reads, run))
 
 
 @router.patch(
@@ -89,9 +89,9 @@ def get_run(run: RunKey, means: Ctx) -> RunAnswer:
     operation_id="tag_run",
     responses=described("run_not_found", "too_many_tags", "invalid_request", "database_unavailable"),
 )
-async def tag_run(run: RunKey, body: TagsRequest, means: Ctx) -> RunAnswer:
+async def tag_run(run: RunKey, body: TagsRequest, ctx: Ctx) -> RunAnswer:
     """Change tags of the run, as a JSON Merge Patch (RFC 7396) does: the others stay."""
-    return RunAnswer.of(await runs.tag_run(means.writer, run, body.tags))
+    return RunAnswer.of(await runs.tag_run(ctx.writer, run, body.tags))
 
 
 @router.delete(
@@ -100,9 +100,9 @@ async def tag_run(run: RunKey, body: TagsRequest, means: Ctx) -> RunAnswer:
     status_code=204,
     responses=described("run_not_found", "invalid_request", "database_unavailable"),
 )
-async def delete_run(run: RunKey, means: Ctx, caller: CalledBy) -> None:
+async def delete_run(run: RunKey, ctx: Ctx, caller: CalledBy) -> None:
     """Take the run and its whole log away, for good. The audit keeps what was ordered of it, and by whom."""
-    await runs.delete_run(means.writer, run, by=caller.name)
+    await runs.delete_run(ctx.writer, run, by=caller.name)
 
 
 @router.post(
@@ -110,9 +110,9 @@ async def delete_run(run: RunKey, means: Ctx, caller: CalledBy) -> None:
     operation_id="finish_run",
     responses=described("run_not_found", "run_finished", "server_behind", "invalid_request", "database_unavailable"),
 )
-async def finish_run(run: RunKey, body: FinishRequest, means: Ctx) -> RunAnswer:
+async def finish_run(run: RunKey, body: FinishRequest, ctx: Ctx) -> RunAnswer:
     """Say how the run ended. It takes no further reports, until an attempt begins it again."""
-    return RunAnswer.of(await runs.finish_run(means.writer, run, body.status, body.last_seq))
+    return RunAnswer.of(await runs.finish_run(ctx.writer, run, body.status, body.last_seq))
 
 
 def _name_and_value(tag: str | None) -> tuple[str, str] | None:

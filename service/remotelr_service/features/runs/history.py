@@ -64,7 +64,7 @@ def events(engine: Engine, key: str, after: int = 0, limit: int = 200, kind: Kin
 
 
 async def wait_for_events(
-    engine: Engine, notices: RunWaiters, key: str, after: int, *, wait_s: float, kind: Kind | None = None
+    engine: Engine, waiters: RunWaiters, key: str, after: int, *, wait_s: float, kind: Kind | None = None
 ) -> None:
     """Until there is such an event with a `seq` above `after`, or `wait_s` are over.
 
@@ -74,7 +74,7 @@ async def wait_for_events(
         async with asyncio.timeout(wait_s):
             while True:
                 # What moves the run may be of another kind: then only what came since is looked through.
-                standing = await notices.wait(key, partial(_is_beyond, after))
+                standing = await waiters.wait(key, partial(_is_beyond, after))
                 if standing is None:
                     raise RunNotFound(key)
                 found = await asyncio.to_thread(events, engine, key, after, 1, kind)

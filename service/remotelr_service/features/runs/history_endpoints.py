@@ -43,7 +43,7 @@ def get_history(
     *,
     run: RunKey,
     request: Request,
-    means: Ctx,
+    ctx: Ctx,
     after: AfterSequence = 0,
     limit: OptionalLimit = None,
     form: Format = None,
@@ -54,8 +54,8 @@ def get_history(
     """
     wants_csv = form == "csv" or (form is None and "text/csv" in request.headers.get("accept", ""))
     if wants_csv:
-        return Response(_table(list(_rows(means, run, after, limit))), media_type="text/csv")
-    rows = [EpochAnswer.of(row) for row in history.history(means.reads, run, after, (limit or 100) + 1)]
+        return Response(_table(list(_rows(ctx, run, after, limit))), media_type="text/csv")
+    rows = [EpochAnswer.of(row) for row in history.history(ctx.reads, run, after, (limit or 100) + 1)]
     shown = rows[: limit or 100]
     return HistoryPage(run=run, reports=shown, next=shown[-1].seq if len(rows) > len(shown) else None)
 
@@ -69,7 +69,7 @@ async def list_events(
     *,
     run: RunKey,
     request: Request,
-    means: Ctx,
+    ctx: Ctx,
     settings: Configured,
     after: AfterSequence = 0,
     limit: Limit = 100,
@@ -83,17 +83,17 @@ async def list_events(
     if wait > 0:
         wait_s = min(wait, settings.wait_limit_s)
         await run_until_disconnect(
-            request, history.wait_for_events(means.reads, means.notices, run, after, wait_s=wait_s, kind=kind)
+            request, history.wait_for_events(ctx.reads, ctx.waiters, run, after, wait_s=wait_s, kind=kind)
         )
-    views = await run_in_threadpool(history.events, means.reads, run, after, limit + 1, kind)
+    views = await run_in_threadpool(history.events, ctx.reads, run, after, limit + 1, kind)
     shown = [EventAnswer.of(view) for view in views[:limit]]
     return EventPage(run=run, events=shown, next=shown[-1].seq if len(views) > limit else None)
 
 
-def _rows(means: Context, run: str, after: int, limit: int | None) -> Iterator[EpochAnswer]:
+def _rows(ctx: Context, run: str, after: int, limit: int | None) -> Iterator[EpochAnswer]:
     left = MAX_ROWS if limit is None else limit
     while left > 0:
-        page = history.history(means.reads, run, after, min(left, MAX_PAGE))
+        page = history.history(ctx.reads, run, after, min(left, MAX_PAGE))
         yield from map(EpochAnswer.of, page)
         if len(page) < MAX_PAGE:
             return

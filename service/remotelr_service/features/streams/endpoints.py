@@ -32,7 +32,7 @@ _ID_HELP = "The id of the last event that was had: the stream goes on behind it.
 )
 async def stream_run(
     run: RunKey,
-    means: Ctx,
+    ctx: Ctx,
     after: Annotated[
         int | None, Query(ge=0, le=MAX_INTEGER, description="Begin behind this `seq`; 0 is the whole log.")
     ] = None,
@@ -42,7 +42,7 @@ async def stream_run(
     place = None if after is None else (after, 0)
     if last_event_id is not None:
         place = int(last_event_id.rstrip("s")), int(last_event_id.endswith("s"))
-    following = means.streams.follow_run(run, place, HEARTBEAT_S)
+    following = ctx.streams.follow_run(run, place, HEARTBEAT_S)
     return EventStream(await anext(following), following)
 
 
@@ -54,7 +54,7 @@ async def stream_run(
 )
 async def stream_runs(
     *,
-    means: Ctx,
+    ctx: Ctx,
     experiment: Annotated[str | None, Query(pattern=KEY_PATTERN, description="Only runs of this experiment.")] = None,
     status: Annotated[Status | None, Query(description="Only runs that stand so when it is told.")] = None,
     tag: Annotated[str | None, Query(pattern=TAG_FILTER_PATTERN, description="Only runs with `name:value`.")] = None,
@@ -67,7 +67,7 @@ async def stream_runs(
     after = None if last_event_id is None else _cursor(last_event_id)
     name, _, value = (tag or "").partition(":")
     selection = Selection(experiment, status, None if tag is None else (name, value))
-    following = means.streams.follow_all(selection, after, HEARTBEAT_S)
+    following = ctx.streams.follow_all(selection, after, HEARTBEAT_S)
     return EventStream(await anext(following), following)
 
 

@@ -48,21 +48,19 @@ def needs_first_token(settings: Settings) -> bool:
     return settings.auth == "on" or (not settings.insecure and not is_loopback(settings.host))
 
 
-def first_token(settings: Settings, resources: Context) -> Path | None:
+def first_token(settings: Settings, ctx: Context) -> Path | None:
     """The file with the administrator's token, where one had to be made. Raises NowhereToKeep."""
-    if not needs_first_token(settings) or had_tokens(resources.reads):
+    if not needs_first_token(settings) or had_tokens(ctx.reads):
         return None
-    return asyncio.run(_made(resources, folder_of(settings.database_url) / FILE_NAME))
+    return asyncio.run(_made(ctx, folder_of(settings.database_url) / FILE_NAME))
 
 
-def token_made_here(resources: Context, name: str) -> MadeToken:
-    """A token of the scope `admin`, made in the database itself: for whoever has it has no need of a door.
+def token_made_here(ctx: Context, name: str) -> MadeToken:
+    """A token of the scope `admin`, made in the database itself: for whoever has it has no need of a gate.
 
     Raises TokenNameTaken.
     """
-    return asyncio.run(
-        create_token(resources.writer, TokenRequest(name=name, scope="admin"), by="the database's owner")
-    )
+    return asyncio.run(create_token(ctx.writer, TokenRequest(name=name, scope="admin"), by="the database's owner"))
 
 
 def folder_of(database_url: str) -> Path:
@@ -71,13 +69,13 @@ def folder_of(database_url: str) -> Path:
     return Path(parsed.database or "").parent if parsed.get_backend_name() == "sqlite" else Path()
 
 
-async def _made(resources: Context, file: Path) -> Path | None:
+async def _made(ctx: Context, file: Path) -> Path | None:
     secret = new_token()
     # First the file: a token that nobody can read would lock everybody out. A name of its own: another replica may
     # start here at the same time, and one of us will find that it came second.
     own = file.with_name(f"{file.name}.{os.getpid()}")
     _write(own, secret)
-    made = await create_first_token(resources.writer, secret)
+    made = await create_first_token(ctx.writer, secret)
     if made is None:
         own.unlink()
         return None

@@ -12,7 +12,7 @@ from remotelr_service.features.tokens.schemas import (
     TokenPageAnswer,
 )
 from remotelr_service.http.auth import audit
-from remotelr_service.http.dependencies import CalledBy, Ctx, door_of
+from remotelr_service.http.dependencies import CalledBy, Ctx, gate_of
 from remotelr_service.http.fields import AfterNumber, Limit, TokenNumber
 from remotelr_service.http.problems import Responses, described
 from remotelr_service.http.route import StrictRoute
@@ -31,18 +31,18 @@ _CREATED: Responses = {201: {"model": MadeTokenAnswer, "description": "The token
         **described("token_name_taken", "admin_token_needed", "invalid_request", "database_unavailable"),
     },
 )
-async def create_token(body: TokenCreation, caller: CalledBy, means: Ctx, request: Request) -> MadeTokenAnswer:
+async def create_token(body: TokenCreation, caller: CalledBy, ctx: Ctx, request: Request) -> MadeTokenAnswer:
     """Make a token. From the first one on nobody gets in without, so that one has to be of the scope `admin`."""
-    door = door_of(request)
-    made = await tokens.create_token(means.writer, body.request(), by=caller.name, has_admin=door.has_own_admin)
-    await door.register.see()
+    gate = gate_of(request)
+    made = await tokens.create_token(ctx.writer, body.request(), by=caller.name, has_admin=gate.has_settings_admin)
+    await gate.token_cache.reload()
     return MadeTokenAnswer.of_made(made)
 
 
 @router.get("/tokens", operation_id="list_tokens", responses=described("invalid_request", "database_unavailable"))
-def list_tokens(*, means: Ctx, after: AfterNumber = 0, limit: Limit = 100) -> TokenPageAnswer:
+def list_tokens(*, ctx: Ctx, after: AfterNumber = 0, limit: Limit = 100) -> TokenPageAnswer:
     """Tokens in the order they were made, revoked ones too. Nobody can read the tokens themselves."""
-    page = tokens.list_tokens(means.reads, after, limit)
+    page = tokens.list_tokens(ctx.reads, after, limit)
     return TokenPageAnswer(tokens=[TokenAnswer.of(view) for view in page.tokens], next=page.after)
 
 
@@ -52,15 +52,15 @@ def list_tokens(*, means: Ctx, after: AfterNumber = 0, limit: Limit = 100) -> To
     status_code=204,
     responses=described("token_not_found", "admin_token_needed", "invalid_request", "database_unavailable"),
 )
-async def revoke_token(token: TokenNumber, caller: CalledBy, means: Ctx, request: Request) -> None:
+async def revoke_token(token: TokenNumber, caller: CalledBy, ctx: Ctx, request: Request) -> None:
     """Let nobody in with this token any more: within 5 seconds, on every replica. A second time changes nothing."""
-    door = door_of(request)
-    await tokens.revoke_token(means.writer, token, by=caller.name, has_admin=door.has_own_admin)
-    await door.register.see()
+    gate = gate_of(request)
+    await tokens.revoke_token(ctx.writer, token, by=caller.name, has_admin=gate.has_settings_admin)
+    await gate.token_cache.reload()
 
 
 @router.get("/audit", operation_id="list_audit", responses=described("invalid_request", "database_unavailable"))
-def list_audit(*, means: Ctx, after: AfterNumber = 0, limit: Limit = 100) -> AuditPageAnswer:
+def list_audit(*, ctx: Ctx, after: AfterNumber = 0, limit: Limit = 100) -> AuditPageAnswer:
     """What was done to tokens, and to runs that are deleted, oldest first. A run that is there has its own log."""
-    entries, following = audit.list_audit(means.reads, after, limit)
+    entries, following = audit.list_audit(ctx.reads, after, limit)
     return AuditPageAnswer(entries=[AuditAnswer.of(entry) for entry in entries], next=following)

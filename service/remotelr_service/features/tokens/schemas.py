@@ -40,10 +40,10 @@ class TokenCreation(RequestBody):
 
     @model_validator(mode="after")
     def _is_kept_where_it_has_to_be(self) -> Self:
-        is_kept = self.experiment is not None or self.run is not None
-        if self.scope == "report" and not is_kept:
+        is_restricted = self.experiment is not None or self.run is not None
+        if self.scope == "report" and not is_restricted:
             raise ValueError("a token of the scope report needs an experiment or a run that it is kept to")
-        if self.scope != "report" and is_kept:
+        if self.scope != "report" and is_restricted:
             raise ValueError(f"only tokens of the scope report are kept to an experiment or a run, not {self.scope}")
         return self
 

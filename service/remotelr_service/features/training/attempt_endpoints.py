@@ -28,17 +28,17 @@ router = APIRouter(prefix="/v1/runs/{run}/attempts", tags=["training"], route_cl
         "database_unavailable",
     ),
 )
-async def begin_attempt(run: RunKey, body: AttemptStart, means: Ctx, steps_wanted: WithSteps = False) -> AttemptAnswer:
+async def begin_attempt(run: RunKey, body: AttemptStart, ctx: Ctx, steps_wanted: WithSteps = False) -> AttemptAnswer:
     """Begin at an epoch, or begin again: from then on older attempts are refused.
 
     The state is as it was before that epoch was reported, so a trainer that starts from an older
     checkpoint gets the curve it would have had.
     """
     if steps_wanted:
-        await run_in_threadpool(step_rates.require_steps, means.reads, run)
-    decision = await attempts.begin_attempt(means.writer, run, body.request())
-    means.metrics.decision(decision)
+        await run_in_threadpool(step_rates.require_steps, ctx.reads, run)
+    decision = await attempts.begin_attempt(ctx.writer, run, body.request())
+    ctx.metrics.decision(decision)
     log_decision(decision)
     return AttemptAnswer(
-        attempt=decision.attempt, decision=await decision_answer(decision, means, with_steps=steps_wanted)
+        attempt=decision.attempt, decision=await decision_answer(decision, ctx, with_steps=steps_wanted)
     )

@@ -1,4 +1,4 @@
-"""Points whose time is over: decided without the ranks that are missing, whoever notices first.
+"""Points whose time is over: decided without the ranks that are missing, whoever waiters first.
 
 That may be a rank that asks again (`reports.py` beside this file) or any replica that looks; also one that was
 not there when the point began to wait. What tells the time is the database's clock, for all of them.

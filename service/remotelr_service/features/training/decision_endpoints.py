@@ -24,7 +24,7 @@ async def get_decision(
     *,
     run: RunKey,
     request: Request,
-    means: Ctx,
+    ctx: Ctx,
     settings: Configured,
     after: AfterSequence = 0,
     wait: Wait = 0.0,
@@ -36,11 +36,11 @@ async def get_decision(
     takes longer than `wait` seconds, it is the one in force all the same: look at its `seq`.
     """
     if steps_wanted:
-        await run_in_threadpool(step_rates.require_steps, means.reads, run)
+        await run_in_threadpool(step_rates.require_steps, ctx.reads, run)
     decision = None
     if wait > 0:
         wait_s = min(wait, settings.wait_limit_s)
-        decision = await run_until_disconnect(request, decisions.wait_for_decision(means.notices, run, after, wait_s))
+        decision = await run_until_disconnect(request, decisions.wait_for_decision(ctx.waiters, run, after, wait_s))
     if decision is None:
-        decision = await run_in_threadpool(decisions.get_decision, means.reads, run)
-    return await decision_answer(decision, means, with_steps=steps_wanted)
+        decision = await run_in_threadpool(decisions.get_decision, ctx.reads, run)
+    return await decision_answer(decision, ctx, with_steps=steps_wanted)

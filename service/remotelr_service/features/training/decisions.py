@@ -34,27 +34,27 @@ def decision_of_epoch(engine: Engine, key: str, epoch: int) -> Decision:
     return found.decision
 
 
-async def wait_for_decision(notices: RunWaiters, key: str, after: int, wait_s: float) -> Decision | None:
+async def wait_for_decision(waiters: RunWaiters, key: str, after: int, wait_s: float) -> Decision | None:
     """The decision in force as soon as its `seq` is above `after`; None when that takes longer than `wait_s`.
 
     Neither a thread nor a transaction is held while waiting. Raises RunNotFound, also when the run is deleted.
     """
-    return await _awaited(notices, key, lambda decision: decision.seq > after, wait_s)
+    return await _awaited(waiters, key, lambda decision: decision.seq > after, wait_s)
 
 
-async def wait_for_ranks(notices: RunWaiters, waiting: Waiting, wait_s: float) -> Decision | None:
+async def wait_for_ranks(waiters: RunWaiters, waiting: Waiting, wait_s: float) -> Decision | None:
     """The decision in force as soon as the awaited point is decided, or a newer attempt has begun; else as above."""
 
     def over(decision: Decision) -> bool:
         return decision.epoch > waiting.epoch or decision.attempt != waiting.attempt
 
-    return await _awaited(notices, waiting.run, over, wait_s)
+    return await _awaited(waiters, waiting.run, over, wait_s)
 
 
-async def _awaited(notices: RunWaiters, key: str, until: Callable[[Decision], bool], wait_s: float) -> Decision | None:
+async def _awaited(waiters: RunWaiters, key: str, until: Callable[[Decision], bool], wait_s: float) -> Decision | None:
     try:
         async with asyncio.timeout(wait_s):
-            standing = await notices.wait(key, lambda standing: until(standing.decision))
+            standing = await waiters.wait(key, lambda standing: until(standing.decision))
     except TimeoutError:
         return None
     if standing is None:

@@ -71,7 +71,7 @@ async def report(
     run: RunKey,
     body: ReportRequest,
     request: Request,
-    means: Ctx,
+    ctx: Ctx,
     settings: Configured,
     wait: Wait = 0.0,
     steps_wanted: WithSteps = False,
@@ -82,19 +82,19 @@ async def report(
     answer may be to wait: send the same report again, or let `wait` hold it here for so many seconds.
     """
     if steps_wanted:
-        await run_in_threadpool(step_rates.require_steps, means.reads, run)
+        await run_in_threadpool(step_rates.require_steps, ctx.reads, run)
     said = body.report()
-    answer = await reports.report(means.writer, run, said)
+    answer = await reports.report(ctx.writer, run, said)
     if isinstance(answer, Waiting) and wait > 0:
         wait_s = min(wait, settings.wait_limit_s)
-        ranks = reports.await_ranks(means.writer, means.notices, said, answer, wait_s)
+        ranks = reports.await_ranks(ctx.writer, ctx.waiters, said, answer, wait_s)
         answer = await run_until_disconnect(request, ranks) or answer
-    means.metrics.answer(answer)
+    ctx.metrics.answer(answer)
     if isinstance(answer, Waiting):
         return waiting_response(answer)
     log_decision(answer)
     if steps_wanted:
-        stepped = await decision_answer(answer, means, with_steps=True)
+        stepped = await decision_answer(answer, ctx, with_steps=True)
         return Response(stepped.model_dump_json(), media_type="application/json")
     return raw_decision_response(answer)
 
@@ -104,18 +104,18 @@ async def report(
     operation_id="report_batch",
     responses=described("run_not_found", "invalid_request", "database_unavailable"),
 )
-async def report_batch(run: RunKey, body: BatchRequest, means: Ctx) -> BatchAnswer:
+async def report_batch(run: RunKey, body: BatchRequest, ctx: Ctx) -> BatchAnswer:
     """Send reports that could not be sent before, oldest first, as if they had come one by one.
 
     They are answered in order. The first that is refused is the last to be answered: what stands before
     it is stored, what comes after it was not tried.
     """
-    answers = await reports.report_batch(means.writer, run, [each.report() for each in body.reports])
+    answers = await reports.report_batch(ctx.writer, run, [each.report() for each in body.reports])
     for answer in answers:
         if isinstance(answer, RulesError):
-            means.metrics.report("refused")
+            ctx.metrics.report("refused")
             continue
-        means.metrics.answer(answer)
+        ctx.metrics.answer(answer)
         if isinstance(answer, Decision):
             log_decision(answer)
     return BatchAnswer(answers=[_told(answer) for answer in answers])

@@ -55,14 +55,14 @@ def _run(scope: Scope) -> str | None:
 
 async def _answer(run: str, request: ReportStrictRequest) -> Response:
     state = request.app.state
-    door: AccessGate = state.door
+    gate: AccessGate = state.gate
     # The writer looks whether the run is there for the caller: it reads the run anyhow.
-    caller = await door.admit(request.scope, "report", looks_at_run=False)
+    caller = await gate.authorize(request.scope, "report", checks_run=False)
     check_content_type(request.headers.get("content-type"))
     document = await request.json() if await request.body() else None
-    with state.places:
+    with state.limiter:
         return await report(
-            run=run, body=_read(document), request=request, means=door.means_of(caller), settings=state.settings
+            run=run, body=_read(document), request=request, ctx=gate.context_for(caller), settings=state.settings
         )
 
 

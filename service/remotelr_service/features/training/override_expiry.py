@@ -1,4 +1,4 @@
-"""Rates that operators hold until a time: let go when it has come, by whoever notices first.
+"""Rates that operators hold until a time: let go when it has come, by whoever waiters first.
 
 The rules have no clock, so the end is an event of its own. Whoever is about to decide appends it first; where
 nobody asks, the replica does that looks next. What tells the time is the database's clock, for all of them.

@@ -23,13 +23,13 @@ async def report(writer: Writer, key: str, report: Report) -> Decision | Waiting
 
 
 async def await_ranks(
-    writer: Writer, notices: RunWaiters, report: Report, waiting: Waiting, wait_s: float
+    writer: Writer, waiters: RunWaiters, report: Report, waiting: Waiting, wait_s: float
 ) -> Decision | Waiting:
     """The answer to a report that other ranks were awaited for, as soon as its point is decided.
 
     Still `waiting` when that takes longer than `wait_s`. Raises what `report` does.
     """
-    decision = await wait_for_ranks(notices, waiting, wait_s)
+    decision = await wait_for_ranks(waiters, waiting, wait_s)
     if decision is None:
         return waiting
     if (decision.attempt, decision.epoch) == (waiting.attempt, waiting.epoch + 1):

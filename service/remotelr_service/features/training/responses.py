@@ -45,12 +45,12 @@ def log_decision(decision: Decision) -> None:
 
 
 async def decision_answer(
-    decision: Decision, means: Context, *, with_steps: bool
+    decision: Decision, ctx: Context, *, with_steps: bool
 ) -> DecisionAnswer | SteppedDecisionAnswer:
     """The decision as an answer, with the rate of every step where that is wanted."""
     if not with_steps:
         return DecisionAnswer.of(decision)
-    rates = await run_in_threadpool(step_rates.step_rates, means.reads, decision.run, decision)
+    rates = await run_in_threadpool(step_rates.step_rates, ctx.reads, decision.run, decision)
     return SteppedDecisionAnswer.with_steps(decision, rates)
 
 

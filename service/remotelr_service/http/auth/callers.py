@@ -45,17 +45,17 @@ class Caller:
         return not _HELD[self.scope].isdisjoint(scopes)
 
     @property
-    def is_kept(self) -> bool:
+    def is_restricted(self) -> bool:
         """Whether there are runs that are not there for them."""
         return self.experiment is not None or self.run is not None
 
-    def reaches(self, run: str, experiment: str | None) -> bool:
+    def can_access(self, run: str, experiment: str | None) -> bool:
         """Whether the run, which belongs to `experiment`, is there for them."""
         return self.run in (None, run) and self.experiment in (None, experiment)
 
     def experiment_for(self, asked: str | None) -> str | None:
         """The experiment that a new run of theirs belongs to. Raises ExperimentOutOfReach."""
-        if not self.is_kept:
+        if not self.is_restricted:
             return asked
         # Who is kept to a run alone would choose its limits and its policy by naming an experiment.
         if asked not in (None, self.experiment):

@@ -1,4 +1,4 @@
-"""The door: every call comes through `Door.admit`, which finds out who calls and whether they may.
+"""The gate: every call comes through `Door.admit`, which finds out who calls and whether they may.
 
 It is asked by the routes themselves (`route.py`, `plain.py`) with the call that was found, so there is no second
 reading of an address that could understand it differently; and nothing it asks waits for a database, as long as
@@ -21,7 +21,7 @@ from starlette.types import Scope as Connection
 from remotelr_service.http.auth.callers import ANONYMOUS, Caller
 from remotelr_service.http.auth.credentials import digest, is_token
 from remotelr_service.http.auth.permissions import ADMIN, OPEN, RIGHTS
-from remotelr_service.http.auth.run_access import ScopedWriter, check_reach
+from remotelr_service.http.auth.run_access import ScopedWriter, check_access
 from remotelr_service.http.auth.throttle import TokenBucket, retry_after
 from remotelr_service.http.auth.token_cache import TokenCache
 from remotelr_service.http.context import Context
@@ -49,54 +49,54 @@ log = structlog.get_logger("remotelr")
 class AccessGate:
     """One for a service process.
 
-    settings: whether tokens are needed. means: what callers are given to work with.
+    settings: whether tokens are needed. ctx: what callers are given to work with.
     """
 
-    def __init__(self, settings: Settings, means: Context) -> None:
-        self.register = TokenCache(means.reads, means.writer)
+    def __init__(self, settings: Settings, ctx: Context) -> None:
+        self.token_cache = TokenCache(ctx.reads, ctx.writer)
         self._auth = settings.auth
         self._insecure = settings.insecure
         self._is_exposed = not is_loopback(settings.host)
         self._admin_digest = None if settings.admin_token is None else digest(settings.admin_token)
-        self._means = means
+        self._ctx = ctx
         self._wrong: TokenBucket[str] = TokenBucket(1 / _WRONG_EVERY_S, _WRONG_BURST)
         self._told: TokenBucket[str] = TokenBucket(_TOLD_PER_S, _TOLD_BURST)
         limit = settings.rate_limit
         self._rates: TokenBucket[int] | None = TokenBucket(limit, limit * _RATE_WINDOW_S) if limit else None
 
     @property
-    def has_own_admin(self) -> bool:
+    def has_settings_admin(self) -> bool:
         """Whether there is an administrator whose token is a setting."""
         return self._admin_digest is not None
 
     @property
-    def needs_no_register(self) -> bool:
+    def is_always_open(self) -> bool:
         """Whether nobody will ever be asked for a token."""
         return self._auth == "off" or (self._auth == "auto" and self._insecure)
 
     @asynccontextmanager
-    async def kept(self) -> AsyncIterator[None]:
+    async def refreshing_tokens(self) -> AsyncIterator[None]:
         """Within this block the register of tokens is kept up to date."""
-        if self.needs_no_register:
+        if self.is_always_open:
             yield
             return
-        async with self.register.kept():
+        async with self.token_cache.refreshing():
             yield
 
     def needs_token(self, connection: Connection) -> bool:
         """Whether nobody gets in without one. (The register is asked, and has to be `trusted`.)"""
-        if self.needs_no_register:
+        if self.is_always_open:
             return False
-        if self._auth == "on" or self._is_exposed or self.has_own_admin or self.register.has_tokens:
+        if self._auth == "on" or self._is_exposed or self.has_settings_admin or self.token_cache.has_tokens:
             return True
         # Whoever started us may have bound another address than the settings say.
         server = connection.get("server")
         return server is not None and server[1] is not None and not is_loopback(server[0])
 
-    async def admit(self, connection: Connection, call: str, *, looks_at_run: bool = True) -> Caller:
+    async def authorize(self, connection: Connection, call: str, *, checks_run: bool = True) -> Caller:
         """Who makes this call. Raises Refusal for who may not, RunNotFound for a run that is not there for them.
 
-        looks_at_run: whether the call may look at its run without the writer, which looks who may by itself.
+        checks_run: whether the call may look at its run without the writer, which looks who may by itself.
         """
         rights = RIGHTS.get(call, ADMIN)
         if rights == OPEN:
@@ -111,22 +111,22 @@ class AccessGate:
             needed = " or ".join(sorted(rights))
             detail = f"this call needs a token of the scope {needed}; this one's is {caller.scope}"
             self._refuse("forbidden", detail, connection, call, caller)
-        if caller.is_kept:
-            await self._keep(connection, caller, looks_at_run=looks_at_run)
+        if caller.is_restricted:
+            await self._keep(connection, caller, checks_run=checks_run)
         return self._let_in(connection, caller)
 
-    def means_of(self, caller: Caller) -> Context:
+    def context_for(self, caller: Caller) -> Context:
         """What the caller is given to work with."""
-        return replace(self._means, writer=ScopedWriter(self._means.writer, caller)) if caller.is_kept else self._means
+        return replace(self._ctx, writer=ScopedWriter(self._ctx.writer, caller)) if caller.is_restricted else self._ctx
 
-    def still(self, connection: Connection) -> bool:
+    def is_still_authorized(self, connection: Connection) -> bool:
         """Whether who makes this call would be let in again: a stream that is open for long has to ask."""
         caller: Caller | None = connection.get(CALLER)
         if caller is None:
             return True
-        return not self.needs_token(connection) if caller is ANONYMOUS else self.register.still(caller)
+        return not self.needs_token(connection) if caller is ANONYMOUS else self.token_cache.is_valid(caller)
 
-    async def look_again(self, connection: Connection) -> None:
+    async def recheck(self, connection: Connection) -> None:
         """For a call that has waited, before it tells anything: its caller and its run may be others by now.
 
         Raises Refusal where the token is good no more, RunNotFound for a run that is not there for its caller.
@@ -134,17 +134,17 @@ class AccessGate:
         caller: Caller | None = connection.get(CALLER)
         if caller is None:
             return
-        if not self.still(connection):
-            self.refused("unauthorized", connection, None, caller)
+        if not self.is_still_authorized(connection):
+            self.record_refusal("unauthorized", connection, None, caller)
             raise Refusal("unauthorized", "this call needs a token that is still good", headers=_CHALLENGE)
-        if caller.is_kept:
-            await self._keep(connection, caller, looks_at_run=True)
+        if caller.is_restricted:
+            await self._keep(connection, caller, checks_run=True)
 
-    def refused(
+    def record_refusal(
         self, code: RefusalCode, connection: Connection, call: str | None, caller: Caller | None = None
     ) -> None:
         """Write down that somebody was refused; nothing secret, and not more often than a log can bear."""
-        self._means.metrics.refusal(code)
+        self._ctx.metrics.refusal(code)
         address = _address(connection)
         if self._told.take(address):
             return
@@ -162,16 +162,16 @@ class AccessGate:
         return caller
 
     async def _caller(self, connection: Connection) -> Caller:
-        if self.needs_no_register:
+        if self.is_always_open:
             return ANONYMOUS
-        await self.register.trusted()
+        await self.token_cache.ensure_fresh()
         if not self.needs_token(connection):
             return ANONYMOUS
         secret = _bearer(connection)
         found = None if secret is None else await self._known(secret, connection)
         if found is None:
             self._turn_away(connection, had_token=secret is not None)
-        self.register.note_use(found)
+        self.token_cache.note_use(found)
         return found
 
     async def _known(self, secret: str, connection: Connection) -> Caller | None:
@@ -181,24 +181,24 @@ class AccessGate:
         if not is_token(secret):
             return None
         # Who has sent many wrong ones is not looked up again: the right ones are found without.
-        return await self.register.find(hashed, patient=not self._wrong.is_empty(_address(connection)))
+        return await self.token_cache.find(hashed, patient=not self._wrong.is_empty(_address(connection)))
 
     def _turn_away(self, connection: Connection, *, had_token: bool) -> NoReturn:
         wait_s = self._wrong.take(_address(connection))
         if wait_s and had_token:
-            self._means.metrics.refusal("rate_limited")
+            self._ctx.metrics.refusal("rate_limited")
             detail = "too many requests with tokens that are not good came from this address: ask again later"
             raise Refusal("rate_limited", detail, headers=retry_after(wait_s))
-        self.refused("unauthorized", connection, None)
+        self.record_refusal("unauthorized", connection, None)
         detail = "send a token of this service that is good: `Authorization: Bearer rlr_...`"
         raise Refusal("unauthorized", detail, headers=_CHALLENGE)
 
-    async def _keep(self, connection: Connection, caller: Caller, *, looks_at_run: bool) -> None:
+    async def _keep(self, connection: Connection, caller: Caller, *, checks_run: bool) -> None:
         run = _run(connection)
         # What is no key at all is for the call to refuse.
-        if run is None or re.fullmatch(KEY_PATTERN, run) is None or not looks_at_run:
+        if run is None or re.fullmatch(KEY_PATTERN, run) is None or not checks_run:
             return
-        await run_in_threadpool(check_reach, self._means.reads, caller, run)
+        await run_in_threadpool(check_access, self._ctx.reads, caller, run)
 
     def _refuse(
         self,
@@ -210,7 +210,7 @@ class AccessGate:
         *,
         headers: Mapping[str, str] | None = None,
     ) -> NoReturn:
-        self.refused(code, connection, call, caller)
+        self.record_refusal(code, connection, call, caller)
         raise Refusal(code, detail, headers=headers)
 
 

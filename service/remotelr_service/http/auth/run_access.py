@@ -44,7 +44,7 @@ class ScopedWriter(Writer):
         return await self._writer.submit(within_reach, *keys, asks=asks)
 
 
-def check_reach(engine: Engine, caller: Caller, key: str) -> None:
+def check_access(engine: Engine, caller: Caller, key: str) -> None:
     """Raises RunNotFound for a run that is not there for the caller. One that does not exist passes."""
     _check(caller, key, caller.experiment)
     if caller.experiment is None:
@@ -56,6 +56,6 @@ def check_reach(engine: Engine, caller: Caller, key: str) -> None:
 
 
 def _check(caller: Caller, key: str, experiment: str | None) -> None:
-    if not caller.reaches(key, experiment):
+    if not caller.can_access(key, experiment):
         log.warning("refused: the run %s is not there for the token %s", key, caller.name)
         raise RunNotFound(key)

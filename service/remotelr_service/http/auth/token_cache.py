@@ -46,7 +46,7 @@ class TokenCache:
         self._version: Version | None = None
         self._now = datetime.min.replace(tzinfo=UTC)
         self._seen = self._failed = -float("inf")
-        self._looking: asyncio.Task[None] | None = None
+        self._loading: asyncio.Task[None] | None = None
         self._used: dict[int, float] = {}
         # A thread of its own: the others may all be busy reading for whoever is in already.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="remotelr-tokens")
@@ -56,25 +56,25 @@ class TokenCache:
         """Whether there ever was one: then nobody gets in without."""
         return self._version is not None and self._version.added > 0
 
-    async def trusted(self) -> None:
+    async def ensure_fresh(self) -> None:
         """What is known here is known to be true. Raises DatabaseUnavailable."""
         if time.monotonic() - self._seen > TRUSTED_S:
-            await self._look_at_most_every(MISSED_S)
+            await self._refresh_at_most_every(MISSED_S)
 
     async def find(self, digest: str, *, patient: bool) -> Caller | None:
         """Whose token this is; None for one that is not known, revoked or expired. Raises DatabaseUnavailable.
 
         patient: look again when it is not known, in case it is new.
         """
-        await self.trusted()
+        await self.ensure_fresh()
         found = self._valid(digest)
         if found is None and patient:
             with suppress(DatabaseUnavailable):
-                await self._look_at_most_every(MISSED_S)
+                await self._refresh_at_most_every(MISSED_S)
             found = self._valid(digest)
         return found
 
-    def still(self, caller: Caller) -> bool:
+    def is_valid(self, caller: Caller) -> bool:
         """Whether the token that let `caller` in is still good, as far as is known."""
         if caller.token is None:
             return True
@@ -84,32 +84,32 @@ class TokenCache:
         if caller.token is not None:
             self._used[caller.token] = time.monotonic()
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """See what there is now. Several who ask at once share one look. Raises DatabaseUnavailable."""
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.get_running_loop().create_task(self._look())
-            self._looking.add_done_callback(_heard)
+        if self._loading is None or self._loading.done():
+            self._loading = asyncio.get_running_loop().create_task(self._load())
+            self._loading.add_done_callback(_heard)
         try:
             async with asyncio.timeout(PATIENCE_S):
-                await asyncio.shield(self._looking)
+                await asyncio.shield(self._loading)
         except TimeoutError:
             raise DatabaseUnavailable("the database does not answer: ask again") from None
 
-    async def see(self) -> None:
+    async def reload(self) -> None:
         """See what was just committed here. Where the database is away by now, the next look sees it."""
         with suppress(DatabaseUnavailable):
-            if self._looking is not None and not self._looking.done():
+            if self._loading is not None and not self._loading.done():
                 # It may have begun before the commit.
-                await self.look()
-            await self.look()
+                await self.refresh()
+            await self.refresh()
 
     @asynccontextmanager
-    async def kept(self) -> AsyncIterator[None]:
+    async def refreshing(self) -> AsyncIterator[None]:
         """Within this block it is looked every now and then, and uses are noted."""
         ended = asyncio.Event()
         with suppress(ServiceError):
-            await self.look()
-        keeping = asyncio.create_task(self._keep(ended))
+            await self.refresh()
+        keeping = asyncio.create_task(self._refresh_periodically(ended))
         try:
             yield
         finally:
@@ -118,7 +118,7 @@ class TokenCache:
             await self._save_uses()
             self._thread.shutdown(wait=False)
 
-    async def _keep(self, ended: asyncio.Event) -> None:
+    async def _refresh_periodically(self, ended: asyncio.Event) -> None:
         saved = time.monotonic()
         while True:
             with suppress(TimeoutError):
@@ -126,12 +126,12 @@ class TokenCache:
                     await ended.wait()
                     return
             with suppress(ServiceError):
-                await self.look()
+                await self.refresh()
             if time.monotonic() - saved >= USES_S:
                 saved = time.monotonic()
                 await self._save_uses()
 
-    async def _look_at_most_every(self, pause_s: float) -> None:
+    async def _refresh_at_most_every(self, pause_s: float) -> None:
         """As `look`; who comes soon after the last one waits, or is told what came of it."""
         since = time.monotonic() - max(self._seen, self._failed)
         if since < pause_s and self._failed > self._seen:
@@ -141,9 +141,9 @@ class TokenCache:
             await asyncio.sleep(pause_s - since)
         # Whoever waited beside us may have looked for all.
         if self._seen == seen:
-            await self.look()
+            await self.refresh()
 
-    async def _look(self) -> None:
+    async def _load(self) -> None:
         began = time.monotonic()
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._thread, self._read, self._version)
