@@ -35,9 +35,9 @@ def measure(folder: Path, *, rounds: int) -> Iterator[Line]:
 
 
 def _times(url: str, rounds: int) -> dict[str, tuple[float, float]]:
+    import keras  # noqa: PLC0415  # only in the process that trains
     import numpy as np  # noqa: PLC0415
 
-    import keras  # noqa: PLC0415  # only in the process that trains
     from remotelr.keras import RemoteLR  # noqa: PLC0415
 
     inputs, targets = np.ones((BATCHES, 4), "float32"), np.zeros((BATCHES, 1), "float32")

@@ -8,9 +8,9 @@ import os
 import tempfile
 from pathlib import Path
 
+import keras
 from sklearn.datasets import load_digits
 
-import keras
 from remotelr.keras import RemoteLR
 
 images, labels = load_digits(return_X_y=True)

@@ -3,6 +3,7 @@
 import logging
 
 import keras
+
 from remotelr.rules import Decision
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+
 from remotelr.rules import Policy, policy_from_json, policy_to_json
 from remotelr.rules.policy.codec import node_to_json
 

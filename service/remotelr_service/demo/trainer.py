@@ -11,9 +11,9 @@ from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
+import keras
 from sklearn.datasets import load_digits
 
-import keras
 from remotelr.keras import RemoteLR
 
 EPOCHS = 14
