@@ -2,7 +2,6 @@
 
 from dataclasses import field, fields
 from math import isclose
-from typing import Any
 
 from remotelr import rules
 from remotelr._http.requests import Json
@@ -81,9 +80,4 @@ class Decision(rules.Decision):
 
 def planned(decision: rules.Decision, plan: Plan) -> Decision:
     """The decision with its plan."""
-    return Decision(**members_of(decision), plan=plan)
-
-
-def members_of(decision: rules.Decision) -> dict[str, Any]:
-    """What the rules know of a decision, by its names."""
-    return {each.name: getattr(decision, each.name) for each in fields(rules.Decision)}
+    return Decision(**{each.name: getattr(decision, each.name) for each in fields(rules.Decision)}, plan=plan)

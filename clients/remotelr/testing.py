@@ -20,7 +20,7 @@ own, tokens, experiments, previews, and waiting (a long poll is answered at once
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, get_args
 from urllib.parse import unquote
@@ -49,6 +49,7 @@ from remotelr.rules import (
 )
 from remotelr.rules.local_run import LocalRun
 from remotelr.rules.run.command import CommandType
+from remotelr.rules.run.decision import decision_to_json, waiting_to_json
 from remotelr.rules.run.events import OF_A_POINT
 
 __all__ = ["InMemoryService"]
@@ -58,8 +59,6 @@ _COMMAND = re.compile(r"GET /commands/(?P<seq>[0-9]+)")
 _INVALID = ("invalid_policy", "invalid_report", "invalid_command")
 # What is ordered over HTTP; limits are the service's own.
 _TAKEN = frozenset(get_args(CommandType)) - {"limits"}
-# What of a decision is not answered.
-_UNSAID = ("local", "why")
 _SPEC = ("initial_learning_rate", "world_size", "steps_per_epoch", "total_epochs")
 
 
@@ -153,12 +152,12 @@ class InMemoryService:
 
 def _begin(kept: _HostedRun, body: dict[str, Any]) -> Response:
     answer = kept.begin(AttemptRequest(**body))
-    return _response(200, {"attempt": answer.attempt, "decision": _told(answer)})
+    return _response(200, {"attempt": answer.attempt, "decision": decision_to_json(answer)})
 
 
 def _report(kept: _HostedRun, body: dict[str, Any]) -> Response:
     answer = kept.report(_said(body))
-    return _response(202 if isinstance(answer, Waiting) else 200, _told(answer))
+    return _response(202 if isinstance(answer, Waiting) else 200, _answer(answer))
 
 
 def _report_batch(kept: _HostedRun, body: dict[str, Any]) -> Response:
@@ -170,7 +169,7 @@ def _report_batch(kept: _HostedRun, body: dict[str, Any]) -> Response:
             detail = {"detail": refusal.message, "problem": dict(refusal.details)}
             answers.append({"status": "refused", "code": refusal.code, **detail})
             break
-        answers.append(_told(answer))
+        answers.append(_answer(answer))
     return _response(200, {"answers": answers})
 
 
@@ -272,7 +271,7 @@ def _row(event: Event, rates: Mapping[int, float], decision: Decision | None) ->
 
 _CALLS: Mapping[str, Callable[[_HostedRun, dict[str, Any]], Response]] = {
     "GET": lambda kept, _: _response(200, _run(kept)),
-    "GET /decision": lambda kept, _: _response(200, _told(kept.decision)),
+    "GET /decision": lambda kept, _: _response(200, decision_to_json(kept.decision)),
     "GET /history": lambda kept, _: _history(kept),
     "POST /attempts": _begin,
     "POST /reports": _report,
@@ -290,11 +289,8 @@ def _said(body: dict[str, Any]) -> Report:
     return Report(**{**body, "metrics": metrics_from_json(measured)})
 
 
-def _told(answer: Decision | Waiting) -> dict[str, Any]:
-    if isinstance(answer, Waiting):
-        members = {name: getattr(answer, name) for name in ("run", "attempt", "epoch", "have", "need")}
-        return {"status": "waiting", **members}
-    return {each.name: getattr(answer, each.name) for each in fields(answer) if each.name not in _UNSAID}
+def _answer(answer: Decision | Waiting) -> dict[str, Any]:
+    return waiting_to_json(answer) if isinstance(answer, Waiting) else decision_to_json(answer)
 
 
 def _run(kept: _HostedRun) -> dict[str, Any]:
@@ -312,7 +308,7 @@ def _run(kept: _HostedRun) -> dict[str, Any]:
         "step": run.step,
         "learning_rate": run.learning_rate,
         "status": run.status,
-        "decision": _told(kept.decision),
+        "decision": decision_to_json(kept.decision),
     }
 
 

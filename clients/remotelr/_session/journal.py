@@ -15,7 +15,6 @@ from typing import Any, get_args
 from remotelr._http import responses
 from remotelr._session.replica import LocalReplica, Request
 from remotelr._session.spool import Record, Spool
-from remotelr.decision import members_of
 from remotelr.rules import (
     AttemptRequest,
     Decision,
@@ -25,6 +24,7 @@ from remotelr.rules import (
     metrics_from_json,
     metrics_to_json,
 )
+from remotelr.rules.run.decision import decision_to_json
 from remotelr.run import FinalStatus
 
 
@@ -269,7 +269,7 @@ def _record(thing: Entry | RunSpec) -> Record:
         case End():
             return {"end": {"status": thing.status}}
         case Decision():
-            return {"decision": _at_rest(members_of(thing))}
+            return {"decision": _at_rest({**decision_to_json(thing), "why": thing.why, "local": thing.local})}
 
 
 def _at_rest(members: Mapping[str, Any]) -> dict[str, Any]:

@@ -59,3 +59,35 @@ class Waiting:
     epoch: int
     have: int
     need: int
+
+
+def decision_to_json(decision: Decision) -> dict[str, Any]:
+    """The decision as answers and streams contain it: every member but `why` and `local`."""
+    return {
+        "run": decision.run,
+        "attempt": decision.attempt,
+        "seq": decision.seq,
+        "epoch": decision.epoch,
+        "step": decision.step,
+        "learning_rate": decision.learning_rate,
+        "momentum": decision.momentum,
+        "reason": decision.reason,
+        "changed": decision.changed,
+        "action": decision.action,
+        "rollback_to": decision.rollback_to,
+        "plateau": decision.plateau,
+        "state": decision.state,
+        "drift": decision.drift,
+        "replayed": decision.replayed,
+    }
+
+
+def waiting_to_json(waiting: Waiting) -> dict[str, Any]:
+    return {
+        "status": "waiting",
+        "run": waiting.run,
+        "attempt": waiting.attempt,
+        "epoch": waiting.epoch,
+        "have": waiting.have,
+        "need": waiting.need,
+    }

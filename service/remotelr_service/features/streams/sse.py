@@ -16,8 +16,8 @@ from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
 from remotelr.rules import Event, describe
+from remotelr.rules.run.decision import decision_to_json
 from remotelr_service.errors import DatabaseUnavailable
-from remotelr_service.features.training.schemas import decision_members
 from remotelr_service.live.hub import Batch, Entry, Item, Stall
 
 MEDIA_TYPE: Final = "text/event-stream"
@@ -135,7 +135,7 @@ def _members(entry: Entry) -> dict[str, Any]:
 def _members_of_event(event: Event) -> dict[str, Any]:
     decided = None
     if event.decision is not None:
-        members = decision_members(event.decision)
+        members = decision_to_json(event.decision)
         decided = {name: value for name, value in members.items() if name not in ("run", "state", "replayed")}
         decided["why"] = event.decision.why
     return {

@@ -8,12 +8,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from remotelr.rules import Decision, Waiting
+from remotelr.rules.run.decision import decision_to_json
 from remotelr_service.features.training import step_rates
 from remotelr_service.features.training.schemas import (
     DecisionAnswer,
     SteppedDecisionAnswer,
     WaitingAnswer,
-    decision_members,
 )
 from remotelr_service.http.context import Context
 from remotelr_service.http.problems import RETRY_AFTER_S
@@ -56,7 +56,7 @@ async def decision_answer(
 
 def raw_decision_response(decision: Decision) -> Response:
     """The bytes of a `DecisionAnswer`, without making one first: this is what the hot call answers."""
-    return Response(_MEMBERS.dump_json(decision_members(decision)), media_type="application/json")
+    return Response(_MEMBERS.dump_json(decision_to_json(decision)), media_type="application/json")
 
 
 def waiting_response(waiting: Waiting) -> Response:

@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field
 
 from remotelr.rules import AttemptRequest, Decision, Report, Waiting, describe
+from remotelr.rules.run.decision import decision_to_json, waiting_to_json
 from remotelr_service.http.bodies import RequestBody, measured_metrics
 from remotelr_service.http.fields import (
     MAX_INTEGER,
@@ -112,7 +113,7 @@ class DecisionAnswer(BaseModel):
 
     @classmethod
     def of(cls, decision: Decision) -> Self:
-        return cls(**decision_members(decision))
+        return cls(**decision_to_json(decision))
 
 
 class ExplainedDecisionAnswer(DecisionAnswer):
@@ -124,7 +125,7 @@ class ExplainedDecisionAnswer(DecisionAnswer):
     @classmethod
     def explained(cls, decision: Decision) -> Self:
         why = None if decision.why is None else dict(decision.why)
-        return cls(**{**decision_members(decision), "why": why}, sentence=describe(decision))
+        return cls(**{**decision_to_json(decision), "why": why}, sentence=describe(decision))
 
 
 class SteppedDecisionAnswer(DecisionAnswer):
@@ -134,7 +135,7 @@ class SteppedDecisionAnswer(DecisionAnswer):
 
     @classmethod
     def with_steps(cls, decision: Decision, learning_rates: list[float]) -> Self:
-        return cls(**decision_members(decision), learning_rates=learning_rates)
+        return cls(**decision_to_json(decision), learning_rates=learning_rates)
 
 
 class WaitingAnswer(BaseModel):
@@ -149,14 +150,7 @@ class WaitingAnswer(BaseModel):
 
     @classmethod
     def of(cls, waiting: Waiting) -> Self:
-        return cls(
-            status="waiting",
-            run=waiting.run,
-            attempt=waiting.attempt,
-            epoch=waiting.epoch,
-            have=waiting.have,
-            need=waiting.need,
-        )
+        return cls(**waiting_to_json(waiting))
 
 
 class AttemptAnswer(BaseModel):
@@ -179,24 +173,3 @@ class BatchAnswer(BaseModel):
     """One answer for each report, in order, up to the first that was refused."""
 
     answers: list[DecisionAnswer | WaitingAnswer | RefusedAnswer]
-
-
-def decision_members(decision: Decision) -> dict[str, Any]:
-    """What a `DecisionAnswer` holds, as JSON has it."""
-    return {
-        "run": decision.run,
-        "attempt": decision.attempt,
-        "seq": decision.seq,
-        "epoch": decision.epoch,
-        "step": decision.step,
-        "learning_rate": decision.learning_rate,
-        "momentum": decision.momentum,
-        "reason": decision.reason,
-        "changed": decision.changed,
-        "action": decision.action,
-        "rollback_to": decision.rollback_to,
-        "plateau": decision.plateau,
-        "state": decision.state,
-        "drift": decision.drift,
-        "replayed": decision.replayed,
-    }
