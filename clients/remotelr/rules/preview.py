@@ -29,7 +29,7 @@ def preview(
     """The rates at `count` positions of the policy's unit, from position `start` on.
 
     initial_learning_rate: the trainer's own rate; needed where the policy names none.
-    metrics: what epoch 0, 1, 2… would report, for what looks at them; after the last nothing is reported.
+    metrics: what epoch 0, 1, 2… would report, for what looks at them; later epochs report no metric.
     steps_per_epoch: how many positions an epoch has when the unit is the step.
     total: the length of the run in the policy's unit; without it the run ends with the preview.
 
@@ -46,6 +46,8 @@ def preview(
         while reported < min(position // length, len(metrics)):
             state = bound.observe(state, Point(float(reported * length), metrics[reported]))
             reported += 1
+        if position > start and position % length == 0 and position // length > reported:
+            state = bound.observe(state, Point(float(position - length), {}))
         rates.append(bound.learning_rate(state, float(position)))
         momenta.append(bound.momentum(state, float(position)))
     known = [momentum for momentum in momenta if momentum is not None]

@@ -93,6 +93,11 @@ class WithModifiers:
         return remembers(self.schedule)
 
     @property
+    def cost(self) -> int:
+        """The parts evaluated for the modifiers at one position; see `policy.cost`."""
+        return 10 if self.noise is None else self.noise.cost
+
+    @property
     def initial_learning_rate(self) -> float | None:
         return getattr(self.schedule, "initial_learning_rate", None)
 

@@ -6,7 +6,7 @@ Python's own `seed` does not.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import cos, floor, log1p, pi, sin, sqrt
+from math import cos, erf, floor, log1p, pi, sin, sqrt
 from struct import pack, unpack
 from typing import Annotated, Literal
 
@@ -16,6 +16,10 @@ from remotelr.rules.values.fields import Offset, Range, check_fields
 
 # At the smallest pct / std that is allowed, 10,000 draws miss once in 10**34 positions.
 _MAX_DRAWS = 10_000
+
+# Parts, of 0.1 us each.
+_SEEDING_COST = 1_000
+_DRAW_COST = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +47,13 @@ class Noise:
             raise InvalidPolicy(f"must not end ({self.on[1]:g}) before it begins ({self.on[0]:g})", "on")
         if self.pct < self.std / 100:
             raise InvalidPolicy(f"must be at least a hundredth of std ({self.std:g}), is {self.pct:g}", "pct")
+
+    @property
+    def cost(self) -> int:
+        """The parts evaluated for one factor, as expected; see `policy.cost`."""
+        if self.distribution == "uniform":
+            return _SEEDING_COST
+        return _SEEDING_COST + round(_DRAW_COST / erf(self.pct / self.std / sqrt(2)))
 
     def factor(self, position: float) -> float:
         """What to multiply the rate at `position` with, in [1 - pct, 1 + pct]; 1 where the noise is off."""

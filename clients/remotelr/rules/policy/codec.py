@@ -8,6 +8,7 @@ from typing import Any
 from remotelr.rules.composition.modifiers import MODIFIERS, WithModifiers
 from remotelr.rules.errors import InvalidPolicy
 from remotelr.rules.policy.aliases import canonical
+from remotelr.rules.policy.cost import check_cost
 from remotelr.rules.policy.policy import Policy
 from remotelr.rules.policy.registry import NODES
 from remotelr.rules.schedules.base import Schedule
@@ -28,8 +29,12 @@ def policy_from_json(document: object) -> Policy:
     if not isinstance(document, dict):
         raise InvalidPolicy(f"a policy must be an object, is {shown(document)}")
     if "schedule" not in document or "type" in document:
-        return Policy(schedule=_node(document))
+        return Policy(schedule=_affordable(_node(document)))
     policy: Policy = _dataclass(Policy, document)
+    try:
+        _affordable(policy.schedule)
+    except InvalidPolicy as error:
+        raise error.under("schedule") from None
     return policy
 
 
@@ -41,7 +46,7 @@ def policy_to_json(policy: Policy) -> dict[str, Any]:
 def node_from_json(document: object) -> Schedule:
     """The schedule a node describes. Raises InvalidPolicy."""
     _refuse_boundless(document)
-    return _node(document)
+    return _affordable(_node(document))
 
 
 def node_to_json(schedule: Schedule) -> dict[str, Any]:
@@ -50,6 +55,11 @@ def node_to_json(schedule: Schedule) -> dict[str, Any]:
         modifiers = {name: value for name, value in _fields_to_json(schedule).items() if name in MODIFIERS}
         return node_to_json(schedule.schedule) | modifiers
     return {"type": schedule.type, **_fields_to_json(schedule)}
+
+
+def _affordable(schedule: Schedule) -> Schedule:
+    check_cost(schedule)
+    return schedule
 
 
 def _node(document: object) -> Schedule:

@@ -54,7 +54,13 @@ class RunSpec:
 
     def bound(self) -> Policy:
         """The policy with the run's rate and length filled in. Raises InvalidPolicy where one is missing."""
-        return self.policy.bind(Binding(self.initial_learning_rate, self._total()))
+        return self.policy.bind(
+            Binding(
+                self.initial_learning_rate,
+                self._total(),
+                1 if self.policy.unit == "epoch" else self.steps_per_epoch,
+            )
+        )
 
     def first_learning_rate(self) -> float:
         """The rate the schedule starts from. Raises InvalidPolicy when neither policy nor run names one."""

@@ -35,10 +35,12 @@ class Binding:
 
     initial_learning_rate: the trainer's own rate, > 0; None when the run never said.
     total: length of the run in the policy's unit; None when the run never said.
+    epoch_length: positions of one epoch: 1 for epochs, the run's steps_per_epoch for steps; None if unknown.
     """
 
     initial_learning_rate: float | None = None
     total: int | None = None
+    epoch_length: int | None = None
 
 
 class Schedule(Protocol):

@@ -12,9 +12,11 @@ from remotelr.rules.schedules.base import Binding, Point, State, rate_of_run
 from remotelr.rules.schedules.formula import FAILURES, Formula, compile_formula
 from remotelr.rules.values.fields import Length, Rate, check_fields
 
-# How many parts of a formula are evaluated for one answer, about a tenth of a second: what bounds how far
-# a recursive one can be asked ahead.
-BUDGET: Final = 1_000_000
+# Parts of a recursive formula that are evaluated for one rate, about 10 ms: they bound how far it looks ahead.
+BUDGET: Final = 100_000
+
+# A formula without a value at a position is tried at so many others at most, until one has a value.
+_TRIES_BACK: Final = 50
 
 # How many positions of a formula are tried when a policy is bound, and how far they reach without a length.
 TRIED: Final = 2_000
@@ -45,7 +47,8 @@ class Expression:
     length, the policy is refused. Where it has none later, the last finite rate holds.
 
     What a recursive formula remembers is the rate at the newest reported position, from which it goes on. It looks
-    ahead 1,000,000 evaluated parts of the formula at most; beyond, the rate reached there holds.
+    ahead 100,000 evaluated parts of the formula at most; beyond, the rate reached there holds. If two epochs of a run
+    need more, the policy is refused.
     """
 
     type: ClassVar[str] = "expression"
@@ -85,6 +88,14 @@ class Expression:
 
     def check(self, binding: Binding) -> None:
         """Try the formula. Raises InvalidPolicy where it has no finite value, or a negative one in the run."""
+        # A report moves the state to the first position of the epoch that ended, so the next epoch is two epochs ahead.
+        ahead = 2 * (binding.epoch_length or 1) * self._formula.size
+        if self.remembers and ahead > BUDGET:
+            raise InvalidPolicy(
+                f"uses lr, so two epochs of {binding.epoch_length:,} positions evaluate {ahead:,} parts, and may "
+                f"evaluate {BUDGET:,}: write the formula without lr, or count epochs",
+                "expression",
+            )
         first = self.initial or binding.initial_learning_rate or _NOMINAL_RATE
         length = self.total if binding.total is None else binding.total
         problem = _problem(self, first, length)
@@ -120,6 +131,11 @@ class Expression:
 
     def plateau(self, state: State) -> Mapping[str, Any] | None:
         return None
+
+    @property
+    def cost(self) -> int:
+        """The parts evaluated for one rate at most; see `policy.cost`."""
+        return BUDGET if self.remembers else _TRIES_BACK * self._formula.size
 
     @property
     def _formula(self) -> Formula:
