@@ -59,7 +59,7 @@ COSINE = {"type": "cosine", "initial_learning_rate": 1.0, "decay_steps": 50}
 
 def go_on(process: Process, key: str) -> list[dict[str, Any]]:
     """What the run is told when it goes on from where it was saved."""
-    run = process.head(key)
+    run = process.stored_run(key)
     answers = []
     for epoch, loss in enumerate(NEXT_LOSSES, run.epoch):
         told = {"attempt": run.attempt} if run.attempt else {}

@@ -64,8 +64,8 @@ _right = _run
 _right_save = WriteTransaction.save
 
 
-def _run(job, group):
-    _right(job, group)
+def _run(job, tx):
+    _right(job, tx)
     _answer([job])
 
 
@@ -188,7 +188,7 @@ def _restored(run, epoch, snapshot, log):
         says="assert [[",
     ),
     Mutant(
-        "heads cached by each process",
+        "runs cached by each process",
         {
             f"{DB}/queries/runs.py": """
 
@@ -199,14 +199,14 @@ _cache = {}
 
 def lock_runs(connection, keys):
     locked = _right(connection, keys)
-    locked.heads.update({key: _cache[key] for key in locked.heads if key in _cache})
+    locked.stored_runs.update({key: _cache[key] for key in locked.stored_runs if key in _cache})
     return locked
 
 
-def save_runs(connection, heads, rows):
-    heads = list(heads)
-    _right_save(connection, heads, rows)
-    _cache.update({head.run.key: head for head in heads})
+def save_runs(connection, stored_runs, rows):
+    stored_runs = list(stored_runs)
+    _right_save(connection, stored_runs, rows)
+    _cache.update({stored.run.key: stored for stored in stored_runs})
 """,
             FIRST_MIGRATION: _NO_NET,
         },

@@ -212,7 +212,7 @@ def fault_of(error: Exception) -> Fault:
     return "away" if isinstance(error, AWAY) else "its own"
 
 
-def is_held(error: Exception) -> bool:
+def is_lock_conflict(error: Exception) -> bool:
     """Whether a change of the schema failed because somebody else holds what it needs, and will let go of it.
 
     SQLite waits for nobody when the journal of a new file is set: two who make one at once meet there.

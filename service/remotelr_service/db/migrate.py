@@ -10,7 +10,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DatabaseError
 
-from remotelr_service.db.engine import AWAY, damaged, inspection_engine, is_held, is_there, reason
+from remotelr_service.db.engine import AWAY, damaged, inspection_engine, is_lock_conflict, is_there, reason
 from remotelr_service.errors import DatabaseUnavailable, SchemaOutdated
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def apply(settings: Config) -> None:
             command.upgrade(settings, "head")
             return  # noqa: TRY300  # an `else` would stand behind the case of failure
         except AWAY as error:
-            if not is_held(error) or time.monotonic() > deadline:
+            if not is_lock_conflict(error) or time.monotonic() > deadline:
                 raise
             time.sleep(LOCK_PAUSE_S)
 

@@ -134,8 +134,8 @@ def _page_behind(run_id: int, place: Place) -> "partial[list[Entry]]":
 
 
 def _standing(connection: Connection, key: str) -> tuple[int, Place]:
-    head = get_stored_run(connection, key)
-    return head.id, (head.run.seq, int(feed.has_stall(connection, head.id, head.run.seq)))
+    stored = get_stored_run(connection, key)
+    return stored.id, (stored.run.seq, int(feed.has_stall(connection, stored.id, stored.run.seq)))
 
 
 def _written(place: Place) -> str:

@@ -49,10 +49,10 @@ def training(process: Process) -> Iterator[None]:
 
 def goes_on(process: Process) -> None:
     """All of it is there, and the trainer sends what the backup lacks."""
-    stood = process.head("run").epoch
+    stood = process.stored_run("run").epoch
 
     assert stood >= 20
-    assert process.replayed("run") == process.head("run")
+    assert process.replayed("run") == process.stored_run("run")
     assert ["run"] == [view.key for view in runs.list_runs(process.reads).runs]
     assert stood + 1 == process.report("run", stood, 0.5).epoch
 

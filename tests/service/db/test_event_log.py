@@ -60,13 +60,13 @@ def test_what_was_read_ahead_is_what_the_log_answers(
     told = tell(policy, story)
     key = store_story(process, told)
     with reading(process.reads) as connection:
-        head = runs.find_run(connection, key)
-        assert head is not None
-        log = EventLog(connection, head)
-        log.learn(asked, list_reported(connection, {head.id: asked}))
+        stored = runs.find_run(connection, key)
+        assert stored is not None
+        log = EventLog(connection, stored)
+        log.fill(asked, list_reported(connection, {stored.id: asked}))
         epochs = {epoch for epoch, _ in asked}
-        for _, epoch, count in list_counts(connection, {head.id: epochs}):
-            log.learn_count(epoch, count)
+        for _, epoch, count in list_counts(connection, {stored.id: epochs}):
+            log.fill_count(epoch, count)
 
     # The connection is closed: what was read is not asked for again.
     assert what_is_read(told.log, asked) == what_is_read(log, asked)
@@ -86,12 +86,12 @@ def test_a_log_sees_what_its_own_transaction_has_appended(process: Process, poli
     told = tell(policy, story)
     key = uuid4().hex
 
-    def action(group: WriteTransaction) -> list[Any]:
+    def action(tx: WriteTransaction) -> list[Any]:
         memory, found = MemoryLog(), []
         for outcome in told.outcomes:
-            append(group, key, outcome)
+            append(tx, key, outcome)
             memory.append(outcome.event)
-            found.append((answers(memory), answers(group.log(key))))
+            found.append((answers(memory), answers(tx.log(key))))
         return found
 
     for expected, actual in process.ask(process.writer.submit(action, key)):
@@ -134,30 +134,30 @@ def tell(policy: dict[str, Any] | None, story: list[Any]) -> Told:
 def store_story(process: Process, told: Told) -> str:
     key = uuid4().hex
 
-    def action(group: WriteTransaction) -> None:
+    def action(tx: WriteTransaction) -> None:
         for outcome in told.outcomes:
-            append(group, key, outcome)
+            append(tx, key, outcome)
 
     process.ask(process.writer.submit(action, key))
     return key
 
 
-def append(group: WriteTransaction, key: str, outcome: Any) -> None:
+def append(tx: WriteTransaction, key: str, outcome: Any) -> None:
     """Store an outcome of the rules under the key of this test's run."""
 
     renamed = replace(outcome, run=replace(outcome.run, key=key))
     if outcome.event.kind == "created":
-        group.create(renamed, experiment=None, tags={})
+        tx.create(renamed, experiment=None, tags={})
     else:
-        group.append(group.get(key), renamed)
+        tx.append(tx.get(key), renamed)
 
 
 @contextmanager
 def stored_log(process: Process, key: str) -> Iterator[Log]:
     with reading(process.reads) as connection:
-        head = runs.find_run(connection, key)
-        assert head is not None
-        yield EventLog(connection, head)
+        stored = runs.find_run(connection, key)
+        assert stored is not None
+        yield EventLog(connection, stored)
 
 
 def answers(log: Log) -> list[Any]:

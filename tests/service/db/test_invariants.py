@@ -82,7 +82,7 @@ class History:
         process.put(self.key, policy, world_size=world_size, steps_per_epoch=10, total_epochs=20)
 
     def happen(self, what: str, *details: Any) -> None:
-        run = self.process.head(self.key)
+        run = self.process.stored_run(self.key)
         try:
             match what, details:
                 case "report next", (loss,):
@@ -117,7 +117,7 @@ class History:
                 case "finish", (status,):
                     self.process.finish(self.key, status)
         except RulesError:
-            assert self.process.head(self.key) == run, f"{what} {details} was refused and changed the run"
+            assert self.process.stored_run(self.key) == run, f"{what} {details} was refused and changed the run"
 
     def report(self, **asked: Any) -> None:
         answer = self.process.report(self.key, **asked)
@@ -163,7 +163,7 @@ def test_replaying_the_stored_events_gives_the_stored_run(any_history, policy, w
     """
     history = any_history(policy, world_size, story)
 
-    assert history.process.replayed(history.key) == history.process.head(history.key)
+    assert history.process.replayed(history.key) == history.process.stored_run(history.key)
 
 
 @per_example

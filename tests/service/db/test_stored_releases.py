@@ -58,12 +58,12 @@ def test_histories_replay_bit_for_bit(stored: str, release: str, start_process):
     process: Process = start_process(stored)
 
     for key in expected(release):
-        assert process.replayed(key) == process.head(key)
+        assert process.replayed(key) == process.stored_run(key)
 
 
 def test_what_was_saved_is_worth_saving(stored: str, release: str, start_process):
     process: Process = start_process(stored)
-    runs = {key: process.head(key) for key in expected(release)}
+    runs = {key: process.stored_run(key) for key in expected(release)}
     events = [event for key in runs for event in process.events(key)]
 
     assert {"created", "attempt", "report", "command"} <= {event.kind for event in events}

@@ -81,13 +81,13 @@ def test_a_refused_action_does_not_hurt_its_neighbours(process: Process):
     answers = together(process, report(process, "one"), report(process, "two", 0.7), report(process, "three"))
 
     assert [Decision, ReportConflict, Decision] == [type(answer) for answer in answers]
-    assert [1, 1, 1] == [process.head(key).epoch for key in ("one", "two", "three")]
+    assert [1, 1, 1] == [process.stored_run(key).epoch for key in ("one", "two", "three")]
 
 
 def test_a_fault_in_one_action_is_raised_to_its_caller_alone(process: Process):
     process.put("run")
 
-    def faulty(group: WriteTransaction) -> None:
+    def faulty(tx: WriteTransaction) -> None:
         raise ZeroDivisionError
 
     answers = together(process, process.writer.submit(faulty), report(process, "run"))
@@ -98,8 +98,8 @@ def test_a_fault_in_one_action_is_raised_to_its_caller_alone(process: Process):
 def test_an_action_that_fails_after_it_wrote_leaves_nothing_and_hurts_nobody(process: Process):
     process.put("run")
 
-    def half_done(group: WriteTransaction) -> None:
-        group.create(create("half done", spec(PLATEAU)), experiment=None, tags={})
+    def half_done(tx: WriteTransaction) -> None:
+        tx.create(create("half done", spec(PLATEAU)), experiment=None, tags={})
         raise ZeroDivisionError
 
     answers = together(process, process.writer.submit(half_done, "half done"), report(process, "run"))
@@ -206,7 +206,7 @@ def test_nobody_waits_without_end_for_a_stuck_database(database_url: str, start_
     process = start_process(database_url, answer_within_s=0.2)
     over = threading.Event()
     with pytest.raises(DatabaseUnavailable, match="does not answer"):
-        process.ask(process.writer.submit(lambda group: over.wait(60)))
+        process.ask(process.writer.submit(lambda tx: over.wait(60)))
     over.set()
 
 
@@ -352,4 +352,4 @@ def locked_file(process: Process) -> Iterator[Callable[[], None]]:
 
 
 def pragma(setting: str) -> Callable[[WriteTransaction], Any]:
-    return lambda group: group._connection.exec_driver_sql(f"PRAGMA {setting}").scalar()
+    return lambda tx: tx._connection.exec_driver_sql(f"PRAGMA {setting}").scalar()

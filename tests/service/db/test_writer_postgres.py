@@ -49,13 +49,13 @@ def test_a_connection_killed_in_the_middle_of_a_transaction_costs_nothing(replic
     replica.put("run")
     killed: list[int] = []
 
-    def action(group: WriteTransaction) -> Any:
-        head = group.get("run")
-        outcome = rules.report(head.run, Report(epoch=0, metrics={"val_loss": 0.5}), group.log("run"))
-        group.append(head, outcome)
-        group.flush()
+    def action(tx: WriteTransaction) -> Any:
+        stored = tx.get("run")
+        outcome = rules.report(stored.run, Report(epoch=0, metrics={"val_loss": 0.5}), tx.log("run"))
+        tx.append(stored, outcome)
+        tx.flush()
         if not killed:
-            killed.append(group._connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one())
+            killed.append(tx._connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one())
             administrate(replica, "SELECT pg_terminate_backend(%s)", killed[0])
         return outcome.answer
 
@@ -219,11 +219,11 @@ async def counting(link: Link) -> None:
 def test_what_a_transaction_has_put_off_is_seen_by_what_it_asks_next(replica: Process):
     replica.put("run")
 
-    def action(group: WriteTransaction) -> list[int]:
-        head = group.get("run")
-        group.append(head, rules.report(head.run, Report(epoch=0, metrics={"val_loss": 0.5}), group.log("run")))
-        group.flush()
-        return list(group.connection.exec_driver_sql("SELECT seq FROM events ORDER BY seq").scalars())
+    def action(tx: WriteTransaction) -> list[int]:
+        stored = tx.get("run")
+        tx.append(stored, rules.report(stored.run, Report(epoch=0, metrics={"val_loss": 0.5}), tx.log("run")))
+        tx.flush()
+        return list(tx.connection.exec_driver_sql("SELECT seq FROM events ORDER BY seq").scalars())
 
     assert [1, 2] == replica.ask(replica.writer.submit(action, "run"))
 
@@ -362,7 +362,7 @@ def test_attempts_that_begin_at_once_on_several_replicas_have_numbers_of_their_o
 
     assert not refused
     assert list(range(1, 16)) == given
-    assert 15 == replicas[1].head("run").attempt
+    assert 15 == replicas[1].stored_run("run").attempt
 
 
 def test_an_attempt_key_sent_to_every_replica_at_once_is_one_attempt(replicas: list[Process]):
@@ -404,7 +404,7 @@ def test_ranks_that_report_to_different_replicas_get_one_rate(replicas: list[Pro
         again = [replicas[rank % 3].ask(rank_reports(replicas[rank % 3], epoch, rank)) for rank in range(world)]
         assert 1 == len({(answer.seq, answer.learning_rate) for answer in again})
 
-    assert replicas[0].replayed("run") == replicas[0].head("run")
+    assert replicas[0].replayed("run") == replicas[0].stored_run("run")
     assert epochs == sum(1 for event in replicas[0].events("run") if event.kind == "report" and event.decision)
 
 

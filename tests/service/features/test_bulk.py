@@ -58,9 +58,9 @@ def test_every_selected_run_has_the_command_in_its_log_with_who_ordered_it_and_w
     assert [0.5, 0.5, 1.0] == [
         process.report("a", 0, 1.0).learning_rate,
         process.report("b", 0, 1.0).learning_rate,
-        process.head("c").learning_rate,
+        process.stored_run("c").learning_rate,
     ]
-    assert process.replayed("a") == process.head("a")
+    assert process.replayed("a") == process.stored_run("a")
 
 
 def test_a_run_that_refuses_says_why_and_holds_up_no_other(process: Process):

@@ -32,9 +32,9 @@ def due(process: Process) -> list[str]:
 
 def deadline_at(process: Process, key: str) -> Any:
     with reading(process.reads) as connection:
-        head = runs.find_run(connection, key)
-    assert head is not None
-    return head.deadline_at
+        stored = runs.find_run(connection, key)
+    assert stored is not None
+    return stored.deadline_at
 
 
 def wait_out() -> None:
@@ -49,7 +49,7 @@ def test_only_what_is_due_is_decided_and_only_once(process: Process):
 
     assert [("soon", 1)] == [(decision.run, decision.epoch) for decision in decide_due(process)]
     assert [] == decide_due(process)
-    assert process.replayed("soon") == process.head("soon")
+    assert process.replayed("soon") == process.stored_run("soon")
 
 
 def test_a_run_is_due_so_long_after_its_points_first_report_and_not_after_its_last(process: Process):

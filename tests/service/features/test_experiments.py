@@ -70,13 +70,13 @@ def test_a_new_run_has_the_limits_of_its_experiment(process: Process):
     set_up(process, limits=Limits(max_lr=0.5, max_change=4.0))
     put(process, "run", experiment="digits")
 
-    assert 0.5 == process.head("run").learning_rate
+    assert 0.5 == process.stored_run("run").learning_rate
     assert "bounds" == process.report("run", 0, 1.0).reason
     with pytest.raises(InvalidCommand):
         process.command("run", "set_learning_rate", 0.6)
     with pytest.raises(InvalidCommand):
         process.command("run", "scale", 0.1)
-    assert process.replayed("run") == process.head("run")
+    assert process.replayed("run") == process.stored_run("run")
 
 
 def test_other_limits_reach_every_running_run_and_no_other(process: Process):
@@ -89,7 +89,7 @@ def test_other_limits_reach_every_running_run_and_no_other(process: Process):
     assert ["a", "b"] == [each.run for each in view.results]
     assert [0.5, 0.5, 1.0] == [process.report(key, 0, 1.0).learning_rate for key in ("a", "b", "c")]
     assert "limits" == process.events("a")[2].payload["type"]
-    assert process.replayed("a") == process.head("a")
+    assert process.replayed("a") == process.stored_run("a")
 
 
 def test_limits_that_are_taken_away_bound_nobody_any_more(process: Process):
@@ -122,7 +122,7 @@ def test_a_run_that_begins_again_takes_the_limits_that_were_set_after_its_end(pr
     decision = process.attempt("run", "again", 1)
 
     assert 0.5 == decision.learning_rate
-    assert process.replayed("run") == process.head("run")
+    assert process.replayed("run") == process.stored_run("run")
 
 
 def test_a_run_that_begins_again_at_the_very_moment_takes_the_new_limits(process: Process):
@@ -138,7 +138,7 @@ def test_a_run_that_begins_again_at_the_very_moment_takes_the_new_limits(process
     process.ask(bulk.execute_bulk(process.writer, process.reads, told.limits_command))
 
     assert 0.5 == process.report("run", 0, 1.0).learning_rate
-    assert process.replayed("run") == process.head("run")
+    assert process.replayed("run") == process.stored_run("run")
 
 
 def test_settings_that_stay_as_they_are_are_no_news(process: Process):
@@ -197,4 +197,4 @@ def test_no_run_escapes_limits_that_are_set_while_it_is_created(
         if put.limits_command is not None:
             here.ask(bulk.execute_bulk(here.writer, here.reads, put.limits_command))
 
-        assert limits == here.head(f"run-{number}").spec.limits
+        assert limits == here.stored_run(f"run-{number}").spec.limits

@@ -50,7 +50,7 @@ def test_a_rate_is_held_until_its_time_and_no_longer(process: Process, mode: str
     after = process.report("run", 1, 1.0).learning_rate
 
     assert (0.3, 1.0) == (before, after)
-    assert process.replayed("run") == process.head("run")
+    assert process.replayed("run") == process.stored_run("run")
 
 
 def test_whoever_looks_lets_go_of_what_nobody_asks_for_and_only_once(process: Process):
@@ -64,7 +64,7 @@ def test_whoever_looks_lets_go_of_what_nobody_asks_for_and_only_once(process: Pr
     assert (["run"], []) == (due, held(process))
     assert ["set_learning_rate", "release"] == kinds(process)
     assert {"type": "release", "only": "pin", "actor": "remotelr", "reason": "until"} == last.payload
-    assert process.replayed("run") == process.head("run")
+    assert process.replayed("run") == process.stored_run("run")
 
 
 def test_a_run_whose_log_is_damaged_keeps_no_other_waiting(process: Process):
@@ -115,10 +115,10 @@ def test_nothing_is_let_go_that_is_held_no_more(process: Process, ending: str):
         case _:
             process.finish("run", "completed")
     with reading(process.reads) as connection:
-        head = runs.find_run(connection, "run")
+        stored = runs.find_run(connection, "run")
 
-    assert head is not None
-    assert head.override_expires_at is None
+    assert stored is not None
+    assert stored.override_expires_at is None
 
 
 def test_replicas_that_look_together_let_go_once(postgres_url: str, start_process: Callable[..., Process]):

@@ -32,10 +32,10 @@ def ended(process: Process, *keys: str, ago: timedelta = LONG_AGO) -> None:
 
 
 def age(process: Process, key: str, ago: timedelta) -> None:
-    def action(group) -> None:
-        then = group.now - ago
+    def action(tx) -> None:
+        then = tx.now - ago
         at = then if process.reads.dialect.name == "postgresql" else then.isoformat(timespec="microseconds")
-        group._connection.execute(text("UPDATE runs SET updated_at = :at WHERE key = :key"), {"at": at, "key": key})
+        tx._connection.execute(text("UPDATE runs SET updated_at = :at WHERE key = :key"), {"at": at, "key": key})
 
     process.ask(process.writer.submit(action))
 
@@ -69,7 +69,7 @@ def test_what_ended_long_ago_goes_with_its_events_and_nothing_else_does(process:
     assert ["old-1", "old-2"] == named == gone
     assert ["new", "running"] == left(process)
     assert len(process.events("new")) + len(process.events("running")) == counted(process, "events")
-    assert process.replayed("new") == process.head("new")
+    assert process.replayed("new") == process.stored_run("new")
     assert [] == prune(process)
 
 
@@ -102,11 +102,11 @@ def test_who_is_stopped_in_the_middle_begins_again(
     ended(process, *(f"run-{number}" for number in range(4)))
     right, seen = pruning.audit.note_deletion, []
 
-    def fail_late(group, head, by) -> None:
-        seen.append(head.run.key)
+    def fail_late(tx, stored, by) -> None:
+        seen.append(stored.run.key)
         if len(seen) > 3:
             raise DatabaseUnavailable("gone")
-        right(group, head, by)
+        right(tx, stored, by)
 
     monkeypatch.setattr(pruning.audit, "note_deletion", fail_late)
     with pytest.raises(DatabaseUnavailable):
@@ -124,11 +124,11 @@ def commanded(process: Process, ago: timedelta) -> int:
     noted, _ = process.ask(bulk.create_bulk(process.writer, process.reads, EVERY, Command(type="scale", factor=0.5)))
     process.ask(bulk.execute_bulk(process.writer, process.reads, noted.id))
 
-    def action(group) -> None:
-        then = group.now - ago
+    def action(tx) -> None:
+        then = tx.now - ago
         at = then if process.reads.dialect.name == "postgresql" else then.isoformat(timespec="microseconds")
         set_at = text("UPDATE bulk_commands SET finished_at = :at WHERE id = :id")
-        group._connection.execute(set_at, {"at": at, "id": noted.id})
+        tx._connection.execute(set_at, {"at": at, "id": noted.id})
 
     process.ask(process.writer.submit(action))
     return noted.id

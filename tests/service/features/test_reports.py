@@ -72,12 +72,12 @@ def test_another_value_for_a_decided_point_is_refused_and_the_first_one_stands(p
     """
     process.put("run")
     process.report("run", 0, 0.5)
-    before = process.head("run")
+    before = process.stored_run("run")
     with pytest.raises(ReportConflict) as refusal:
         process.report("run", 0, 0.6)
 
     assert {"epoch": 0, "known": {"val_loss": 0.5}, "given": {"val_loss": 0.6}} == refusal.value.details
-    assert before == process.head("run")
+    assert before == process.stored_run("run")
 
 
 def test_a_hole_behind_the_newest_decision_is_refused_and_a_gap_ahead_is_noted(process: Process):
@@ -133,7 +133,7 @@ def test_an_attempt_ahead_of_the_log_is_told_to_send_what_is_missing(process: Pr
         process.attempt("run", "from the future", 7)
 
     assert 3 == refusal.value.details["epoch"]
-    assert 0 == process.head("run").attempt
+    assert 0 == process.stored_run("run").attempt
 
 
 def test_a_trainer_that_knows_more_than_the_log_is_told_so(process: Process):
@@ -208,7 +208,7 @@ def test_a_loss_that_is_not_finite_leaves_the_rate_finite_and_the_curve_goes_on(
     assert math.isfinite(decision.learning_rate)
     assert math.isfinite(decision.plateau["best"])
     assert repr(loss) == repr(shown)
-    assert process.replayed("run") == process.head("run")
+    assert process.replayed("run") == process.stored_run("run")
 
 
 def test_a_metric_that_was_not_measured_is_not_one_that_is_not_a_number(process: Process):
@@ -321,7 +321,7 @@ def test_a_batch_keeps_what_stands_before_its_first_refusal_and_tries_nothing_af
     answers = process.ask(reports.report_batch(process.writer, "run", spool))
 
     assert [Decision, Decision, ReportConflict] == [type(answer) for answer in answers]
-    assert 2 == process.head("run").epoch
+    assert 2 == process.stored_run("run").epoch
 
 
 def test_the_service_decides_what_the_rules_alone_decide(process: Process):
@@ -337,4 +337,4 @@ def test_the_service_decides_what_the_rules_alone_decide(process: Process):
     story.attempt(3)
 
     assert told == stored
-    assert replace(story.run, key="run") == process.head("run")
+    assert replace(story.run, key="run") == process.stored_run("run")

@@ -143,9 +143,9 @@ def test_a_run_goes_on_and_ends_as_often_as_somebody_wants(process: Process):
     process.put("run")
     for life in range(4):
         process.attempt("run", f"life {life}", epoch=life)
-        assert ("running", life + 1) == (process.head("run").status, process.report("run", life, 0.5).epoch)
+        assert ("running", life + 1) == (process.stored_run("run").status, process.report("run", life, 0.5).epoch)
         process.finish("run", ("completed", "failed")[life % 2])
-        assert ("completed", "failed")[life % 2] == process.head("run").status
+        assert ("completed", "failed")[life % 2] == process.stored_run("run").status
 
 
 def test_a_run_that_is_made_anew_in_the_transaction_that_deletes_it_is_stored_whole(process: Process):
@@ -154,16 +154,16 @@ def test_a_run_that_is_made_anew_in_the_transaction_that_deletes_it_is_stored_wh
         process.attempt("run", status, epoch=0)
         process.finish("run", "completed")
 
-        def again(group: WriteTransaction, status: str = status) -> None:
-            locked = group.find("run")
+        def again(tx: WriteTransaction, status: str = status) -> None:
+            locked = tx.find("run")
             assert locked is not None
-            group.delete(locked)
-            head = group.create(rules.create("run", spec(PLATEAU)), experiment=None, tags={})
+            tx.delete(locked)
+            stored = tx.create(rules.create("run", spec(PLATEAU)), experiment=None, tags={})
             if status != "running":
-                group.append(head, rules.finish(head.run, "completed"))
+                tx.append(stored, rules.finish(stored.run, "completed"))
 
         process.ask(process.writer.submit(again, "run"))
-        assert status == process.head("run").status
+        assert status == process.stored_run("run").status
         process.ask(runs.delete_run(process.writer, "run", by=None))
 
 

@@ -492,18 +492,18 @@ class _Holding:
         self._fails = False
         holds = threading.Event()
 
-        def action(group: Any) -> None:
+        def action(tx: Any) -> None:
             from remotelr import rules
 
             if self._go_on.is_set():
                 return
-            head = group.find(run)
-            group.append(
-                head, rules.report(head.run, rules.Report(epoch=epoch, metrics={"val_loss": 1.0}), group.log(run))
+            stored = tx.find(run)
+            tx.append(
+                stored, rules.report(stored.run, rules.Report(epoch=epoch, metrics={"val_loss": 1.0}), tx.log(run))
             )
-            group.flush()
+            tx.flush()
             # What is flushed is said to PostgreSQL with the next question.
-            group.connection.exec_driver_sql("SELECT 1")
+            tx.connection.exec_driver_sql("SELECT 1")
             holds.set()
             assert self._go_on.wait(LONG_S)
             if self._fails:

@@ -83,7 +83,7 @@ class Locked:
     rows: what the driver gave of each head. now: by the database's clock; None when nothing was read.
     """
 
-    heads: dict[str, StoredRun]
+    stored_runs: dict[str, StoredRun]
     rows: dict[str, StoredRow] = field(default_factory=dict)
     busy: frozenset[str] = frozenset()
     now: datetime | None = None
@@ -110,12 +110,12 @@ def lock_runs(connection: Connection, keys: Collection[str]) -> Locked:
     asked = to_text(list(keys)) if on_sqlite else list(keys)
     found = driver.fetch(connection, _LOCK_RUNS[connection.dialect.name], (asked,))
     rows: dict[str, StoredRow] = {row[_KEY]: row[:-1] for row in found}
-    heads = {key: _cached_run(row) for key, row in rows.items()}
+    stored_runs = {key: _cached_run(row) for key, row in rows.items()}
     now = _moment(found[0][-1]) if found else None
-    missing = [key for key in keys if key not in heads]
+    missing = [key for key in keys if key not in stored_runs]
     if not missing or on_sqlite:
-        return Locked(heads, rows, now=now)
-    return Locked(heads, rows, frozenset(connection.execute(_HELD, {"keys": missing}).scalars()), now)
+        return Locked(stored_runs, rows, now=now)
+    return Locked(stored_runs, rows, frozenset(connection.execute(_HELD, {"keys": missing}).scalars()), now)
 
 
 def database_time(connection: Connection) -> datetime:
@@ -148,17 +148,17 @@ def find_run(connection: Connection, key: str) -> StoredRun | None:
 
 def get_stored_run(connection: Connection, key: str) -> StoredRun:
     """The run `key`, not locked. Raises RunNotFound."""
-    head = find_run(connection, key)
-    if head is None:
+    stored = find_run(connection, key)
+    if stored is None:
         raise RunNotFound(key)
-    return head
+    return stored
 
 
-def get_stored_decision(connection: Connection, head: StoredRun) -> Decision:
+def get_stored_decision(connection: Connection, stored: StoredRun) -> Decision:
     """The decision in force. Raises RunNotFound when the run, or this decision, has just gone."""
-    decision = list_decisions(connection, [head]).get(head.id)
+    decision = list_decisions(connection, [stored]).get(stored.id)
     if decision is None:
-        raise RunNotFound(head.run.key)
+        raise RunNotFound(stored.run.key)
     return decision
 
 
@@ -230,25 +230,25 @@ def add_run(
     return StoredRun(id=run_id, run=run, experiment=experiment, tags=dict(tags), created_at=at, updated_at=at)
 
 
-def save_runs(connection: Connection, heads: Iterable[StoredRun], rows: Mapping[str, StoredRow]) -> None:
+def save_runs(connection: Connection, stored_runs: Iterable[StoredRun], rows: Mapping[str, StoredRow]) -> None:
     """Store where these runs stand now. rows: what is stored of them; not of new ones."""
-    changes = [(head, _change_of(connection, head, rows.get(head.run.key))) for head in heads]
+    changes = [(stored, _change_of(connection, stored, rows.get(stored.run.key))) for stored in stored_runs]
     alike: defaultdict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     for _, change in changes:
         alike[tuple(change)].append(change)
     for rows_alike in alike.values():
         update_rows(connection, runs, rows_alike)
-    for head, change in changes:
-        _remember(head, change, rows.get(head.run.key))
+    for stored, change in changes:
+        _remember(stored, change, rows.get(stored.run.key))
 
 
-def _change_of(connection: Connection, head: StoredRun, row: StoredRow | None) -> dict[str, Any]:
+def _change_of(connection: Connection, stored: StoredRun, row: StoredRow | None) -> dict[str, Any]:
     """What to store of it: all that moves with an event, and what rarely moves where it did."""
     change = {
-        "id": head.id,
-        "updated_at": as_stored(connection.dialect, head.updated_at),
-        "deadline_at": as_stored(connection.dialect, head.deadline_at),
-        **run_to_row(head.run),
+        "id": stored.id,
+        "updated_at": as_stored(connection.dialect, stored.updated_at),
+        "deadline_at": as_stored(connection.dialect, stored.deadline_at),
+        **run_to_row(stored.run),
     }
     if row is not None:
         for name, place in _INDEXED:
@@ -258,22 +258,24 @@ def _change_of(connection: Connection, head: StoredRun, row: StoredRow | None) -
     return change
 
 
-def save_override_expiry(connection: Connection, head: StoredRun) -> None:
-    connection.execute(update(runs).where(runs.c.id == head.id).values(override_expires_at=head.override_expires_at))
+def save_override_expiry(connection: Connection, stored: StoredRun) -> None:
+    connection.execute(
+        update(runs).where(runs.c.id == stored.id).values(override_expires_at=stored.override_expires_at)
+    )
 
 
-def save_spec(connection: Connection, head: StoredRun) -> None:
-    connection.execute(update(runs).where(runs.c.id == head.id).values(spec=spec_to_text(head.run.spec)))
+def save_spec(connection: Connection, stored: StoredRun) -> None:
+    connection.execute(update(runs).where(runs.c.id == stored.id).values(spec=spec_to_text(stored.run.spec)))
 
 
-def save_tags(connection: Connection, head: StoredRun) -> None:
-    tags = to_text(dict(head.tags))
-    connection.execute(update(runs).where(runs.c.id == head.id).values(tags=tags, updated_at=head.updated_at))
+def save_tags(connection: Connection, stored: StoredRun) -> None:
+    tags = to_text(dict(stored.tags))
+    connection.execute(update(runs).where(runs.c.id == stored.id).values(tags=tags, updated_at=stored.updated_at))
 
 
-def delete_run(connection: Connection, head: StoredRun) -> None:
+def delete_run(connection: Connection, stored: StoredRun) -> None:
     """The run and its events are gone."""
-    connection.execute(delete(runs).where(runs.c.id == head.id))
+    connection.execute(delete(runs).where(runs.c.id == stored.id))
 
 
 def add_events(connection: Connection, new: Sequence[tuple[int, Event]], at: datetime) -> None:
@@ -297,9 +299,9 @@ def supersede(connection: Connection, run_id: int, attempt: Event) -> None:
     )
 
 
-def list_decisions(connection: Connection, heads: Collection[StoredRun]) -> dict[int, Decision]:
+def list_decisions(connection: Connection, stored_runs: Collection[StoredRun]) -> dict[int, Decision]:
     """The decision in force of each of these runs, by the id of the run."""
-    keys = {head.id: head.run.key for head in heads}
+    keys = {stored.id: stored.run.key for stored in stored_runs}
     newest = and_(runs.c.id == events.c.run_id, runs.c.decided_seq == events.c.seq)
     query = select(events).join(runs, newest).where(runs.c.id.in_(bindparam("ids", expanding=True)))
     rows = connection.execute(query, {"ids": list(keys)}).mappings()
@@ -323,27 +325,27 @@ def list_positions(connection: Connection, keys: Sequence[str]) -> dict[str, Run
 
 
 def find_event(
-    connection: Connection, head: StoredRun, *where: ColumnElement[bool], newest: bool = False
+    connection: Connection, stored: StoredRun, *where: ColumnElement[bool], newest: bool = False
 ) -> Event | None:
     """The oldest event of the run, or its newest, for which all of `where` holds."""
     order = events.c.seq.desc() if newest else events.c.seq
-    query = select(events).where(events.c.run_id == head.id, *where).order_by(order).limit(1)
+    query = select(events).where(events.c.run_id == stored.id, *where).order_by(order).limit(1)
     row = connection.execute(query).mappings().one_or_none()
-    return None if row is None else event_from_row(head.run.key, row)
+    return None if row is None else event_from_row(stored.run.key, row)
 
 
-def count_events(connection: Connection, head: StoredRun, *where: ColumnElement[bool]) -> int:
+def count_events(connection: Connection, stored: StoredRun, *where: ColumnElement[bool]) -> int:
     """How many events of the run there are for which all of `where` holds."""
-    query = select(func.count()).select_from(events).where(events.c.run_id == head.id, *where)
+    query = select(func.count()).select_from(events).where(events.c.run_id == stored.id, *where)
     return connection.execute(query).scalar_one()
 
 
-def find_reported(connection: Connection, head: StoredRun, since: int) -> tuple[int, datetime] | None:
+def find_reported(connection: Connection, stored: StoredRun, since: int) -> tuple[int, datetime] | None:
     """The first epoch from `since` on that a rank reported, and when the first of them did."""
     query = (
         select(events.c.epoch, func.min(events.c.created_at))
         .where(
-            events.c.run_id == head.id,
+            events.c.run_id == stored.id,
             events.c.kind == "report",
             events.c.epoch >= since,
             events.c.superseded_by.is_(None),
@@ -357,27 +359,27 @@ def find_reported(connection: Connection, head: StoredRun, since: int) -> tuple[
 
 
 def list_events(
-    connection: Connection, head: StoredRun, *where: ColumnElement[bool], after: int = 0, limit: int | None = None
+    connection: Connection, stored: StoredRun, *where: ColumnElement[bool], after: int = 0, limit: int | None = None
 ) -> list[Event]:
     """The events of the run with a number above `after` for which all of `where` holds, oldest first."""
-    query = select(events).where(events.c.run_id == head.id, events.c.seq > after, *where)
+    query = select(events).where(events.c.run_id == stored.id, events.c.seq > after, *where)
     rows = connection.execute(query.order_by(events.c.seq).limit(limit)).mappings()
-    return [event_from_row(head.run.key, row) for row in rows]
+    return [event_from_row(stored.run.key, row) for row in rows]
 
 
 def list_dated_events(
-    connection: Connection, head: StoredRun, *, after: int, limit: int, kind: Kind | None = None
+    connection: Connection, stored: StoredRun, *, after: int, limit: int, kind: Kind | None = None
 ) -> list[tuple[Event, datetime]]:
     """The events of the run with a number above `after`, of one kind or of all, oldest first, each with its time."""
-    query = select(events).where(events.c.run_id == head.id, events.c.seq > after).order_by(events.c.seq).limit(limit)
+    query = select(events).where(events.c.run_id == stored.id, events.c.seq > after).order_by(events.c.seq).limit(limit)
     if kind is not None:
         query = query.where(events.c.kind == kind)
     rows = connection.execute(query).mappings()
-    return [(event_from_row(head.run.key, row), row["created_at"]) for row in rows]
+    return [(event_from_row(stored.run.key, row), row["created_at"]) for row in rows]
 
 
 def list_reports(
-    connection: Connection, head: StoredRun, *, after: int, limit: int
+    connection: Connection, stored: StoredRun, *, after: int, limit: int
 ) -> list[tuple[Event, datetime, float]]:
     """The reports of the run above `after`, each with its time and the rate its epoch was told to run with.
 
@@ -400,16 +402,16 @@ def list_reports(
     )
     query = (
         select(events, told)
-        .where(events.c.run_id == head.id, events.c.seq > after, events.c.kind == "report")
+        .where(events.c.run_id == stored.id, events.c.seq > after, events.c.kind == "report")
         .order_by(events.c.seq)
         .limit(limit)
     )
     rows = connection.execute(query).mappings()
-    return [(event_from_row(head.run.key, row), row["created_at"], row["told"]) for row in rows]
+    return [(event_from_row(stored.run.key, row), row["created_at"], row["told"]) for row in rows]
 
 
 def list_point_decisions(
-    connection: Connection, head: StoredRun, points: Collection[tuple[int, int | None]]
+    connection: Connection, stored: StoredRun, points: Collection[tuple[int, int | None]]
 ) -> dict[tuple[int, int | None], Decision]:
     """The decision of each of these points of the run, by epoch and by the attempt that rewound past it, if one did."""
     if not points:
@@ -421,7 +423,7 @@ def list_point_decisions(
         # Apart, for those that count have an index of their own, and mostly there are no others.
         wanted = events.c.superseded_by.is_not(None) if rewound else events.c.superseded_by.is_(None)
         if any((by is not None) == rewound for _, by in points):
-            for event in list_events(connection, head, *of_point, events.c.epoch.in_(epochs), wanted):
+            for event in list_events(connection, stored, *of_point, events.c.epoch.in_(epochs), wanted):
                 assert event.epoch is not None and event.decision is not None, "the query asks for nothing else"
                 decided[event.epoch, event.superseded_by] = event.decision
     return decided
@@ -433,12 +435,12 @@ _CACHE: dict[str, tuple[StoredRow, StoredRun]] = {}
 MAX_CACHED = 4_096
 
 
-def _remember(head: StoredRun, change: Mapping[str, Any], before: StoredRow | None) -> None:
+def _remember(stored: StoredRun, change: Mapping[str, Any], before: StoredRow | None) -> None:
     if before is None:
         return
     if len(_CACHE) >= MAX_CACHED:
         _CACHE.clear()
-    _CACHE[head.run.key] = tuple(map(change.get, _COLUMNS, before)), head
+    _CACHE[stored.run.key] = tuple(map(change.get, _COLUMNS, before)), stored
 
 
 def _cached_run(row: StoredRow) -> StoredRun:

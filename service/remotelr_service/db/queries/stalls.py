@@ -26,7 +26,7 @@ class Quiet:
 class Pace:
     """When a trainer was last heard of, and when the last epochs were decided: (attempt, epoch, time), newest first."""
 
-    heard_at: datetime | None
+    reported_at: datetime | None
     epochs: Sequence[tuple[int, int, datetime]]
 
 
@@ -65,20 +65,20 @@ def pace_of(connection: Connection, run_id: int) -> Pace:
 
 
 def add_stall(
-    connection: Connection, head: StoredRun, heard_at: datetime, typical_epoch_s: float, at: datetime
+    connection: Connection, stored: StoredRun, reported_at: datetime, typical_epoch_s: float, at: datetime
 ) -> None:
     """Note that the run is silent."""
-    run = head.run
-    row = {"run_id": head.id, "seq": run.seq, "attempt": run.attempt, "epoch": run.epoch}
+    run = stored.run
+    row = {"run_id": stored.id, "seq": run.seq, "attempt": run.attempt, "epoch": run.epoch}
     connection.execute(
-        insert(stalls), {**row, "reported_at": heard_at, "typical_epoch_s": typical_epoch_s, "created_at": at}
+        insert(stalls), {**row, "reported_at": reported_at, "typical_epoch_s": typical_epoch_s, "created_at": at}
     )
-    connection.execute(update(runs).where(runs.c.id == head.id).values(stalled_at=at))
+    connection.execute(update(runs).where(runs.c.id == stored.id).values(stalled_at=at))
 
 
-def end_stall(connection: Connection, head: StoredRun) -> None:
+def end_stall(connection: Connection, stored: StoredRun) -> None:
     """Note that the run is heard of again, or is over."""
-    connection.execute(update(runs).where(runs.c.id == head.id).values(stalled_at=None))
+    connection.execute(update(runs).where(runs.c.id == stored.id).values(stalled_at=None))
 
 
 def count_stalled(connection: Connection) -> int:

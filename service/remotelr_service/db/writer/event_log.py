@@ -31,14 +31,14 @@ class EventLog:
     def __init__(
         self,
         connection: Connection,
-        head: StoredRun,
+        stored: StoredRun,
         flush: Callable[[], None] = lambda: None,
-        asks: Collection[Point] = (),
+        prefetch: Collection[Point] = (),
     ) -> None:
         self._connection = connection
-        self._head = head
+        self._stored = stored
         self._flush = flush
-        self._asks = asks
+        self._prefetch = prefetch
         self._appended: dict[tuple[int | None, int | None], Event] = {}
         # What is stored of what was asked for, None where that is nothing; and the events that were made of it.
         self._reported: dict[Point, Row | None] = {}
@@ -48,7 +48,7 @@ class EventLog:
         self._decisions: dict[int, Event] = {}
         self._keyed: dict[tuple[str, str], Event | None] = {}
 
-    def learn(self, asked: Iterable[Point], found: Iterable[Row]) -> None:
+    def fill(self, asked: Iterable[Point], found: Iterable[Row]) -> None:
         """Take note of what `list_reported` has found of these reports."""
         for epoch, rank in asked:
             self._reported.setdefault((epoch, rank), None)
@@ -59,11 +59,11 @@ class EventLog:
             if row["learning_rate"] is not None:
                 self._decided[row["epoch"]] = row
 
-    def learn_count(self, epoch: int, count: int) -> None:
+    def fill_count(self, epoch: int, count: int) -> None:
         """Take note of how many ranks have reported this point."""
         self._counts[epoch] = count
 
-    def appended(self, event: Event) -> None:
+    def add(self, event: Event) -> None:
         """Take note of an event that the transaction has just appended."""
         if event.kind == "attempt":
             # It is written already, and so is all before it: what it superseded is known there.
@@ -83,26 +83,26 @@ class EventLog:
         if appended is not None:
             return appended
         if (epoch, rank) not in self._reported:
-            asked = {(epoch, rank), *(point for point in self._asks if point not in self._reported)}
-            self.learn(asked, list_reported(self._connection, {self._head.id: asked}))
+            asked = {(epoch, rank), *(point for point in self._prefetch if point not in self._reported)}
+            self.fill(asked, list_reported(self._connection, {self._stored.id: asked}))
         return self._event(self._reported[epoch, rank])
 
     def reports(self, epoch: int) -> Sequence[Event]:
         self._flush()
-        found = runs.list_events(self._connection, self._head, _REPORT, events.c.epoch == epoch, _EFFECTIVE)
+        found = runs.list_events(self._connection, self._stored, _REPORT, events.c.epoch == epoch, _EFFECTIVE)
         return sorted(found, key=lambda event: event.rank or 0)
 
     def count(self, epoch: int) -> int:
         if epoch not in self._counts:
             self._flush()
             self._counts[epoch] = runs.count_events(
-                self._connection, self._head, _REPORT, events.c.epoch == epoch, _EFFECTIVE
+                self._connection, self._stored, _REPORT, events.c.epoch == epoch, _EFFECTIVE
             )
         return self._counts[epoch]
 
     def next_reported(self, epoch: int) -> int | None:
         self._flush()
-        found = runs.find_reported(self._connection, self._head, epoch)
+        found = runs.find_reported(self._connection, self._stored, epoch)
         return None if found is None else found[0]
 
     def decided(self, epoch: int) -> Event | None:
@@ -136,7 +136,7 @@ class EventLog:
 
     def since(self, kind: Kind, seq: int) -> Sequence[Event]:
         self._flush()
-        return runs.list_events(self._connection, self._head, events.c.kind == kind, after=seq)
+        return runs.list_events(self._connection, self._stored, events.c.kind == kind, after=seq)
 
     def policy(self, seq: int) -> Event:
         self._flush()
@@ -155,14 +155,14 @@ class EventLog:
     def effective(self, limit: int) -> Sequence[Event]:
         """The oldest `limit` events that count, whatever their kind."""
         self._flush()
-        return runs.list_events(self._connection, self._head, _EFFECTIVE, limit=limit)
+        return runs.list_events(self._connection, self._stored, _EFFECTIVE, limit=limit)
 
     def _event(self, row: Row | None) -> Event | None:
         if row is None:
             return None
         if row["seq"] not in self._events:
-            self._events[row["seq"]] = event_from_row(self._head.run.key, row)
+            self._events[row["seq"]] = event_from_row(self._stored.run.key, row)
         return self._events[row["seq"]]
 
     def _find(self, *where: Any, newest: bool = False) -> Event | None:
-        return runs.find_event(self._connection, self._head, *where, newest=newest)
+        return runs.find_event(self._connection, self._stored, *where, newest=newest)

@@ -34,11 +34,11 @@ class WriteTransaction:
         self.writes = 0
         self._connection = connection
         self._locked = locked
-        self._heads = locked.heads
+        self._runs = locked.stored_runs
         self._logs: dict[str, EventLog] = {}
-        self._asks: defaultdict[str, list[Point]] = defaultdict(list)
+        self._prefetch: defaultdict[str, list[Point]] = defaultdict(list)
         self._in_force: dict[tuple[int, int], Decision] = {}
-        self._moved: dict[str, None] = {}
+        self._changed: dict[str, None] = {}
         self._new: list[tuple[int, Event]] = []
 
     @cached_property
@@ -58,121 +58,121 @@ class WriteTransaction:
 
     def find(self, key: str) -> StoredRun | None:
         """The run `key` as the actions before have left it. The writer must have been given the key."""
-        return self._heads.get(key)
+        return self._runs.get(key)
 
     def get(self, key: str) -> StoredRun:
         """The run `key`, as the actions before in the group left it. Raises RunNotFound."""
-        head = self.find(key)
-        if head is None:
+        stored = self.find(key)
+        if stored is None:
             raise RunNotFound(key)
-        return head
+        return stored
 
-    def expect(self, key: str, asks: Iterable[Point]) -> None:
+    def register(self, key: str, prefetch: Iterable[Point]) -> None:
         """Take note of reports that actions of the group may ask the log of this run for."""
-        self._asks[key].extend(asks)
+        self._prefetch[key].extend(prefetch)
 
-    def read_ahead(self) -> None:
+    def prefetch(self) -> None:
         """Ask all logs at once what they may be asked, as their runs stand before the first action."""
         reports: dict[int, set[Point]] = {}
         counts: dict[int, set[int]] = {}
         logs: dict[int, EventLog] = {}
-        for key, asks in self._asks.items():
-            head = self._heads.get(key)
-            if head is None:
+        for key, prefetch in self._prefetch.items():
+            stored = self._runs.get(key)
+            if stored is None:
                 continue
-            points, counted = log_lookups(head.run, asks)
+            points, counted = log_lookups(stored.run, prefetch)
             if points:
-                logs[head.id], reports[head.id], counts[head.id] = self.log(key), points, counted
+                logs[stored.id], reports[stored.id], counts[stored.id] = self.log(key), points, counted
         if not logs:
             return
         found: defaultdict[int, list[Row]] = defaultdict(list)
         for row in list_reported(self._connection, reports):
             found[row["run_id"]].append(row)
         for run_id, points in reports.items():
-            logs[run_id].learn(points, found[run_id])
+            logs[run_id].fill(points, found[run_id])
         if any(counts.values()):
             for run_id, epoch, count in list_counts(self._connection, counts):
-                logs[run_id].learn_count(epoch, count)
+                logs[run_id].fill_count(epoch, count)
 
     def log(self, key: str) -> EventLog:
         """The history of the run `key`, with what this group has appended to it."""
         if key not in self._logs:
-            self._logs[key] = EventLog(self._connection, self._heads[key], self.flush, self._asks.get(key, ()))
+            self._logs[key] = EventLog(self._connection, self._runs[key], self.flush, self._prefetch.get(key, ()))
         return self._logs[key]
 
-    def decision(self, head: StoredRun) -> Decision:
+    def decision(self, stored: StoredRun) -> Decision:
         """The decision of the run that is in force. All ranks of a run ask for it when they begin: it is read once."""
-        seq = head.run.decided_seq
-        if (head.id, seq) not in self._in_force:
+        seq = stored.run.decided_seq
+        if (stored.id, seq) not in self._in_force:
             self.flush()
-            event = runs.find_event(self._connection, head, events.c.seq == seq)
-            assert event is not None and event.decision is not None, f"event {seq} of {head.run.key} decides nothing"
-            self._in_force[head.id, seq] = event.decision
-        return self._in_force[head.id, seq]
+            event = runs.find_event(self._connection, stored, events.c.seq == seq)
+            assert event is not None and event.decision is not None, f"event {seq} of {stored.run.key} decides nothing"
+            self._in_force[stored.id, seq] = event.decision
+        return self._in_force[stored.id, seq]
 
-    def append(self, head: StoredRun, outcome: Outcome) -> StoredRun:
+    def append(self, stored: StoredRun, outcome: Outcome) -> StoredRun:
         """Store what came of an action; nothing when it brought no event."""
         if outcome.event is None:
-            return head
-        after = self._move(head, outcome.run)
-        self._new.append((head.id, outcome.event))
+            return stored
+        after = self._replace_run(stored, outcome.run)
+        self._new.append((stored.id, outcome.event))
         if outcome.event.kind == "attempt":
             self.flush()
-            runs.supersede(self._connection, head.id, outcome.event)
-        self.log(head.run.key).appended(outcome.event)
-        if outcome.run.spec is not head.run.spec:
+            runs.supersede(self._connection, stored.id, outcome.event)
+        self.log(stored.run.key).add(outcome.event)
+        if outcome.run.spec is not stored.run.spec:
             runs.save_spec(self._connection, after)
-        if head.stalled_at is not None and outcome.event.kind in _SHOWS_ACTIVITY:
-            stalls.end_stall(self._connection, head)
-            after = self._heads[head.run.key] = replace(after, stalled_at=None)
-        return self._timed(self._held(after), outcome.event)
+        if stored.stalled_at is not None and outcome.event.kind in _SHOWS_ACTIVITY:
+            stalls.end_stall(self._connection, stored)
+            after = self._runs[stored.run.key] = replace(after, stalled_at=None)
+        return self._with_deadline(self._with_override_expiry(after), outcome.event)
 
-    def stall(self, head: StoredRun, heard_at: datetime, typical_epoch_s: float, at: datetime) -> None:
+    def stall(self, stored: StoredRun, reported_at: datetime, typical_epoch_s: float, at: datetime) -> None:
         """Note that the run's trainer is silent: last heard of at `heard_at`, though epochs take `typical_epoch_s`."""
         self.writes += 1
         self.flush()
-        stalls.add_stall(self._connection, head, heard_at, typical_epoch_s, at)
-        self._heads[head.run.key] = replace(head, stalled_at=at)
-        self._moved[head.run.key] = None
+        stalls.add_stall(self._connection, stored, reported_at, typical_epoch_s, at)
+        self._runs[stored.run.key] = replace(stored, stalled_at=at)
+        self._changed[stored.run.key] = None
 
-    def is_due(self, head: StoredRun) -> bool:
+    def is_due(self, stored: StoredRun) -> bool:
         """Whether the point that waits for its ranks has waited long enough."""
-        return head.deadline_at is not None and head.deadline_at <= self.now
+        return stored.deadline_at is not None and stored.deadline_at <= self.now
 
-    def is_held_too_long(self, head: StoredRun) -> bool:
+    def has_expired_override(self, stored: StoredRun) -> bool:
         """Whether a rate was to be held until a time that has come."""
-        return head.override_expires_at is not None and head.override_expires_at <= self.now
+        return stored.override_expires_at is not None and stored.override_expires_at <= self.now
 
-    def wait_on(self, head: StoredRun) -> None:
+    def clear_deadline(self, stored: StoredRun) -> None:
         """Let the point that waits for its ranks wait until another report comes."""
-        self._move(replace(head, deadline_at=None), head.run)
+        self._replace_run(replace(stored, deadline_at=None), stored.run)
 
     def create(self, outcome: Outcome, *, experiment: str | None, tags: Mapping[str, str]) -> StoredRun:
         """Store a new run with its first event."""
         assert outcome.event is not None
         self.writes += 1
-        head = runs.add_run(self._connection, outcome.run, experiment=experiment, tags=tags, at=self.now)
-        self._heads[head.run.key] = head
-        self._new.append((head.id, outcome.event))
-        return head
+        stored = runs.add_run(self._connection, outcome.run, experiment=experiment, tags=tags, at=self.now)
+        self._runs[stored.run.key] = stored
+        self._new.append((stored.id, outcome.event))
+        return stored
 
-    def tag(self, head: StoredRun, tags: Mapping[str, str]) -> StoredRun:
+    def tag(self, stored: StoredRun, tags: Mapping[str, str]) -> StoredRun:
         self.writes += 1
-        after = replace(head, tags=dict(tags), updated_at=self.now)
-        self._heads[head.run.key] = after
+        after = replace(stored, tags=dict(tags), updated_at=self.now)
+        self._runs[stored.run.key] = after
         runs.save_tags(self._connection, after)
         return after
 
-    def delete(self, head: StoredRun) -> None:
+    def delete(self, stored: StoredRun) -> None:
         """Take the run and its events away."""
         self.writes += 1
         self.flush()
-        key = head.run.key
-        runs.delete_run(self._connection, head)
-        del self._heads[key]
+        key = stored.run.key
+        runs.delete_run(self._connection, stored)
+        del self._runs[key]
         self._locked.rows.pop(key, None)
         self._logs.pop(key, None)
-        self._moved.pop(key, None)
+        self._changed.pop(key, None)
 
     def flush(self) -> None:
         """Write the events appended so far."""
@@ -183,45 +183,45 @@ class WriteTransaction:
     def save(self) -> frozenset[str]:
         """Write all that is left to write; gives the keys of the runs that moved."""
         self.flush()
-        runs.save_runs(self._connection, [self._heads[key] for key in self._moved], self._locked.rows)
-        return frozenset(self._moved)
+        runs.save_runs(self._connection, [self._runs[key] for key in self._changed], self._locked.rows)
+        return frozenset(self._changed)
 
-    def _timed(self, head: StoredRun, event: Event) -> StoredRun:
+    def _with_deadline(self, stored: StoredRun, event: Event) -> StoredRun:
         """The head with the time at which its waiting point is due: so long after the first report of it."""
-        timeout_s = head.run.timeout_s
-        if timeout_s is None and head.deadline_at is None:
-            return head
+        timeout_s = stored.run.timeout_s
+        if timeout_s is None and stored.deadline_at is None:
+            return stored
         if (
             event.kind == "report"
             and event.decision is None
-            and (head.deadline_at is not None or _is_late(head, event))
+            and (stored.deadline_at is not None or _is_late(stored, event))
         ):
-            return head
+            return stored
         deadline_at = None
-        if timeout_s is not None and head.run.status == "running":
+        if timeout_s is not None and stored.run.status == "running":
             self.flush()
-            waiting = runs.find_reported(self._connection, head, head.run.epoch)
+            waiting = runs.find_reported(self._connection, stored, stored.run.epoch)
             deadline_at = None if waiting is None else waiting[1] + timedelta(seconds=timeout_s)
-        after = self._heads[head.run.key] = replace(head, deadline_at=deadline_at)
+        after = self._runs[stored.run.key] = replace(stored, deadline_at=deadline_at)
         return after
 
-    def _held(self, head: StoredRun) -> StoredRun:
+    def _with_override_expiry(self, stored: StoredRun) -> StoredRun:
         """The head with the time at which a held rate is let go."""
-        override_expires_at = next_expiry(head.run) if head.run.status == "running" else None
-        if override_expires_at == head.override_expires_at:
-            return head
-        after = self._heads[head.run.key] = replace(head, override_expires_at=override_expires_at)
+        override_expires_at = next_expiry(stored.run) if stored.run.status == "running" else None
+        if override_expires_at == stored.override_expires_at:
+            return stored
+        after = self._runs[stored.run.key] = replace(stored, override_expires_at=override_expires_at)
         runs.save_override_expiry(self._connection, after)
         return after
 
-    def _move(self, head: StoredRun, run: Run) -> StoredRun:
+    def _replace_run(self, stored: StoredRun, run: Run) -> StoredRun:
         self.writes += 1
-        after = replace(head, run=run, updated_at=self.now)
-        self._heads[run.key] = after
-        self._moved[run.key] = None
+        after = replace(stored, run=run, updated_at=self.now)
+        self._runs[run.key] = after
+        self._changed[run.key] = None
         return after
 
 
-def _is_late(head: StoredRun, report: Event) -> bool:
+def _is_late(stored: StoredRun, report: Event) -> bool:
     """Whether the point had been decided."""
-    return report.epoch is not None and report.epoch < head.run.epoch
+    return report.epoch is not None and report.epoch < stored.run.epoch

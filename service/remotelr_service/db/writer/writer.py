@@ -64,7 +64,7 @@ class _Job:
 
     keys: tuple[str, ...]
     action: Callable[[WriteTransaction], Any]
-    asks: Sequence[Point]
+    prefetch: Sequence[Point]
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
     waits_until: float
@@ -74,7 +74,7 @@ class _Job:
     @property
     def size(self) -> int:
         """How many reports it has; one, for all else."""
-        return len(self.asks) or 1
+        return len(self.prefetch) or 1
 
     def answer(self) -> None:
         # Who asked may have gone; what was done stays done.
@@ -145,7 +145,7 @@ class Writer:
         failed = self._failed
         return failed[1] if failed is not None and time.monotonic() - failed[0] < FAILING_S else None
 
-    async def submit(self, action: Callable[[WriteTransaction], T], *keys: str, asks: Sequence[Point] = ()) -> T:
+    async def submit(self, action: Callable[[WriteTransaction], T], *keys: str, prefetch: Sequence[Point] = ()) -> T:
         """What `action` gives, after its transaction is committed.
 
         keys: the runs it touches. asks: the reports, by epoch and rank, that it will ask the log of the first of
@@ -163,7 +163,7 @@ class Writer:
             raise Overloaded(f"{self.waiting} requests wait to be written, and no more fit")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._queue.put(_Job(keys, action, asks, loop, future, time.monotonic() + LOCK_WAIT_S))
+        self._queue.put(_Job(keys, action, prefetch, loop, future, time.monotonic() + LOCK_WAIT_S))
         giving_up = loop.call_later(self._answer_within_s, _give_up_on, future)
         try:
             return await future
@@ -213,15 +213,15 @@ class Writer:
         connection = self._connection = self._connection or self._engine.connect()
         with connection.begin():
             locked = runs.lock_runs(connection, keys)
-            group = WriteTransaction(connection, locked)
+            tx = WriteTransaction(connection, locked)
             ready = [job for job in jobs if locked.busy.isdisjoint(job.keys)]
             for job in ready:
-                if job.asks:
-                    group.expect(job.keys[0], job.asks)
-            group.read_ahead()
+                if job.prefetch:
+                    tx.register(job.keys[0], job.prefetch)
+            tx.prefetch()
             for job in ready:
-                _run(job, group)
-            moved = group.save()
+                _run(job, tx)
+            moved = tx.save()
         self._failed = None
         _answer(ready)
         if self._measured is not None:
@@ -291,15 +291,15 @@ class Writer:
         _answer(jobs)
 
 
-def _run(job: _Job, group: WriteTransaction) -> None:
+def _run(job: _Job, tx: WriteTransaction) -> None:
     """Run one action. A refusal stays its own, unless it had written: then the transaction is spoilt."""
-    writes = group.writes
+    writes = tx.writes
     try:
-        job.result, job.error = job.action(group), None
+        job.result, job.error = job.action(tx), None
     except DBAPIError:
         raise
     except Exception as error:
-        if group.writes != writes:
+        if tx.writes != writes:
             raise
         job.error = error
 

@@ -103,19 +103,19 @@ async def create_bulk(writer: Writer, engine: Engine, selector: Selector, comman
             found = known(connection)
         return found, [] if found else select_runs(engine, selector)
 
-    def action(group: WriteTransaction) -> tuple[BulkCommand, bool]:
-        found = known(group.connection)
+    def action(tx: WriteTransaction) -> tuple[BulkCommand, bool]:
+        found = known(tx.connection)
         if found is not None:
             return found, True
         noted = bulk_commands.add_bulk(
-            group.writing(),
+            tx.writing(),
             key=name,
             selector=selected,
             command=document,
             actor=command.actor,
             reason=command.reason,
             runs=chosen,
-            at=group.now,
+            at=tx.now,
         )
         return noted, False
 
@@ -139,7 +139,7 @@ async def execute_bulk(writer: Writer, engine: Engine, bulk_id: int) -> None:
         await _carry_out_some(writer, bulk, left[begin : begin + CHUNK])
         took_s = asyncio.get_running_loop().time() - began
         await asyncio.sleep(took_s * REST / (1 - REST))
-    await _with_retries(writer, lambda group: bulk_commands.mark_finished(group.writing(), bulk_id, group.now))
+    await _with_retries(writer, lambda tx: bulk_commands.mark_finished(tx.writing(), bulk_id, tx.now))
 
 
 def dry_run(engine: Engine, selector: Selector, command: Command, *, after: int = -1, limit: int = 100) -> DryRun:
@@ -176,7 +176,7 @@ async def _carry_out_some(writer: Writer, bulk: BulkCommand, places: Sequence[in
     """Do these together. Where one of them spoils it for the others, each is done by itself."""
     keys = [bulk.runs[place] for place in places]
     try:
-        await _with_retries(writer, lambda group: _carry_out(group, bulk, places), *keys)
+        await _with_retries(writer, lambda tx: _carry_out(tx, bulk, places), *keys)
     except ServiceError as error:
         # Another replica holds a run. What else may be wrong is wrong with the service: the rest is left to be done.
         if not isinstance(error, RunBusy):
@@ -190,7 +190,7 @@ async def _carry_out_some(writer: Writer, bulk: BulkCommand, places: Sequence[in
 async def _carry_out_apart(writer: Writer, bulk: BulkCommand, places: Sequence[int], code: str, detail: str) -> None:
     if len(places) == 1:
         result = _refused(places[0], bulk.runs[places[0]], code, detail)
-        await _with_retries(writer, lambda group: _note(group, bulk, [result]))
+        await _with_retries(writer, lambda tx: _note(tx, bulk, [result]))
         return
     for place in places:
         await _carry_out_some(writer, bulk, [place])
@@ -210,31 +210,31 @@ async def _with_retries(writer: Writer, action: Any, *keys: str) -> None:
         await asyncio.sleep(PAUSE_S)
 
 
-def _carry_out(group: WriteTransaction, bulk: BulkCommand, places: Sequence[int]) -> None:
-    there = bulk_commands.list_places(group.connection, bulk.id, min(places), max(places))
-    order = _current(group, bulk)
-    _note(group, bulk, [_obeyed(group, bulk, order, place) for place in places if place not in there])
+def _carry_out(tx: WriteTransaction, bulk: BulkCommand, places: Sequence[int]) -> None:
+    there = bulk_commands.list_places(tx.connection, bulk.id, min(places), max(places))
+    order = _current(tx, bulk)
+    _note(tx, bulk, [_obeyed(tx, bulk, order, place) for place in places if place not in there])
 
 
-def _note(group: WriteTransaction, bulk: BulkCommand, results: Sequence[BulkResult]) -> None:
-    bulk_commands.add_results(group.writing(), bulk.id, results)
-    bulk_commands.mark_worked(group.writing(), bulk.id, group.now)
+def _note(tx: WriteTransaction, bulk: BulkCommand, results: Sequence[BulkResult]) -> None:
+    bulk_commands.add_results(tx.writing(), bulk.id, results)
+    bulk_commands.mark_worked(tx.writing(), bulk.id, tx.now)
 
 
-def _current(group: WriteTransaction, bulk: BulkCommand) -> Command:
+def _current(tx: WriteTransaction, bulk: BulkCommand) -> Command:
     """What to order now. Limits may have been set anew since this was noted: the older command must not win."""
     order = replace(command_from_json(bulk.command), actor=bulk.actor, reason=bulk.reason)
     if order.type != "limits":
         return order
-    experiment = experiments.find_experiment(group.connection, bulk.selector["experiment"])
+    experiment = experiments.find_experiment(tx.connection, bulk.selector["experiment"])
     return replace(order, limits=Limits.from_json(experiment.limits if experiment else None))
 
 
-def _obeyed(group: WriteTransaction, bulk: BulkCommand, order: Command, place: int) -> BulkResult:
+def _obeyed(tx: WriteTransaction, bulk: BulkCommand, order: Command, place: int) -> BulkResult:
     key = bulk.runs[place]
     try:
-        head = expire_overrides(group, group.get(key))
-        outcome = rules.command(head.run, order, group.log(key))
+        stored = expire_overrides(tx, tx.get(key))
+        outcome = rules.command(stored.run, order, tx.log(key))
     except (RulesError, ServiceError) as refusal:
         return _refused(place, key, refusal.code, refusal.message)
     except Exception:
@@ -243,15 +243,15 @@ def _obeyed(group: WriteTransaction, bulk: BulkCommand, order: Command, place: i
         return _refused(place, key, *_OUR_MISTAKE)
     # A name nobody can give who orders: it leads from the run's log to the command.
     event = replace(_event(outcome), key=f"bulk/{bulk.id}")
-    group.append(head, replace(outcome, event=event))
+    tx.append(stored, replace(outcome, event=event))
     return _told(place, key, event)
 
 
 def _rehearsed(engine: Engine, place: int, key: str, command: Command) -> BulkResult:
     with reading(engine) as connection:
         try:
-            head = get_stored_run(connection, key)
-            outcome = rules.command(head.run, replace(command, key=None), EventLog(connection, head))
+            stored = get_stored_run(connection, key)
+            outcome = rules.command(stored.run, replace(command, key=None), EventLog(connection, stored))
         except (RulesError, ServiceError) as refusal:
             return _refused(place, key, refusal.code, refusal.message)
     return replace(_told(place, key, _event(outcome)), seq=None)

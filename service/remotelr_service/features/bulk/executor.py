@@ -56,9 +56,7 @@ class BulkExecutor:
         """Begin with a command that was left lying, and give its number. Raises what the writer does."""
         if not await asyncio.to_thread(self._has_abandoned):
             return None
-        bulk_id = await self._writer.submit(
-            lambda group: bulk_commands.take_abandoned(group.writing(), self._abandoned)
-        )
+        bulk_id = await self._writer.submit(lambda tx: bulk_commands.take_abandoned(tx.writing(), self._abandoned))
         if bulk_id is not None:
             log.info("the command %d was left lying: it is carried out here now", bulk_id)
             self.begin(bulk_id)

@@ -46,10 +46,10 @@ async def command(writer: Writer, key: str, command: Command) -> int:
     assert named.key is not None
     name = named.key
 
-    def action(group: WriteTransaction) -> int:
-        head, log = expire_overrides(group, group.get(key)), group.log(key)
-        outcome = rules.command(head.run, named, log)
-        group.append(head, outcome)
+    def action(tx: WriteTransaction) -> int:
+        stored, log = expire_overrides(tx, tx.get(key)), tx.log(key)
+        outcome = rules.command(stored.run, named, log)
+        tx.append(stored, outcome)
         event = outcome.event or log.keyed("command", name) or log.keyed("policy", name)
         assert event is not None, "a command that brings no event was noted before"
         return event.seq
@@ -60,11 +60,11 @@ async def command(writer: Writer, key: str, command: Command) -> int:
 def get_command(engine: Engine, key: str, seq: int) -> CommandView:
     """The command of that number, with its history. Raises RunNotFound, CommandNotFound."""
     with reading(engine) as connection:
-        head = get_stored_run(connection, key)
-        found = runs.list_dated_events(connection, head, after=seq - 1, limit=1)
+        stored = get_stored_run(connection, key)
+        found = runs.list_dated_events(connection, stored, after=seq - 1, limit=1)
         if not found or found[0][0].seq != seq or not is_command(found[0][0]):
             raise CommandNotFound(f"event {seq} of the run {key!r} is no command", run=key, seq=seq)
-        return _views(connection, head, found)[0]
+        return _views(connection, stored, found)[0]
 
 
 def list_commands(engine: Engine, key: str, *, after: int = 0, limit: int = 100) -> CommandPage:
@@ -73,32 +73,32 @@ def list_commands(engine: Engine, key: str, *, after: int = 0, limit: int = 100)
     Raises RunNotFound.
     """
     with reading(engine) as connection:
-        head = get_stored_run(connection, key)
-        found = command_events.list_ordered(connection, head, after=after, limit=limit + 1)
+        stored = get_stored_run(connection, key)
+        found = command_events.list_ordered(connection, stored, after=after, limit=limit + 1)
         shown = [each for each in found[:limit] if is_command(each[0])]
-        views = _views(connection, head, shown)
+        views = _views(connection, stored, shown)
     return CommandPage(commands=views, after=found[limit - 1][0].seq if len(found) > limit else None)
 
 
-def _views(connection: Connection, head: StoredRun, commands: Sequence[_Dated]) -> list[CommandView]:
+def _views(connection: Connection, stored: StoredRun, commands: Sequence[_Dated]) -> list[CommandView]:
     if not commands:
         return []
-    ordered = command_events.list_ordered(connection, head, after=commands[0][0].seq)
-    ended = command_events.find_end(connection, head, after=commands[0][0].seq)
-    return [_view(connection, head, each, ordered, ended) for each in commands]
+    ordered = command_events.list_ordered(connection, stored, after=commands[0][0].seq)
+    ended = command_events.find_end(connection, stored, after=commands[0][0].seq)
+    return [_view(connection, stored, each, ordered, ended) for each in commands]
 
 
 def _view(
-    connection: Connection, head: StoredRun, dated: _Dated, ordered: Sequence[_Dated], ended: _Dated | None
+    connection: Connection, stored: StoredRun, dated: _Dated, ordered: Sequence[_Dated], ended: _Dated | None
 ) -> CommandView:
     event, at = dated
-    told = command_events.list_told(connection, head, event)
+    told = command_events.list_told(connection, stored, event)
     ending = [] if ended is None else [ended]
     later = {each.seq: (each, when) for each, when in (*ordered, *told, *ending) if each.seq > event.seq}
-    steps = list(_steps(head, dated, [later[seq] for seq in sorted(later)]))
+    steps = list(_steps(stored, dated, [later[seq] for seq in sorted(later)]))
     newest = steps[-1]
     return CommandView(
-        run=head.run.key,
+        run=stored.run.key,
         seq=event.seq,
         effective_from=event.effective_from,
         key=event.key,
@@ -112,13 +112,13 @@ def _view(
     )
 
 
-def _steps(head: StoredRun, dated: _Dated, later: Sequence[_Dated]) -> Iterable[CommandStep]:
+def _steps(stored: StoredRun, dated: _Dated, later: Sequence[_Dated]) -> Iterable[CommandStep]:
     """How the command came to stand as it does, oldest step first, each with the event that brought it."""
     event, at = dated
     order = command_from_payload(event)
     yield CommandStep(state="queued", at=at, seq=event.seq, actor=order.actor, reason=order.reason)
     known = {each.seq: (each, when) for each, when in (dated, *later)}
-    for step in command_history(event, [each for each, _ in later], head.run)[1:]:
+    for step in command_history(event, [each for each, _ in later], stored.run)[1:]:
         assert step.seq is not None, "what is behind queued was brought by an event"
         brought, when = known[step.seq]
         by = command_from_payload(brought) if is_command(brought) and brought is not event else None

@@ -62,23 +62,23 @@ async def put_experiment(
     Other limits go to each of its running runs by a bulk command, which is noted here and yet to be carried out.
     """
 
-    def action(group: WriteTransaction) -> ExperimentPut:
-        known = experiments.lock_experiment(group.connection, name)
+    def action(tx: WriteTransaction) -> ExperimentPut:
+        known = experiments.lock_experiment(tx.connection, name)
         wanted = Experiment(
             name=name,
             policy=None if settings.policy is None else policy_to_json(settings.policy),
             tags=dict(settings.tags),
             limits=None if settings.limits is None else settings.limits.to_json() or None,
-            created_at=group.now if known is None else known.created_at,
-            updated_at=group.now,
+            created_at=tx.now if known is None else known.created_at,
+            updated_at=tx.now,
         )
         if known is None:
-            experiments.add_experiment(group.writing(), wanted)
+            experiments.add_experiment(tx.writing(), wanted)
             return ExperimentPut(experiment=wanted, is_new=True, limits_command=None)
-        if wanted == replace(known, updated_at=group.now):
+        if wanted == replace(known, updated_at=tx.now):
             return ExperimentPut(experiment=known, is_new=False, limits_command=None)
-        experiments.save_experiment(group.writing(), wanted)
-        told = None if wanted.limits == known.limits else _tell(group, wanted, actor, reason)
+        experiments.save_experiment(tx.writing(), wanted)
+        told = None if wanted.limits == known.limits else _tell(tx, wanted, actor, reason)
         return ExperimentPut(experiment=wanted, is_new=False, limits_command=told)
 
     return await writer.submit(action)
@@ -101,21 +101,21 @@ def list_experiments(engine: Engine, *, after: str | None = None, limit: int = 1
     return ExperimentPage(experiments=shown, after=shown[-1].name if len(found) > limit else None)
 
 
-def _tell(group: WriteTransaction, experiment: Experiment, actor: str | None, reason: str | None) -> int | None:
+def _tell(tx: WriteTransaction, experiment: Experiment, actor: str | None, reason: str | None) -> int | None:
     """Note the command that takes the experiment's limits to its running runs; None when none is running."""
     # A run that begins again in the same transaction is running too.
-    group.save()
-    running = experiments.list_running(group.connection, experiment.name)
+    tx.save()
+    running = experiments.list_running(tx.connection, experiment.name)
     if not running:
         return None
     order = Command(type="limits", limits=Limits.from_json(experiment.limits))
     return bulk_commands.add_bulk(
-        group.writing(),
+        tx.writing(),
         key=None,
         selector={"experiment": experiment.name, "status": "running"},
         command=command_to_json(order),
         actor=actor,
         reason=reason,
         runs=running,
-        at=group.now,
+        at=tx.now,
     ).id

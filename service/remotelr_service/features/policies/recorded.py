@@ -28,11 +28,11 @@ class Epoch:
         return next((self.reports[rank].step for rank in sorted(self.reports) if self.reports[rank].step), None)
 
 
-def effective_events(connection: Connection, head: StoredRun) -> list[Event]:
+def effective_events(connection: Connection, stored: StoredRun) -> list[Event]:
     """The events of the run that count, oldest first. Raises LogTooLong."""
-    found = EventLog(connection, head).effective(MAX_EVENTS + 1)
+    found = EventLog(connection, stored).effective(MAX_EVENTS + 1)
     if len(found) > MAX_EVENTS:
-        raise LogTooLong(f"the run {head.run.key!r} has more than {MAX_EVENTS:,} events: too many to go through")
+        raise LogTooLong(f"the run {stored.run.key!r} has more than {MAX_EVENTS:,} events: too many to go through")
     return list(found)
 
 

@@ -39,10 +39,10 @@ def replay_policy(engine: Engine, key: str) -> ReplayPolicy:
     Raises RunNotFound, LogTooLong.
     """
     with reading(engine) as connection:
-        head = get_stored_run(connection, key)
-        events = effective_events(connection, head)
+        stored = get_stored_run(connection, key)
+        events = effective_events(connection, stored)
         decisions = decisions_in_force(events)
-        policies = _policies(EventLog(connection, head), decisions)
+        policies = _policies(EventLog(connection, stored), decisions)
     notes = [_LIVE] if any("live" in event.notes for event in events) else []
     by_epoch = [(float(decision.epoch), decision.learning_rate) for decision in decisions]
     if all(policy.unit == "epoch" for policy in policies):
@@ -53,13 +53,13 @@ def replay_policy(engine: Engine, key: str) -> ReplayPolicy:
         unit, losses = "epoch", [*losses, _BY_EPOCHS]
     else:
         by_first_step = [(float(decision.step or 0), decision.learning_rate) for decision in decisions]
-        steps = _by_step(decisions, policies, head.run.spec.steps_per_epoch)
+        steps = _by_step(decisions, policies, stored.run.spec.steps_per_epoch)
         schedule, losses = _pieces(None if steps is None else _changes(steps), by_first_step, _BY_LINES)
         unit = "step"
     momentum = [_MOMENTUM] if any(decision.momentum is not None for decision in decisions) else []
     return ReplayPolicy(
         policy={"schedule": schedule, "unit": unit},
-        epochs=head.run.epoch + 1,
+        epochs=stored.run.epoch + 1,
         exact=not losses and not notes,
         notes=[*notes, *losses, *momentum],
     )

@@ -28,8 +28,8 @@ def what_if(engine: Engine, key: str, policies: Mapping[str, Policy]) -> WhatIf:
     one counts steps and nobody said how many there were.
     """
     with reading(engine) as connection:
-        head = get_stored_run(connection, key)
-        events = effective_events(connection, head)
+        stored = get_stored_run(connection, key)
+        events = effective_events(connection, stored)
     epochs = reported_epochs(events)
     if len(epochs) * len(policies) > MAX_DECISIONS:
         raise LogTooLong(
@@ -37,7 +37,7 @@ def what_if(engine: Engine, key: str, policies: Mapping[str, Policy]) -> WhatIf:
             f"ask for fewer policies at once"
         )
     real = decisions_in_force(events)
-    record = _Record(head.run.spec, epochs, [*(each.epoch for each in epochs), head.run.epoch], real)
+    record = _Record(stored.run.spec, epochs, [*(each.epoch for each in epochs), stored.run.epoch], real)
     return WhatIf(
         epochs=record.shown,
         actual=rates_at(record.shown, real),

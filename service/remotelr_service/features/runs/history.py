@@ -23,11 +23,11 @@ def history(engine: Engine, key: str, after: int = 0, limit: int = 200) -> list[
     What an attempt rewound past is there too, marked. Raises RunNotFound.
     """
     with reading(engine) as connection:
-        head = get_stored_run(connection, key)
-        reports = runs.list_reports(connection, head, after=after, limit=limit)
+        stored = get_stored_run(connection, key)
+        reports = runs.list_reports(connection, stored, after=after, limit=limit)
         # A rank that waited, or came late, did not decide its point itself.
         points = {_point(event) for event, _, _ in reports if event.decision is None}
-        decided = runs.list_point_decisions(connection, head, points)
+        decided = runs.list_point_decisions(connection, stored, points)
     return [_row(event, at, told, event.decision or decided.get(_point(event))) for event, at, told in reports]
 
 
@@ -58,8 +58,8 @@ def events(engine: Engine, key: str, after: int = 0, limit: int = 200, kind: Kin
     Raises RunNotFound.
     """
     with reading(engine) as connection:
-        head = get_stored_run(connection, key)
-        found = runs.list_dated_events(connection, head, after=after, limit=limit, kind=kind)
+        stored = get_stored_run(connection, key)
+        found = runs.list_dated_events(connection, stored, after=after, limit=limit, kind=kind)
     return [EventView(event=event, created_at=at) for event, at in found]
 
 

@@ -62,22 +62,22 @@ async def prune_bulk(writer: Writer, reads: Engine, stale: PruneFilter, *, by: s
             yield bulk_id
 
 
-def delete_bulk_commands(bulk_id: int, by: str, group: WriteTransaction) -> None:
-    bulk = bulk_commands.find_bulk(group.connection, bulk_id)
+def delete_bulk_commands(bulk_id: int, by: str, tx: WriteTransaction) -> None:
+    bulk = bulk_commands.find_bulk(tx.connection, bulk_id)
     if bulk is None:
         return
-    audit.note_bulk_deletion(group, bulk, by)
-    bulk_commands.delete_bulk(group.writing(), bulk_id)
+    audit.note_bulk_deletion(tx, bulk, by)
+    bulk_commands.delete_bulk(tx.writing(), bulk_id)
 
 
-def delete_runs(keys: list[str], stale: PruneFilter, by: str, group: WriteTransaction) -> list[str]:
+def delete_runs(keys: list[str], stale: PruneFilter, by: str, tx: WriteTransaction) -> list[str]:
     gone = []
     for key in keys:
-        head = group.find(key)
+        stored = tx.find(key)
         # Somebody may have begun another attempt since we looked.
-        if head is None or head.run.status == "running" or head.updated_at > group.now - stale.age:
+        if stored is None or stored.run.status == "running" or stored.updated_at > tx.now - stale.age:
             continue
-        audit.note_deletion(group, head, by)
-        group.delete(head)
+        audit.note_deletion(tx, stored, by)
+        tx.delete(stored)
         gone.append(key)
     return gone

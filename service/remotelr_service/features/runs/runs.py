@@ -64,38 +64,38 @@ async def put_run(
     there is none, TooManyTags.
     """
 
-    def action(group: WriteTransaction) -> tuple[RunView, bool]:
-        head = group.find(key)
-        if head is None:
-            created = _create(group, key, spec, experiment, tags or {})
-            return view_of(created, group.decision(created)), True
-        if experiment is not None and experiment != head.experiment:
-            raise ExperimentConflict(key, head.experiment, experiment)
+    def action(tx: WriteTransaction) -> tuple[RunView, bool]:
+        stored = tx.find(key)
+        if stored is None:
+            created = _create(tx, key, spec, experiment, tags or {})
+            return view_of(created, tx.decision(created)), True
+        if experiment is not None and experiment != stored.experiment:
+            raise ExperimentConflict(key, stored.experiment, experiment)
         if isinstance(spec, RunSpec):
             # Limits are the experiment's: whoever trains has none to say.
-            wanted = replace(spec, limits=head.run.spec.limits)
-            outcome = rules.put_policy(head.run, wanted, on_conflict)
-            head = group.append(head, outcome)
+            wanted = replace(spec, limits=stored.run.spec.limits)
+            outcome = rules.put_policy(stored.run, wanted, on_conflict)
+            stored = tx.append(stored, outcome)
             if outcome.event is not None:
-                audit.note(group, "policy_set", key, {"seq": outcome.event.seq, "on_conflict": on_conflict}, by)
-        return view_of(head, group.decision(head)), False
+                audit.note(tx, "policy_set", key, {"seq": outcome.event.seq, "on_conflict": on_conflict}, by)
+        return view_of(stored, tx.decision(stored)), False
 
     return await writer.submit(action, key)
 
 
 def _create(
-    group: WriteTransaction, key: str, spec: RunSpec | OpenSpec, experiment: str | None, tags: Mapping[str, str]
+    tx: WriteTransaction, key: str, spec: RunSpec | OpenSpec, experiment: str | None, tags: Mapping[str, str]
 ) -> StoredRun:
-    known = None if experiment is None else experiments.lock_experiment(group.connection, experiment, shared=True)
+    known = None if experiment is None else experiments.lock_experiment(tx.connection, experiment, shared=True)
     merged = {**(known.tags if known else {}), **tags}
     if len(merged) > MAX_TAGS:
         raise TooManyTags(key, len(merged), MAX_TAGS)
     full = spec if isinstance(spec, RunSpec) else spec.under(_default_policy(experiment, known))
     outcome = rules.create(key, replace(full, limits=Limits.from_json(known.limits if known else None)))
     if experiment is not None and known is None:
-        added = Experiment(name=experiment, created_at=group.now, updated_at=group.now)
-        experiments.add_experiment(group.writing(), added)
-    return group.create(outcome, experiment=experiment, tags=merged)
+        added = Experiment(name=experiment, created_at=tx.now, updated_at=tx.now)
+        experiments.add_experiment(tx.writing(), added)
+    return tx.create(outcome, experiment=experiment, tags=merged)
 
 
 def _default_policy(name: str | None, experiment: Experiment | None) -> Policy:
@@ -112,8 +112,8 @@ def _default_policy(name: str | None, experiment: Experiment | None) -> Policy:
 def get_run(engine: Engine, key: str) -> RunView:
     """The run `key`. Raises RunNotFound."""
     with reading(engine) as connection:
-        head = get_stored_run(connection, key)
-        return view_of(head, get_stored_decision(connection, head))
+        stored = get_stored_run(connection, key)
+        return view_of(stored, get_stored_decision(connection, stored))
 
 
 def list_runs(
@@ -132,13 +132,13 @@ def list_runs(
     """
     with reading(engine) as connection:
         # One more than asked for tells whether there is a next page.
-        heads = runs.list_runs(
+        stored_runs = runs.list_runs(
             connection, experiment=experiment, status=status, tag=tag, stalled=stalled, after=after, limit=limit + 1
         )
-        shown = heads[:limit]
+        shown = stored_runs[:limit]
         decisions = runs.list_decisions(connection, shown)
-    views = [view_of(head, decisions[head.id]) for head in shown if head.id in decisions]
-    return Page(runs=views, after=shown[-1].run.key if len(heads) > limit else None)
+    views = [view_of(stored, decisions[stored.id]) for stored in shown if stored.id in decisions]
+    return Page(runs=views, after=shown[-1].run.key if len(stored_runs) > limit else None)
 
 
 async def tag_run(writer: Writer, key: str, changes: Mapping[str, str | None]) -> RunView:
@@ -147,14 +147,14 @@ async def tag_run(writer: Writer, key: str, changes: Mapping[str, str | None]) -
     Raises RunNotFound, and TooManyTags where the run would then have more than it may.
     """
 
-    def action(group: WriteTransaction) -> RunView:
-        head = group.get(key)
-        merged = {**head.tags, **changes}
+    def action(tx: WriteTransaction) -> RunView:
+        stored = tx.get(key)
+        merged = {**stored.tags, **changes}
         tags = {name: value for name, value in merged.items() if value is not None}
         if len(tags) > MAX_TAGS:
             raise TooManyTags(key, len(tags), MAX_TAGS)
-        head = group.tag(head, tags)
-        return view_of(head, group.decision(head))
+        stored = tx.tag(stored, tags)
+        return view_of(stored, tx.decision(stored))
 
     return await writer.submit(action, key)
 
@@ -165,10 +165,10 @@ async def finish_run(writer: Writer, key: str, status: FinalStatus, last_seq: in
     Raises RunNotFound, RunFinished for another end, ServerBehind where the trainer holds more than the log.
     """
 
-    def action(group: WriteTransaction) -> RunView:
-        head = group.get(key)
-        after = group.append(head, rules.finish(head.run, status, last_seq))
-        return view_of(after, group.decision(after))
+    def action(tx: WriteTransaction) -> RunView:
+        stored = tx.get(key)
+        after = tx.append(stored, rules.finish(stored.run, status, last_seq))
+        return view_of(after, tx.decision(after))
 
     return await writer.submit(action, key)
 
@@ -176,9 +176,9 @@ async def finish_run(writer: Writer, key: str, status: FinalStatus, last_seq: in
 async def delete_run(writer: Writer, key: str, *, by: str | None = None) -> None:
     """The run and its events are gone; the audit keeps what people ordered of it. Raises RunNotFound."""
 
-    def action(group: WriteTransaction) -> None:
-        head = group.get(key)
-        audit.note_deletion(group, head, by)
-        group.delete(head)
+    def action(tx: WriteTransaction) -> None:
+        stored = tx.get(key)
+        audit.note_deletion(tx, stored, by)
+        tx.delete(stored)
 
     await writer.submit(action, key)

@@ -111,8 +111,8 @@ class Stalls:
         """The keys of those among these that were marked."""
         keys = [quiet.key for quiet, _ in silent]
 
-        def action(group: WriteTransaction) -> list[str]:
-            return [quiet.key for quiet, pace in silent if _mark(group, quiet=quiet, pace=pace, at=at)]
+        def action(tx: WriteTransaction) -> list[str]:
+            return [quiet.key for quiet, pace in silent if _mark(tx, quiet=quiet, pace=pace, at=at)]
 
         try:
             return await self._writer.submit(action, *keys)
@@ -141,20 +141,20 @@ def typical_epoch_s(epochs: Sequence[tuple[int, int, datetime]]) -> float | None
 def patient_until(pace: Pace) -> datetime | None:
     """Until when silence means nothing; None when that is not known."""
     usual = typical_epoch_s(pace.epochs)
-    if usual is None or pace.heard_at is None:
+    if usual is None or pace.reported_at is None:
         return None
-    return pace.heard_at + timedelta(seconds=max(TIMES * usual, LEAST_S))
+    return pace.reported_at + timedelta(seconds=max(TIMES * usual, LEAST_S))
 
 
-def _mark(group: WriteTransaction, *, quiet: Quiet, pace: Pace, at: datetime | None) -> bool:
-    head = group.find(quiet.key)
+def _mark(tx: WriteTransaction, *, quiet: Quiet, pace: Pace, at: datetime | None) -> bool:
+    stored = tx.find(quiet.key)
     usual = typical_epoch_s(pace.epochs)
-    if head is None or usual is None or pace.heard_at is None:
+    if stored is None or usual is None or pace.reported_at is None:
         return False
     # Something may have come since it was looked; then the next look will see that.
-    if head.id != quiet.id or head.run.seq != quiet.seq or head.stalled_at is not None:
+    if stored.id != quiet.id or stored.run.seq != quiet.seq or stored.stalled_at is not None:
         return False
-    if head.run.status != "running":
+    if stored.run.status != "running":
         return False
-    group.stall(head, pace.heard_at, usual, at or group.now)
+    tx.stall(stored, pace.reported_at, usual, at or tx.now)
     return True

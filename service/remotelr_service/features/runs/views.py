@@ -79,12 +79,12 @@ class EventView:
     created_at: datetime
 
 
-def view_of(head: StoredRun, decision: Decision) -> RunView:
-    run = head.run
+def view_of(stored: StoredRun, decision: Decision) -> RunView:
+    run = stored.run
     return RunView(
         key=run.key,
-        experiment=head.experiment,
-        tags=head.tags,
+        experiment=stored.experiment,
+        tags=stored.tags,
         spec=run.spec,
         attempt=run.attempt,
         epoch=run.epoch,
@@ -92,9 +92,9 @@ def view_of(head: StoredRun, decision: Decision) -> RunView:
         learning_rate=run.learning_rate,
         status=run.status,
         policy_version=run.policy_version,
-        created_at=head.created_at,
-        updated_at=head.updated_at,
+        created_at=stored.created_at,
+        updated_at=stored.updated_at,
         seq=run.seq,
         decision=decision,
-        stalled=head.stalled_at is not None,
+        stalled=stored.stalled_at is not None,
     )

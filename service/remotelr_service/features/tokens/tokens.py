@@ -78,17 +78,17 @@ async def create_token(
     # The writer may run an action twice.
     secret = new_token()
 
-    def action(group: WriteTransaction) -> MadeToken:
-        named = stored.find_named_token(group.connection, request.name)
+    def action(tx: WriteTransaction) -> MadeToken:
+        named = stored.find_named_token(tx.connection, request.name)
         if named is not None and named.digest != digest(secret):
             raise TokenNameTaken(request.name, named.id)
         if named is not None:
             return MadeToken(_view(named), secret)
-        if request.scope != "admin" and not has_admin and not stored.has_admin_token(group.connection):
+        if request.scope != "admin" and not has_admin and not stored.has_admin_token(tx.connection):
             raise AdminTokenNeeded(
                 "the first token has to be one of the scope admin: from then on nobody gets in without a token"
             )
-        return MadeToken(_add(group, request, secret, by), secret)
+        return MadeToken(_add(tx, request, secret, by), secret)
 
     return await writer.submit(action)
 
@@ -99,10 +99,10 @@ async def create_first_token(writer: Writer, secret: str) -> MadeToken | None:
     secret: made by `new_token`.
     """
 
-    def action(group: WriteTransaction) -> MadeToken | None:
-        if stored.token_version(group.connection)[0].added:
+    def action(tx: WriteTransaction) -> MadeToken | None:
+        if stored.token_version(tx.connection)[0].added:
             return None
-        return MadeToken(_add(group, TokenRequest(name=FIRST_NAME, scope="admin"), secret, None), secret)
+        return MadeToken(_add(tx, TokenRequest(name=FIRST_NAME, scope="admin"), secret, None), secret)
 
     return await writer.submit(action)
 
@@ -127,45 +127,45 @@ async def revoke_token(writer: Writer, token_id: int, *, by: str | None = None, 
     Raises TokenNotFound, and AdminTokenNeeded for the last one of the scope admin.
     """
 
-    def action(group: WriteTransaction) -> TokenView:
-        token = _found(group, token_id)
+    def action(tx: WriteTransaction) -> TokenView:
+        token = _found(tx, token_id)
         if token.revoked_at is not None:
             return _view(token)
-        is_last = token.scope == "admin" and not stored.has_admin_token(group.connection, but=token_id)
+        is_last = token.scope == "admin" and not stored.has_admin_token(tx.connection, but=token_id)
         if is_last and not has_admin:
             raise AdminTokenNeeded(
                 "this is the last token of the scope admin: make another one first, else nobody can make one any more"
             )
-        stored.revoke_token(group.writing(), token_id, group.now)
-        _note(group, "token_revoked", _found(group, token_id), by)
-        return _view(_found(group, token_id))
+        stored.revoke_token(tx.writing(), token_id, tx.now)
+        _note(tx, "token_revoked", _found(tx, token_id), by)
+        return _view(_found(tx, token_id))
 
     return await writer.submit(action)
 
 
-def _add(group: WriteTransaction, request: TokenRequest, secret: str, by: str | None) -> TokenView:
+def _add(tx: WriteTransaction, request: TokenRequest, secret: str, by: str | None) -> TokenView:
     row = {
         "name": request.name,
         "scope": request.scope,
         "experiment": request.experiment,
         "run": request.run,
         "digest": digest(secret),
-        "created_at": group.now,
+        "created_at": tx.now,
         "created_by": by,
-        "expires_at": None if request.expires_in_s is None else group.now + timedelta(seconds=request.expires_in_s),
+        "expires_at": None if request.expires_in_s is None else tx.now + timedelta(seconds=request.expires_in_s),
     }
-    token = stored.add_token(group.writing(), row)
-    _note(group, "token_created", token, by)
+    token = stored.add_token(tx.writing(), row)
+    _note(tx, "token_created", token, by)
     return _view(token)
 
 
-def _note(group: WriteTransaction, action: str, token: StoredToken, by: str | None) -> None:
+def _note(tx: WriteTransaction, action: str, token: StoredToken, by: str | None) -> None:
     details = {"token": token.id, "scope": token.scope, "experiment": token.experiment, "run": token.run}
-    audit.note(group, action, token.name, details, by)
+    audit.note(tx, action, token.name, details, by)
 
 
-def _found(group: WriteTransaction, token_id: int) -> StoredToken:
-    token = stored.find_token(group.connection, token_id)
+def _found(tx: WriteTransaction, token_id: int) -> StoredToken:
+    token = stored.find_token(tx.connection, token_id)
     if token is None:
         raise TokenNotFound(token_id)
     return token

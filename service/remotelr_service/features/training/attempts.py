@@ -15,23 +15,23 @@ async def begin_attempt(writer: Writer, key: str, request: AttemptRequest) -> De
     Every older attempt is fenced off from now on. Raises RunNotFound, and what `remotelr.rules.begin_attempt` does.
     """
 
-    def action(group: WriteTransaction) -> Decision:
-        head = _with_current_limits(group, expire_overrides(group, group.get(key)))
-        outcome = rules.begin_attempt(head.run, request, group.log(key))
-        group.append(head, outcome)
+    def action(tx: WriteTransaction) -> Decision:
+        stored = _with_current_limits(tx, expire_overrides(tx, tx.get(key)))
+        outcome = rules.begin_attempt(stored.run, request, tx.log(key))
+        tx.append(stored, outcome)
         assert isinstance(outcome.answer, Decision), "an attempt is always answered with a decision"
         return outcome.answer
 
     return await writer.submit(action, key)
 
 
-def _with_current_limits(group: WriteTransaction, head: StoredRun) -> StoredRun:
+def _with_current_limits(tx: WriteTransaction, stored: StoredRun) -> StoredRun:
     """The run with the limits of its experiment: a run that had ended was not told when they changed."""
-    if head.run.status == "running" or head.experiment is None:
-        return head
-    experiment = lock_experiment(group.connection, head.experiment, shared=True)
+    if stored.run.status == "running" or stored.experiment is None:
+        return stored
+    experiment = lock_experiment(tx.connection, stored.experiment, shared=True)
     limits = Limits.from_json(experiment.limits if experiment else None)
-    if limits == head.run.spec.limits:
-        return head
+    if limits == stored.run.spec.limits:
+        return stored
     order = Command(type="limits", limits=limits, actor="remotelr", reason="the run begins again")
-    return group.append(head, rules.command(head.run, order, group.log(head.run.key)))
+    return tx.append(stored, rules.command(stored.run, order, tx.log(stored.run.key)))

@@ -54,13 +54,13 @@ async def decide_due(writer: Writer, engine: Engine) -> list[Decision]:
     return [decision for decision in decisions if decision is not None]
 
 
-def decide_if_due(group: WriteTransaction, head: StoredRun) -> Decision | Waiting | None:
+def decide_if_due(tx: WriteTransaction, stored: StoredRun) -> Decision | Waiting | None:
     """The decision for the run's waiting point when its time is over; None when it is not."""
-    if not group.is_due(head):
+    if not tx.is_due(stored):
         return None
-    head = expire_overrides(group, head)
-    outcome = rules.decide_timed_out(head.run, group.log(head.run.key))
-    group.append(head, outcome)
+    stored = expire_overrides(tx, stored)
+    outcome = rules.decide_timed_out(stored.run, tx.log(stored.run.key))
+    tx.append(stored, outcome)
     return outcome.answer
 
 
@@ -82,16 +82,16 @@ async def _keep_time(writer: Writer, engine: Engine, told: Callable[[Decision], 
 
 
 async def _decide(writer: Writer, key: str) -> Decision | None:
-    def action(group: WriteTransaction) -> Decision | Waiting | None:
-        head = group.find(key)
-        if head is None:
+    def action(tx: WriteTransaction) -> Decision | Waiting | None:
+        stored = tx.find(key)
+        if stored is None:
             return None
         try:
-            return decide_if_due(group, head)
+            return decide_if_due(tx, stored)
         except RulesError as refusal:
             # Nobody but a rank can say what is missing, and the next one that reports is asked for it.
             log.warning("the run %r waits on, because: %s", key, refusal)
-            group.wait_on(head)
+            tx.clear_deadline(stored)
             return None
 
     try:

@@ -25,10 +25,10 @@ def decision_of_epoch(engine: Engine, key: str, epoch: int) -> Decision:
     Raises RunNotFound, EpochUndecided for an epoch beyond the newest decision.
     """
     with reading(engine) as connection:
-        head = get_stored_run(connection, key)
-        if epoch > head.run.epoch:
-            raise EpochUndecided(key, epoch, head.run.epoch)
-        found = EventLog(connection, head).in_force(epoch)
+        stored = get_stored_run(connection, key)
+        if epoch > stored.run.epoch:
+            raise EpochUndecided(key, epoch, stored.run.epoch)
+        found = EventLog(connection, stored).in_force(epoch)
     if found is None or found.decision is None:
         raise RunNotFound(key)
     return found.decision

@@ -23,13 +23,13 @@ log = logging.getLogger(__name__)
 RUNS = 200
 
 
-def expire_overrides(group: WriteTransaction, head: StoredRun) -> StoredRun:
+def expire_overrides(tx: WriteTransaction, stored: StoredRun) -> StoredRun:
     """The run without the rates that were to be held until a time that has come."""
-    if not group.is_held_too_long(head):
-        return head
-    while (order := rules.expired_override(head.run, group.now)) is not None:
-        head = group.append(head, rules.command(head.run, order, group.log(head.run.key)))
-    return head
+    if not tx.has_expired_override(stored):
+        return stored
+    while (order := rules.expired_override(stored.run, tx.now)) is not None:
+        stored = tx.append(stored, rules.command(stored.run, order, tx.log(stored.run.key)))
+    return stored
 
 
 async def expire_due_overrides(writer: Writer, engine: Engine) -> None:
@@ -42,10 +42,10 @@ async def expire_due_overrides(writer: Writer, engine: Engine) -> None:
 
 
 async def _expire(writer: Writer, key: str) -> None:
-    def action(group: WriteTransaction) -> None:
-        head = group.find(key)
-        if head is not None:
-            expire_overrides(group, head)
+    def action(tx: WriteTransaction) -> None:
+        stored = tx.find(key)
+        if stored is not None:
+            expire_overrides(tx, stored)
 
     try:
         await writer.submit(action, key)

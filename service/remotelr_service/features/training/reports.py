@@ -45,34 +45,34 @@ async def report_batch(writer: Writer, key: str, reports: Sequence[Report]) -> l
     Raises RunNotFound.
     """
 
-    def action(group: WriteTransaction) -> list[Decision | Waiting | RulesError]:
-        group.get(key)
+    def action(tx: WriteTransaction) -> list[Decision | Waiting | RulesError]:
+        tx.get(key)
         answers: list[Decision | Waiting | RulesError] = []
         for each in reports:
             try:
-                answers.append(_report(group, key, each))
+                answers.append(_report(tx, key, each))
             except RulesError as refusal:
                 answers.append(refusal)
                 break
         return answers
 
-    return await writer.submit(action, key, asks=[(each.epoch, each.rank) for each in reports])
+    return await writer.submit(action, key, prefetch=[(each.epoch, each.rank) for each in reports])
 
 
 async def _submitted(writer: Writer, key: str, report: Report) -> Decision | Waiting:
-    return await writer.submit(lambda group: _report(group, key, report), key, asks=[(report.epoch, report.rank)])
+    return await writer.submit(lambda tx: _report(tx, key, report), key, prefetch=[(report.epoch, report.rank)])
 
 
-def _report(group: WriteTransaction, key: str, report: Report) -> Decision | Waiting:
-    head = group.get(key)
-    if report.epoch >= head.run.epoch:
+def _report(tx: WriteTransaction, key: str, report: Report) -> Decision | Waiting:
+    stored = tx.get(key)
+    if report.epoch >= stored.run.epoch:
         # A repetition is answered as it was, and changes nothing.
-        head = expire_overrides(group, head)
-    outcome = rules.report(head.run, report, group.log(key))
-    head = group.append(head, outcome)
+        stored = expire_overrides(tx, stored)
+    outcome = rules.report(stored.run, report, tx.log(key))
+    stored = tx.append(stored, outcome)
     assert outcome.answer is not None, "a report is always answered"
     if isinstance(outcome.answer, Waiting):
-        closed = decide_if_due(group, head)
+        closed = decide_if_due(tx, stored)
         if isinstance(closed, Decision) and closed.epoch == report.epoch + 1:
             return closed
     return outcome.answer

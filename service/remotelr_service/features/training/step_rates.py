@@ -23,10 +23,10 @@ def step_rates(engine: Engine, key: str, decision: Decision) -> list[float]:
     Raises StepsUnknown as `require_steps` does, RunNotFound.
     """
     with reading(engine) as connection:
-        head = get_stored_run(connection, key)
+        stored = get_stored_run(connection, key)
         # The policy may have been replaced since: the decision stands, and so does the rest of its epoch.
-        spec = spec_from_payload(EventLog(connection, head).policy(decision.seq))
-    count = _checked(spec.steps_per_epoch or head.run.spec.steps_per_epoch)
+        spec = spec_from_payload(EventLog(connection, stored).policy(decision.seq))
+    count = _checked(spec.steps_per_epoch or stored.run.spec.steps_per_epoch)
     policy = spec.bound()
     if policy.unit == "epoch":
         return [decision.learning_rate] * count

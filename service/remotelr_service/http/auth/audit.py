@@ -26,18 +26,18 @@ def list_audit(engine: Engine, after: int = 0, limit: int = 100) -> tuple[Sequen
     return shown, shown[-1].id if len(found) > limit else None
 
 
-def note(group: WriteTransaction, action: str, subject: str, details: Mapping[str, Any], by: str | None) -> None:
+def note(tx: WriteTransaction, action: str, subject: str, details: Mapping[str, Any], by: str | None) -> None:
     """Remember in the group's transaction that `by` did this."""
-    tokens.add_audit(group.writing(), at=group.now, actor=by, action=action, subject=subject, details=details)
+    tokens.add_audit(tx.writing(), at=tx.now, actor=by, action=action, subject=subject, details=details)
 
 
-def note_deletion(group: WriteTransaction, head: StoredRun, by: str | None) -> None:
+def note_deletion(tx: WriteTransaction, stored: StoredRun, by: str | None) -> None:
     """Remember that a run was deleted, where it stood, and who had ordered what of it when."""
-    group.flush()
-    ordered = runs.list_dated_events(group.connection, head, after=0, limit=MAX_COMMANDS, kind="command")
-    run = head.run
+    tx.flush()
+    ordered = runs.list_dated_events(tx.connection, stored, after=0, limit=MAX_COMMANDS, kind="command")
+    run = stored.run
     details = {
-        "experiment": head.experiment,
+        "experiment": stored.experiment,
         "status": run.status,
         "attempt": run.attempt,
         "epoch": run.epoch,
@@ -48,10 +48,10 @@ def note_deletion(group: WriteTransaction, head: StoredRun, by: str | None) -> N
             for event, at in ordered
         ],
     }
-    note(group, "run_deleted", run.key, details, by)
+    note(tx, "run_deleted", run.key, details, by)
 
 
-def note_bulk_deletion(group: WriteTransaction, bulk: BulkCommand, by: str | None) -> None:
+def note_bulk_deletion(tx: WriteTransaction, bulk: BulkCommand, by: str | None) -> None:
     """Remember that a command to many runs was deleted, and what it was."""
     details = {
         "selector": bulk.selector,
@@ -61,4 +61,4 @@ def note_bulk_deletion(group: WriteTransaction, bulk: BulkCommand, by: str | Non
         "runs": len(bulk.runs),
         "created_at": bulk.created_at.isoformat(),
     }
-    note(group, "bulk_command_deleted", str(bulk.id), details, by)
+    note(tx, "bulk_command_deleted", str(bulk.id), details, by)

@@ -33,15 +33,15 @@ class ScopedWriter(Writer):
 
     # typing.override is younger than the oldest Python that runs this.
     async def submit(  # type: ignore[explicit-override]
-        self, action: Callable[[WriteTransaction], T], *keys: str, asks: Sequence[Point] = ()
+        self, action: Callable[[WriteTransaction], T], *keys: str, prefetch: Sequence[Point] = ()
     ) -> T:
-        def within_reach(group: WriteTransaction) -> T:
+        def within_reach(tx: WriteTransaction) -> T:
             for key in keys:
-                head = group.find(key)
-                _check(self._caller, key, self._caller.experiment if head is None else head.experiment)
-            return action(group)
+                stored = tx.find(key)
+                _check(self._caller, key, self._caller.experiment if stored is None else stored.experiment)
+            return action(tx)
 
-        return await self._writer.submit(within_reach, *keys, asks=asks)
+        return await self._writer.submit(within_reach, *keys, prefetch=prefetch)
 
 
 def check_access(engine: Engine, caller: Caller, key: str) -> None:
@@ -50,9 +50,9 @@ def check_access(engine: Engine, caller: Caller, key: str) -> None:
     if caller.experiment is None:
         return
     with reading(engine) as connection:
-        head = runs.find_run(connection, key)
-    if head is not None:
-        _check(caller, key, head.experiment)
+        stored = runs.find_run(connection, key)
+    if stored is not None:
+        _check(caller, key, stored.experiment)
 
 
 def _check(caller: Caller, key: str, experiment: str | None) -> None:

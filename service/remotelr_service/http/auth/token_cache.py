@@ -179,7 +179,7 @@ class TokenCache:
             return
         moments = {token: self._now + timedelta(seconds=at - self._seen) for token, at in used.items()}
         with suppress(ServiceError):
-            await self._writer.submit(lambda group: stored.save_uses(group.writing(), moments))
+            await self._writer.submit(lambda tx: stored.save_uses(tx.writing(), moments))
 
 
 def _heard(looking: asyncio.Task[None]) -> None:
