@@ -66,6 +66,7 @@ from remotelr.rules.schedules.expression import Expression
 from remotelr.rules.schedules.linear import Constant, Linear, LRRangeTest
 from remotelr.rules.schedules.piecewise import PiecewiseConstant, PiecewiseInterpolate
 from remotelr.rules.schedules.warmup_decay import InverseSqrt, Noam, WarmupStableDecay
+from remotelr.rules.sentences.command_text import command_text
 from remotelr.rules.sentences.sentence import describe
 from remotelr.rules.transitions.attempt import begin_attempt
 from remotelr.rules.transitions.lifecycle import create, finish, put_policy
@@ -151,6 +152,7 @@ __all__ = [
     "command_from_payload",
     "command_history",
     "command_status",
+    "command_text",
     "command_to_json",
     "create",
     "decide_timed_out",

@@ -1,8 +1,9 @@
-"""What an operator ordered, in words."""
+"""Verb phrases for commands, of the event log and of the command line."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from remotelr.rules.policy.codec import policy_to_json
 from remotelr.rules.run.command import Command, command_from_payload
 from remotelr.rules.run.events import Event
 from remotelr.rules.sentences.wording import format_factor, format_number
@@ -15,63 +16,65 @@ _CONTINUITIES = {
 
 
 def describe_command(event: Event) -> str:
-    """Who ordered what, from which epoch on, what it does to the rate, and why; without a full stop."""
-    order = command_from_payload(event)
+    """A clause without a full stop: the actor, the command, its first epoch, its effect on the rate and the reason."""
+    command = command_from_payload(event)
     effect = ""
     if event.notes and event.notes["before"] != event.notes["after"]:
         effect = f" ({format_number(event.notes['before'])} becomes {format_number(event.notes['after'])})"
-    reason = f': "{order.reason}"' if order.reason else ""
-    return f"{order.actor or 'An operator'} {_command_text(order, event)}{effect}{reason}"
+    reason = f': "{command.reason}"' if command.reason else ""
+    return f"{command.actor or 'An operator'} {command_text(command, event.effective_from)}{effect}{reason}"
 
 
-def _command_text(order: Command, event: Event) -> str:
-    since = f"from epoch {event.effective_from} on"
-    match order.type:
+def command_text(command: Command, effective_from: int | None = None) -> str:
+    """The command as a verb phrase in the third person.
+
+    effective_from: the first epoch that the command applies to; None leaves it out.
+    """
+    since = "" if effective_from is None else f" from epoch {effective_from} on"
+    match command.type:
         case "set_learning_rate":
-            return _set(order, event.effective_from, since)
+            return _set_text(command, effective_from, since)
         case "scale":
-            assert order.multiplier is not None
-            return f"has the rate {format_factor(order.multiplier)} {since}"
-        case "release" if order.only is not None:
-            return f"ends the {order.only.replace('_', '-')} {since}"
+            assert command.multiplier is not None
+            return f"has the rate {format_factor(command.multiplier)}{since}"
+        case "release" if command.only is not None:
+            return f"ends the {command.only.replace('_', '-')}{since}"
         case "release":
-            return f"gives the rate back to the policy {since}"
+            return f"gives the rate back to the policy{since}"
         case "pause":
-            return f"pauses the schedule {since}"
+            return f"pauses the schedule{since}"
         case "resume_schedule":
-            return f"lets the schedule go on {since}"
+            return f"lets the schedule go on{since}"
         case "replace_policy":
-            memory = "fresh" if order.state == "reset" else "what it remembers kept where it fits"
-            return f"replaces the policy by {_type_of(event.payload['policy'])}, {memory}"
+            assert command.policy is not None
+            memory = "fresh" if command.state == "reset" else "what it remembers kept where it fits"
+            return f"replaces the policy by {policy_to_json(command.policy)['schedule']['type']}, {memory}"
         case "extend":
-            return f"has the run end after {order.total} epochs, {_CONTINUITIES[order.continuity]}"
+            return f"has the run end after {command.total} epochs, {_CONTINUITIES[command.continuity]}"
         case "stop":
             return "stops the run"
         case "note":
-            return f'notes "{order.text}"'
+            return f'notes "{command.text}"'
         case "cancel":
-            return f"cancels command {order.seq}"
+            return f"cancels command {command.seq}"
         case "limits":
-            return _limits_text(order)
+            return _limits_text(command)
 
 
-def _set(order: Command, effective_from: int, since: str) -> str:
-    value, until = format_number(order.value or 0.0), order.until
-    if order.mode == "rebase":
-        return f"lets the schedule go on from {value} {since}"
+def _set_text(command: Command, effective_from: int | None, since: str) -> str:
+    value, until = format_number(command.value or 0.0), command.until
+    if command.mode == "rebase":
+        return f"lets the schedule go on from {value}{since}"
     if until is not None:
         end = f"until epoch {until.epoch}" if until.time is None else f"until {until.time}"
-        return f"{'sets' if order.mode == 'one_shot' else 'holds'} {value} {since}, {end}"
-    return f"sets {value} for epoch {effective_from}" if order.mode == "one_shot" else f"holds {value} {since}"
+        return f"{'sets' if command.mode == 'one_shot' else 'holds'} {value}{since}, {end}"
+    if command.mode == "one_shot":
+        return f"sets {value} for {'one epoch' if effective_from is None else f'epoch {effective_from}'}"
+    return f"holds {value}{since}"
 
 
-def _limits_text(order: Command) -> str:
-    limits: Mapping[str, Any] = {} if order.limits is None else order.limits.to_json()
+def _limits_text(command: Command) -> str:
+    limits: Mapping[str, Any] = {} if command.limits is None else command.limits.to_json()
     if not limits:
         return "takes the limits away"
     return f"sets the limits {', '.join(f'{name} {format_number(value)}' for name, value in limits.items())}"
-
-
-def _type_of(policy: Mapping[str, Any]) -> str:
-    kind: str = policy["schedule"]["type"]
-    return kind
