@@ -1,1 +1,1 @@
-"""What an operator types: one file for each noun. All of it asks a service over HTTP; none of it has a database."""
+"""The operator's command line, one file per noun. It calls a service over HTTP and opens no database."""

@@ -1,4 +1,4 @@
-"""`remotelr bulk`: one command to many runs. What it would do is shown first, and asked."""
+"""`remotelr bulk`: one command to many runs, after a dry run and a confirmation."""
 
 import re
 import sys
@@ -10,10 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from remotelr_service.cli import command_args
-from remotelr_service.cli.merging import combine_arguments
 from remotelr_service.cli.support import output
 from remotelr_service.cli.support.exit_codes import CommandRejected, TimedOut
-from remotelr_service.cli.support.http_client import Json, ServiceClient, connect
+from remotelr_service.cli.support.http_client import PAGE, Json, ServiceClient, connect, without_none
 from remotelr_service.cli.support.options import (
     Actor,
     AsJson,
@@ -25,20 +24,16 @@ from remotelr_service.cli.support.options import (
     WithTag,
     actor_of,
     complete_run,
-    given,
     tag_pair,
 )
 from remotelr_service.errors import UserError
 
-app = typer.Typer(help="Order many runs at once.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Send one command to many runs.", no_args_is_help=True, rich_markup_mode=None)
 
-# A table that nobody reads to its end is no rehearsal.
+# Rows of a table; the rest is available as JSON.
 _SHOWN = 40
 
-# One part of the list of runs: the service gives no longer ones.
-_PAGE = 200
-
-# To look through many runs may take the service longer than one of its usual answers.
+# Selecting among many runs takes the service longer than a usual request.
 _TIMEOUT_S = 60.0
 
 _POLL_S = 0.2
@@ -46,61 +41,61 @@ _POLL_S = 0.2
 _COMPARISONS = {">=": "ge", "<=": "le", ">": "gt", "<": "lt"}
 
 
-def _order(
+def _send_to_selected(
     *,
-    order: command_args.Order,
+    command: Json,
     experiment: InExperiment = None,
     tag: WithTag = None,
     status: WithStatus = None,
     run: Annotated[
         list[str] | None,
-        typer.Option("--run", "-r", metavar="RUN", help="These runs alone.", autocompletion=complete_run),
+        typer.Option("--run", "-r", metavar="RUN", help="Only this run; repeatable.", autocompletion=complete_run),
     ] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option(metavar="'NAME>VALUE'", help="Only runs that last measured this; NAME=nan: no finite number."),
+        typer.Option(metavar="'NAME>VALUE'", help="Only runs whose last value matches; NAME=nan: not finite."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would come of it, and change nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the effect and store nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation.")] = False,
     reason: Reason = None,
     actor: Actor = None,
     key: Key = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    if command_args.KEEP_RATE in order:
-        raise UserError("each run has a rate of its own to keep: order it to one run after the other")
+    if command_args.KEEP_RATE in command:
+        raise UserError("--keep-rate needs one run's rate; use `remotelr runs replace-policy` for each run")
     body = {
         "selector": _selector(experiment=experiment, tag=tag, status=status, run=run, metric=metric),
-        "command": order,
-        **given(reason=reason, actor=actor_of(actor)),
+        "command": command,
+        **without_none(reason=reason, actor=actor_of(actor)),
     }
-    with connect(url, timeout_s=_TIMEOUT_S) as desk:
+    with connect(url, timeout_s=_TIMEOUT_S) as service:
         if dry_run:
-            rehearsed = _rehearsal(desk, body, whole=as_json)
-            output.show(rehearsed, as_json, lambda: _rehearsal_page(rehearsed))
+            preview = _dry_run(service, body, whole=as_json)
+            output.show(preview, as_json, lambda: _dry_run_page(preview))
             return
         if not yes:
-            _ask(_rehearsal(desk, body, whole=False))
-        done = _finished(desk, desk.order("/v1/commands", body, key), whole=as_json)
+            _confirm(_dry_run(service, body, whole=False))
+        done = _finished(service, service.send_command("/v1/commands", body, key), whole=as_json)
     output.show(done, as_json, lambda: _result_page(done))
     if done["failed"]:
-        raise CommandRejected(f"{done['failed']} of {done['count']} runs refused it")
+        raise CommandRejected(f"{done['failed']} of {done['count']} runs rejected the command")
 
 
 for _name, _function in command_args.FOR_MANY.items():
-    app.command(_name)(combine_arguments(_function, _order))
+    app.command(_name)(command_args.combine_arguments(_function, _send_to_selected))
 
 
 @app.command("show")
 def show(
-    number: Annotated[int, typer.Argument(metavar="ID", help="The number of the command to many runs.")],
+    number: Annotated[int, typer.Argument(metavar="ID", help="The number of the bulk command.")],
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how far a command to many runs is."""
-    with connect(url) as desk:
-        found = _results_of(desk, number, whole=as_json)
+    """Show the progress of a bulk command."""
+    with connect(url) as service:
+        found = _results_of(service, number, whole=as_json)
     output.show(found, as_json, lambda: _result_page(found))
 
 
@@ -112,15 +107,20 @@ def _selector(
     run: list[str] | None,
     metric: list[str] | None,
 ) -> Json:
-    """What is selected. Raises Mistake for nothing at all: an order to every run is said in so many words."""
+    """The selector. Raises UserError for an empty one: a command to all runs needs an explicit condition."""
     tags = dict(map(tag_pair, tag or ()))
     metrics: dict[str, dict[str, float | bool]] = {}
     for each in metric or ():
         name, bound = _bound(each)
         metrics.setdefault(name, {}).update(bound)
-    found = given(experiment=experiment, status=status, runs=run or None, tags=tags or None, metrics=metrics or None)
+    found = without_none(
+        experiment=experiment, status=status, runs=run or None, tags=tags or None, metrics=metrics or None
+    )
     if not found:
-        raise UserError("say which runs: --experiment, --tag, --run, --metric; --status running is every running run")
+        raise UserError(
+            "no condition selects the runs; use --experiment, --tag, --run or --metric, or --status running for all "
+            "running ones"
+        )
     return found
 
 
@@ -134,51 +134,49 @@ def _bound(text: str) -> tuple[str, dict[str, float | bool]]:
             return name, {_COMPARISONS[comparison]: float(value)}
         except (KeyError, ValueError):
             pass
-    raise UserError(
-        f"a metric is selected as in 'val_loss>1.5', with one of > >= < <=, or 'val_loss=nan'; not {text!r}"
-    )
+    raise UserError(f"--metric must be like 'val_loss>1.5' (>, >=, < or <=) or 'val_loss=nan', got {text!r}")
 
 
-def _rehearsal(desk: ServiceClient, body: Json, *, whole: bool) -> Json:
-    """What would come of it for each run; unless the `whole` is wanted, for as many as anybody reads."""
-    found = part = desk.ask("POST", "/v1/commands", params={"limit": _PAGE}, body={**body, "dry_run": True})
+def _dry_run(service: ServiceClient, body: Json, *, whole: bool) -> Json:
+    """The effect of the command on each run; only the first page if not `whole`."""
+    dry = {**body, "dry_run": True}
+    found = part = service.request("POST", "/v1/commands", params={"limit": PAGE}, body=dry)
     while whole and part["next"] is not None:
-        params = {"limit": _PAGE, "after": part["next"]}
-        part = desk.ask("POST", "/v1/commands", params=params, body={**body, "dry_run": True})
+        part = service.request("POST", "/v1/commands", params={"limit": PAGE, "after": part["next"]}, body=dry)
         found["runs"] += part["runs"]
         found["failed"] += part["failed"]
         found["next"] = part["next"]
     return found
 
 
-def _ask(rehearsed: Json) -> None:
-    """Show what would come of it, and go on only if that is wanted. Raises Mistake, and Abort."""
+def _confirm(preview: Json) -> None:
+    """Show the dry run and ask for confirmation. Raises UserError without a terminal, and Abort."""
     if not sys.stdin.isatty():
-        raise UserError("nobody is here to be asked: say --yes, or --dry-run to see what would come of it")
-    output.console(errors=True).print(_rehearsal_page(rehearsed))
-    if not rehearsed["count"]:
-        raise UserError("no run is selected")
-    typer.confirm(f"Order this to {_many(rehearsed['count'])}?", abort=True, err=True)
+        raise UserError("stdin is not a terminal, so nothing can confirm; use --yes, or --dry-run to see the effect")
+    output.console(errors=True).print(_dry_run_page(preview))
+    if not preview["count"]:
+        raise UserError("the selector matches no run")
+    typer.confirm(f"Send this command to {_many(preview['count'])}?", abort=True, err=True)
 
 
-def _finished(desk: ServiceClient, noted: Json, *, whole: bool) -> Json:
-    """The command when every run has had its turn. Raises NotInTime when nothing moves for long."""
-    number, done, since = noted["id"], -1, time.monotonic()
-    with _progress(noted["count"]) as show:
-        while noted["status"] != "finished":
-            if noted["done"] != done:
-                done, since = noted["done"], time.monotonic()
-                show(done)
+def _finished(service: ServiceClient, command: Json, *, whole: bool) -> Json:
+    """The command after all its runs. Raises TimedOut if no run finishes within `_TIMEOUT_S`."""
+    number, done, since = command["id"], -1, time.monotonic()
+    with _progress_bar(command["count"]) as show_done:
+        while command["status"] != "finished":
+            if command["done"] != done:
+                done, since = command["done"], time.monotonic()
+                show_done(done)
             elif time.monotonic() - since > _TIMEOUT_S:
-                raise TimedOut(f"{done} of {noted['count']} runs have it: remotelr bulk show {number} says how it goes")
+                raise TimedOut(f"{done} of {command['count']} runs are done; see `remotelr bulk show {number}`")
             time.sleep(_POLL_S)
-            noted = desk.get(f"/v1/commands/{number}", limit=1)
-    return _results_of(desk, number, whole=whole)
+            command = service.get(f"/v1/commands/{number}", limit=1)
+    return _results_of(service, number, whole=whole)
 
 
 @contextmanager
-def _progress(count: int) -> Iterator[Callable[[int], None]]:
-    """Shows how many are done, to who looks: gives a function of their number."""
+def _progress_bar(count: int) -> Iterator[Callable[[int], None]]:
+    """A function that shows the number of finished runs; without a terminal it does nothing."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
     console = output.console(errors=True)
@@ -190,54 +188,50 @@ def _progress(count: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: progress.update(task, completed=done)
 
 
-def _results_of(desk: ServiceClient, number: int, *, whole: bool) -> Json:
-    """The command with all its results; unless the `whole` is wanted, with some: those that failed, if any did."""
+def _results_of(service: ServiceClient, number: int, *, whole: bool) -> Json:
+    """The command with its results; if not `whole`, with one page of them, the failed ones if there are any."""
     path = f"/v1/commands/{number}"
-    found = part = desk.get(path, limit=_PAGE)
+    found = part = service.get(path, limit=PAGE)
     if not whole and found["failed"]:
-        return desk.get(path, limit=_PAGE, failed=True)
+        return service.get(path, limit=PAGE, failed=True)
     while whole and part["next"] is not None:
-        part = desk.get(path, limit=_PAGE, after=part["next"])
+        part = service.get(path, limit=PAGE, after=part["next"])
         found["runs"] += part["runs"]
         found["next"] = part["next"]
     return found
 
 
-def _rehearsal_page(rehearsed: Json) -> Any:
-    from rich.console import Group
-    from rich.text import Text
-
-    runs = rehearsed["runs"]
-    said = f"{command_args.in_words(rehearsed['command'])}: {_many(rehearsed['count'])}"
-    least = "" if rehearsed["next"] is None else "at least "
-    said += f", {least}{rehearsed['failed']} would refuse it" if rehearsed["failed"] else ""
-    parts: list[Any] = [Text(output.safe(said), "bold")]
-    if runs:
-        parts.append(_results(runs[:_SHOWN]))
-    if rehearsed["count"] > _SHOWN:
-        parts.append(Text(f"and {rehearsed['count'] - _SHOWN} more: --dry-run --json lists all", "dim"))
-    return Group(*parts)
+def _dry_run_page(preview: Json) -> Any:
+    title = f"{command_args.summary(preview['command'])}: {_many(preview['count'])}"
+    least = "" if preview["next"] is None else "at least "
+    title += f", {least}{preview['failed']} would reject it" if preview["failed"] else ""
+    hidden = preview["count"] - _SHOWN
+    return _page(title, preview["runs"], f"and {hidden} more: --dry-run --json lists all" if hidden > 0 else None)
 
 
 def _result_page(done: Json) -> Any:
+    accepted = done["done"] - done["failed"]
+    title = f"command {done['id']} {command_args.summary(done['command'])}: {accepted} of {_many(done['count'])}"
+    title += "" if done["status"] == "finished" else f", {done['count'] - done['done']} pending"
+    shown = [each for each in done["runs"] if each["code"] is not None] or done["runs"]
+    hidden = done["done"] > len(shown[:_SHOWN])
+    return _page(title, shown, f"remotelr bulk show {done['id']} --json lists all" if hidden else None)
+
+
+def _page(title: str, runs: list[Json], more: str | None) -> Any:
     from rich.console import Group
     from rich.text import Text
 
-    obeyed = done["done"] - done["failed"]
-    said = f"command {done['id']}: {command_args.in_words(done['command'])}: {obeyed} of {_many(done['count'])}"
-    said += "" if done["status"] == "finished" else f", {done['count'] - done['done']} still to come"
-    parts: list[Any] = [Text(output.safe(said), "bold")]
-    failed = [each for each in done["runs"] if each["code"] is not None]
-    shown = (failed or done["runs"])[:_SHOWN]
-    if shown:
-        parts.append(_results(shown))
-    if done["done"] > len(shown):
-        parts.append(Text(f"remotelr bulk show {done['id']} --json lists all", "dim"))
+    parts: list[Any] = [Text(output.safe(title), "bold")]
+    if runs:
+        parts.append(_results(runs[:_SHOWN]))
+    if more is not None:
+        parts.append(Text(more, "dim"))
     return Group(*parts)
 
 
 def _results(runs: list[Json]) -> Any:
-    table = output.table("run", "from epoch", "rate", "then", "refused", right=("from epoch", "rate", "then"))
+    table = output.table("run", "from epoch", "rate", "then", "rejected", right=("from epoch", "rate", "then"))
     for each in runs:
         table.add_row(
             each["run"],

@@ -1,25 +1,26 @@
-"""What can be ordered, of one run or of many: each function gives the command's JSON, as the service takes it.
+"""The command types of the command line: each function maps arguments to the JSON that the service accepts.
 
-The functions' arguments are those of the command line: `runs` and `bulk` both make their commands of them.
+`runs` and `bulk` build their subcommands from these functions and from their own options (`combine_arguments`).
+A new command type is one function and its entry in `FOR_ONE`.
 """
 
+import inspect
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
+from remotelr_service.cli.support.http_client import Json
 from remotelr_service.cli.support.json_input import read_object
 from remotelr_service.errors import UserError
 
-Order = dict[str, Any]
-
-# No member of the service's: who orders one run makes a policy of it that begins where the run is.
+# Not sent to the service: `runs replace-policy` rewrites the policy so that it starts at the current rate.
 KEEP_RATE = "keep_rate"
 
 
 class Mode(StrEnum):
-    """How a rate is set."""
+    """Mode of `set-lr`."""
 
     PIN = "pin"
     REBASE = "rebase"
@@ -27,14 +28,14 @@ class Mode(StrEnum):
 
 
 class State(StrEnum):
-    """What a plateau remembers when the policy is replaced."""
+    """State of the schedule after `replace-policy`."""
 
     KEEP = "keep"
     RESET = "reset"
 
 
 class Continuity(StrEnum):
-    """Where on the longer curve the run goes on."""
+    """Position on the extended curve."""
 
     KEEP_LR = "keep_lr"
     KEEP_FRACTION = "keep_fraction"
@@ -46,57 +47,58 @@ def set_lr(
     mode: Annotated[
         Mode,
         typer.Option(
-            help="pin: hold it. rebase: go on from it as the schedule goes on. one_shot: one epoch, then the schedule."
+            help="pin: hold the rate. rebase: continue the schedule from it. one_shot: hold it for one epoch."
         ),
     ] = Mode.PIN,
     until_epoch: Annotated[
-        int | None, typer.Option("--until-epoch", metavar="EPOCH", help="Hold it before this epoch only.")
+        int | None, typer.Option("--until-epoch", metavar="EPOCH", help="Hold the rate up to this epoch, exclusive.")
     ] = None,
     until_time: Annotated[
-        str | None, typer.Option("--until-time", metavar="ISO", help="Hold it until then: 2026-12-24T18:00:00Z.")
+        str | None,
+        typer.Option("--until-time", metavar="ISO", help="Hold the rate until this time: 2026-12-24T18:00:00Z."),
     ] = None,
-) -> Order:
+) -> Json:
     """Set the learning rate.
 
-    It holds from the first epoch that has no rate yet: what a trainer was told is never changed.
+    The rate applies from the first undecided epoch on. Decisions already sent to a trainer do not change.
     """
     if until_epoch is not None and until_time is not None:
-        raise UserError("a rate is held until an epoch or until a time: give one of --until-epoch, --until-time")
-    order: Order = {"type": "set_learning_rate", "value": rate}
+        raise UserError("--until-epoch and --until-time exclude each other; give one of them")
+    command: Json = {"type": "set_learning_rate", "value": rate}
     if mode is not Mode.PIN:
-        order["mode"] = mode.value
+        command["mode"] = mode.value
     if until_epoch is not None:
-        order["until"] = {"epoch": until_epoch}
+        command["until"] = {"epoch": until_epoch}
     if until_time is not None:
-        order["until"] = {"time": until_time}
-    return order
+        command["until"] = {"time": until_time}
+    return command
 
 
-def scale(factor: Annotated[float, typer.Argument(metavar="FACTOR", help="0.5 halves it.")]) -> Order:
-    """Multiply the rate; the schedule goes on."""
+def scale(factor: Annotated[float, typer.Argument(metavar="FACTOR", help="0.5 halves the rate.")]) -> Json:
+    """Multiply the rate; the schedule continues."""
     return {"type": "scale", "factor": factor}
 
 
-def release() -> Order:
-    """Go back to the policy's own curve.
+def release() -> Json:
+    """Return to the policy's own curve.
 
-    No pin, no factor, no stop.
+    Removes the pin, the factor and the stop.
     """
     return {"type": "release"}
 
 
-def pause() -> Order:
-    """Hold the rate in force, until `resume`."""
+def pause() -> Json:
+    """Hold the current rate until `resume`."""
     return {"type": "pause"}
 
 
-def resume() -> Order:
-    """Let the schedule go on that `pause` held."""
+def resume() -> Json:
+    """Continue the schedule after `pause`."""
     return {"type": "resume_schedule"}
 
 
-def stop() -> Order:
-    """Tell the trainer to end with its epoch."""
+def stop() -> Json:
+    """Stop the trainer at the end of its epoch."""
     return {"type": "stop"}
 
 
@@ -105,70 +107,77 @@ def extend(
     continuity: Annotated[
         Continuity,
         typer.Option(
-            help="keep_lr: go on from the rate in force. keep_fraction: from the same part of the curve. "
-            "restart: from its beginning."
+            help="keep_lr: continue from the current rate. keep_fraction: from the same fraction of the curve. "
+            "restart: from its start."
         ),
     ] = Continuity.KEEP_LR,
-) -> Order:
-    """Make it longer than it was planned."""
+) -> Json:
+    """Extend the run beyond its planned length."""
     return {"type": "extend", "total": total, "continuity": continuity.value}
 
 
 def replace_policy(
-    policy: Annotated[str, typer.Argument(metavar="POLICY", help="A file of JSON, JSON itself, or - for stdin.")],
-    state: Annotated[State, typer.Option(help="What a plateau remembers of the run so far.")] = State.KEEP,
+    policy: Annotated[str, typer.Argument(metavar="POLICY", help="A JSON file, JSON itself, or - for stdin.")],
+    state: Annotated[State, typer.Option(help="Keep or reset the plateau's state.")] = State.KEEP,
     keep_rate: Annotated[
-        bool, typer.Option("--keep-rate", help="The new curve begins here, at the rate in force.")
+        bool, typer.Option("--keep-rate", help="Start the new curve at the next epoch, at the current rate.")
     ] = False,
-) -> Order:
-    """Give another policy from here on."""
-    order: Order = {"type": "replace_policy", "policy": read_object(policy), "state": state.value}
-    return order | {KEEP_RATE: True} if keep_rate else order
+) -> Json:
+    """Replace the policy from the next epoch on."""
+    command: Json = {"type": "replace_policy", "policy": read_object(policy), "state": state.value}
+    return command | {KEEP_RATE: True} if keep_rate else command
 
 
-def note(text: Annotated[str, typer.Argument(metavar="TEXT", help="What to remember.")]) -> Order:
-    """Write a line into the log."""
+def note(text: Annotated[str, typer.Argument(metavar="TEXT", help="The remark.")]) -> Json:
+    """Write a remark into the log."""
     return {"type": "note", "text": text}
 
 
-def cancel(seq: Annotated[int, typer.Argument(metavar="SEQ", help="The number of the command in the log.")]) -> Order:
-    """Take back a command not yet delivered."""
+def cancel(seq: Annotated[int, typer.Argument(metavar="SEQ", help="The command's number in the run's log.")]) -> Json:
+    """Cancel a command that is not delivered yet."""
     return {"type": "cancel", "seq": seq}
 
 
-# What the terminal calls them. `cancel` names a command of one run, so it is no order for many.
-FOR_MANY: dict[str, Callable[..., Order]] = {
-    "set-lr": set_lr,
-    "scale": scale,
-    "release": release,
-    "pause": pause,
-    "resume": resume,
-    "extend": extend,
-    "replace-policy": replace_policy,
-    "stop": stop,
-    "note": note,
+# By the name of the subcommand, in the order of the help page.
+FOR_ONE: dict[str, Callable[..., Json]] = {
+    function.__name__.replace("_", "-"): function
+    for function in (set_lr, scale, release, pause, resume, extend, replace_policy, stop, note, cancel)
 }
-FOR_ONE: dict[str, Callable[..., Order]] = {**FOR_MANY, "cancel": cancel}
+# `cancel` takes the number of a command in one run's log, so it has no bulk form.
+FOR_MANY = {name: function for name, function in FOR_ONE.items() if function is not cancel}
 
 
-def in_words(order: Order) -> str:
-    """A command as a person would say it."""
-    value = order.get("value", order.get("factor"))
-    words = {
-        "set_learning_rate": f"set the rate to {value}",
-        "scale": f"multiply the rate by {value}",
-        "release": "go back to the schedule",
-        "pause": "hold the rate",
-        "resume_schedule": "let the schedule go on",
-        "replace_policy": f"replace the policy ({order.get('state', 'keep')} state)",
-        "extend": f"extend to {order.get('total')} ({order.get('continuity')})",
-        "stop": "stop",
-        "note": f"note: {order.get('text')}",
-        "cancel": f"cancel command {order.get('seq')}",
-        "limits": "take the experiment's limits",
-    }
-    said = words.get(str(order.get("type")), str(order.get("type")))
-    mode, until = order.get("mode"), order.get("until") or {}
-    said += "" if mode in (None, "pin") else f" ({mode})"
-    said += f" until epoch {until['epoch']}" if "epoch" in until else ""
-    return said + (f" until {until['time']}" if "time" in until else "")
+def summary(command: Json, effective_from: int | None = None) -> str:
+    """The command as a verb phrase; of a command type that this release does not know, its name.
+
+    effective_from: the first epoch that the command applies to.
+    """
+    from remotelr.rules import RulesError, command_from_json, command_text
+
+    try:
+        return command_text(command_from_json(command), effective_from)
+    except (AssertionError, RulesError, TypeError):
+        return str(command.get("type"))
+
+
+def combine_arguments(build: Callable[..., Json], send: Callable[..., None]) -> Callable[..., None]:
+    """A function with the arguments of both: it passes the command that `build` returns to `send` as `command`.
+
+    Name and help are those of `build`. The positional arguments of `send` come first.
+    """
+    building = list(inspect.signature(build).parameters.values())
+    sending = [each for each in inspect.signature(send).parameters.values() if each.name != "command"]
+    names = {each.name for each in building}
+
+    def combined(**given: Any) -> None:
+        command = build(**{name: value for name, value in given.items() if name in names})
+        send(command=command, **{name: value for name, value in given.items() if name not in names})
+
+    first = [each for each in sending if each.default is inspect.Parameter.empty]
+    rest = [each for each in sending if each.default is not inspect.Parameter.empty]
+    parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*first, *building, *rest)]
+    combined.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
+    combined.__annotations__ = {each.name: each.annotation for each in parameters}
+    combined.__doc__ = build.__doc__
+    combined.__name__ = build.__name__
+    return combined

@@ -1,4 +1,4 @@
-"""`remotelr config`: what is set here, and by what."""
+"""`remotelr config`: the settings of this shell and their sources."""
 
 import os
 from collections.abc import Mapping
@@ -10,16 +10,19 @@ from remotelr_service.cli.support import output
 from remotelr_service.cli.support.http_client import NOT_SET, address, credentials, token_source
 from remotelr_service.cli.support.options import AsJson
 
-app = typer.Typer(help="What is set here.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Show settings.", no_args_is_help=True, rich_markup_mode=None)
 
-# What a trainer that is started from this shell reads, beside the address.
+# Variables of a trainer that is started from this shell, beside the address.
 _TRAINER = ("REMOTELR_RUN", "REMOTELR_MODE", "REMOTELR_SPOOL_DIR")
 _NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 @app.command()
 def show(as_json: AsJson = False) -> None:
-    """Show every setting with its source; secrets are masked."""
+    """Show all settings and their sources.
+
+    Secrets are masked.
+    """
     sections = {"terminal": _terminal(), "trainer": _named(_TRAINER), "network": _network(), "service": _service()}
     output.show(sections, as_json, lambda: _page(sections))
 
@@ -44,7 +47,7 @@ def _named(names: tuple[str, ...]) -> dict[str, Setting]:
 
 
 def _network() -> dict[str, Setting]:
-    """Those that are set, in capitals or not."""
+    """The proxy and certificate variables that are set, in upper or lower case."""
     found = {name: os.environ.get(name) or os.environ.get(name.lower()) for name in _NETWORK}
     return {name: {"value": _without_user(value), "source": "environment"} for name, value in found.items() if value}
 
@@ -55,7 +58,7 @@ def _without_user(value: str) -> str:
 
 
 def _service() -> dict[str, Setting]:
-    """What `remotelr serve` would take if it were started here."""
+    """The settings that `remotelr serve` would use in this shell."""
     from remotelr_service.settings import PREFIX, SECRETS, read_settings, shown_url
 
     settings = read_settings()
@@ -75,7 +78,7 @@ def _service() -> dict[str, Setting]:
 
 
 def masked(secret: str) -> str:
-    """A secret so that its owner knows which it is, and nobody else learns anything of use."""
+    """The secret's prefix, such as `rlr_`, and nothing else of it."""
     prefix, mark, rest = secret.partition("_")
     return f"{prefix}_…" if mark and len(rest) >= 16 and len(prefix) <= 10 else "…"
 

@@ -1,7 +1,4 @@
-"""`remotelr doctor`: everything between this terminal and a service that works, one check after another.
-
-Each check says what it found, and where something is wrong, the way out.
-"""
+"""`remotelr doctor`: checks the path from this terminal to a working service, and suggests fixes."""
 
 import ipaddress
 import os
@@ -9,7 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
@@ -38,54 +35,57 @@ from remotelr_service.errors import UserError
 if TYPE_CHECKING:
     import httpx
 
-# Clocks that differ by less disturb nobody: times bear on `--until-time` alone.
+# A smaller difference does no harm: only `--until-time` compares clocks.
 MAX_SKEW_S = 5.0
 
-# A job that lives writes at each epoch: a file at rest for longer belongs to one that does not.
-SPOOL_REST_S = 24 * 3600.0
+# A running job writes its spool after each epoch. A file without changes for longer has no running job.
+MAX_SPOOL_AGE_S = 24 * 3600.0
 
-# How many runs are looked at for what trainers commonly do wrong.
-_LOOKED_AT = 200
+# Runs that are checked for common mistakes of trainers.
+_CHECKED_RUNS = 200
 
 State = Literal["ok", "warning", "wrong"]
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at. do: what to do about it."""
+    """The result of one check. fix: what the operator can do."""
 
     name: str
     state: State
-    said: str
-    do: str | None = None
+    message: str
+    fix: str | None = None
+
+    def to_json(self) -> Json:
+        return {"name": self.name, "state": self.state, "said": self.message, "do": self.fix}
 
 
 def doctor(url: Url = None, as_json: AsJson = False) -> None:
-    """Look for what stands between you and a service that works."""
+    """Find out why the service cannot be used."""
     checks = list(_checks(url))
     worst = "wrong" if any(check.state == "wrong" for check in checks) else "ok"
-    output.show({"ok": worst == "ok", "checks": [asdict(check) for check in checks]}, as_json, lambda: _page(checks))
+    output.show({"ok": worst == "ok", "checks": [check.to_json() for check in checks]}, as_json, lambda: _page(checks))
     if worst == "wrong":
-        raise typer.Exit(UNREACHABLE if any(_is_line(check) for check in checks) else REFUSED)
+        raise typer.Exit(UNREACHABLE if any(_is_connection(check) for check in checks) else REFUSED)
 
 
-def _is_line(check: Check) -> bool:
+def _is_connection(check: Check) -> bool:
     return check.state == "wrong" and check.name in ("name", "service")
 
 
 def _checks(given: str | None) -> Iterator[Check]:
-    """Each check after those it needs: what cannot work any more is not looked at."""
+    """The checks in order; a check is left out if one that it needs has failed."""
     yield from _environment()
     try:
         url, source = address(given)
     except UserError as error:
-        yield Check("address", "wrong", str(error), "set REMOTELR_URL=http://host:8000, or give --url")
+        yield Check("address", "wrong", str(error), "set REMOTELR_URL=http://host:8000, or use --url")
         return
     yield _address(url, source)
     try:
         headers = credentials(url)
     except UserError as error:
-        yield Check("token", "wrong", str(error), "make one with `remotelr token create`, and set REMOTELR_TOKEN to it")
+        yield Check("token", "wrong", str(error), "create one with `remotelr token create`, and set REMOTELR_TOKEN")
         return
     proxy = _proxy(url)
     if proxy is not None:
@@ -94,60 +94,65 @@ def _checks(given: str | None) -> Iterator[Check]:
     yield name
     if name.state == "wrong":
         return
-    with ServiceClient(url, headers) as desk:
+    with ServiceClient(url, headers) as service:
         try:
-            answer = desk.answer("/livez")
+            answer = service.response("/livez")
         except ServiceUnreachable as error:
             yield _unreachable(url, error, proxy)
             return
-        if not _ours(answer):
-            yield _stranger(answer)
+        if not _is_remotelr(answer):
+            yield _other_server(answer)
             return
         yield Check("service", "ok", f"answers in {answer.elapsed.total_seconds() * 1000:.0f} ms")
         yield _clock(answer)
-        yield from _asked(desk, token_source())
+        yield from _with_token(service, token_source())
 
 
 def _environment() -> Iterator[Check]:
-    """What this shell would tell a trainer that is started from it."""
+    """Variables of this shell that affect a trainer, and its spools."""
     mode = os.environ.get("REMOTELR_MODE")
     if mode in ("local", "disabled"):
         yield Check(
             "environment",
             "warning",
-            f"REMOTELR_MODE={mode}: a trainer that is started from here asks no service",
+            f"REMOTELR_MODE={mode}: a trainer started from this shell uses no service",
             "unset REMOTELR_MODE",
         )
     yield from _spools()
 
 
 def _spools() -> Iterator[Check]:
-    """Files in which jobs on this machine keep what a service has yet to hear, and that nobody writes any more."""
+    """Spools of jobs that are not running: files with reports that the service has not acknowledged."""
     directory = default_directory(os.environ)
-    left = []
-    # A job may end, and take its file away, while we look.
+    old = []
+    # A job may delete its file during the check.
     with suppress(OSError):
-        left = sorted(
-            each.name for each in directory.glob("*.spool") if time.time() - each.stat().st_mtime > SPOOL_REST_S
+        old = sorted(
+            each.name for each in directory.glob("*.spool") if time.time() - each.stat().st_mtime > MAX_SPOOL_AGE_S
         )
-    if left:
+    if old:
         yield Check(
             "spools",
             "warning",
-            f"{_named(left)} in {directory}: these jobs have not ended, and nobody writes for them any more",
-            "start them again, and they tell what the service has not heard; or delete the files",
+            f"{_named(old)} in {directory}: these jobs did not finish and are not running",
+            "restart the jobs to send the reports in these files, or delete the files",
         )
 
 
 def _address(url: str, source: str) -> Check:
-    said = f"{url} ({source})"
+    message = f"{url} ({source})"
     if urlsplit(url).path.rstrip("/").endswith(("/v1", "/docs")):
-        return Check("address", "warning", f"{said}: the address ends before /v1", f"use {url.rpartition('/')[0]}")
-    return Check("address", "ok", said)
+        return Check(
+            "address",
+            "warning",
+            f"{message}: the address must not include /v1 or /docs",
+            f"use {url.rpartition('/')[0]}",
+        )
+    return Check("address", "ok", message)
 
 
 def _proxy(url: str) -> str | None:
-    """The proxy that requests to the service go through, as httpx chooses it."""
+    """The proxy of requests to the service, chosen as httpx does; None without one."""
     parts = urlsplit(url)
     proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
@@ -156,14 +161,14 @@ def _proxy(url: str) -> str | None:
 
 def _proxied(url: str, proxy: str) -> Check:
     host = urlsplit(url).hostname or ""
-    said = f"requests to {host} go through {proxy}"
+    message = f"requests to {host} go through {proxy}"
     if not _is_local(host):
-        return Check("proxy", "ok", said)
-    return Check("proxy", "warning", said, f"NO_PROXY={host} keeps them from it; trainers need that, too")
+        return Check("proxy", "ok", message)
+    return Check("proxy", "warning", message, f"set NO_PROXY={host}, for trainers too")
 
 
 def _without_password(proxy: str) -> str:
-    """The address of a proxy as it may be shown."""
+    """The proxy's URL without user and password."""
     return f"{urlsplit(proxy).scheme}://{urlsplit(proxy).netloc.rpartition('@')[2]}"
 
 
@@ -172,156 +177,156 @@ def _resolved(url: str) -> Check:
     try:
         found = sorted({str(each[4][0]) for each in socket.getaddrinfo(host, None)})
     except (OSError, UnicodeError) as error:
-        said = f"{host!r} has no address: {getattr(error, 'strerror', None) or error}"
-        return Check("name", "wrong", said, "look for a misspelt host in REMOTELR_URL, or a missing VPN")
+        message = f"{host!r} has no address: {getattr(error, 'strerror', None) or error}"
+        return Check("name", "wrong", message, "check the host in REMOTELR_URL, and the VPN")
     return Check("name", "ok", f"{host} is {', '.join(found[:3])}")
 
 
 def _unreachable(url: str, error: ServiceUnreachable, proxy: str | None) -> Check:
     reason = error.reason
-    place = urlsplit(url).netloc
+    server = urlsplit(url).netloc
     low = reason.lower()
     if proxy is not None:
-        do = f"the proxy {proxy} stands in between: does it answer, and should it be asked? NO_PROXY names exceptions"
+        fix = f"requests go through the proxy {proxy}: check that it responds, or exclude this host with NO_PROXY"
     elif "refused" in low:
-        do = f"nothing listens at {place}: start `remotelr serve` there, or set REMOTELR_URL"
+        fix = f"nothing listens at {server}: start `remotelr serve` there, or set REMOTELR_URL"
     elif "certificate" in low:
-        do = "the certificate is not trusted here: SSL_CERT_FILE=/path/to/ca.pem names one that is"
+        fix = "the certificate is not trusted: set SSL_CERT_FILE=/path/to/ca.pem"
     elif "ssl" in low or "wrong version number" in low:
-        do = "the other side does not speak TLS: try http:// in place of https://"
+        fix = "the server does not use TLS: try http:// instead of https://"
     elif "timed out" in low or "timeout" in low:
-        do = f"a firewall may swallow what is sent to {place}, or the service may be overloaded"
+        fix = f"check for a firewall before {server}, and whether the service is overloaded"
     else:
-        do = f"look at what stands between here and {place}: proxy, firewall, load balancer"
-    return Check("service", "wrong", reason, do)
+        fix = f"check proxy, firewall and load balancer between this machine and {server}"
+    return Check("service", "wrong", reason, fix)
 
 
-def _ours(answer: "httpx.Response") -> bool:
+def _is_remotelr(answer: "httpx.Response") -> bool:
     try:
         return answer.is_success and answer.json()["status"] == "ok"
     except (KeyError, TypeError, ValueError):
         return False
 
 
-def _stranger(answer: "httpx.Response") -> Check:
+def _other_server(answer: "httpx.Response") -> Check:
     kind = answer.headers.get("content-type", "no content type")
-    said = f"HTTP {answer.status_code} ({kind}): this does not come from RemoteLR"
+    message = f"HTTP {answer.status_code} ({kind}): this is not a response of RemoteLR"
     if answer.is_redirect:
-        where = output.safe(answer.headers.get("location", "")[:100])
-        return Check("service", "wrong", f"{said}; it points to {where}", "use that address, if it is the service's")
-    do = "another server has this port, or a proxy answers in the service's place"
-    return Check("service", "wrong", said, do)
+        target = output.safe(answer.headers.get("location", "")[:100])
+        return Check("service", "wrong", f"{message}; it redirects to {target}", "use that address if it is right")
+    return Check("service", "wrong", message, "check for another server on this port, and for a proxy that responds")
 
 
 def _clock(answer: "httpx.Response") -> Check:
     try:
-        theirs = parsedate_to_datetime(answer.headers["date"])
+        server_time = parsedate_to_datetime(answer.headers["date"])
     except (KeyError, ValueError):
-        return Check("clock", "ok", "the service does not say its time")
-    # The header has whole seconds, and the answer took its time.
-    skew_s = (datetime.now(UTC) - theirs.astimezone(UTC)).total_seconds() - 0.5
+        return Check("clock", "ok", "unknown: the response has no Date header")
+    # The header has whole seconds; on average it is 0.5 s behind.
+    skew_s = (datetime.now(UTC) - server_time.astimezone(UTC)).total_seconds() - 0.5
     if abs(skew_s) <= MAX_SKEW_S + answer.elapsed.total_seconds():
-        return Check("clock", "ok", "the same here and there")
-    way = "ahead of" if skew_s > 0 else "behind"
-    said = f"this machine is {abs(skew_s):.0f} s {way} the service"
-    return Check("clock", "warning", said, "`--until-time` goes by the service's clock: let NTP set both")
+        return Check("clock", "ok", "same as the service's")
+    direction = "ahead of" if skew_s > 0 else "behind"
+    message = f"this machine is {abs(skew_s):.0f} s {direction} the service"
+    return Check("clock", "warning", message, "`--until-time` uses the service's clock: synchronise both with NTP")
 
 
-def _asked(desk: ServiceClient, found_in: str) -> Iterator[Check]:
-    yield from _versions(desk)
-    yield from _readiness(desk)
+def _with_token(service: ServiceClient, source: str) -> Iterator[Check]:
+    yield from _versions(service)
+    yield from _readiness(service)
     try:
-        runs = desk.get("/v1/runs", status="running", limit=_LOOKED_AT)["runs"]
+        runs = service.get("/v1/runs", status="running", limit=_CHECKED_RUNS)["runs"]
     except ServiceRefused as error:
-        yield _token_refused(error, found_in)
+        yield _token_refused(error, source)
         return
     except NotUnderstood as error:
-        yield Check("service", "wrong", str(error), "look at what serves this address: GET /version says")
+        yield Check("service", "wrong", str(error), "check which server has this address: GET /version")
         return
     except ServiceUnreachable as error:
-        yield Check("runs", "wrong", error.reason, "the database may be away: see the service's log")
+        yield Check("runs", "wrong", error.reason, "the database may be unavailable: see the service's log")
         return
-    said = "no token is needed" if found_in == NOT_SET else f"taken ({found_in})"
-    yield Check("token", "ok", said)
-    yield from _habits(runs)
+    yield Check("token", "ok", "not needed" if source == NOT_SET else f"accepted ({source})")
+    yield from _trainers(runs)
 
 
-def _versions(desk: ServiceClient) -> Iterator[Check]:
+def _versions(service: ServiceClient) -> Iterator[Check]:
     from remotelr.rules import RULES_VERSION
 
     try:
-        there = desk.get("/version")
+        remote = service.get("/version")
     except RemoteLRError as error:
         yield Check("version", "warning", str(error))
         return
-    ours = version("remotelr-service")
-    if there.get("rules_version") != RULES_VERSION:
+    local = version("remotelr-service")
+    if remote.get("rules_version") != RULES_VERSION:
         yield Check(
             "version",
             "warning",
-            f"{there.get('version')} there has rules {there.get('rules_version')}, {ours} here has {RULES_VERSION}",
-            "what is decided here while the service is away may differ: install the same release",
+            f"the service's {remote.get('version')} has rules {remote.get('rules_version')}, {local} here {RULES_VERSION}",
+            "local decisions may differ from the service's: install the same release",
         )
-    elif there.get("version") != ours:
-        yield Check("version", "ok", f"{there.get('version')} there, {ours} here; their rules are the same")
+    elif remote.get("version") != local:
+        yield Check("version", "ok", f"the service has {remote.get('version')}, {local} here, with the same rules")
     else:
-        yield Check("version", "ok", f"{ours}, here and there")
+        yield Check("version", "ok", f"{local}, same as the service's")
 
 
-def _readiness(desk: ServiceClient) -> Iterator[Check]:
+def _readiness(service: ServiceClient) -> Iterator[Check]:
     try:
-        answer = desk.answer("/readyz?verbose")
+        answer = service.response("/readyz?verbose")
         checks = answer.json().get("checks") or {}
     except (ServiceUnreachable, ValueError, AttributeError) as error:
         yield Check("ready", "wrong", str(error), "see the service's log")
         return
-    failing = {name: said for name, said in checks.items() if said != "ok"}
+    failing = {name: state for name, state in checks.items() if state != "ok"}
     if answer.is_success and not failing:
         yield Check("ready", "ok", ", ".join(checks) or "yes")
-    for name, said in failing.items():
-        yield Check("ready", "wrong", output.safe(f"{name}: {said}"), _WAYS_OUT.get(name, "see the service's log"))
+    for name, state in failing.items():
+        yield Check("ready", "wrong", output.safe(f"{name}: {state}"), _FIXES.get(name, "see the service's log"))
 
 
-_WAYS_OUT = {
-    "database": "is the database up, and does REMOTELR_DATABASE_URL of the service name it?",
-    "schema": "run `remotelr db upgrade` where the service runs",
-    "writes": "the service cannot write: a full disk, or a database that only reads; see its log",
-    "serving": "the service is stopping: another one should be ready",
+_FIXES = {
+    "database": "check that the database is up, and the service's REMOTELR_DATABASE_URL",
+    "schema": "run `remotelr db upgrade` on the service's machine",
+    "writes": "check for a full disk or a read-only database; see the service's log",
+    "serving": "the service is shutting down: use another replica",
 }
 
 
 def _token_refused(error: ServiceRefused, source: str) -> Check:
     if error.status == 401:
         missing = source == NOT_SET
-        do = "set REMOTELR_TOKEN, or REMOTELR_TOKEN_FILE" if missing else f"{source}: is it whole, expired or revoked?"
-        return Check("token", "wrong", error.detail, do)
-    if error.status == 403:
-        return Check(
-            "token", "warning", error.detail, "this token may do other things: `remotelr token list` says which"
+        fix = (
+            "set REMOTELR_TOKEN or REMOTELR_TOKEN_FILE"
+            if missing
+            else f"check {source}: truncated, expired or revoked?"
         )
-    return Check("token", "wrong", str(error), "is this address the service's own?")
+        return Check("token", "wrong", error.detail, fix)
+    if error.status == 403:
+        return Check("token", "warning", error.detail, "see this token's scope with `remotelr token list`")
+    return Check("token", "wrong", str(error), "check that the address is the service's")
 
 
-def _habits(runs: list[Json]) -> Iterator[Check]:
-    """What trainers commonly do wrong, as it shows in the runs."""
+def _trainers(runs: list[Json]) -> Iterator[Check]:
+    """Common mistakes of trainers that their runs show."""
     drifting = [run["run"] for run in runs if run["decision"].get("drift") is not None]
     if drifting:
         yield Check(
             "runs",
             "warning",
-            f"{_named(drifting)} trained with another rate than they were told",
-            "does another callback or scheduler set the rate as well? Take it out; see docs/keras.md",
+            f"{_named(drifting)} used another rate than the decided one",
+            "remove other callbacks and schedulers that set the rate; see docs/keras.md",
         )
     stalled = [run["run"] for run in runs if run.get("stalled")]
     if stalled:
         yield Check(
             "runs",
             "warning",
-            f"{_named(stalled)} have not been heard of for long",
-            "look after their trainers, or tell how they ended: remotelr runs finish",
+            f"{_named(stalled)} stopped reporting",
+            "check the trainers, or end the runs with `remotelr runs finish`",
         )
     if not drifting and not stalled:
-        yield Check("runs", "ok", f"{len(runs)} running, all as they should" if runs else "none is running")
+        yield Check("runs", "ok", f"{len(runs)} running, no problems" if runs else "none is running")
 
 
 def _named(keys: list[str]) -> str:
@@ -345,7 +350,7 @@ def _page(checks: list[Check]) -> Any:
     page = Table.grid(padding=(0, 2, 0, 0))
     for check in checks:
         mark, plain, style = _MARKS[check.state]
-        page.add_row(Text(mark if output.shows(mark) else plain, style), check.name, output.safe(check.said))
-        if check.do is not None:
-            page.add_row("", "", Text(output.safe(check.do), "bold"))
+        page.add_row(Text(mark if output.shows(mark) else plain, style), check.name, output.safe(check.message))
+        if check.fix is not None:
+            page.add_row("", "", Text(output.safe(check.fix), "bold"))
     return page

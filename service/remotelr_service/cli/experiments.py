@@ -1,4 +1,4 @@
-"""`remotelr experiments`: what the runs of a group begin with, and the limits none of them leaves."""
+"""`remotelr experiments`: the default policy, tags and limits of groups of runs."""
 
 from typing import Annotated, Any
 
@@ -6,21 +6,21 @@ import typer
 
 from remotelr.errors import ServiceRefused
 from remotelr_service.cli.support import output
-from remotelr_service.cli.support.http_client import Json, ServiceClient, connect
+from remotelr_service.cli.support.http_client import Json, ServiceClient, connect, without_none
 from remotelr_service.cli.support.json_input import read_object
-from remotelr_service.cli.support.options import AsJson, ExperimentKey, Reason, Url, actor_of, given, tag_pair
+from remotelr_service.cli.support.options import AsJson, ExperimentKey, Reason, Url, actor_of, tag_pair
 from remotelr_service.cli.support.run_data import policy_summary
 
-app = typer.Typer(help="Defaults and limits of groups of runs.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Manage experiments.", no_args_is_help=True, rich_markup_mode=None)
 
 _LIMITS = ("min_lr", "max_lr", "max_change")
 
 
 @app.command("list")
 def list_experiments(url: Url = None, as_json: AsJson = False) -> None:
-    """List experiments, in order of their names."""
-    with connect(url) as desk:
-        found = list(desk.pages("/v1/experiments", "experiments"))
+    """List experiments by name."""
+    with connect(url) as service:
+        found = list(service.pages("/v1/experiments", "experiments"))
     output.show({"experiments": found}, as_json, lambda: _table(found))
     if not found and not as_json:
         output.say("no experiments")
@@ -28,9 +28,9 @@ def list_experiments(url: Url = None, as_json: AsJson = False) -> None:
 
 @app.command("show")
 def show(experiment: ExperimentKey, url: Url = None, as_json: AsJson = False) -> None:
-    """Show what is set for an experiment."""
-    with connect(url) as desk:
-        found = desk.get(_path(experiment))
+    """Show an experiment."""
+    with connect(url) as service:
+        found = service.get(_path(experiment))
     output.show(found, as_json, lambda: _facts(found))
 
 
@@ -39,18 +39,18 @@ def set_experiment(
     *,
     experiment: ExperimentKey,
     policy: Annotated[
-        str | None, typer.Option(metavar="POLICY", help="Of a run created without one: a file of JSON, JSON, or -.")
+        str | None, typer.Option(metavar="POLICY", help="Default policy: a JSON file, JSON itself, or -.")
     ] = None,
     tag: Annotated[
-        list[str] | None, typer.Option("--tag", "-t", metavar="NAME:VALUE", help="Of every new run.")
+        list[str] | None, typer.Option("--tag", "-t", metavar="NAME:VALUE", help="Tag of every new run.")
     ] = None,
-    min_lr: Annotated[float | None, typer.Option(help="No run trains with less.")] = None,
-    max_lr: Annotated[float | None, typer.Option(help="No run trains with more.")] = None,
+    min_lr: Annotated[float | None, typer.Option(help="Lower limit of every run's rate.")] = None,
+    max_lr: Annotated[float | None, typer.Option(help="Upper limit of every run's rate.")] = None,
     max_change: Annotated[
-        float | None, typer.Option(help="The largest factor a command may change a rate by, up or down.")
+        float | None, typer.Option(help="Largest factor by which a command may change a rate, up or down.")
     ] = None,
     without: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Take this away: policy, tags, min_lr, max_lr, max_change.")
+        list[str] | None, typer.Option(metavar="NAME", help="Remove policy, tags, min_lr, max_lr or max_change.")
     ] = None,
     reason: Reason = None,
     url: Url = None,
@@ -58,36 +58,38 @@ def set_experiment(
 ) -> None:
     """Set policy, tags or limits; the others stay.
 
-    Limits go to the runs that run already, too.
+    Limits also apply to the runs that are running.
     """
-    new = given(policy=None if policy is None else read_object(policy), tags=dict(map(tag_pair, tag)) if tag else None)
-    limits = given(min_lr=min_lr, max_lr=max_lr, max_change=max_change)
+    new = without_none(
+        policy=None if policy is None else read_object(policy), tags=dict(map(tag_pair, tag)) if tag else None
+    )
+    limits = without_none(min_lr=min_lr, max_lr=max_lr, max_change=max_change)
     gone = _names(without or [])
-    with connect(url) as desk:
-        known = _known(desk, experiment)
+    with connect(url) as service:
+        known = _known(service, experiment)
         kept_limits = {name: value for name, value in known.pop("limits", {}).items() if name not in gone}
         settings = {name: value for name, value in (known | new).items() if name not in gone}
-        body = settings | given(limits=(kept_limits | limits) or None, reason=reason, actor=actor_of(None))
-        done = desk.put(_path(experiment), body)
+        body = settings | without_none(limits=(kept_limits | limits) or None, reason=reason, actor=actor_of(None))
+        done = service.request("PUT", _path(experiment), body=body)
     output.show(done, as_json, lambda: _facts(done))
 
 
-def _known(desk: ServiceClient, experiment: str) -> Json:
-    """What is set already; nothing for an experiment that is new."""
+def _known(service: ServiceClient, experiment: str) -> Json:
+    """The stored settings; empty if the experiment does not exist."""
     try:
-        found = desk.get(_path(experiment))
+        found = service.get(_path(experiment))
     except ServiceRefused as error:
         if error.status != 404:
             raise
         return {}
-    return given(policy=found["policy"], tags=found["tags"] or None, limits=found["limits"])
+    return without_none(policy=found["policy"], tags=found["tags"] or None, limits=found["limits"])
 
 
 def _names(names: list[str]) -> set[str]:
     known = ("policy", "tags", *_LIMITS)
     for name in names:
         if name not in known:
-            raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}", param_hint="--without")
+            raise typer.BadParameter(f"must be one of {', '.join(known)}, got {name!r}", param_hint="--without")
     return set(names)
 
 
@@ -115,7 +117,6 @@ def _table(found: list[Json]) -> Any:
 
 
 def _facts(found: Json) -> Any:
-    told = found.get("limits_command")
     return output.facts(
         {
             "experiment": found["experiment"],
@@ -124,6 +125,6 @@ def _facts(found: Json) -> Any:
             "policy": None if found["policy"] is None else output.safe(policy_summary(found["policy"])),
             "created": output.ago(found["created_at"]),
             "changed": output.ago(found["updated_at"]),
-            "its runs": None if told is None else f"are told: remotelr bulk show {told}",
+            "bulk command": None if found.get("limits_command") is None else str(found["limits_command"]),
         }
     )

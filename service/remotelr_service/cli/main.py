@@ -1,4 +1,4 @@
-"""The command line, `remotelr`. Each command imports what it needs, so that all of them begin at once."""
+"""The command line `remotelr`. Commands import their dependencies when they run, so that `--help` is fast."""
 
 from importlib.metadata import version
 from typing import Annotated
@@ -12,9 +12,9 @@ from remotelr_service.cli.support import exit_codes
 from remotelr_service.server import commands
 
 cli = typer.Typer(
-    help="RemoteLR: the learning rates of every training run, decided in one durable place.",
-    epilog="A service is named by REMOTELR_URL, and asked with REMOTELR_TOKEN or REMOTELR_TOKEN_FILE. "
-    "Exit codes: 0 done, 1 refused, 2 wrong usage, 3 unreachable, 4 not in time.",
+    help="RemoteLR: a service that decides the learning rates of training runs.",
+    epilog="REMOTELR_URL is the service's address, REMOTELR_TOKEN or REMOTELR_TOKEN_FILE its token. "
+    "Exit codes: 0 done, 1 rejected, 2 wrong usage, 3 unreachable, 4 timeout.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -34,7 +34,7 @@ cli.add_typer(config.app, name="config")
 
 
 def main() -> None:
-    """Run the command line, and end with the exit codes of `cli/refusals.py`."""
+    """Run the command line and exit with a code of `cli/support/exit_codes.py`."""
     exit_codes.run(lambda: cli(prog_name="remotelr"))
 
 

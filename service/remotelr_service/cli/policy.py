@@ -1,4 +1,4 @@
-"""`remotelr policy`: look at a policy before anybody trains on it. Needs no service."""
+"""`remotelr policy`: check, draw and convert policies, without a service."""
 
 import csv
 import sys
@@ -11,18 +11,15 @@ import typer
 from remotelr_service.cli.support import output, plot
 from remotelr_service.cli.support.json_input import read_document, read_object
 from remotelr_service.cli.support.options import AsJson
-from remotelr_service.cli.support.run_data import monitored
 from remotelr_service.errors import UserError
 
-app = typer.Typer(
-    help="Check, draw and convert policies; no service needed.", no_args_is_help=True, rich_markup_mode=None
-)
+app = typer.Typer(help="Check, draw and convert policies.", no_args_is_help=True, rich_markup_mode=None)
 
-Policy = Annotated[str, typer.Argument(metavar="POLICY", help="A file of JSON, JSON itself, or - for stdin.")]
+Policy = Annotated[str, typer.Argument(metavar="POLICY", help="A JSON file, JSON itself, or - for stdin.")]
 
 
 class Unit(StrEnum):
-    """What a position of a schedule is."""
+    """Unit of a schedule's position."""
 
     EPOCH = "epoch"
     STEP = "step"
@@ -30,9 +27,9 @@ class Unit(StrEnum):
 
 @app.command()
 def validate(policy: Policy, as_json: AsJson = False) -> None:
-    """Check a policy, and print it as it is stored.
+    """Check a policy and print its stored form.
 
-    Class names and parameters of Keras, torch, optax, timm and transformers are understood.
+    Accepts class names and parameters of Keras, torch, optax, timm and transformers.
     """
     from remotelr.rules import policy_from_json, policy_to_json
 
@@ -47,16 +44,16 @@ def preview(
     *,
     policy: Policy,
     initial_learning_rate: Annotated[
-        float | None, typer.Option("--lr", help="The trainer's own rate, where the policy names none.")
+        float | None, typer.Option("--lr", help="Initial rate, if the policy has none.")
     ] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, max=100_000, help="How many epochs, or steps.")] = 50,
-    start: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=100_000, help="Number of epochs or steps.")] = 50,
+    start: Annotated[int, typer.Option(min=0, help="First epoch or step.")] = 0,
     losses: Annotated[
         str | None,
-        typer.Option(help="What epoch 0, 1, 2… would measure, for plateaus: 0.9,0.8,0.8 or a file of JSON."),
+        typer.Option(help="Metrics of epoch 0, 1, 2… for plateaus: 0.9,0.8,0.8 or a JSON file."),
     ] = None,
-    steps_per_epoch: Annotated[int, typer.Option(min=1, help="Steps of an epoch, for a policy that counts steps.")] = 1,
-    total: Annotated[int | None, typer.Option(min=1, help="Length of the run [that of the picture].")] = None,
+    steps_per_epoch: Annotated[int, typer.Option(min=1, help="Steps per epoch, for a policy in steps.")] = 1,
+    total: Annotated[int | None, typer.Option(min=1, help="Length of the run [that of the drawing].")] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -64,14 +61,13 @@ def preview(
     from remotelr.rules import policy_from_json
     from remotelr.rules import preview as preview_of
 
-    document = read_object(policy)
-    parsed = policy_from_json(document)
+    parsed = policy_from_json(read_object(policy))
     curve = preview_of(
         parsed,
         initial_learning_rate,
         count,
         start,
-        _metrics(losses, document),
+        _metrics(losses, next(iter(parsed.monitors()), "val_loss")),
         steps_per_epoch=steps_per_epoch,
         total=total,
     )
@@ -94,19 +90,19 @@ def preview(
 def convert(
     config: Annotated[
         str,
-        typer.Argument(metavar="CONFIG", help="A file of JSON, JSON itself, or - for stdin."),
+        typer.Argument(metavar="CONFIG", help="A JSON file, JSON itself, or - for stdin."),
     ],
     unit: Annotated[
-        Unit | None, typer.Option(help="What one position is [step for schedules of Keras, else epoch].")
+        Unit | None, typer.Option(help="Unit of a position [step for Keras schedules, else epoch].")
     ] = None,
     type: Annotated[
-        str | None, typer.Option("--type", help="The class, where the JSON does not say: StepLR, for a state_dict.")
+        str | None, typer.Option("--type", help="The class, if the JSON has none: StepLR, for a state_dict.")
     ] = None,
 ) -> None:
-    """Make a policy of what another library saved.
+    """Convert another library's schedule to a policy.
 
-    A schedule or optimizer as keras.saving serializes it; the arguments of ReduceLROnPlateau; a scheduler of
-    torch by its class and arguments, or its state_dict with --type.
+    Accepts a schedule or optimizer as serialized by keras.saving, the arguments of ReduceLROnPlateau, and a torch
+    scheduler as class and arguments, or as state_dict with --type.
     """
     from remotelr.rules import policy_from_json, policy_to_json
 
@@ -118,10 +114,10 @@ def convert(
 
 
 def _schedule_in(config: Mapping[str, Any], type: str | None) -> dict[str, Any]:
-    """The schedule that the config is, or holds."""
+    """The schedule in the config."""
     inner = config.get("config")
     if isinstance(inner, dict) and isinstance(inner.get("learning_rate"), dict):
-        # An optimizer of Keras: the schedule is its rate.
+        # A Keras optimizer.
         return dict(inner["learning_rate"])
     if type is not None:
         return {"type": type, **_arguments(config)}
@@ -131,24 +127,23 @@ def _schedule_in(config: Mapping[str, Any], type: str | None) -> dict[str, Any]:
 
 
 def _arguments(state: Mapping[str, Any]) -> dict[str, Any]:
-    """What a torch scheduler was made with, out of its state_dict."""
+    """The constructor arguments of a torch scheduler, from its state_dict."""
     progress = {"last_epoch", "num_bad_epochs", "cooldown_counter", "best", "mode_worse"}
     kept = {name: value for name, value in state.items() if not name.startswith("_") and name not in progress}
     bases = kept.pop("base_lrs", None)
     if bases is not None and (not isinstance(bases, list) or len({repr(base) for base in bases}) != 1):
-        raise UserError(f"base_lrs is {bases}: a run has one rate, not one for each group of parameters")
+        raise UserError(f"base_lrs must hold one rate for all parameter groups, got {bases}")
     return kept | ({"base_lr": bases[0]} if bases else {})
 
 
-def _metrics(losses: str | None, policy: Mapping[str, Any]) -> list[dict[str, float]]:
-    """The points of each epoch: values of the metric the policy looks at, or whole points."""
+def _metrics(losses: str | None, monitor: str) -> list[dict[str, float]]:
+    """The metrics of each epoch: numbers are values of `monitor`, objects have all metrics."""
     if losses is None:
         return []
     try:
         points: Any = [float(value) for value in losses.split(",")]
     except ValueError:
         points = read_document(losses)
-    monitor = monitored(policy) or "val_loss"
     try:
         return [
             {name: float(value) for name, value in (point if isinstance(point, dict) else {monitor: point}).items()}
@@ -156,5 +151,5 @@ def _metrics(losses: str | None, policy: Mapping[str, Any]) -> list[dict[str, fl
         ]
     except (TypeError, ValueError):
         raise UserError(
-            '--losses takes numbers with commas between them, or a file of JSON: [0.9, 0.8] or [{"val_loss": 0.9}]'
+            '--losses must be numbers separated by commas, or a JSON file like [0.9, 0.8] or [{"val_loss": 0.9}]'
         ) from None

@@ -1,4 +1,4 @@
-"""`remotelr runs why`, `what-if` and `replay-policy`: why it was so, how else it could have been, and once more."""
+"""`remotelr runs why`, `what-if` and `replay-policy`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,51 +12,48 @@ from remotelr_service.cli.support.options import AsJson, RunKey, Url
 from remotelr_service.errors import UserError
 
 _SPARKS = 40
+_NUMBERS = ("first", "last", "reductions")
 
 
 def what_if(
     run: RunKey,
     policies: Annotated[
         list[str],
-        typer.Argument(metavar="[NAME=]POLICY...", help="Up to 8: files of JSON, or JSON itself; each with a name."),
+        typer.Argument(metavar="[NAME=]POLICY...", help="Up to 8 policies: JSON files, or JSON itself."),
     ],
-    svg: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also draw them side by side into this file.")
-    ] = None,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw the curves into this SVG file.")] = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Replay its losses under other policies."""
+    """Replay a run's metrics under other policies."""
     body = {"policies": dict(_named(each, number) for number, each in enumerate(policies, 1))}
-    with connect(url) as desk:
-        found = desk.ask("POST", run_path(run, "what-if"), body=body)
+    with connect(url) as service:
+        found = service.request("POST", run_path(run, "what-if"), body=body)
         if svg is not None:
-            _write(svg, desk.text("POST", run_path(run, "what-if"), "image/svg+xml", body=body))
-    output.show(found, as_json, lambda: _side_by_side(found))
+            _write(svg, service.text("POST", run_path(run, "what-if"), "image/svg+xml", body=body))
+    output.show(found, as_json, lambda: _comparison(found))
 
 
 def why(
     run: RunKey,
-    epoch: Annotated[
-        int | None, typer.Argument(metavar="[EPOCH]", help="Of the decision in force, if not given.")
-    ] = None,
+    epoch: Annotated[int | None, typer.Argument(metavar="[EPOCH]", help="The epoch [the newest decided one].")] = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say why an epoch has its rate."""
-    with connect(url) as desk:
-        wanted = desk.get(run_path(run))["epoch"] if epoch is None else epoch
-        found = desk.get(run_path(run, "decisions", str(wanted)))
+    """Explain the rate of an epoch."""
+    with connect(url) as service:
+        wanted = service.get(run_path(run))["epoch"] if epoch is None else epoch
+        found = service.get(run_path(run, "decisions", str(wanted)))
     output.show(found, as_json, lambda: output.safe(found["sentence"]))
 
 
 def replay_policy(run: RunKey, url: Url = None, as_json: AsJson = False) -> None:
-    """Print what really happened as a policy.
+    """Print the rates of a run as a policy.
 
-    A new run with it gets the same rates, whatever it measures.
+    A new run with this policy gets the same rates, whatever its metrics are.
     """
-    with connect(url) as desk:
-        found = desk.get(run_path(run, "replay-policy"))
+    with connect(url) as service:
+        found = service.get(run_path(run, "replay-policy"))
     output.print_json(found if as_json else found["policy"])
     for note in found["notes"]:
         output.say(note)
@@ -70,7 +67,7 @@ def _write(file: Path, text: str) -> None:
 
 
 def _named(given: str, number: int) -> tuple[str, Any]:
-    """NAME=POLICY as the two; a file has a name already, and JSON has its type."""
+    """Name and document of NAME=POLICY. Without a name: the file's stem, or the number and the schedule's type."""
     name, equals, rest = given.partition("=")
     if equals and name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         return name, read_object(rest)
@@ -81,8 +78,8 @@ def _named(given: str, number: int) -> tuple[str, Any]:
     return f"{number}-{node.get('type', 'policy') if isinstance(node, dict) else 'policy'}", document
 
 
-def _side_by_side(found: Json) -> Any:
-    curves = {"as it was": {"learning_rates": found["actual"]}, **found["policies"]}
+def _comparison(found: Json) -> Any:
+    curves = {"actual": {"learning_rates": found["actual"]}, **found["policies"]}
     table = output.table("policy", "rates", "first", "last", "reductions", "stops at", right=_NUMBERS)
     for name, curve in curves.items():
         rates = curve["learning_rates"]
@@ -95,6 +92,3 @@ def _side_by_side(found: Json) -> Any:
             "" if curve.get("stops_at") is None else f"epoch {curve['stops_at']}",
         )
     return table
-
-
-_NUMBERS = ("first", "last", "reductions")

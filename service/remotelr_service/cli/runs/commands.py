@@ -1,4 +1,4 @@
-"""`remotelr runs`: what runs there are, how they stand, and what is ordered of one of them."""
+"""`remotelr runs`: list, show and watch runs, and send commands to one of them."""
 
 from collections.abc import Iterator
 from enum import StrEnum
@@ -8,9 +8,8 @@ import typer
 
 from remotelr.errors import ServiceRefused
 from remotelr_service.cli import command_args
-from remotelr_service.cli.merging import combine_arguments
 from remotelr_service.cli.runs import analysis, tables, watch
-from remotelr_service.cli.runs.send_command import order_one
+from remotelr_service.cli.runs.send_command import send_to_run
 from remotelr_service.cli.support import output
 from remotelr_service.cli.support.http_client import TIMEOUT_S, Json, NotUnderstood, ServiceClient, connect, run_path
 from remotelr_service.cli.support.options import (
@@ -23,24 +22,20 @@ from remotelr_service.cli.support.options import (
     complete_run,
     tag_pair,
 )
-from remotelr_service.cli.support.run_data import (
-    curve_of,
-    place_before,
-    selected,
-)
+from remotelr_service.cli.support.run_data import curve_of, selected, seq_before
 
-app = typer.Typer(help="See and steer runs.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Inspect and control runs.", no_args_is_help=True, rich_markup_mode=None)
 
 
 class Ending(StrEnum):
-    """How a run can have ended."""
+    """Final status of a run."""
 
     COMPLETED = "completed"
     FAILED = "failed"
     STOPPED = "stopped"
 
 
-# How long one question after news waits for them.
+# Seconds that one request waits for new events.
 _LONG_POLL_S = 25
 
 
@@ -50,32 +45,30 @@ def list_runs(
     experiment: InExperiment = None,
     tag: WithTag = None,
     status: WithStatus = None,
-    stalled: Annotated[bool, typer.Option("--stalled", help="Only runs that have fallen silent.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 200,
+    stalled: Annotated[bool, typer.Option("--stalled", help="Only runs whose trainer stopped reporting.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of runs.")] = 200,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """List runs, in order of their keys."""
-    with connect(url) as desk:
-        found = selected(desk, experiment=experiment, tag=tag, status=status, stalled=stalled, limit=limit + 1)
+    """List runs by key."""
+    with connect(url) as service:
+        found = selected(service, experiment=experiment, tag=tag, status=status, stalled=stalled, limit=limit + 1)
     output.show({"runs": found[:limit]}, as_json, lambda: tables.runs_table(found[:limit]))
     if len(found) > limit:
-        output.say(
-            f"there are more than {limit} runs: ask for more with --limit, or for fewer with --experiment or --tag"
-        )
+        output.say(f"there are more than {limit} runs; raise --limit, or filter with --experiment or --tag")
     if not found and not as_json:
         output.say("no runs")
 
 
 @app.command("show")
 def show_run(run: RunKey, url: Url = None, as_json: AsJson = False) -> None:
-    """Show where a run stands, and why."""
-    with connect(url) as desk:
-        found = desk.get(run_path(run))
+    """Show a run's state and its last decision."""
+    with connect(url) as service:
+        found = service.get(run_path(run))
         if as_json:
             output.print_json(found)
             return
-        why, curve = _why(desk, found), curve_of(desk, found, tables.SPARKS)
+        why, curve = _sentence(service, found), curve_of(service, found, tables.SPARKS)
     output.print_drawn(tables.run_facts(found, why, curve))
 
 
@@ -91,15 +84,15 @@ def watch_runs(
     experiment: InExperiment = None,
     tag: WithTag = None,
     status: WithStatus = None,
-    once: Annotated[bool, typer.Option("--once", help="Look once, for scripts.")] = False,
-    to_the_end: Annotated[bool, typer.Option("--to-the-end", help="End when none of them runs any more.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print the current state and exit.")] = False,
+    to_the_end: Annotated[bool, typer.Option("--to-the-end", help="Exit when all of them have ended.")] = False,
     every_s: Annotated[
-        float, typer.Option("--every", metavar="SECONDS", min=0.2, help="Look at least so often.")
+        float, typer.Option("--every", metavar="SECONDS", min=0.2, help="Longest time between updates.")
     ] = 2.0,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Watch runs train, until Ctrl-C."""
+    """Watch runs until Ctrl-C."""
     selection = {"experiment": experiment, "tag": tag, "status": status}
     if once:
         watch.once(url, runs or [], selection, as_json=as_json)
@@ -110,16 +103,16 @@ def watch_runs(
 @app.command("history")
 def history(
     run: RunKey,
-    last: Annotated[int | None, typer.Option("--last", "-n", min=1, help="Only so many of the newest.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Also what a later attempt trained again.")] = False,
+    last: Annotated[int | None, typer.Option("--last", "-n", min=1, help="Only this many, the newest.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also the superseded reports.")] = False,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show its epochs: measured, rate, decided."""
-    with connect(url) as desk:
-        # Where only the newest are wanted, a long history is not read from its beginning.
-        after = None if last is None or everything else place_before(desk.get(run_path(run)), last)
-        reports = list(desk.pages(run_path(run, "history"), "reports", after=after))
+    """List a run's reports: metrics, rate, decision."""
+    with connect(url) as service:
+        # Skip the start of a long log.
+        after = None if last is None or everything else seq_before(service.get(run_path(run)), last)
+        reports = list(service.pages(run_path(run, "history"), "reports", after=after))
     shown = [each for each in reports if everything or each["superseded_by"] is None]
     shown = shown if last is None else shown[-last:]
     output.show({"run": run, "reports": shown}, as_json, lambda: tables.history_table(shown))
@@ -127,9 +120,9 @@ def history(
 
 @app.command("commands")
 def commands(run: RunKey, url: Url = None, as_json: AsJson = False) -> None:
-    """List what was ordered, and what became of it."""
-    with connect(url) as desk:
-        found = list(desk.pages(run_path(run, "commands"), "commands"))
+    """List a run's commands and their states."""
+    with connect(url) as service:
+        found = list(service.pages(run_path(run, "commands"), "commands"))
     output.show({"run": run, "commands": found}, as_json, lambda: tables.commands_table(found))
 
 
@@ -137,19 +130,19 @@ def commands(run: RunKey, url: Url = None, as_json: AsJson = False) -> None:
 def log(
     *,
     run: RunKey,
-    last: Annotated[int, typer.Option("--last", "-n", min=1, help="Begin so far back.")] = 20,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
+    last: Annotated[int, typer.Option("--last", "-n", min=1, help="Start this many events back.")] = 20,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for new events until Ctrl-C.")] = False,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell what happened to it, in sentences.
+    """Print a run's events as sentences.
 
-    As JSON it is one event on each line.
+    With --json: one event per line.
     """
-    with connect(url, timeout_s=_LONG_POLL_S + TIMEOUT_S) as desk:
-        seq = desk.get(run_path(run))["seq"]
+    with connect(url, timeout_s=_LONG_POLL_S + TIMEOUT_S) as service:
+        seq = service.get(run_path(run))["seq"]
         after = max(seq - last, 0)
-        for event in _events(desk, run, after, follow=follow):
+        for event in _events(service, run, after, follow=follow):
             if as_json:
                 output.print_line(event)
             else:
@@ -159,27 +152,27 @@ def log(
 @app.command("tag")
 def tag_run(
     run: RunKey,
-    tags: Annotated[list[str], typer.Argument(metavar="NAME:VALUE...", help="NAME: alone takes the tag away.")],
+    tags: Annotated[list[str], typer.Argument(metavar="NAME:VALUE...", help="An empty value removes the tag.")],
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Set its tags; the others stay."""
+    """Set or remove tags; other tags stay."""
     changes = {name: value or None for name, value in map(tag_pair, tags)}
-    with connect(url) as desk:
-        found = desk.ask("PATCH", run_path(run), body={"tags": changes})
+    with connect(url) as service:
+        found = service.request("PATCH", run_path(run), body={"tags": changes})
     output.show(found, as_json, lambda: f"{run}: {output.tags(found['tags']) or 'no tags'}")
 
 
 @app.command("finish")
 def finish(
     run: RunKey,
-    status: Annotated[Ending, typer.Option("--status", "-s", help="How it ended.")] = Ending.FAILED,
+    status: Annotated[Ending, typer.Option("--status", "-s", help="The final status.")] = Ending.FAILED,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say how a run ended whose trainer cannot."""
-    with connect(url) as desk:
-        found = desk.post(run_path(run, "finish"), {"status": status.value})
+    """Finish a run whose trainer is gone."""
+    with connect(url) as service:
+        found = service.request("POST", run_path(run, "finish"), body={"status": status.value})
     output.show(found, as_json, lambda: f"{run}: {found['status']}")
 
 
@@ -188,23 +181,23 @@ app.command("what-if")(analysis.what_if)
 app.command("replay-policy")(analysis.replay_policy)
 
 for _name, _function in command_args.FOR_ONE.items():
-    app.command(_name)(combine_arguments(_function, order_one))
+    app.command(_name)(command_args.combine_arguments(_function, send_to_run))
 
 
-def _events(desk: ServiceClient, run: str, after: int, *, follow: bool) -> Iterator[Json]:
-    """What is in the log after `after`, and what comes when that is followed."""
+def _events(service: ServiceClient, run: str, after: int, *, follow: bool) -> Iterator[Json]:
+    """The events after `after`; with `follow`, also the new ones as they arrive."""
     path = run_path(run, "events")
     while True:
-        for event in desk.pages(path, "events", after=after, wait=_LONG_POLL_S if follow else None):
+        for event in service.pages(path, "events", after=after, wait=_LONG_POLL_S if follow else None):
             after = event["seq"]
             yield event
         if not follow:
             return
 
 
-def _why(desk: ServiceClient, run: Json) -> str | None:
-    """The decision in force in one sentence, where the service can say it."""
+def _sentence(service: ServiceClient, run: Json) -> str | None:
+    """The sentence of the current decision; None if the service does not provide it."""
     try:
-        return str(desk.get(run_path(run["run"], "decisions", str(run["epoch"])))["sentence"])
+        return str(service.get(run_path(run["run"], "decisions", str(run["epoch"])))["sentence"])
     except (ServiceRefused, NotUnderstood):
         return None

@@ -1,4 +1,4 @@
-"""A policy that begins where a run is, at the rate it has."""
+"""A policy whose curve starts at a run's next epoch, at the run's current rate."""
 
 from typing import Any
 
@@ -6,43 +6,44 @@ from remotelr_service.cli.support.http_client import Json
 from remotelr_service.errors import UserError
 
 
-def beginning_here(policy: Any, run: Json) -> Json:
-    """The policy with its curve put behind the rate in force, which the first epoch not yet decided still has.
+def start_at_run(policy: Any, run: Json) -> Json:
+    """The policy with its curve shifted to the first undecided epoch, after a constant at the current rate.
 
-    policy: a document, in any words that policies are understood in. run: as the service describes it.
+    policy: a document in any form that policies are read in. run: the run as the service returns it.
 
-    Raises InvalidPolicy, and Mistake for a run that is paused, and where the policy counts steps and nobody knows
-    how many an epoch has.
+    Raises InvalidPolicy; UserError for a paused run, and for a policy in steps if the epoch's length is unknown.
     """
     from remotelr.rules import policy_from_json, policy_to_json
 
     document = policy_to_json(policy_from_json(policy))
     state = run["decision"]["state"]
-    # A factor stays on the new curve; what holds the rate for now goes, and the factor with it.
+    # A scale factor still applies to the new curve. A pin or a one-shot ends with the new policy, and so does the
+    # factor below it.
     factor = 1.0 if "pin" in state or "one_shot" in state else state.get("scale", 1.0)
     rate = run["learning_rate"] / factor
-    held = {"type": "constant", "learning_rate": rate}
-    curve = {**document["schedule"], "initial_learning_rate": rate}
     spliced = {
         "type": "sequential",
-        "schedules": [held, curve],
-        "milestones": [_begin(document["unit"], run) - _stood(state)],
+        "schedules": [
+            {"type": "constant", "learning_rate": rate},
+            {**document["schedule"], "initial_learning_rate": rate},
+        ],
+        "milestones": [_next_position(document["unit"], run) - _clock_shift(state)],
     }
     return {**document, "schedule": spliced}
 
 
-def _stood(state: Json) -> float:
-    """How long the schedule's clock has stood still. Raises Mistake while it does."""
+def _clock_shift(state: Json) -> float:
+    """How far pauses have shifted the schedule's clock. Raises UserError during a pause."""
     clock = state.get("clock", {})
     if "since" in clock:
-        raise UserError("the run is paused: let its schedule go on first, remotelr runs resume")
+        raise UserError("the run is paused; resume it first with `remotelr runs resume`")
     return float(clock.get("shift", 0.0))
 
 
-def _begin(unit: str, run: Json) -> int:
-    """Where the first epoch that is not yet decided begins, in the policy's unit."""
+def _next_position(unit: str, run: Json) -> int:
+    """The position of the first undecided epoch, in the policy's unit."""
     if unit == "epoch":
         return int(run["epoch"]) + 1
     if run["steps_per_epoch"] is None:
-        raise UserError("the policy counts steps, and the run does not say how many an epoch has: --keep-rate needs it")
+        raise UserError("--keep-rate with a policy in steps needs a run whose steps_per_epoch is known")
     return int(run["step"] or 0) + int(run["steps_per_epoch"])

@@ -1,4 +1,4 @@
-"""What is shown of runs: a line for each, one with all that is known of it, its epochs, its commands."""
+"""Tables of runs, of one run's state, of its reports and of its commands."""
 
 from typing import Any
 
@@ -14,13 +14,13 @@ from remotelr_service.cli.support.run_data import (
     status_text,
 )
 
-# How many epochs are drawn.
+# Epochs in a sparkline.
 SPARKS = 40
 
 
 def runs_table(found: list[Json]) -> Any:
     table = output.table(
-        "run", "status", "epoch", "rate", "by", "experiment", "tags", "heard of", right=("epoch", "rate")
+        "run", "status", "epoch", "rate", "by", "experiment", "tags", "updated", right=("epoch", "rate")
     )
     for run in found:
         table.add_row(
@@ -47,7 +47,7 @@ def run_facts(run: Json, why: str | None, curve: list[Json]) -> Any:
             "epoch": progress(run),
             "rate": f"{output.rate(run['learning_rate'])} ({run['decision']['reason']})",
             "why": None if why is None else output.safe(why),
-            "told to": "stop" if run["decision"]["action"] == "stop" else None,
+            "action": "stop" if run["decision"]["action"] == "stop" else None,
             "plateau": output.safe("  ".join(f"{name} {output.measured(value)}" for name, value in plateau.items())),
             "rates": output.spark(rates, SPARKS, logarithmic=True) if len(rates) > 1 else None,
             metric or "": f"{output.spark(losses, SPARKS)}  {output.measured(losses[-1])}" if losses else None,
@@ -58,7 +58,7 @@ def run_facts(run: Json, why: str | None, curve: list[Json]) -> Any:
             "policy": output.safe(policy_summary(run["policy"])),
             "seq": str(run["seq"]),
             "created": output.ago(run["created_at"]),
-            "heard of": output.ago(run["updated_at"]),
+            "updated": output.ago(run["updated_at"]),
         }
     )
 
@@ -69,13 +69,12 @@ def history_table(reports: list[Json]) -> Any:
     columns = ["epoch", *(["rank"] if ranked else []), *metrics, "rate", "used", "next rate", "by", "attempt", "at"]
     table = output.table(*columns, right=("epoch", "rank", *metrics, "rate", "used", "next rate", "attempt"))
     for each in reports:
-        told, used = each["learning_rate"], each["used_learning_rate"]
         table.add_row(
             str(each["epoch"]),
             *([str(each["rank"])] if ranked else []),
             *(output.measured(each["metrics"].get(name)) for name in metrics),
-            output.rate(told),
-            output.rate(used),
+            output.rate(each["learning_rate"]),
+            output.rate(each["used_learning_rate"]),
             output.rate(each["next_learning_rate"]),
             each["reason"] or "",
             str(each["attempt"]),
@@ -86,17 +85,18 @@ def history_table(reports: list[Json]) -> Any:
 
 
 def commands_table(found: list[Json]) -> Any:
-    table = output.table("seq", "command", "state", "epoch", "rate", "who", "why", "at", right=("seq", "epoch", "rate"))
+    columns = ("seq", "command", "state", "epoch", "rate", "actor", "reason", "at")
+    table = output.table(*columns, right=("seq", "epoch", "rate"))
     for each in found:
-        order = each.get("command", each)
+        command = each.get("command", each)
         table.add_row(
             str(each["seq"]),
-            output.safe(command_args.in_words(order)),
-            output.life(each["state"]),
+            output.safe(command_args.summary(command)),
+            output.state(each["state"]),
             "" if each.get("at_epoch") is None else str(each["at_epoch"]),
             output.rate(each.get("rate")),
-            output.safe(order.get("actor") or ""),
-            output.safe(order.get("reason") or ""),
+            output.safe(command.get("actor") or ""),
+            output.safe(command.get("reason") or ""),
             output.clock(each["created_at"]),
         )
     return table

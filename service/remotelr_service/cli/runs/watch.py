@@ -1,7 +1,7 @@
-"""`remotelr runs watch`: runs as they train, in a table that keeps itself up to date.
+"""`remotelr runs watch`: a table of runs that updates itself.
 
-Where the service has an event stream it is the doorbell: something happened, look again. Without one the
-runs are looked at every few seconds. What is new is asked for, and nothing twice.
+An event of the service's stream triggers an update; without a stream there is one every few seconds. Each update
+fetches new reports only.
 """
 
 import threading
@@ -15,170 +15,165 @@ from remotelr.errors import RemoteLRError, ServiceRefused, ServiceUnreachable
 from remotelr_service.cli.support import output
 from remotelr_service.cli.support.http_client import Json, ServiceClient, connect, run_path
 from remotelr_service.cli.support.run_data import (
-    counting,
+    effective,
     losses_of,
     main_metric,
-    place_before,
     progress,
     rates_of,
     selected,
+    seq_before,
     status_text,
 )
 
-# Eight sparks are a glance; more than so many runs are no table for people.
+# Epochs in a sparkline.
 _SPARKS = 16
-MOST_RUNS = 200
+MAX_RUNS = 200
 
-# A stream may ring many times a second: who looks needs it less often.
-_LEAST_PAUSE_S = 0.25
+# A stream may have many events a second.
+_MIN_PAUSE_S = 0.25
+
+_NUMBERS = ("epoch", "rate", "loss")
 
 
 @dataclass(slots=True)
 class Watched:
-    """A run and its newest epochs, as far as they are known here."""
+    """A run and its newest reports, as last fetched."""
 
     run: Json
     reports: list[Json] = field(default_factory=list)
     seq: int = 0
 
-    def learn(self, desk: ServiceClient, run: Json) -> None:
-        """Take the run as it is now, and ask for the epochs that are new."""
+    def update(self, service: ServiceClient, run: Json) -> None:
+        """Store the run's new state and fetch its new reports."""
         seq = run["decision"]["seq"]
         if seq != self.seq:
-            after = self.reports[-1]["seq"] if self.reports else place_before(run, _SPARKS)
-            news = list(desk.pages(run_path(run["run"], "history"), "reports", after=after))
+            after = self.reports[-1]["seq"] if self.reports else seq_before(run, _SPARKS)
+            new = list(service.pages(run_path(run["run"], "history"), "reports", after=after))
             if run["attempt"] != self.run["attempt"]:
-                # A new life may have gone back over epochs: what is known of them is not true any more.
-                news, self.reports = list(desk.pages(run_path(run["run"], "history"), "reports")), []
-            self.reports = [*self.reports, *news]
+                # A rewind may have superseded reports that are stored here.
+                new, self.reports = list(service.pages(run_path(run["run"], "history"), "reports")), []
+            self.reports = [*self.reports, *new]
         self.run, self.seq = run, seq
 
     @property
     def curve(self) -> list[Json]:
-        """One report for each epoch that counts."""
-        return counting(self.reports)
+        """The effective reports, one per epoch."""
+        return effective(self.reports)
 
 
 class Watch:
-    """What is watched: these runs, or those the service selects."""
+    """The watched runs: those with the given keys, or those that the selection matches."""
 
-    def __init__(self, desk: ServiceClient, keys: list[str], selection: dict[str, Any]) -> None:
-        self._desk = desk
+    def __init__(self, service: ServiceClient, keys: list[str], selection: dict[str, Any]) -> None:
+        self._service = service
         self._keys = keys
         self._selection = selection
         self._known: dict[str, Watched] = {}
 
-    def look(self) -> list[Watched]:
-        """Everything as it is now. Raises ServiceRefused and ServiceUnreachable."""
+    def update(self) -> list[Watched]:
+        """All watched runs in their current state. Raises ServiceRefused and ServiceUnreachable."""
         seen = []
         for run in self._runs():
             watched = self._known.setdefault(run["run"], Watched(run))
-            watched.learn(self._desk, run)
+            watched.update(self._service, run)
             seen.append(watched)
         return seen
 
     def _runs(self) -> list[Json]:
         if self._keys:
-            return [self._desk.get(run_path(key)) for key in self._keys]
-        return selected(self._desk, **self._selection, limit=MOST_RUNS)
+            return [self._service.get(run_path(key)) for key in self._keys]
+        return selected(self._service, **self._selection, limit=MAX_RUNS)
 
 
 def once(url: str | None, keys: list[str], selection: dict[str, Any], *, as_json: bool) -> None:
-    """Look, and print what is seen."""
-    with connect(url) as desk:
-        seen = Watch(desk, keys, selection).look()
+    """Print the runs once."""
+    with connect(url) as service:
+        seen = Watch(service, keys, selection).update()
     output.show(document(seen), as_json, lambda: table(seen))
 
 
 def follow(
     url: str | None, keys: list[str], selection: dict[str, Any], *, every_s: float, as_json: bool, to_the_end: bool
 ) -> None:
-    """Look again and again, until Ctrl-C, or `to_the_end`: until none of them runs.
+    """Print the runs again and again until Ctrl-C; with `to_the_end`, until all have ended.
 
-    As JSON it is a line for every look. A service that is away for a while is waited for.
+    every_s: longest time between updates. As JSON, each update is one line. If the service is unreachable, the old
+    state is shown with the reason, and the next update tries again.
     """
-    with connect(url) as desk, _doorbell(url, keys, selection) as rung, _screen(as_json) as show:
-        watch, seen = Watch(desk, keys, selection), []
-        seen = watch.look()
+    with connect(url) as service, _new_events(url, keys, selection) as news, _screen(as_json) as show:
+        watch = Watch(service, keys, selection)
+        seen = watch.update()
         show(seen, None)
         while not (to_the_end and all(each.run["status"] != "running" for each in seen)):
-            rung.wait(every_s)
-            time.sleep(_LEAST_PAUSE_S)
-            rung.clear()
-            trouble = None
+            news.wait(every_s)
+            time.sleep(_MIN_PAUSE_S)
+            news.clear()
+            failure = None
             try:
-                seen = watch.look()
+                seen = watch.update()
             except ServiceUnreachable as error:
-                trouble = error.reason
-            show(seen, trouble)
+                failure = error.reason
+            show(seen, failure)
 
 
 @contextmanager
 def _screen(as_json: bool) -> Iterator[Any]:
-    """What shows a look: a live table, or where nobody could see one move, tables one below the other."""
+    """A function that shows an update: as a line of JSON, in a live table, or without a terminal as a new table."""
     if as_json:
-
-        def lines(seen: list[Watched], trouble: str | None) -> None:
-            output.print_line({**document(seen), "trouble": trouble})
-
-        yield lines
+        yield lambda seen, failure: output.print_line({**document(seen), "trouble": failure})
         return
     from rich.live import Live
 
     console = output.console()
     if not console.is_terminal:
-
-        def tables(seen: list[Watched], trouble: str | None) -> None:
-            output.print_drawn(_page(seen, trouble))
-
-        yield tables
+        yield lambda seen, failure: output.print_drawn(_page(seen, failure))
         return
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-        yield lambda seen, trouble: live.update(_page(seen, trouble), refresh=True)
+        yield lambda seen, failure: live.update(_page(seen, failure), refresh=True)
 
 
 @contextmanager
-def _doorbell(url: str | None, keys: list[str], selection: dict[str, Any]) -> Iterator[threading.Event]:
-    """An event that is set whenever the service's stream says something of these runs."""
-    rung, ending = threading.Event(), threading.Event()
-    # A daemon: it may be reading when we end, and nothing of it is worth waiting for.
+def _new_events(url: str | None, keys: list[str], selection: dict[str, Any]) -> Iterator[threading.Event]:
+    """A flag that is set by every event of the runs' stream."""
+    news, ending = threading.Event(), threading.Event()
+    # A daemon, because it may block in a read when the block ends.
     threading.Thread(
-        target=_listen, args=(url, keys, selection, rung, ending), name="remotelr-stream", daemon=True
+        target=_listen, args=(url, keys, selection, news, ending), name="remotelr-stream", daemon=True
     ).start()
     try:
-        yield rung
+        yield news
     finally:
         ending.set()
 
 
 def _listen(
-    url: str | None, keys: list[str], selection: dict[str, Any], rung: threading.Event, ending: threading.Event
+    url: str | None, keys: list[str], selection: dict[str, Any], news: threading.Event, ending: threading.Event
 ) -> None:
-    """Ring for each event, until the end. A service without streams is left alone."""
+    """Set `news` for each event until `ending`. Returns if the service rejects the stream."""
     path = run_path(keys[0], "stream") if len(keys) == 1 else "/v1/stream"
     tag = selection.get("tag") or [None]
     params = {} if keys else {"experiment": selection.get("experiment"), "tag": tag[0]}
     while not ending.is_set():
         try:
-            with connect(url) as desk, desk.stream(path, **params) as lines:
+            with connect(url) as service, service.stream(path, **params) as lines:
                 for line in lines:
                     if line.startswith("data:"):
-                        rung.set()
+                        news.set()
         except ServiceRefused:
             return
         except (RemoteLRError, RuntimeError):
-            # RuntimeError: the interpreter ends, and takes no more threads.
+            # RuntimeError: httpx starts no thread while the interpreter exits.
             ending.wait(2.0)
 
 
 def document(seen: list[Watched]) -> Json:
-    """What is seen, for programs."""
+    """The runs as JSON."""
     return {"runs": [{**each.run, "recent": each.curve[-_SPARKS:]} for each in seen]}
 
 
 def table(seen: list[Watched]) -> Any:
-    """What is seen, for people."""
-    made = output.table("run", "status", "epoch", "rate", "rates", "loss", "losses", "by", "heard of", right=_NUMBERS)
+    """The runs as a table."""
+    made = output.table("run", "status", "epoch", "rate", "rates", "loss", "losses", "by", "updated", right=_NUMBERS)
     for each in seen:
         run, curve = each.run, each.curve
         losses = losses_of(curve, main_metric(run, curve))
@@ -197,14 +192,11 @@ def table(seen: list[Watched]) -> Any:
     return made
 
 
-_NUMBERS = ("epoch", "rate", "loss")
-
-
-def _page(seen: list[Watched], trouble: str | None) -> Any:
+def _page(seen: list[Watched], failure: str | None) -> Any:
     from rich.console import Group
     from rich.text import Text
 
     parts: list[Any] = [table(seen) if seen else Text("no runs", "dim")]
-    if trouble is not None:
-        parts.append(Text(output.safe(f"the service does not answer: {trouble}"), "red"))
+    if failure is not None:
+        parts.append(Text(output.safe(f"the service does not respond: {failure}"), "red"))
     return Group(*parts)

@@ -1,12 +1,12 @@
-"""How a command ends: the exit codes, and what is said on stderr. No traceback for what a person can put right.
+"""Exit codes and error messages of the command line. Expected errors have no traceback.
 
 | code | |
 |---|---|
 | 0 | done |
-| 1 | the service refused it, or something has to be put right first; doctor found something |
+| 1 | the service rejected the request, an argument or file is invalid, or doctor found a problem |
 | 2 | wrong usage |
-| 3 | the service cannot be reached, or cannot answer now |
-| 4 | it did not come in the time that was given to wait |
+| 3 | the service is unreachable, or cannot respond now |
+| 4 | timeout of `--wait` or of a bulk command |
 | 130 | Ctrl-C |
 """
 
@@ -23,17 +23,17 @@ REFUSED, UNREACHABLE, NOT_IN_TIME, INTERRUPTED = 1, 3, 4, 130
 
 
 class CommandRejected(UserError):
-    """The command was noted, and will not be carried out."""
+    """The command was stored, but did not and will not apply."""
 
 
 class TimedOut(UserError):
-    """What was waited for has not come."""
+    """The command did not apply in time."""
 
 
 def run(cli: Callable[[], object]) -> None:
-    """Run the command line, and end the process with its exit code."""
+    """Run the command line and exit with its code."""
     for stream in (sys.stdout, sys.stderr):
-        # A name that a narrow terminal cannot show is shown by its code, and is no error.
+        # Print characters that the terminal's encoding lacks as escapes instead of failing.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -41,45 +41,34 @@ def run(cli: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except Exception as error:
-        # Imported here, where somebody has imported it already: it is the one thing slow to import.
+        # A slow import, and an error of the rules has made it already.
         from remotelr.rules.errors import RulesError
 
         if not isinstance(error, UserError | RemoteLRError | RulesError | ServiceError):
             raise
-        _say(error)
-        sys.exit(_code(error))
+        name, code = _kind(error)
+        # The parsed options are out of reach here.
+        as_json = "--json" in sys.argv
+        print(json.dumps(_document(error, name)) if as_json else f"remotelr: {_line(error)}", file=sys.stderr)
+        sys.exit(code)
 
 
-def _code(error: Exception) -> int:
+def _kind(error: Exception) -> tuple[str, int]:
+    """The error's `code` in JSON and the exit code."""
     if isinstance(error, ServiceUnreachable):
-        return UNREACHABLE
-    return NOT_IN_TIME if isinstance(error, TimedOut) else REFUSED
+        return "unreachable", UNREACHABLE
+    return ("not_in_time", NOT_IN_TIME) if isinstance(error, TimedOut) else ("mistake", REFUSED)
 
 
-def _say(error: Exception) -> None:
-    # The options are known only to the command that failed; the word itself is enough here.
-    if "--json" in sys.argv:
-        print(json.dumps(_document(error)), file=sys.stderr)
-        return
-    print(f"remotelr: {_line(error)}", file=sys.stderr)
-
-
-def _document(error: Exception) -> dict[str, object]:
+def _document(error: Exception, code: str) -> dict[str, object]:
     if isinstance(error, ServiceRefused):
         return {**error.members, "code": error.code, "detail": error.detail, "status": error.status}
-    code = (
-        "unreachable"
-        if isinstance(error, ServiceUnreachable)
-        else "not_in_time"
-        if isinstance(error, TimedOut)
-        else "mistake"
-    )
     return {"code": code, "detail": str(error)}
 
 
 def _line(error: Exception) -> str:
     if isinstance(error, ServiceUnreachable):
-        return safe(f"{error}: `remotelr doctor` looks for the cause")
+        return safe(f"{error}; run `remotelr doctor` to find the cause")
     if isinstance(error, ServiceRefused) and error.status == 401:
-        return safe(f"{error}: set REMOTELR_TOKEN, or REMOTELR_TOKEN_FILE")
+        return safe(f"{error}; set REMOTELR_TOKEN or REMOTELR_TOKEN_FILE")
     return safe(error)

@@ -1,7 +1,7 @@
-"""The service as the terminal asks it: JSON there, JSON back, whatever the call.
+"""The HTTP client of the command line: it sends and reads JSON.
 
-Every order carries an `Idempotency-Key`, so that asking again counts once. httpx is imported when somebody is asked:
-`remotelr --help` and `remotelr serve` begin sooner for it.
+Commands carry an `Idempotency-Key`, so a repeated command counts once. httpx is imported with the first client, not
+with this module: `remotelr --help` and `remotelr serve` start sooner.
 """
 
 import json
@@ -20,37 +20,37 @@ from remotelr_service.errors import UserError
 if TYPE_CHECKING:
     import httpx
 
-# Where a setting comes from that nobody made.
+# The source of a setting that has no value.
 NOT_SET = "not set"
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
-# A person waits for it: long enough for a service that is busy, and not so long for one that is not there.
+# An operator waits for the response: longer than a busy service takes, shorter than a missing one is worth.
 TIMEOUT_S = 30.0
 _CONNECT_S = 10.0
 
-# The largest page the service gives.
+# The service's largest page.
 PAGE = 200
 
-# Statuses after which the same request may succeed, when the service says after how long.
+# With `Retry-After`, the same request may succeed later.
 _BUSY = (429, 503)
 
 Json = dict[str, Any]
 
 
 class NotUnderstood(UserError):
-    """The answer lacks what every answer of this release has."""
+    """A response lacks a member that this release requires."""
 
 
 class _Answer(Json):
-    """A JSON object of the service; a member that it lacks is somebody's mistake, and not a programmer's."""
+    """A JSON object of a response. A missing member is a UserError instead of a KeyError with a traceback."""
 
     def __missing__(self, name: str) -> Any:
-        raise NotUnderstood(f"the answer has no {name!r}: is this a RemoteLR service, and of this release?")
+        raise NotUnderstood(f"the response has no {name!r}; check that this is a RemoteLR service of this release")
 
 
 def address(given: str | None = None) -> tuple[str, str]:
-    """The address of the service, and where it was found. Raises Mistake for what is none."""
+    """The service's URL and its source. Raises UserError for an invalid URL."""
     named = os.environ.get("REMOTELR_URL")
     url, source = (given, "--url") if given else (named, "REMOTELR_URL") if named else (DEFAULT_URL, "default")
     try:
@@ -58,22 +58,22 @@ def address(given: str | None = None) -> tuple[str, str]:
     except ValueError as error:
         raise UserError(f"{source}: {error}") from None
     if not urlsplit(found).hostname:
-        raise UserError(f"{source}: the service's address names a host, as in http://127.0.0.1:8000; {url!r} does not")
+        raise UserError(f"{source}: the URL must name a host, as in http://127.0.0.1:8000, got {url!r}")
     return found, source
 
 
 def token_source() -> str:
-    """Where the token is found, or NOT_SET.
+    """The variable that holds the token or the path of its file, or NOT_SET.
 
-    It is no option: what is typed stands in the list of processes and in the shell's history.
+    There is no option for it: arguments are visible in the process list and in the shell's history.
     """
     return next((name for name in ("REMOTELR_TOKEN", "REMOTELR_TOKEN_FILE") if os.environ.get(name)), NOT_SET)
 
 
 def credentials(url: str) -> dict[str, str]:
-    """The header that carries the token, as every client sends it; none where there is no token.
+    """The authorization header; empty without a token.
 
-    Raises Mistake for what can be no token, and where others could read it on its way.
+    Raises UserError for an invalid token, and for a URL that would send it unencrypted to another machine.
     """
     try:
         return _token.bearer(url)
@@ -81,15 +81,21 @@ def credentials(url: str) -> dict[str, str]:
         raise UserError(str(error)) from None
 
 
+def without_none(**members: Any) -> Json:
+    """The members that are not None."""
+    return {name: value for name, value in members.items() if value is not None}
+
+
 class NotSent(ServiceUnreachable):
-    """There was nobody to send it to: nothing can have come of it."""
+    """No connection was made, so the service did not receive the request."""
 
 
 class ServiceClient:
-    """A service at an address. A context manager: at its end the connection is closed.
+    """A client of the service at `url`; a context manager that closes its connection.
 
-    Every call raises ServiceRefused and ServiceUnreachable, and takes at most `timeout_s` seconds
-    with its tries.
+    timeout_s: limit of a call in seconds, retries included.
+
+    Every call raises ServiceRefused and ServiceUnreachable.
     """
 
     def __init__(self, url: str, headers: Mapping[str, str] | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
@@ -97,10 +103,14 @@ class ServiceClient:
 
         self.url = url
         self.timeout_s = timeout_s
-        sent = {"accept": "application/json", **(headers or {})}
-        # Without TLS there is nothing to verify, and reading all certificates takes longer than the rest of a command.
+        # Loading the certificates takes longer than the rest of a command; plain http needs none.
         with_tls = url.startswith("https://")
-        self._http = httpx.Client(headers=sent, timeout=_timeout(timeout_s), verify=with_tls, follow_redirects=False)
+        self._http = httpx.Client(
+            headers={"accept": "application/json", **(headers or {})},
+            timeout=_timeout(timeout_s),
+            verify=with_tls,
+            follow_redirects=False,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -109,39 +119,30 @@ class ServiceClient:
         self._http.close()
 
     def get(self, path: str, **params: object) -> Json:
-        return self.ask("GET", path, params=params)
+        return self.request("GET", path, params=params)
 
-    def post(self, path: str, body: Mapping[str, Any]) -> Json:
-        return self.ask("POST", path, body=body)
+    def send_command(self, path: str, body: Mapping[str, Any], key: str | None) -> Json:
+        """POST a command; if the response is lost, send the command once more.
 
-    def order(self, path: str, body: Mapping[str, Any], key: str | None) -> Json:
-        """What came of an order; asked once more where its answer was lost.
-
-        key: the same key is the same order; random when not given. When the second answer is lost, too,
-        ServiceUnreachable names it: nobody knows then whether the order was noted.
+        key: the idempotency key; random if None. If the second response is lost too, the error names the key, because
+        the command may have been stored.
         """
         headers = {"idempotency-key": key or uuid.uuid4().hex}
         began = time.monotonic()
         try:
-            return self.ask("POST", path, body=body, headers=headers)
+            return self.request("POST", path, body=body, headers=headers)
         except NotSent:
             raise
         except ServiceUnreachable:
             pass
         try:
-            return self.ask("POST", path, body=body, headers=headers)
+            return self.request("POST", path, body=body, headers=headers)
         except ServiceUnreachable as error:
-            said = f"{error.reason}; to say it again so that it counts once, add --key {headers['idempotency-key']}"
-            raise self._unreachable(said, 2, began) from None
-
-    def put(self, path: str, body: Mapping[str, Any]) -> Json:
-        return self.ask("PUT", path, body=body)
-
-    def delete(self, path: str) -> Json:
-        return self.ask("DELETE", path)
+            reason = f"{error.reason}; to repeat the command without a second effect, add --key "
+            raise self._unreachable(reason + headers["idempotency-key"], 2, began) from None
 
     def pages(self, path: str, member: str, *, after: object = None, **params: object) -> Iterator[Json]:
-        """The items of a list, fetched page by page as they are asked for."""
+        """The items of a list; each page is fetched when it is needed."""
         while True:
             page = self.get(path, **{"limit": PAGE, **params, "after": after})
             yield from page[member]
@@ -149,7 +150,7 @@ class ServiceClient:
             if after is None:
                 return
 
-    def ask(
+    def request(
         self,
         method: str,
         path: str,
@@ -158,49 +159,46 @@ class ServiceClient:
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Json:
-        """The answer's JSON object; an empty one where there is none to read."""
+        """The response's JSON object; empty for 204. A busy service is retried after its `Retry-After`."""
         began, tries = time.monotonic(), 0
         while True:
             tries += 1
-            response = self._send(method, path, began=began, params=_given(params or {}), body=body, headers=headers)
+            response = self._send(method, path, began=began, params=params, body=body, headers=headers)
             pause_s = _retry_after_s(response)
             if pause_s is None or time.monotonic() - began + pause_s > self.timeout_s:
                 return self._read(response, tries, began)
             time.sleep(pause_s)
 
-    def text(self, method: str, path: str, kind: str, *, body: Mapping[str, Any] | None = None) -> str:
-        """An answer that is no JSON but of this media type."""
+    def text(self, method: str, path: str, media_type: str, *, body: Mapping[str, Any] | None = None) -> str:
+        """The response's text in this media type."""
         began = time.monotonic()
-        response = self._send(method, path, began=began, body=body, headers={"accept": kind})
-        if not response.headers.get("content-type", "").startswith(kind):
+        response = self._send(method, path, began=began, body=body, headers={"accept": media_type})
+        if not response.headers.get("content-type", "").startswith(media_type):
             self._read(response, 1, began)
-            raise self._unreachable(f"there is no {kind} to be had: is the service of an older release?", 1, began)
+            raise self._unreachable(f"the service does not offer {media_type}; update the service", 1, began)
         return response.text
 
-    def answer(self, path: str) -> "httpx.Response":
-        """The bare answer to a GET, whatever it is. Raises ServiceUnreachable."""
+    def response(self, path: str) -> "httpx.Response":
+        """The raw response to a GET, of any status. Raises ServiceUnreachable."""
         return self._send("GET", path, began=time.monotonic())
 
     @contextmanager
     def stream(self, path: str, **params: object) -> Iterator[Iterator[str]]:
-        """The lines of an event stream, as they come. Raises ServiceRefused and ServiceUnreachable.
-
-        Every quarter of a minute at least a line comes, if only to say that the line is open.
-        """
+        """The lines of an event stream as they arrive. Raises ServiceRefused and ServiceUnreachable."""
         import httpx
 
         began = time.monotonic()
-        accept = {"accept": "text/event-stream"}
+        # The service sends at least a comment every 15 s.
+        timeout, headers = _timeout(60.0), {"accept": "text/event-stream"}
+        query = without_none(**params)
         try:
-            with self._http.stream(
-                "GET", self.url + path, params=_given(params), headers=accept, timeout=_timeout(60.0)
-            ) as response:
+            with self._http.stream("GET", self.url + path, params=query, headers=headers, timeout=timeout) as response:
                 if not response.is_success:
                     response.read()
                     self._read(response, 1, began)
                 yield response.iter_lines()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise self._unreachable(_words(error), 1, began) from None
+            raise self._unreachable(_message(error), 1, began) from None
 
     def _send(
         self,
@@ -208,7 +206,7 @@ class ServiceClient:
         path: str,
         *,
         began: float,
-        params: Mapping[str, str] | None = None,
+        params: Mapping[str, object] | None = None,
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> "httpx.Response":
@@ -217,16 +215,17 @@ class ServiceClient:
         try:
             content = None if body is None else json.dumps(body, allow_nan=False)
         except ValueError:
-            raise UserError("nan and inf are no numbers that can be ordered") from None
-        typed = {} if body is None else {"content-type": "application/json"}
+            raise UserError("numbers must be finite, got nan or inf") from None
+        sent = {} if body is None else {"content-type": "application/json"}
+        query = without_none(**params) if params else None
         try:
             return self._http.request(
-                method, self.url + path, params=params, content=content, headers={**typed, **(headers or {})}
+                method, self.url + path, params=query, content=content, headers={**sent, **(headers or {})}
             )
         except httpx.ConnectError as error:
-            raise NotSent(self.url, 1, _words(error), time.monotonic() - began) from None
+            raise NotSent(self.url, 1, _message(error), time.monotonic() - began) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise self._unreachable(_words(error), 1, began) from None
+            raise self._unreachable(_message(error), 1, began) from None
 
     def _read(self, response: "httpx.Response", tries: int, began: float) -> Json:
         if response.status_code == 204:
@@ -234,8 +233,8 @@ class ServiceClient:
         document = _document(response)
         if document is None:
             kind = response.headers.get("content-type", "no content type")
-            said = f"HTTP {response.status_code} ({kind}), where JSON was expected: is this a RemoteLR service?"
-            raise self._unreachable(said, tries, began)
+            reason = f"expected JSON, got HTTP {response.status_code} ({kind}); check that this is a RemoteLR service"
+            raise self._unreachable(reason, tries, began)
         if response.is_success:
             return document
         detail = str(document.get("detail") or document.get("title") or f"HTTP {response.status_code}")
@@ -254,29 +253,20 @@ def _timeout(seconds: float) -> "httpx.Timeout":
 
 
 def connect(url: str | None, *, timeout_s: float = TIMEOUT_S) -> ServiceClient:
-    """The service that the option or the environment names. Raises Mistake."""
+    """A client of the service that the option or the environment names. Raises UserError."""
     found, _ = address(url)
     return ServiceClient(found, credentials(found), timeout_s=timeout_s)
 
 
 def run_path(run: str, *more: str) -> str:
-    """Raises Mistake for what would be the path of something else; the service says what else is no key."""
+    """The path of a run. Raises UserError for a key that would change the path; the service checks the rest."""
     if run in ("", ".", ".."):
-        raise UserError(f"{run!r} is no run's key")
+        raise UserError(f"a run's key must not be empty, '.' or '..', got {run!r}")
     return "/".join(["/v1/runs", quote(run, safe=""), *more])
 
 
-def _given(params: Mapping[str, object]) -> dict[str, str]:
-    words = {True: "true", False: "false"}
-    return {
-        name: words[value] if isinstance(value, bool) else str(value)
-        for name, value in params.items()
-        if value is not None
-    }
-
-
 def _retry_after_s(response: "httpx.Response") -> float | None:
-    """The pause to make before the same request is worth another try; None when it is not."""
+    """Seconds to wait before a retry; None if a retry is useless."""
     header = response.headers.get("retry-after", "")
     return float(header) if response.status_code in _BUSY and header.isdecimal() else None
 
@@ -292,6 +282,6 @@ def _document(response: "httpx.Response") -> Json | None:
     return document if isinstance(document, dict) else None
 
 
-def _words(error: Exception) -> str:
-    """What happened, for people: some errors of httpx say nothing but their name."""
+def _message(error: Exception) -> str:
+    """The error's text; some errors of httpx have only a name."""
     return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""JSON that a person hands over: in a file, through a pipe, or typed."""
+"""JSON arguments: a file, stdin, or the JSON itself."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from remotelr_service.errors import UserError
 
 
 def read_document(given: str) -> Any:
-    """The JSON in a file, on stdin (`-`), or in the argument itself. Raises Mistake."""
+    """The JSON of a file, of stdin (`-`), or of the argument itself. Raises UserError."""
     if given == "-":
         text, source = sys.stdin.read(), "stdin"
     elif given.lstrip().startswith(("{", "[")):
@@ -18,7 +18,7 @@ def read_document(given: str) -> Any:
         try:
             text, source = Path(given).read_text(encoding="utf-8"), given
         except UnicodeDecodeError:
-            raise UserError(f"{given} is not text") from None
+            raise UserError(f"{given} is not a text file; give a file of JSON") from None
         except OSError as error:
             raise UserError(f"{given} cannot be read: {error.strerror}") from None
     try:
@@ -28,8 +28,8 @@ def read_document(given: str) -> Any:
 
 
 def read_object(given: str) -> dict[str, Any]:
-    """As `read_document`, where it has to be an object. Raises Mistake."""
+    """The JSON object that `read_document` reads. Raises UserError for any other JSON."""
     document = read_document(given)
     if isinstance(document, dict):
         return document
-    raise UserError(f"a JSON object is needed, not {repr(document)[:60]}")
+    raise UserError(f"expected a JSON object, got {repr(document)[:60]}")

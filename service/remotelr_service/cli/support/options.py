@@ -1,8 +1,8 @@
-"""Options that several commands share, each with its help and what the shell offers to complete it with."""
+"""Options of several commands, with their help and shell completion."""
 
 import getpass
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -10,12 +10,12 @@ from remotelr.errors import RemoteLRError
 from remotelr_service.cli.support.http_client import NOT_SET, connect, token_source
 from remotelr_service.errors import UserError
 
-# A shell that waits for its suggestions is worse than one without.
+# A completion that blocks the shell for longer is worse than none.
 _COMPLETION_S = 1.0
 
 
 def complete_run(incomplete: str) -> list[str]:
-    """The runs there are, for the shell; none when the service does not answer at once."""
+    """Run keys for the shell; empty if the service does not respond in time."""
     return _keys("/v1/runs", "runs", "run", incomplete)
 
 
@@ -24,15 +24,15 @@ def complete_experiment(incomplete: str) -> list[str]:
 
 
 def _keys(path: str, member: str, name: str, incomplete: str) -> list[str]:
-    with suppress(RemoteLRError, UserError), connect(None, timeout_s=_COMPLETION_S) as desk:
-        keys = [str(item[name]) for item in desk.get(path, limit=200)[member]]
+    with suppress(RemoteLRError, UserError), connect(None, timeout_s=_COMPLETION_S) as service:
+        keys = [str(item[name]) for item in service.get(path, limit=200)[member]]
         return [key for key in keys if key.startswith(incomplete)]
     return []
 
 
 RunKey = Annotated[str, typer.Argument(metavar="RUN", help="The run's key.", autocompletion=complete_run)]
 ExperimentKey = Annotated[
-    str, typer.Argument(metavar="EXPERIMENT", help="The experiment's key.", autocompletion=complete_experiment)
+    str, typer.Argument(metavar="EXPERIMENT", help="The experiment's name.", autocompletion=complete_experiment)
 ]
 
 Url = Annotated[
@@ -41,7 +41,7 @@ Url = Annotated[
         "--url", help="Address of the service [REMOTELR_URL, else http://127.0.0.1:8000].", show_default=False
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 InExperiment = Annotated[
     str | None,
@@ -54,20 +54,17 @@ WithStatus = Annotated[
     str | None, typer.Option("--status", "-s", help="Only runs that are running, completed, failed or stopped.")
 ]
 
-Reason = Annotated[str | None, typer.Option("--reason", "-m", help="Why, for the log.")]
-Actor = Annotated[str | None, typer.Option("--actor", help="Who, for the log, where there are no tokens [USER].")]
+Reason = Annotated[str | None, typer.Option("--reason", "-m", help="The reason, for the log.")]
+Actor = Annotated[
+    str | None, typer.Option("--actor", help="The operator's name, for the log; a token's name replaces it [USER].")
+]
 Key = Annotated[
-    str | None, typer.Option("--key", help="The same key is the same command: repeating it changes nothing.")
+    str | None, typer.Option("--key", help="Idempotency key: a repeated command with this key counts once.")
 ]
 
 
-def given(**members: Any) -> dict[str, Any]:
-    """Those that were given at all."""
-    return {name: value for name, value in members.items() if value is not None}
-
-
 def actor_of(actor: str | None) -> str | None:
-    """Who orders: as said; a token has a name of its own; else who is logged in here."""
+    """The operator's name: as given; None with a token, which has a name; else the user of this machine."""
     if actor is not None or token_source() != NOT_SET:
         return actor
     try:
@@ -77,8 +74,8 @@ def actor_of(actor: str | None) -> str | None:
 
 
 def tag_pair(text: str) -> tuple[str, str]:
-    """NAME:VALUE as the two. Raises Mistake."""
+    """Name and value of NAME:VALUE. Raises UserError."""
     name, colon, value = text.partition(":")
     if not colon:
-        raise UserError(f"a tag is NAME:VALUE, not {text!r}")
+        raise UserError(f"a tag must be NAME:VALUE, got {text!r}")
     return name, value

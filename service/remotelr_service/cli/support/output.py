@@ -1,6 +1,6 @@
-"""How things look in a terminal: numbers, ages, sparklines, tables. Nothing here asks a service.
+"""Output of the command line: JSON, numbers, ages, sparklines and tables.
 
-rich is imported when something is drawn: `remotelr --help` and `remotelr serve` begin sooner for it.
+rich is imported with the first drawing, not with this module: `remotelr --help` and `remotelr serve` start sooner.
 """
 
 import json
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _PLAIN_BLOCKS = "_.-=+*#@"
 
-# Where output goes to a file or a pipe, a line is as long as what it says.
+# Wide enough that no line of a file or pipe is cut.
 _PIPE_WIDTH = 1000
 
 _STATUS_STYLES = {"running": "green", "completed": "blue", "failed": "red", "stopped": "yellow", "stalled": "red"}
-_LIFE_STYLES = {"applied": "green", "rejected": "red", "queued": "yellow", "delivered": "cyan"}
+_STATE_STYLES = {"applied": "green", "rejected": "red", "queued": "yellow", "delivered": "cyan"}
 
 
 def console(*, errors: bool = False) -> "Console":
-    """The terminal. Without one there are no colours, and no line is cut; `NO_COLOR` is heeded."""
+    """The console of stdout or stderr. Without a terminal, and with `NO_COLOR`, there are no colours."""
     from rich.console import Console
 
     file = sys.stderr if errors else sys.stdout
@@ -35,7 +35,7 @@ def console(*, errors: bool = False) -> "Console":
 
 
 def show(document: Any, as_json: bool, draw: "Callable[[], RenderableType]") -> None:
-    """Print the document: as JSON for programs, or as `draw` makes it for people."""
+    """Print the document as JSON, or else what `draw` returns."""
     if as_json:
         print_json(document)
     else:
@@ -43,7 +43,7 @@ def show(document: Any, as_json: bool, draw: "Callable[[], RenderableType]") -> 
 
 
 def print_drawn(drawn: "RenderableType") -> None:
-    """Print it; into a pipe without the blanks that fill a table's lines."""
+    """Print a drawing; into a pipe, without the trailing blanks of table lines."""
     terminal = console()
     if terminal.is_terminal:
         terminal.print(drawn)
@@ -59,18 +59,18 @@ def print_json(document: Any) -> None:
 
 
 def print_line(document: Any) -> None:
-    """The document on a line of its own, at once: for who reads while we write."""
+    """Print the document on one line and flush, for programs that read along."""
     sys.stdout.write(json.dumps(document) + "\n")
     sys.stdout.flush()
 
 
 def say(line: str) -> None:
-    """A remark beside the result: on stderr, so that the result can be piped on."""
+    """Print a remark to stderr, so that stdout holds the result only."""
     console(errors=True).print(safe(line))
 
 
 def safe(value: object) -> str:
-    """The value as text that can only be read: whatever could steer a terminal is shown as its code."""
+    """The value as text with control characters escaped, so that it cannot control the terminal."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(value))
 
 
@@ -79,12 +79,12 @@ def rate(value: float | None) -> str:
 
 
 def measured(value: float | str | None) -> str:
-    """A metric, which may be the name of what is no number."""
+    """A metric; values that are not finite arrive as their name."""
     return "" if value is None else value if isinstance(value, str) else f"{value:.5g}"
 
 
 def ago(time: str, now: datetime | None = None) -> str:
-    """How long ago an ISO 8601 time was."""
+    """The age of an ISO 8601 time."""
     seconds = ((now or datetime.now(UTC)) - datetime.fromisoformat(time)).total_seconds()
     if seconds < 1.5:
         return "now"
@@ -95,7 +95,7 @@ def ago(time: str, now: datetime | None = None) -> str:
 
 
 def clock(time: str) -> str:
-    """An ISO 8601 time as a clock on this wall says it."""
+    """An ISO 8601 time in the local time zone; with the date, unless it is today's."""
     moment = datetime.fromisoformat(time).astimezone()
     today = datetime.now(UTC).astimezone().date()
     return moment.strftime("%H:%M:%S" if moment.date() == today else "%Y-%m-%d %H:%M")
@@ -107,10 +107,10 @@ def status(name: str) -> "Text":
     return Text(name, _STATUS_STYLES.get(name, ""))
 
 
-def life(name: str) -> "Text":
+def state(name: str) -> "Text":
     from rich.text import Text
 
-    return Text(name, _LIFE_STYLES.get(name, "dim"))
+    return Text(name, _STATE_STYLES.get(name, "dim"))
 
 
 def tags(named: Mapping[str, str]) -> str:
@@ -118,9 +118,9 @@ def tags(named: Mapping[str, str]) -> str:
 
 
 def spark(values: Sequence[float], width: int = 20, *, logarithmic: bool = False) -> str:
-    """The newest values as a line of bars. What is no finite number is an x.
+    """The newest `width` values as a line of bars; a value that is not finite is an x.
 
-    logarithmic: a fall from 1 to 0.1 is as high as one from 0.1 to 0.01, as rates are read.
+    logarithmic: the bars show the logarithm, so that a fall from 1 to 0.1 equals one from 0.1 to 0.01.
     """
     shown = values[-width:]
     heights = [_height(value, logarithmic) for value in shown]
@@ -131,7 +131,7 @@ def spark(values: Sequence[float], width: int = 20, *, logarithmic: bool = False
 
 
 def thinned(values: Sequence[float], width: int) -> list[float]:
-    """At most so many of the values, from the first to the last, evenly."""
+    """At most `width` of the values, evenly spaced, with the first and the last."""
     if len(values) <= width:
         return list(values)
     return [values[round(place / (width - 1) * (len(values) - 1))] for place in range(width)]
@@ -142,17 +142,16 @@ def _height(value: float, logarithmic: bool) -> float | None:
         return None
     if not logarithmic:
         return value
-    # A rate of 0 is as low as it goes.
     return math.log(value) if value > 0 else -math.inf
 
 
 def _level(height: float, low: float, high: float, levels: int) -> int:
-    """A line that does not change runs along the bottom."""
+    """The level of a bar. Constant values are at the bottom."""
     return 0 if high == low or height == -math.inf else min(int((height - low) / (high - low) * levels), levels - 1)
 
 
 def shows(characters: str) -> bool:
-    """Whether the terminal's encoding has these."""
+    """Whether the encoding of stdout has these characters."""
     try:
         characters.encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:
@@ -161,7 +160,7 @@ def shows(characters: str) -> bool:
 
 
 def table(*columns: str, right: Iterable[str] = ()) -> "Table":
-    """An empty table with these columns; those in `right` hold numbers."""
+    """An empty table with these columns; those in `right` are aligned right."""
     from rich.table import Table
 
     numbers = set(right)
@@ -174,13 +173,13 @@ def table(*columns: str, right: Iterable[str] = ()) -> "Table":
 
 
 def facts(pairs: "Mapping[str, RenderableType | None]") -> "Table":
-    """Names and what is said of them, one to a line; those with nothing to say are left out."""
+    """A table of names and values, without the empty ones."""
     from rich.table import Table
 
     made = Table.grid(padding=(0, 2, 0, 0))
     made.add_column(style="dim", no_wrap=True)
     made.add_column(overflow="fold")
-    for name, said in pairs.items():
-        if said is not None and said != "":
-            made.add_row(name, said)
+    for name, value in pairs.items():
+        if value is not None and value != "":
+            made.add_row(name, value)
     return made

@@ -1,4 +1,4 @@
-"""A curve drawn with characters: dots of braille, eight to a character, or stars where there is no braille."""
+"""A curve as text: braille characters of eight dots, or stars if the encoding has no braille."""
 
 import math
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ _BRAILLE = 0x2800
 
 
 def plot(values: Sequence[float], *, start: int = 0, width: int = 72, height: int = 12, unit: str = "epoch") -> str:
-    """The curve of `values`, the first of which stands at position `start`, with its axes.
+    """The curve of `values` with its axes. Values that are not finite are left out.
 
-    width, height: of the picture, in characters. A position that is no finite number is left out.
+    start: position of the first value. width, height: of the plot area, in characters.
     """
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
@@ -37,7 +37,7 @@ def _value_at(values: Sequence[float], column: int, columns: int) -> float:
 
 
 def _row(value: float, rows: int, low: float, high: float) -> int | None:
-    """Row 0 is at the top; None for what is no number. A line that does not change runs along the middle."""
+    """The row, 0 at the top; None for a value that is not finite. Constant values are in the middle."""
     if not math.isfinite(value):
         return None
     share = 0.5 if high == low else (value - low) / (high - low)
@@ -45,7 +45,7 @@ def _row(value: float, rows: int, low: float, high: float) -> int | None:
 
 
 def _covered(before: int | None, row: int | None) -> range:
-    """The rows that the curve covers in a column: down, or up, from that of the column before."""
+    """The rows that the curve covers in a column, from the row of the column before."""
     if row is None:
         return range(0)
     if before is None or before == row:

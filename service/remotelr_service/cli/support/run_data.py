@@ -1,14 +1,13 @@
-"""What the service's JSON says of runs: which are meant, how one stands, and its curve."""
+"""Runs as JSON of the service: selection, curves, and short texts for tables."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from remotelr_service.cli.support import output
 from remotelr_service.cli.support.http_client import Json, ServiceClient, run_path
 
 
 def selected(
-    desk: ServiceClient,
+    service: ServiceClient,
     *,
     experiment: str | None,
     tag: list[str] | None,
@@ -16,12 +15,12 @@ def selected(
     stalled: bool = False,
     limit: int | None = None,
 ) -> list[Json]:
-    """The runs with all of these, at most `limit`."""
+    """The runs that match all conditions, at most `limit`."""
     wanted = [(name, value) for name, _, value in (each.partition(":") for each in tag or ())]
     found: list[Json] = []
-    asked = {"experiment": experiment, "tag": tag[0] if tag else None, "status": status, "stalled": stalled or None}
-    for run in desk.pages("/v1/runs", "runs", **asked):
-        # The service looks for one tag; a run that lacks another one is left out here.
+    query = {"experiment": experiment, "tag": tag[0] if tag else None, "status": status, "stalled": stalled or None}
+    for run in service.pages("/v1/runs", "runs", **query):
+        # The service filters by one tag only.
         if all(run["tags"].get(name) == value for name, value in wanted):
             found.append(run)
         if limit is not None and len(found) >= limit:
@@ -29,25 +28,25 @@ def selected(
     return found
 
 
-def curve_of(desk: ServiceClient, run: Json, epochs: int) -> list[Json]:
-    """The newest reports that count, one for each epoch: those of rank 0. At least so many epochs, where there are."""
-    reports = desk.pages(run_path(run["run"], "history"), "reports", after=place_before(run, epochs))
-    return counting(reports)
+def curve_of(service: ServiceClient, run: Json, epochs: int) -> list[Json]:
+    """The newest effective reports of rank 0: at least `epochs` of them, if the run has as many."""
+    reports = service.pages(run_path(run["run"], "history"), "reports", after=seq_before(run, epochs))
+    return effective(reports)
 
 
-def counting(reports: Iterable[Json]) -> list[Json]:
-    """One report for each epoch that counts."""
+def effective(reports: Iterable[Json]) -> list[Json]:
+    """The effective reports of rank 0, one per epoch."""
     return [each for each in reports if each["superseded_by"] is None and each["rank"] == 0]
 
 
-def place_before(run: Json, epochs: int) -> int | None:
-    """A place in the run's log after which lie its newest epochs, some commands among them; None for its beginning."""
+def seq_before(run: Json, epochs: int) -> int | None:
+    """A number in the run's log before its newest epochs, with room for some commands; None for the log's start."""
     back = run["decision"]["seq"] - 2 * epochs * run["world_size"]
     return back if back > 0 else None
 
 
 def rates_of(curve: list[Json]) -> list[float]:
-    """The rates that were used, as far as anybody says; else those that were told."""
+    """The used rate of each report; if the trainer did not report it, the decided rate."""
     return [
         each["learning_rate"] if each["used_learning_rate"] is None else each["used_learning_rate"] for each in curve
     ]
@@ -58,36 +57,30 @@ def losses_of(curve: list[Json], metric: str | None) -> list[float]:
 
 
 def main_metric(run: Json, curve: list[Json]) -> str | None:
-    """What to draw of a run: what its policy looks at, else a loss."""
-    measured: set[str] = {name for each in curve for name in each["metrics"]}
-    looked_at = monitored(run["policy"])
-    wanted = [*([looked_at] if looked_at else []), "val_loss", "loss", *sorted(measured)]
-    return next((name for name in wanted if name in measured), None)
+    """The metric to draw: the first reported one of the policy's monitors, `val_loss`, `loss` and all others."""
+    from remotelr.rules import InvalidPolicy, policy_from_json
+
+    reported: set[str] = {name for each in curve for name in each["metrics"]}
+    try:
+        monitors = policy_from_json(run["policy"]).monitors()
+    except InvalidPolicy:
+        # The service may be of a newer release.
+        monitors = ()
+    return next((name for name in (*monitors, "val_loss", "loss", *sorted(reported)) if name in reported), None)
 
 
 def status_text(run: Json) -> str:
-    """The run's status, or that it has not been heard of for too long."""
+    """The run's status, or `stalled`."""
     return "stalled" if run.get("stalled") else str(run["status"])
 
 
 def progress(run: Json) -> str:
-    """The epoch, and of how many."""
+    """The epoch, and the total if it is known."""
     return f"{run['epoch']}/{run['total_epochs']}" if run["total_epochs"] else str(run["epoch"])
 
 
-def monitored(node: Any) -> str | None:
-    """The first metric that any node of the policy names."""
-    if isinstance(node, dict):
-        if isinstance(node.get("monitor"), str):
-            return str(node["monitor"])
-        return next((name for each in node.values() if (name := monitored(each))), None)
-    if isinstance(node, list):
-        return next((name for each in node if (name := monitored(each))), None)
-    return None
-
-
 def policy_summary(policy: Json) -> str:
-    """A policy in one line: its schedule and what was said of it."""
+    """The policy in one line: its schedule, its parameters and its unit."""
     node = policy.get("schedule", policy)
     parts = [part for part in node.get("schedules", []) if isinstance(part, dict)]
     inner = ", ".join(str(part.get("type")) for part in parts) or ", ".join(
