@@ -1,4 +1,4 @@
-"""docs/operating.md: every command in it is one that the command line takes."""
+"""The command line accepts every command of docs/operating.md."""
 
 import re
 import shlex
@@ -10,7 +10,7 @@ PAGE = (Path(__file__).parent.parent.parent / "docs" / "operating.md").read_text
 
 
 def commands() -> list[str]:
-    """The commands of the page: lines that begin with the word in its blocks, and those between backticks."""
+    """The commands of the page: lines of its blocks that begin with `remotelr`, and those in backticks."""
     blocks = re.findall(r"^remotelr [a-z-].*$", "\n".join(re.findall(r"```\n(.*?)```", PAGE, re.DOTALL)), re.MULTILINE)
     return sorted({line.partition(" | ")[0] for line in [*blocks, *re.findall(r"`(remotelr [a-z][^`]* [^`]*)`", PAGE)]})
 
@@ -20,13 +20,13 @@ def test_the_page_has_commands():
 
 
 @pytest.mark.parametrize("command", commands())
-def test_a_command_of_the_page_is_understood(terminal, command):
+def test_a_command_of_the_page_is_accepted(terminal, command):
     words = shlex.split(command)[1:]
 
-    # Help is asked for, so nothing is done; what is not understood is refused before.
-    said = terminal(*words, "--help")
+    # With --help nothing runs, and invalid arguments still fail.
+    result = terminal(*words, "--help")
 
-    assert (0, "") == (said.code, said.err)
+    assert (0, "") == (result.code, result.err)
 
 
 def test_the_page_names_every_noun_and_every_exit_code(terminal):

@@ -1,4 +1,4 @@
-"""How things look: pure functions, one line to read each."""
+"""Output of the command line."""
 
 from datetime import UTC, datetime, timedelta
 from math import inf, nan
@@ -20,20 +20,20 @@ from remotelr_service.cli.support.plot import plot
         ([nan], "x"),
     ],
 )
-def test_values_become_bars_and_what_is_no_number_an_x(values, bars):
+def test_a_sparkline_shows_bars_and_an_x_for_values_that_are_not_finite(values, bars):
     assert bars == output.spark(values)
 
 
-def test_a_fall_to_a_tenth_is_as_high_wherever_it_is_and_nothing_is_below_zero():
+def test_a_logarithmic_sparkline_shows_equal_factors_equally():
     assert "█▅▁" == output.spark([1.0, 0.1, 0.01], logarithmic=True)
     assert "█▁▁" == output.spark([1.0, 0.1, 0.0], logarithmic=True)
 
 
-def test_the_newest_values_are_drawn():
+def test_a_sparkline_shows_the_newest_values():
     assert "▁█" == output.spark([5.0, 1.0, 2.0], 2)
 
 
-def test_a_terminal_without_blocks_gets_letters(monkeypatch):
+def test_drawings_are_ascii_if_the_encoding_has_no_blocks(monkeypatch):
     for module in ("output", "plot"):
         monkeypatch.setattr(f"remotelr_service.cli.support.{module}.shows", lambda characters: characters.isascii())
 
@@ -42,21 +42,21 @@ def test_a_terminal_without_blocks_gets_letters(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "result"),
     [(0, "now"), (5, "5 s ago"), (89, "89 s ago"), (120, "2 min ago"), (7200, "2 h ago"), (200_000, "2 days ago")],
 )
-def test_an_age_is_said_in_the_unit_that_fits(seconds, said):
+def test_an_age_has_a_fitting_unit(seconds, result):
     now = datetime(2026, 1, 2, tzinfo=UTC)
 
-    assert said == output.ago((now - timedelta(seconds=seconds)).isoformat(), now)
+    assert result == output.ago((now - timedelta(seconds=seconds)).isoformat(), now)
 
 
-def test_many_values_are_thinned_from_the_first_to_the_last():
+def test_thinned_values_include_the_first_and_the_last():
     assert [0.0, 50.0, 100.0] == output.thinned([float(value) for value in range(101)], 3)
     assert [1.0, 2.0] == output.thinned([1.0, 2.0], 3)
 
 
-def test_a_curve_is_drawn_between_its_axes():
+def test_a_plot_has_axes():
     lines = plot([1.0, 1.0, 0.0, 0.0], width=4, height=3, start=7).splitlines()
 
     assert ["  1 │⠉⠉", "0.5 │", "  0 │"] == [
@@ -65,6 +65,6 @@ def test_a_curve_is_drawn_between_its_axes():
     assert ["epoch", "7", "10"] == lines[3].split()
 
 
-def test_what_has_no_number_in_it_is_not_drawn():
+def test_a_plot_of_no_finite_value_is_empty():
     assert "nothing to draw" == plot([nan, inf])
     assert plot([0.5], width=4, height=3).count("\n") == 3

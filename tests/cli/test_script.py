@@ -1,4 +1,4 @@
-"""The real console script in a real shell: what only shows there."""
+"""The installed script as a process: terminals, pipes, signals and completion."""
 
 import os
 import pty
@@ -29,21 +29,21 @@ def start(url: str, *arguments: str, **more: str) -> subprocess.Popen[str]:
 
 
 def on_a_terminal(url: str, *arguments: str, **more: str) -> str:
-    """What the script writes when it writes to a terminal."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen([SCRIPT, *arguments], env=environment(url, **more), stdout=theirs, stderr=theirs)
-    os.close(theirs)
+    """The script's output on a terminal."""
+    reader, writer = pty.openpty()
+    process = subprocess.Popen([SCRIPT, *arguments], env=environment(url, **more), stdout=writer, stderr=writer)
+    os.close(writer)
     written = b""
     while True:
         try:
-            part = os.read(ours, 4096)
+            part = os.read(reader, 4096)
         except OSError:
-            # What Linux says when the last writer has gone.
+            # Linux reports the end of a pseudo-terminal as an error.
             break
         if not part:
             break
         written += part
-    os.close(ours)
+    os.close(reader)
     assert 0 == process.wait(60), written
     return written.decode()
 
@@ -58,7 +58,7 @@ def test_a_terminal_gets_colours_and_a_pipe_none(shared_service, trained):
     assert "\x1b[" in on_a_terminal(shared_service.url, "runs", "watch", "coloured", "--once")
 
 
-def test_no_color_is_heeded(shared_service, trained):
+def test_no_color_disables_colours(shared_service, trained):
     trained("plain", [0.9])
 
     written = on_a_terminal(shared_service.url, "runs", "list", NO_COLOR="1")
@@ -79,7 +79,7 @@ def test_ctrl_c_ends_a_watch_without_a_traceback(shared_service, trained):
     assert (130, "") == (watching.returncode, err)
 
 
-def test_a_reader_that_has_seen_enough_hears_no_complaint(shared_service, trained):
+def test_a_closed_pipe_causes_no_error_message(shared_service, trained):
     trained("long-output", [0.9] * 300)
     writing = start(shared_service.url, "runs", "history", "long-output", "--json")
     assert writing.stdout is not None
@@ -87,13 +87,13 @@ def test_a_reader_that_has_seen_enough_hears_no_complaint(shared_service, traine
     writing.stdout.close()
 
     with writing.stderr as errors:
-        said = errors.read()
+        result = errors.read()
     writing.wait(60)
 
-    assert "" == said
+    assert "" == result
 
 
-def test_a_watch_survives_a_service_that_goes_away(sqlite_url, start_service):
+def test_watch_continues_while_the_service_is_unreachable(sqlite_url, start_service):
     from remotelr import Client
 
     service = start_service(sqlite_url)
@@ -121,12 +121,12 @@ def test_the_shell_completes_commands_and_the_keys_of_runs(shared_service, train
     words = {"_REMOTELR_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
 
     deadline = time.monotonic() + 100
-    # A service that is slow for a second is not waited for, and then nothing is offered.
+    # If the service takes longer than a second, nothing is offered.
     while offered not in (out := start(shared_service.url, **words).communicate(timeout=60)[0]).split():
         assert time.monotonic() < deadline, out
 
 
-def test_a_name_that_the_terminal_cannot_show_is_no_error(shared_service, trained):
+def test_characters_outside_the_encoding_are_escaped(shared_service, trained):
     trained("narrow", [], tags={"room": "Küche"})
 
     listing = start(shared_service.url, "runs", "list", "-t", "room:Küche", PYTHONIOENCODING="ascii")

@@ -1,4 +1,4 @@
-"""`remotelr token`: from the first one on nobody gets in without."""
+"""`remotelr token`: after the first token, every request needs one."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from support.fixtures.service import serving
 
 @pytest.fixture
 def guarded(sqlite_url, terminal, monkeypatch):
-    """A service of its own, and a token of the scope admin for it in the environment."""
+    """A service, and an admin token for it in the environment."""
     with serving(sqlite_url) as running:
         monkeypatch.setenv("REMOTELR_URL", running.url)
         made = terminal("token", "create", "boss", "--scope", "admin")
@@ -16,7 +16,7 @@ def guarded(sqlite_url, terminal, monkeypatch):
         yield running
 
 
-def test_a_token_stands_alone_on_stdout_and_lets_in(guarded, terminal, monkeypatch):
+def test_a_new_token_is_the_only_text_on_stdout_and_is_accepted(guarded, terminal, monkeypatch):
     made = terminal("token", "create", "night shift", "--scope", "view", "--lasts", "30d")
     monkeypatch.setenv("REMOTELR_TOKEN", made.out.strip())
 
@@ -26,7 +26,7 @@ def test_a_token_stands_alone_on_stdout_and_lets_in(guarded, terminal, monkeypat
     assert 1 == terminal("runs", "set-lr", "any", "0.1").code
 
 
-def test_without_a_token_the_way_out_is_said(guarded, terminal, monkeypatch):
+def test_a_missing_token_is_reported_with_the_variable_to_set(guarded, terminal, monkeypatch):
     monkeypatch.delenv("REMOTELR_TOKEN")
 
     refused, doctor = terminal("runs", "list"), terminal("doctor")
@@ -35,7 +35,7 @@ def test_without_a_token_the_way_out_is_said(guarded, terminal, monkeypatch):
     assert (1, True) == (doctor.code, "set REMOTELR_TOKEN" in doctor.out)
 
 
-def test_a_token_that_is_revoked_by_its_name_is_listed_no_more(guarded, terminal, monkeypatch):
+def test_a_token_can_be_revoked_by_name(guarded, terminal, monkeypatch):
     other = terminal("token", "create", "gone", "--scope", "operate")
 
     assert 0 == terminal("token", "revoke", "gone").code
@@ -46,28 +46,28 @@ def test_a_token_that_is_revoked_by_its_name_is_listed_no_more(guarded, terminal
     assert 1 == terminal("runs", "list").code
 
 
-def test_a_trainers_token_is_kept_to_its_run(guarded, terminal):
-    said = terminal("token", "create", "job", "--scope", "report", "--run", "job-1", "--json")
+def test_a_report_token_is_bound_to_its_run(guarded, terminal):
+    result = terminal("token", "create", "job", "--scope", "report", "--run", "job-1", "--json")
 
-    assert ("report", "job-1") == (said.json["scope"], said.json["run"])
+    assert ("report", "job-1") == (result.json["scope"], result.json["run"])
     assert "run job-1" in terminal("token", "list").out
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "said"),
+    ("options", "code", "message"),
     [
         (["--scope", "god"], 2, "god"),
         (["--scope", "view", "--lasts", "soon"], 1, "as in 30d"),
         (["--scope", "report"], 1, "needs an experiment or a run"),
     ],
 )
-def test_a_token_that_cannot_be_is_a_mistake(terminal, options, code, said):
-    ended = terminal("token", "create", "x", *options)
+def test_invalid_token_options_are_rejected(terminal, options, code, message):
+    result = terminal("token", "create", "x", *options)
 
-    assert (code, True) == (ended.code, said in ended.err)
+    assert (code, True) == (result.code, message in result.err)
 
 
-def test_the_audit_tells_who_made_and_revoked_tokens(guarded, terminal):
+def test_the_audit_lists_created_and_revoked_tokens(guarded, terminal):
     terminal("token", "create", "brief", "--scope", "view")
     terminal("token", "revoke", "brief")
 

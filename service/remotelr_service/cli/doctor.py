@@ -96,15 +96,15 @@ def _checks(given: str | None) -> Iterator[Check]:
         return
     with ServiceClient(url, headers) as service:
         try:
-            answer = service.response("/livez")
+            response = service.response("/livez")
         except ServiceUnreachable as error:
             yield _unreachable(url, error, proxy)
             return
-        if not _is_remotelr(answer):
-            yield _other_server(answer)
+        if not _is_remotelr(response):
+            yield _other_server(response)
             return
-        yield Check("service", "ok", f"answers in {answer.elapsed.total_seconds() * 1000:.0f} ms")
-        yield _clock(answer)
+        yield Check("service", "ok", f"responds in {response.elapsed.total_seconds() * 1000:.0f} ms")
+        yield _clock(response)
         yield from _with_token(service, token_source())
 
 
@@ -201,30 +201,30 @@ def _unreachable(url: str, error: ServiceUnreachable, proxy: str | None) -> Chec
     return Check("service", "wrong", reason, fix)
 
 
-def _is_remotelr(answer: "httpx.Response") -> bool:
+def _is_remotelr(response: "httpx.Response") -> bool:
     try:
-        return answer.is_success and answer.json()["status"] == "ok"
+        return response.is_success and response.json()["status"] == "ok"
     except (KeyError, TypeError, ValueError):
         return False
 
 
-def _other_server(answer: "httpx.Response") -> Check:
-    kind = answer.headers.get("content-type", "no content type")
-    message = f"HTTP {answer.status_code} ({kind}): this is not a response of RemoteLR"
-    if answer.is_redirect:
-        target = output.safe(answer.headers.get("location", "")[:100])
+def _other_server(response: "httpx.Response") -> Check:
+    kind = response.headers.get("content-type", "no content type")
+    message = f"HTTP {response.status_code} ({kind}): this is not a response of RemoteLR"
+    if response.is_redirect:
+        target = output.safe(response.headers.get("location", "")[:100])
         return Check("service", "wrong", f"{message}; it redirects to {target}", "use that address if it is right")
     return Check("service", "wrong", message, "check for another server on this port, and for a proxy that responds")
 
 
-def _clock(answer: "httpx.Response") -> Check:
+def _clock(response: "httpx.Response") -> Check:
     try:
-        server_time = parsedate_to_datetime(answer.headers["date"])
+        server_time = parsedate_to_datetime(response.headers["date"])
     except (KeyError, ValueError):
         return Check("clock", "ok", "unknown: the response has no Date header")
     # The header has whole seconds; on average it is 0.5 s behind.
     skew_s = (datetime.now(UTC) - server_time.astimezone(UTC)).total_seconds() - 0.5
-    if abs(skew_s) <= MAX_SKEW_S + answer.elapsed.total_seconds():
+    if abs(skew_s) <= MAX_SKEW_S + response.elapsed.total_seconds():
         return Check("clock", "ok", "same as the service's")
     direction = "ahead of" if skew_s > 0 else "behind"
     message = f"this machine is {abs(skew_s):.0f} s {direction} the service"
@@ -262,7 +262,7 @@ def _versions(service: ServiceClient) -> Iterator[Check]:
         yield Check(
             "version",
             "warning",
-            f"the service's {remote.get('version')} has rules {remote.get('rules_version')}, {local} here {RULES_VERSION}",
+            f"rules {remote.get('rules_version')} ({remote.get('version')}) there, {RULES_VERSION} ({local}) here",
             "local decisions may differ from the service's: install the same release",
         )
     elif remote.get("version") != local:
@@ -273,13 +273,13 @@ def _versions(service: ServiceClient) -> Iterator[Check]:
 
 def _readiness(service: ServiceClient) -> Iterator[Check]:
     try:
-        answer = service.response("/readyz?verbose")
-        checks = answer.json().get("checks") or {}
+        response = service.response("/readyz?verbose")
+        checks = response.json().get("checks") or {}
     except (ServiceUnreachable, ValueError, AttributeError) as error:
         yield Check("ready", "wrong", str(error), "see the service's log")
         return
     failing = {name: state for name, state in checks.items() if state != "ok"}
-    if answer.is_success and not failing:
+    if response.is_success and not failing:
         yield Check("ready", "ok", ", ".join(checks) or "yes")
     for name, state in failing.items():
         yield Check("ready", "wrong", output.safe(f"{name}: {state}"), _FIXES.get(name, "see the service's log"))
