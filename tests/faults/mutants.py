@@ -259,8 +259,8 @@ _rate = _number
         {
             f"{CLIENT}/_session/session.py": """
 
-_right = Session._ours
-Session._ours = lambda self, asked: None
+_right = Session._decide_locally
+Session._decide_locally = lambda self, request: None
 """
         },
         caught_by=f"{_CHAOS}[refused]",
@@ -295,15 +295,15 @@ Breaker.rested = lambda self: self
         {
             f"{CLIENT}/_http/transport.py": """
 
-_right = _ConnectionHolder.line
+_right = _ConnectionHolder.current
 
 
-def _line_of_whoever_made_it(self):
+def _connection_of_the_parent(self):
     self._owner = os.getpid()
     return _right(self)
 
 
-_ConnectionHolder.line = _line_of_whoever_made_it
+_ConnectionHolder.current = _connection_of_the_parent
 """
         },
         caught_by="test_client_processes.py::test_forked_processes_never_read_each_others_answers",

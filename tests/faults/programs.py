@@ -82,14 +82,14 @@ def _mixed_up(client: Client, key: str) -> int:
 def forks_in_the_middle(url: str, folder: str) -> None:
     """Another thread is just making the connection, lock in hand, while this one forks."""
     client = Client(url, timeout_s=60.0)
-    switchboard: Any = client._service.transport._switchboard
-    switchboard._lock.acquire()
+    connections: Any = client._service.transport._connections
+    connections._lock.acquire()
     child = os.fork()
     if child == 0:
         client.run("forked", policy=HALVING)
         os._exit(0)
     print(os.waitpid(child, 0)[1])
-    switchboard._lock.release()
+    connections._lock.release()
 
 
 def leaves_in_the_middle(url: str, folder: str) -> None:
@@ -97,7 +97,7 @@ def leaves_in_the_middle(url: str, folder: str) -> None:
     training = session(url, folder, "stuck")
     socket.getaddrinfo = lambda *_, **__: time.sleep(600)
     _let_go(training)
-    training._asking._budget.seconds = 0.3
+    training._service._budget.seconds = 0.3
     report(training, 0)
     assert any(thread.name == "remotelr-call" for thread in threading.enumerate())
 
@@ -110,8 +110,8 @@ def leaves_without_a_word(url: str, folder: str) -> None:
 
 
 def _let_go(of: Session) -> None:
-    assert of._link is not None
-    of._link.close()
+    assert of._has_service
+    of._service.close()
 
 
 PROGRAMS: dict[str, Callable[[str, str], None]] = {

@@ -85,7 +85,7 @@ def test_a_plateau_that_a_function_undoes_every_epoch_has_as_little_effect_as_be
     own, ours = both(url, key, [1.0] * 8, make, epochs=8)
 
     assert ours == own
-    assert "ReduceLROnPlateau is left out, for the function undid each reduction" in capsys.readouterr().out
+    assert "ReduceLROnPlateau is dropped, because the function undid each reduction" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_one_message_says_what_was_done(capsys):
     RemoteLR.from_callbacks([ReduceLROnPlateau(patience=3)], NOWHERE, "a")
 
     assert capsys.readouterr().out == (
-        "RemoteLR takes over: ReduceLROnPlateau(monitor='val_loss', factor=0.1, patience=3, cooldown=0) "
+        "RemoteLR sets the learning rate: ReduceLROnPlateau(monitor='val_loss', factor=0.1, patience=3, cooldown=0) "
         "becomes the policy.\n"
     )
 
@@ -138,12 +138,12 @@ def test_one_message_says_what_was_done(capsys):
 @pytest.mark.parametrize(
     ("callbacks", "why"),
     [
-        ([], "nothing in the callbacks sets the rate"),
-        ([LearningRateScheduler(lambda epoch: random.random())], "gives other rates when it is asked again"),
-        ([LearningRateScheduler(lambda epoch: 1 / 0)], "cannot be asked before training (ZeroDivisionError"),
+        ([], "no callback sets the rate"),
+        ([LearningRateScheduler(lambda epoch: random.random())], "returns other rates when it is called again"),
+        ([LearningRateScheduler(lambda epoch: 1 / 0)], "cannot be called before training (ZeroDivisionError"),
         ([LearningRateScheduler(lambda epoch, lr: lr * 0.9)], "give the `model`"),
         ([LearningRateScheduler(lambda epoch: -0.5)], "must"),
-        ([LearningRateScheduler(lambda epoch, lr=1.0: lr), ReduceLROnPlateau()], "multiply, which no table can say"),
+        ([LearningRateScheduler(lambda epoch, lr=1.0: lr), ReduceLROnPlateau()], "multiply, which no table expresses"),
         ([ReduceLROnPlateau(), ReduceLROnPlateau("loss")], "reduce each other's rates"),
         ([ReduceLROnPlateau("val_whatever")], "mode"),
     ],
@@ -155,12 +155,12 @@ def test_what_cannot_be_read_exactly_stays_as_it_is_and_is_named(callbacks, why,
     assert RemoteLR.from_callbacks(callbacks, NOWHERE, "a", model=model, epochs=5) == callbacks
 
     said = capsys.readouterr().out
-    assert "takes nothing over, the callbacks stay as they are" in said
+    assert "leaves the callbacks unchanged" in said
     assert why in said
 
 
 def test_a_function_without_a_number_of_epochs_is_refused():
-    with pytest.raises(ValueError, match="for how many `epochs`"):
+    with pytest.raises(ValueError, match="epochs is missing"):
         RemoteLR.from_callbacks([LearningRateScheduler(lambda epoch: 0.1)], NOWHERE, "a")
 
 

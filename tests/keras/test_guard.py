@@ -54,7 +54,7 @@ def test_a_run_goes_back_to_the_weights_of_the_epoch_it_is_told(url, key, tmp_pa
     np.testing.assert_array_equal(began[4][0], ended[1][0])
     assert not np.array_equal(began[4][0], ended[3][0])
     assert history["learning_rate"] == RATES
-    assert "Epoch 5: RemoteLR goes back to the weights of the end of epoch 2." in capsys.readouterr().out
+    assert "Epoch 5: RemoteLR loads the weights of the end of epoch 2." in capsys.readouterr().out
 
 
 def test_a_function_may_load_the_checkpoint(url, key):
@@ -96,7 +96,7 @@ def test_without_checkpoints_the_rate_falls_and_a_warning_says_what_is_missing(u
     with pytest.warns(RemoteLRWarning) as warned:
         history = fit(RemoteLR(url, key, BACK))
 
-    assert ["RemoteLR knows of no checkpoints: `checkpoint=" in message for message in ours(warned)] == [True]
+    assert ["no checkpoints are named: set `checkpoint=" in message for message in ours(warned)] == [True]
     assert history["learning_rate"] == RATES
 
 
@@ -109,7 +109,7 @@ def test_a_checkpoint_that_is_not_there_is_named_and_training_goes_on(url, key, 
 
 @pytest.mark.parametrize("path", ["best.weights.h5", "{epoch}-{val_loss:.2f}.weights.h5", "{}.weights.h5"])
 def test_a_path_nobody_knows_later_is_refused_when_the_callback_is_made(path):
-    with pytest.raises(ValueError, match=r"checkpoint is a path with \{epoch\} in it"):
+    with pytest.raises(ValueError, match=r"checkpoint must be a path whose only field is \{epoch\}"):
         RemoteLR("http://127.0.0.1:9", "a", checkpoint=path)
 
 
@@ -122,7 +122,7 @@ def test_early_stopping_ends_a_fit_where_keras_own_does(url, key, capsys):
 
     assert history["val_loss"] == expected
     assert 4 < len(expected) < 40
-    assert "RemoteLR stops training: nothing has improved for as long as its policy waits." in capsys.readouterr().out
+    assert "RemoteLR stops training: the early stopping of its policy ended it." in capsys.readouterr().out
     with Client(url) as client:
         assert client.get_run(key).view.status == "stopped"
 
@@ -135,7 +135,7 @@ def test_early_stopping_ends_a_fit_where_keras_own_does(url, key, capsys):
             "Epoch 2: {}: the target of its policy is reached.",
         ),
         ({"stop": {"budget": {"epochs": 3}}}, "Epoch 3: {}: the budget of its policy is spent."),
-        ({"guard": {"action": "stop"}}, "Epoch 4: {}: the guard of its policy says so."),
+        ({"guard": {"action": "stop"}}, "Epoch 4: {}: the guard of its policy ended it."),
     ],
     ids=["target", "budget", "guard"],
 )

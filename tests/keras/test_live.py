@@ -33,7 +33,7 @@ class At(keras.callbacks.Callback):
         if (self._epoch, batch) == (0, self._batch):
             self._order()
             deadline = time.monotonic() + 60
-            while self._remote is not None and len(self._remote._session._listener._news) < self._orders:
+            while self._remote is not None and len(self._remote._session._listener._commands) < self._orders:
                 assert time.monotonic() < deadline, "the orders were never heard"
                 time.sleep(0.01)
 
@@ -94,7 +94,7 @@ def test_an_order_to_stop_ends_the_fit_at_the_next_batch(url, key, capsys):
 
     assert len(steps.rates) == 11
     assert status == "stopped"
-    assert "Epoch 1: RemoteLR stops training: the run was told to stop." in capsys.readouterr().out
+    assert "Epoch 1: RemoteLR stops training: the run received the command stop." in capsys.readouterr().out
 
 
 def test_a_release_is_heard_too(url, key):
@@ -158,8 +158,8 @@ def test_a_service_that_dies_while_it_is_listened_to_costs_nothing_more(mortal_s
     with pytest.warns(RemoteLRWarning) as warned:
         history = fit(outage, remote, At(9, outage.kill), epochs=3)
 
-    assert ["Training goes on", "never reached the service"] == [
-        next(words for words in ("Training goes on", "never reached the service") if words in message)
+    assert ["Training goes on", "did not reach the service"] == [
+        next(words for words in ("Training goes on", "did not reach the service") if words in message)
         for message in ours(warned)
     ]
     assert history["learning_rate"] == [0.5, 0.5, 0.5]

@@ -166,7 +166,7 @@ def test_ten_minutes_of_epochs_without_the_service_are_told_once_it_is_there(
         rates = train(session, range(600))
         size = spool.stat().st_size
         mortal_service.start()
-        session._asking._budget.seconds = PATIENT_S
+        session._service._budget.seconds = PATIENT_S
         while session.decision.local:
             rates += train(session, [len(rates)])
         client.close()
@@ -183,7 +183,7 @@ def test_without_an_address_the_rules_decide_here(monkeypatch, key, capsys):
     rates = fit(RemoteLR(run=key, **PLATEAU))
 
     assert rates == undisturbed(key)
-    assert "no service is given, so the same rules decide in this process alone" in capsys.readouterr().out
+    assert "no service is given, so the rules decide in this process alone" in capsys.readouterr().out
 
 
 def test_a_state_file_carries_a_local_fit_over_its_end_and_makes_it_central_later(monkeypatch, key, tmp_path, url):

@@ -48,7 +48,7 @@ def test_a_service_that_never_was_there_costs_two_warnings_and_its_budget(key):
 
     first, last = ours(warned)
     assert "Training goes on by the same rules here" in first
-    assert f"4 reports of run {key!r} never reached the service: they lie in " in last
+    assert f"4 reports of run {key!r} did not reach the service: are in " in last
     assert history["learning_rate"] == float32(0.8, 0.4, 0.2, 0.1)
     # Three boundaries between epochs until the service counts as away; the rest is a machine that is busy.
     assert time.monotonic() - began < 3 * 0.3 + 30
@@ -114,7 +114,7 @@ def test_an_order_to_stop_ends_the_fit_after_its_epoch(url, key, capsys):
 
     assert len(history["loss"]) == 3
     assert status == "stopped"
-    assert "Epoch 3: RemoteLR stops training: the run was told to stop." in capsys.readouterr().out
+    assert "Epoch 3: RemoteLR stops training: the run received the command stop." in capsys.readouterr().out
 
 
 def test_a_rate_ordered_by_hand_is_used_from_the_next_epoch_on(url, key):

@@ -191,7 +191,7 @@ def test_epochs_without_validation_count_for_no_plateau(url, key):
     with pytest.warns(UserWarning, match="conditioned on metric `val_loss`"):
         expected = fit(linear(), keras.callbacks.ReduceLROnPlateau(**plateau), **validated)
 
-    with pytest.warns(UserWarning, match="the policy looks at `val_loss`") as warned:
+    with pytest.warns(UserWarning, match="has no metric `val_loss`") as warned:
         history = fit(linear(), RemoteLR(url, key, **plateau), **validated)
 
     assert len(ours(warned)) == 1

@@ -41,8 +41,8 @@ class Ordered(keras.callbacks.Callback):
             return
         self._done = True
         self._act()
-        while self._remote is not None and not self._remote._session._listener._news:
-            self._remote._session._listener._over.wait(0.01)
+        while self._remote is not None and not self._remote._session._listener._commands:
+            self._remote._session._listener._closed.wait(0.01)
 
 
 def test_a_trainer_with_a_token_for_its_run_reports_and_hears_orders(guarded, key, monkeypatch):

@@ -78,7 +78,7 @@ class World:
         self._hurry(PATIENT_S)
 
     def _hurry(self, timeout_s: float) -> None:
-        self._timeout_s = self.session._asking._budget.seconds = timeout_s
+        self._timeout_s = self.session._service._budget.seconds = timeout_s
 
     def begin(self) -> None:
         """A life of the job."""
@@ -331,7 +331,7 @@ def test_a_training_does_not_notice(begin, service, tell, trouble, capfd):
     world.train(HEALTHY)
     with world.troubled(trouble):
         world.train(TROUBLED)
-        opened = world.session._asking._breaker.is_open
+        opened = world.session._service._breaker.is_open
     world.train_until_heard()
     world.train(HEALTHY)
     world.end()

@@ -103,36 +103,36 @@ class HttpTransport:
                 transport=handler,
             )
 
-        self._switchboard = _ConnectionHolder(connect)
+        self._connections = _ConnectionHolder(connect)
         # A `fit` that raises never tells its callbacks: the last one to drop us closes the connection.
-        self._finalizer = weakref.finalize(self, self._switchboard.close)
+        self._finalizer = weakref.finalize(self, self._connections.close)
 
     def send(self, request: Request, timeout_s: float) -> Response:
         """The whole answer to `request`, within `timeout_s`. Raises NoAnswer."""
         try:
-            line = self._switchboard.line()
-            call = _Call(line, self.url, request, timeout_s)
+            connection = self._connections.current()
+            call = _Call(connection, self.url, request, timeout_s)
             answer = call.run()
         except Exception as error:
             # No thread to be had, certificates that are not there: nothing that a training shall die of.
             raise NoAnswer(_words(error)) from error
         if call.abandoned:
-            self._switchboard.drop(line)
+            self._connections.drop(connection)
         if isinstance(answer, NoAnswer):
             raise answer
         return answer
 
     def close(self) -> None:
         """Let go of every connection. A later `send` opens a new one."""
-        self._switchboard.close()
+        self._connections.close()
 
-    def another(self) -> "HttpTransport":
+    def clone(self) -> "HttpTransport":
         """One to the same service that shares no connection with this one."""
         return HttpTransport(self.url, **self._settings)
 
-    def hang_up(self) -> None:
+    def abort(self) -> None:
         """End the call in flight, from another thread: it raises NoAnswer there."""
-        self._switchboard.hang_up()
+        self._connections.abort()
 
 
 class _Connection:
@@ -142,7 +142,7 @@ class _Connection:
         self.client = client
         self.socket: socket.socket | None = None
 
-    def hang_up(self) -> None:
+    def abort(self) -> None:
         if self.socket is not None:
             # Shutting down wakes a thread that reads from the socket; closing it would not.
             with contextlib.suppress(OSError):
@@ -150,7 +150,7 @@ class _Connection:
 
 
 class _ConnectionHolder:
-    """The line in use, made when it is first needed: building its TLS context takes 20 ms and more."""
+    """The connection in use, made when it is first needed: building its TLS context takes 20 ms and more."""
 
     def __init__(self, connect: Callable[[], httpx.Client]) -> None:
         self._connect = connect
@@ -159,43 +159,43 @@ class _ConnectionHolder:
     def _begin(self) -> None:
         self._owner = os.getpid()
         self._lock = threading.Lock()
-        self._line: _Connection | None = None
+        self._connection: _Connection | None = None
 
-    def line(self) -> _Connection:
+    def current(self) -> _Connection:
         if self._owner != os.getpid():
             # Forked: on our parent's connection each of us would read the other's answers, and who knows
             # whether a thread that was not forked with us held the lock.
             self._begin()
         with self._lock:
-            if self._line is None:
-                self._line = _Connection(self._connect())
-            return self._line
+            if self._connection is None:
+                self._connection = _Connection(self._connect())
+            return self._connection
 
-    def hang_up(self) -> None:
+    def abort(self) -> None:
         # Without the lock: a collector of garbage may be who hangs up, in a thread that holds it.
-        line = self._line
-        if line is not None:
-            line.hang_up()
+        connection = self._connection
+        if connection is not None:
+            connection.abort()
 
-    def drop(self, line: _Connection) -> None:
-        """Use `line` no more; the thread that still runs in it closes it."""
+    def drop(self, connection: _Connection) -> None:
+        """Use `connection` no more; the thread that still runs in it closes it."""
         with self._lock:
-            if self._line is line:
-                self._line = None
+            if self._connection is connection:
+                self._connection = None
 
     def close(self) -> None:
         with self._lock:
-            line, self._line = self._line, None
-        if line is not None:
-            line.client.close()
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.client.close()
 
 
 class _Call:
     """One request in a thread of its own, and the deadline over it."""
 
-    def __init__(self, line: _Connection, url: str, request: Request, timeout_s: float) -> None:
+    def __init__(self, connection: _Connection, url: str, request: Request, timeout_s: float) -> None:
         self.abandoned = False
-        self._line = line
+        self._connection = connection
         self._url = url
         self._request = request
         self._timeout_s = timeout_s
@@ -212,7 +212,7 @@ class _Call:
             if self._answer is not None:
                 return self._answer
             self.abandoned = True
-            self._line.hang_up()
+            self._connection.abort()
         thread.join(_JOIN_TIMEOUT_S)
         return self._late()
 
@@ -222,7 +222,7 @@ class _Call:
             self._answer = answer
             abandoned = self.abandoned
         if abandoned:
-            self._line.client.close()
+            self._connection.client.close()
 
     def _exchange(self) -> Response | NoAnswer:
         try:
@@ -237,7 +237,7 @@ class _Call:
         return NoAnswer(f"no whole answer within {self._timeout_s:.1f} s")
 
     def _send(self) -> Response:
-        with self._line.client.stream(
+        with self._connection.client.stream(
             self._request.method,
             self._url + self._request.path,
             params=self._request.params,
@@ -260,9 +260,9 @@ class _Call:
             return
         self._connected = True
         with self._lock:
-            self._line.socket = info["return_value"].get_extra_info("socket")
+            self._connection.socket = info["return_value"].get_extra_info("socket")
             if self.abandoned:
-                self._line.hang_up()
+                self._connection.abort()
 
 
 class _TooLong(Exception):

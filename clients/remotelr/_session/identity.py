@@ -1,4 +1,4 @@
-"""Which process of a run this is, and what its attempt is called."""
+"""The identity of a trainer process in its run, and the key of its attempt."""
 
 import os
 import re
@@ -6,34 +6,17 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# Each pair names the job and counts its restarts. Both are the same in every rank, and change with a restart.
+# The variables of a job's id and of its restart count. Both are equal in all ranks.
 _RESTARTS = (("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"), ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"))
-
-
-def restart_id(environ: Mapping[str, str]) -> str | None:
-    """`<job>.<restart>` as torchelastic or Slurm count them, else None.
-
-    Kubernetes has nothing of the kind: a pod's name and uid stay when its container restarts, and
-    differ between the ranks of an indexed job.
-    """
-    for job, restarts in _RESTARTS:
-        # torchrun says "none" where nobody chose an id: no name of anything.
-        if environ.get(job, "none") != "none":
-            return _as_key(f"{environ[job]}.{environ.get(restarts) or '0'}")
-    return None
-
-
-def _as_key(name: str) -> str:
-    """The name with what no key may hold left out."""
-    return re.sub(r"[^A-Za-z0-9._:-]", "-", name).lstrip("._:-")[:150]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessIdentity:
-    """Which process of the run this is, and which of its lives.
+    """One process of a run.
 
-    attempt_key: names this life of the job in all its ranks; the scheduler's restart id, or random, when not given.
-    number: 1 for the first attempt of this process, 2 for its second…
+    rank: 0-based, < world_size.
+    attempt_key: equal in all ranks and new after every restart; by default the scheduler's restart id.
+    number: the attempts of this process so far, this one included.
     """
 
     rank: int = 0
@@ -42,9 +25,35 @@ class ProcessIdentity:
     number: int = 1
 
     def name(self) -> str:
-        """The key of its attempt."""
+        """The key of this process's attempt."""
         known = self.attempt_key or restart_id(os.environ)
         if known is not None and (self.attempt_key or self.world_size > 1):
             return known if self.number == 1 else f"{known}.{self.number}"
-        # Random for a lone process even under a scheduler: a script may start us twice in one of its lives.
+        # Random for a single process: a job's script may start its trainer twice without a restart of the job.
         return f"{known or 'attempt'}-{uuid.uuid4().hex[:12]}"
+
+    def check(self) -> None:
+        """Raises ValueError if the ranks have no common attempt key."""
+        if self.world_size > 1 and self.attempt_key is None and restart_id(os.environ) is None:
+            raise ValueError(
+                f"attempt_key is missing: give the same attempt_key to all {self.world_size} ranks of the run, and a "
+                f"new one after every restart"
+            )
+
+
+def restart_id(environ: Mapping[str, str]) -> str | None:
+    """`<job>.<restart>` of torchelastic or Slurm, else None.
+
+    Kubernetes has no such id: a pod's name and uid stay when its container restarts, and differ between the ranks of
+    an indexed job.
+    """
+    for job, restarts in _RESTARTS:
+        # torchrun sets "none" if no id was chosen.
+        if environ.get(job, "none") != "none":
+            return _as_key(f"{environ[job]}.{environ.get(restarts) or '0'}")
+    return None
+
+
+def _as_key(name: str) -> str:
+    """`name` with the characters replaced that a key cannot contain."""
+    return re.sub(r"[^A-Za-z0-9._:-]", "-", name).lstrip("._:-")[:150]

@@ -44,7 +44,7 @@ Entry = Outgoing | Decision
 MAX_ENTRIES = 20_000
 
 # What is kept of what was heard when the file is full: enough, then a little, then the least.
-_KEPT_WHEN_FULL = (500, 50, 1)
+_ENTRIES_WHEN_FULL = (500, 50, 1)
 
 
 class Journal:
@@ -61,16 +61,16 @@ class Journal:
         self.spec: RunSpec | None = None
         self.entries: list[Entry] = []
         self.full = False
-        self._heard = 0
+        self._acknowledged = 0
         self._spool = spool
         self._lasting = lasting
         if spool is not None:
-            self._read(spool.records)
+            self._load_all(spool.records)
 
     @property
-    def unheard(self) -> list[Outgoing]:
+    def pending(self) -> list[Outgoing]:
         """What the service has not answered yet, oldest first."""
-        return _asked(self.entries[self._heard :])
+        return _outgoing(self.entries[self._acknowledged :])
 
     @property
     def path(self) -> Path | None:
@@ -89,41 +89,41 @@ class Journal:
 
     @property
     def _newest(self) -> Decision | None:
-        heard = reversed(self.entries[: self._heard])
+        heard = reversed(self.entries[: self._acknowledged])
         return next((entry for entry in heard if isinstance(entry, Decision)), None)
 
-    def describe(self, spec: RunSpec) -> None:
+    def set_spec(self, spec: RunSpec) -> None:
         """Note what the run is; entries under another description count no more, except what was not heard."""
         if spec == self.spec:
             return
         self.spec = spec
-        self._write_anew()
+        self._rewrite()
 
-    def ask(self, asked: Outgoing) -> None:
+    def append(self, asked: Outgoing) -> None:
         """Note what is about to be asked."""
         self.entries.append(asked)
         self._write(asked)
-        self._forget()
+        self._trim()
 
-    def keep(self) -> None:
+    def flush(self) -> None:
         """Nobody answers: what was noted may be all there is for a long time."""
         if self._spool is not None:
             self._spool.sync()
 
-    def hear(self, decision: Decision) -> None:
+    def acknowledge(self, decision: Decision) -> None:
         """Note the service's answer to everything unheard."""
         self.entries.append(decision)
-        self._heard = len(self.entries)
+        self._acknowledged = len(self.entries)
         self.full = False
         self._write(decision)
-        self._forget()
+        self._trim()
 
-    def heard(self, count: int) -> None:
+    def acknowledge_first(self, count: int) -> None:
         """The service has answered that many of the unheard; the file will say so when it has answered all."""
-        for place, entry in enumerate(self.entries[self._heard :], self._heard):
+        for place, entry in enumerate(self.entries[self._acknowledged :], self._acknowledged):
             if count == 0:
                 return
-            self._heard = place + 1
+            self._acknowledged = place + 1
             count -= not isinstance(entry, Decision)
 
     def reject(self, asked: Outgoing, reason: str) -> None:
@@ -137,7 +137,7 @@ class Journal:
         if self.full and self._spool is not None and self.spec is not None:
             self._spool.replace([_record(self.spec), _record(decision)])
 
-    def again_from(self, attempt: int, epoch: int) -> None:
+    def requeue_from(self, attempt: int, epoch: int) -> None:
         """The service stands at `epoch` of `attempt`: it hears again what came after that, as far as we remember.
 
         Attempts it does not know are begun again, each with its reports: it goes back where they went back.
@@ -145,15 +145,15 @@ class Journal:
         numbers = self._attempts()
         lost = next((place for place, number in numbers.items() if number is None or number > attempt), None)
         known = next((place for place, number in numbers.items() if number == attempt), None)
-        again = [] if lost is None else _asked(self.entries[lost:])
+        again = [] if lost is None else _outgoing(self.entries[lost:])
         kept = self.entries[:lost]
         if known is not None:
             of_it = self.entries[known:lost]
-            again = [*(each for each in _asked(of_it) if not _is_known(each, epoch)), *again]
+            again = [*(each for each in _outgoing(of_it) if not _is_known(each, epoch)), *again]
             kept = [*self.entries[:known], *(each for each in of_it if _is_known(each, epoch))]
         # Decisions that the service has lost are not kept: what is told again is decided again.
         self.entries = [*kept, *again]
-        self._heard = len(kept)
+        self._acknowledged = len(kept)
 
     def _attempts(self) -> dict[int, int | None]:
         """Where each attempt begins in `entries`, oldest first, and the number it got, where that is known."""
@@ -174,7 +174,7 @@ class Journal:
         asked: Request | None = None
         for entry in self.entries:
             if isinstance(entry, Decision):
-                shadow.follow(entry, asked)
+                shadow.sync_to(entry, asked)
                 asked = None
             elif not isinstance(entry, End):
                 shadow.decide(entry)
@@ -187,8 +187,8 @@ class Journal:
         if done and self._lasting and isinstance(self.entries[-1], End):
             # Heard, which the file would only say with another decision.
             self.entries.pop()
-            self._write_anew()
-        if self._lasting or self.unheard or not done:
+            self._rewrite()
+        if self._lasting or self.pending or not done:
             self._spool.close()
         else:
             self._spool.remove()
@@ -197,41 +197,41 @@ class Journal:
         if self._spool is None or self.full:
             return
         if not self._spool.append(_record(entry)):
-            self._write_anew()
+            self._rewrite()
 
-    def _write_anew(self) -> None:
+    def _rewrite(self) -> None:
         """The file without what has been heard long ago."""
         if self._spool is None or self.spec is None:
             return
-        for kept in _KEPT_WHEN_FULL:
-            entries = self.entries[max(self._heard - kept, 0) :]
+        for kept in _ENTRIES_WHEN_FULL:
+            entries = self.entries[max(self._acknowledged - kept, 0) :]
             if self._spool.replace([_record(self.spec), *map(_record, entries)]):
                 self.full = False
                 return
         self.full = True
 
-    def _forget(self) -> None:
+    def _trim(self) -> None:
         if len(self.entries) <= MAX_ENTRIES:
             return
         dropped = MAX_ENTRIES // 2
         gone, self.entries = self.entries[:dropped], self.entries[dropped:]
-        if self._heard < dropped:
+        if self._acknowledged < dropped:
             # Never heard: the service will be told of a gap.
             begun = next((entry for entry in reversed(gone) if isinstance(entry, AttemptRequest)), None)
             first = next((entry.epoch for entry in self.entries if isinstance(entry, AttemptRequest | Report)), None)
             if begun is not None and first is not None:
                 self.entries.insert(0, replace(begun, epoch=first, gap=True))
-        self._heard = max(self._heard - dropped, 0)
+        self._acknowledged = max(self._acknowledged - dropped, 0)
 
-    def _read(self, records: Sequence[Record]) -> None:
+    def _load_all(self, records: Sequence[Record]) -> None:
         """What the file says; nothing of what does not make sense, nor of what comes after it."""
         try:
             for record in records:
-                self._take(record)
+                self._load(record)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RulesError, responses.Unreadable):
             self.full = False
 
-    def _take(self, record: Record) -> None:
+    def _load(self, record: Record) -> None:
         ((kind, document),) = record.items()
         if kind == "run":
             self.spec = RunSpec.from_json(document)
@@ -240,7 +240,7 @@ class Journal:
         entry = _READERS[kind](document)
         self.entries.append(entry)
         if isinstance(entry, Decision) and not entry.local:
-            self._heard = len(self.entries)
+            self._acknowledged = len(self.entries)
 
 
 def _is_known(entry: Entry, epoch: int) -> bool:
@@ -254,7 +254,7 @@ def _is_known(entry: Entry, epoch: int) -> bool:
             return not isinstance(entry, End)
 
 
-def _asked(entries: Sequence[Entry]) -> list[Outgoing]:
+def _outgoing(entries: Sequence[Entry]) -> list[Outgoing]:
     return [entry for entry in entries if not isinstance(entry, Decision)]
 
 
@@ -263,16 +263,16 @@ def _record(thing: Entry | RunSpec) -> Record:
         case RunSpec():
             return {"run": thing.to_json()}
         case AttemptRequest():
-            return {"attempt": _at_rest(asdict(thing))}
+            return {"attempt": _without_none(asdict(thing))}
         case Report():
-            return {"report": _at_rest({**asdict(thing), "metrics": metrics_to_json(thing.metrics)})}
+            return {"report": _without_none({**asdict(thing), "metrics": metrics_to_json(thing.metrics)})}
         case End():
             return {"end": {"status": thing.status}}
         case Decision():
-            return {"decision": _at_rest({**decision_to_json(thing), "why": thing.why, "local": thing.local})}
+            return {"decision": _without_none({**decision_to_json(thing), "why": thing.why, "local": thing.local})}
 
 
-def _at_rest(members: Mapping[str, Any]) -> dict[str, Any]:
+def _without_none(members: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in members.items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""Commands as they are given: a daemon thread that waits for them, over a connection of its own."""
+"""Receives a run's commands while an epoch runs: a daemon thread that long-polls over a connection of its own."""
 
 import threading
 from collections import deque
@@ -9,99 +9,98 @@ from remotelr._http.responses import LoggedCommand, Unreadable
 from remotelr._http.transport import HttpTransport, NoAnswer, Transport
 from remotelr.errors import ServiceRefused
 
-# One request waits so long for news; a balancer may cut off what is silent for longer.
+# How long one request waits for a command; load balancers cut idle connections after about 30 s.
 WAIT_S = 20.0
 
-# What the answer itself may take beyond that.
-_ANSWER_S = 5.0
+# Time for the response itself, in addition to WAIT_S.
+_RESPONSE_S = 5.0
 
-# Pauses after a request that failed: the first, and the longest.
-_PAUSES_S = (1.0, 30.0)
+# Pauses after a failed request: the first one, doubled up to the longest one.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 
 # How long `close` waits for the thread.
 _JOIN_TIMEOUT_S = 1.0
 
 
-def listen(transport: Transport, key: str) -> "Listener | None":
-    """Who hears of the run's commands beside that transport; None beside one of somebody's own, that cannot wait."""
-    return Listener(transport.another(), key) if isinstance(transport, HttpTransport) else None
+def listener_beside(transport: Transport, key: str) -> "Listener | None":
+    """A listener for the run `key`; None beside a transport other than HttpTransport, which cannot wait."""
+    return Listener(transport.clone(), key) if isinstance(transport, HttpTransport) else None
 
 
 class Listener:
-    """Hears of what is ordered to the run `key`. `follow` begins it, `close` or `leave` ends it."""
+    """Receives the commands of the run `key`. `listen_from` starts it; `close` or `abandon` ends it."""
 
     def __init__(self, transport: HttpTransport, key: str) -> None:
         self._transport = transport
         self._key = key
         self._after = 0
-        self._news: deque[LoggedCommand] = deque()
-        self._over = threading.Event()
-        self._left = False
+        self._commands: deque[LoggedCommand] = deque()
+        self._closed = threading.Event()
+        self._abandoned = False
         self._thread: threading.Thread | None = None
 
-    def follow(self, seq: int) -> None:
-        """Hear of what comes after the event `seq`; what came before is in the decision it took."""
+    def listen_from(self, seq: int) -> None:
+        """Receive the commands after event `seq`; the decision with that number contains the earlier ones."""
         self._after = seq
-        if self._thread is None and not self._over.is_set():
-            thread = threading.Thread(target=self._listen, name="remotelr-live", daemon=True)
-            # Where no thread is to be had, the next epoch tries again.
+        if self._thread is None and not self._closed.is_set():
+            thread = threading.Thread(target=self._run, name="remotelr-live", daemon=True)
+            # If the system has no thread left, the next epoch tries again.
             with suppress(RuntimeError):
                 thread.start()
                 self._thread = thread
 
-    def heard(self) -> list[LoggedCommand]:
-        """What has been ordered since this was asked last, oldest first. It never waits."""
-        orders: list[LoggedCommand] = []
-        while self._news:
-            orders.append(self._news.popleft())
-        return orders
+    def take(self) -> list[LoggedCommand]:
+        """The commands received since the last call, oldest first. Does not block."""
+        commands: list[LoggedCommand] = []
+        while self._commands:
+            commands.append(self._commands.popleft())
+        return commands
 
     def close(self) -> None:
-        """End the thread and let go of its connection."""
-        self._over.set()
-        thread, waited = self._thread, 0.0
-        while thread is not None and thread.is_alive() and waited < _JOIN_TIMEOUT_S:
-            # Again and again: a call that is just connecting has nothing yet to hang up on.
-            self._transport.hang_up()
+        """End the thread and close its connection."""
+        self._closed.set()
+        thread, waited_s = self._thread, 0.0
+        while thread is not None and thread.is_alive() and waited_s < _JOIN_TIMEOUT_S:
+            # Repeated: a call that is still connecting has no socket to shut down yet.
+            self._transport.abort()
             thread.join(0.05)
-            waited += 0.05
+            waited_s += 0.05
         self._transport.close()
 
-    def leave(self) -> None:
-        """Let the thread end by itself, within half a minute and as a rule at once.
+    def abandon(self) -> None:
+        """Let the thread end by itself: usually at once, at the latest after `_LONGEST_PAUSE_S`.
 
-        For a collector of garbage: it runs in any thread, also in ours, where nothing may be waited for and no lock
-        be taken.
+        For the garbage collector, which runs in any thread, this one included: it may neither wait nor take a lock.
         """
-        self._left = True
-        self._transport.hang_up()
+        self._abandoned = True
+        self._transport.abort()
 
-    def _listen(self) -> None:
-        self._hear()
+    def _run(self) -> None:
+        self._poll()
         self._transport.close()
 
-    def _hear(self) -> None:
-        pause_s = _PAUSES_S[0]
-        while not (self._left or self._over.is_set()):
+    def _poll(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while not (self._abandoned or self._closed.is_set()):
             try:
-                orders = self._ask()
+                commands = self._request()
             except ServiceRefused:
-                # A service without this call, or without the run: it may have lost it, and be told again.
-                self._rest(_PAUSES_S[1])
+                # The service has no such endpoint, or has lost the run and gets it again with the next report.
+                self._pause(_LONGEST_PAUSE_S)
                 continue
             except (NoAnswer, Unreadable):
-                self._rest(pause_s)
-                pause_s = min(pause_s * 2, _PAUSES_S[1])
+                self._pause(pause_s)
+                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
                 continue
-            pause_s = _PAUSES_S[0]
-            for order in orders:
-                self._after = max(self._after, order.seq)
-                self._news.append(order)
+            pause_s = _FIRST_PAUSE_S
+            for command in commands:
+                self._after = max(self._after, command.seq)
+                self._commands.append(command)
 
-    def _rest(self, seconds: float) -> None:
-        if not self._left:
-            self._over.wait(seconds)
+    def _pause(self, seconds: float) -> None:
+        if not self._abandoned:
+            self._closed.wait(seconds)
 
-    def _ask(self) -> list[LoggedCommand]:
+    def _request(self) -> list[LoggedCommand]:
         request = requests.get_commands(self._key, after=self._after, wait_s=WAIT_S)
-        return responses.read_commands(responses.read(self._transport.send(request, WAIT_S + _ANSWER_S)))
+        return responses.read_commands(responses.read(self._transport.send(request, WAIT_S + _RESPONSE_S)))

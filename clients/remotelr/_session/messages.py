@@ -1,7 +1,7 @@
-"""Whoever watches a training: what is told them, and that it is told once."""
+"""Messages to the user: a notifier that warns of each cause once, and the texts as pure functions."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,20 @@ from remotelr.errors import RemoteLRWarning
 from remotelr.rules import Decision, Report, RulesError, RunSpec, policy_to_json
 from remotelr.rules.transitions.lifecycle import describe_difference, difference
 
+# The state's `stopped_by`, as a clause to follow a colon.
+_STOP_REASONS = {
+    "early_stopping": "the early stopping of its policy ended it",
+    "target": "the target of its policy is reached",
+    "guard": "the guard of its policy ended it",
+}
+
 
 class Notifier:
-    """say: how they are told of what is no warning."""
+    """Prints messages with `say` and issues RemoteLRWarning."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def say(self, message: str) -> None:
         self._say(f"RemoteLR: {message}")
@@ -25,90 +32,86 @@ class Notifier:
         warnings.warn(f"RemoteLR: {message}", RemoteLRWarning, stacklevel=2)
 
     def warn_once(self, cause: str, message: str) -> None:
-        """Of a cause they have not been warned of."""
-        if cause not in self._told:
-            self._told.add(cause)
+        """Warn, unless this notifier has warned of `cause`."""
+        if cause not in self._warned:
+            self._warned.add(cause)
             self.warn(message)
 
 
-# What in a policy ends a run, by the words of its state.
-_ENDS = {
-    "early_stopping": "nothing has improved for as long as its policy waits",
-    "target": "the target of its policy is reached",
-    "guard": "the guard of its policy says so",
-}
-
-
-def goes_on(*, by_the_rules: bool) -> str:
+def fallback(*, local: bool) -> str:
     """How training goes on without an answer."""
-    return f"Training goes on {'by the same rules here' if by_the_rules else 'with the last learning rate'}."
+    return f"Training goes on {'by the same rules here' if local else 'with the last learning rate'}."
 
 
-def why_it_stops(decision: Decision | None) -> str:
-    """Why a run ends that a decision ends, in words that go on after a colon."""
+def stop_reason(decision: Decision | None) -> str:
+    """Why `decision` ends the run, as a clause to follow a colon."""
     state = {} if decision is None else decision.state
     if state.get("stop"):
-        return "the run was told to stop"
-    # A budget is nothing to remember: it is spent.
-    return _ENDS.get(str(state.get("stopped_by")), "the budget of its policy is spent")
+        return "the run received the command stop"
+    # A spent budget leaves no `stopped_by` in the state.
+    return _STOP_REASONS.get(str(state.get("stopped_by")), "the budget of its policy is spent")
 
 
-def came_of_conflict(on_conflict: str | None, *, before: RunSpec | None, now: RunSpec, asked: RunSpec) -> str | None:
-    """What a run's policy is now that it was asked for with `on_conflict`; None where nobody needs to be told."""
+def conflict_outcome(
+    on_conflict: str | None, *, before: RunSpec | None, now: RunSpec, requested: RunSpec
+) -> str | None:
+    """The effect of `on_conflict` on the run's policy; None if it had none."""
     if on_conflict == "keep":
-        kept = _difference(now, asked)
+        kept = _difference(now, requested)
         return f"keeps its own policy: {describe_difference(kept)}." if kept else None
     if on_conflict not in ("replace", "restart") or before is None:
         return None
     changed = _difference(before, now)
     if not changed:
         return None
-    state = "what it remembers is kept" if on_conflict == "replace" else "it remembers nothing"
-    return f"has another policy now, {state}: {describe_difference(changed, '{} was {}, is {}')}."
+    state = "its state is kept" if on_conflict == "replace" else "its state is reset"
+    return f"has a new policy, {state}: {describe_difference(changed, '{} was {}, is {}')}."
 
 
-def changed_meanwhile(theirs: Decision, ours: Decision) -> str:
-    """That the service decides otherwise than a trainer that was alone."""
+def changed_while_away(decision: Decision, local: Decision) -> str:
     return (
-        f"the run was changed while it could not be reached: epoch {theirs.epoch + 1} has learning rate "
-        f"{theirs.learning_rate}, the local rules had {ours.learning_rate}."
+        f"the run was changed while the service was unreachable: epoch {decision.epoch + 1} has learning rate "
+        f"{decision.learning_rate}, the local rules had {local.learning_rate}."
     )
 
 
-def other_rate(theirs: Decision) -> str:
-    """That the epoch before did not run with the rate it was to run with."""
+def drift(decision: Decision) -> str:
     return (
-        f"epoch {theirs.epoch} was to run with learning rate {theirs.drift}, and ran with another one: something else "
-        f"sets the optimizer's rate. Take it away, or give it to RemoteLR as its policy."
+        f"the decided learning rate of epoch {decision.epoch} was {decision.drift}, but the trainer used another one: "
+        f"something else sets the optimizer's rate. Remove it, or pass it to RemoteLR as the policy."
     )
 
 
-def older_rules(theirs: Decision) -> str:
-    """That the rules here do not know what the service decides by."""
+def old_rules(decision: Decision) -> str:
     return (
-        f"the rules of this version of remotelr do not give the rate the service decided for epoch {theirs.epoch}, "
-        f"which keeps its first rate: install the service's version"
+        f"this version of remotelr computes another rate than the service decided for epoch {decision.epoch}, so the "
+        f"rate stays constant within each epoch. Install the version of the service"
     )
 
 
-def newer_state(theirs: Decision) -> str:
-    """That the rules here cannot read what the service remembers of the run, and could not go on without it."""
+def unknown_state(decision: Decision) -> str:
     return (
-        f"the rules of this version of remotelr do not understand what the service remembers at epoch {theirs.epoch}. "
-        f"Its decisions count; while it is away, the last learning rate stays. Install the service's version"
+        f"this version of remotelr cannot read the service's state at epoch {decision.epoch}. Training follows the "
+        f"service; while it is away, the last learning rate stays. Install the version of the service"
     )
 
 
-def never_heard(key: str, left: Sequence[Outgoing], kept: Path | None) -> str:
-    """Where lies what the service has not heard at the end."""
-    reports = sum(isinstance(asked, Report) for asked in left)
-    what, lie = (f"{reports} reports", "they lie") if reports else ("the end", "it lies")
-    where = f"{lie} in {kept}, to be told when it is started again" if kept else "that is lost"
-    return f"{what} of run {key!r} never reached the service: {where}"
+def undelivered(key: str, left: Sequence[Outgoing], path: Path | None) -> str:
+    reports = sum(isinstance(entry, Report) for entry in left)
+    what, verb = (f"{reports} reports", "are") if reports else ("the end", "is")
+    where = f"{verb} in {path} and will be delivered by the next start of this job" if path else f"{verb} lost"
+    return f"{what} of run {key!r} did not reach the service: {where}"
+
+
+def missing_metric(epoch: int, name: str, metrics: Iterable[str]) -> str:
+    return (
+        f"epoch {epoch + 1} has no metric `{name}`, which the policy monitors: the epoch is reported without it and "
+        f"does not count for a plateau. Available metrics are: {','.join(metrics)}."
+    )
 
 
 def _difference(one: RunSpec, other: RunSpec) -> Mapping[str, list[Any]]:
-    """Where the curves of two runs part."""
+    """The fields by which the curves of two specs differ."""
     return {} if _same_curve(one, other) else difference(_curve(one), _curve(other))
 
 

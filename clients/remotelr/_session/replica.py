@@ -32,10 +32,10 @@ from remotelr.rules.run.state import Override, apply_due_overrides
 Request = AttemptRequest | Report
 
 # How far a training can go back without the service; one event takes about a kilobyte.
-_KEPT = 2_000
+_MAX_EVENTS = 2_000
 
 # Two rates closer than this are the same rate, computed on two machines.
-_SAME = 1e-9
+_RATE_TOLERANCE = 1e-9
 
 
 class LocalReplica(LocalRun):
@@ -83,7 +83,7 @@ class LocalReplica(LocalRun):
         """Request the run again, as `rules.put_policy` does. Raises PolicyConflict, InvalidCommand."""
         super().put(replace(spec, world_size=1), on_conflict)
 
-    def follow(self, decision: Decision, asked: Request | None = None) -> None:
+    def sync_to(self, decision: Decision, asked: Request | None = None) -> None:
         """Stand where the service stands since it took `decision`.
 
         requested: what it answered with it, where that is known.
@@ -118,7 +118,7 @@ class LocalReplica(LocalRun):
             status="running",
         )
 
-    def obey(self, order: Command) -> bool:
+    def apply_now(self, order: Command) -> bool:
         """Carry out in this epoch what for everybody else holds from the next one on, which comes out alike.
 
         Whether that changes anything in it. What the rules refuse does not, nor do a pause and its end, which need
@@ -132,9 +132,9 @@ class LocalReplica(LocalRun):
         overrides: list[Override] = []
         for each in noted.state.overrides:
             new = each not in run.state.overrides and each.epoch == told.epoch + 1
-            overrides.extend(_hastened(each) if new else (each,))
-        hastened = replace(noted.state, overrides=tuple(sorted(overrides, key=lambda each: each.epoch)))
-        state = apply_due_overrides(run.policy, hastened, told.epoch, self._position)
+            overrides.extend(_one_epoch_earlier(each) if new else (each,))
+        applied = replace(noted.state, overrides=tuple(sorted(overrides, key=lambda each: each.epoch)))
+        state = apply_due_overrides(run.policy, applied, told.epoch, self._position)
         rate = rate_at(run.policy, state, told.epoch, self._position)
         self.run = replace(run, state=state, learning_rate=rate.learning_rate)
         self.decision = replace(
@@ -167,7 +167,7 @@ class LocalReplica(LocalRun):
         except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError):
             # A state of another policy's shape.
             return False
-        return abs(ours - decided) <= _SAME * decided
+        return abs(ours - decided) <= _RATE_TOLERANCE * decided
 
     @property
     def _position(self) -> float:
@@ -182,12 +182,12 @@ class LocalReplica(LocalRun):
 
     def append(self, event: Event) -> None:
         super().append(event)
-        if len(self.log.events) > 2 * _KEPT:
+        if len(self.log.events) > 2 * _MAX_EVENTS:
             # The first event stays: it says what to begin from when nothing else reaches so far back.
-            self.log.events = [self.log.events[0], *self.log.events[-_KEPT:]]
+            self.log.events = [self.log.events[0], *self.log.events[-_MAX_EVENTS:]]
 
 
-def _hastened(order: Override) -> Sequence[Override]:
+def _one_epoch_earlier(order: Override) -> Sequence[Override]:
     """The order as it is carried out an epoch earlier, and comes out alike in its own."""
     if order.clock is not None:
         return (order,)

@@ -1,12 +1,9 @@
-"""One life of a trainer under a run, for every framework alike: the rate of each epoch, whatever happens.
+"""One trainer process in one run: the learning rate of each epoch, with or without an answer of the service.
 
-    opened ──begin──▶ following ──report──▶ following … ──▶ finished
-                        ▲   └── the service is away: the local rules decide, reports are kept
-                        └── it is back: it hears what was kept, and its decisions count again
-                            (a newer attempt has taken over: lost, for good)
-
-Training never dies of us: after `open` nothing here raises, unless `on_unreachable` says so, and each
-cause is told once.
+opened ──begin──▶ following ──report──▶ following … ──▶ finished
+                    ▲   └── the service is away: the local replica decides, the journal keeps the reports
+                    └── the service answers again: it receives them, and its decisions count
+                        (a newer attempt has taken over: lost, permanently)
 """
 
 import math
@@ -16,38 +13,51 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
+from remotelr._http.responses import RunView
 from remotelr._session import messages
 from remotelr._session.budget import Budget
-from remotelr._session.call_policy import CallPolicy
+from remotelr._session.call_policy import CallPolicy, NoService
 from remotelr._session.delivery import Delivery
 from remotelr._session.identity import ProcessIdentity
 from remotelr._session.journal import End, Journal
-from remotelr._session.listener import listen
+from remotelr._session.listener import listener_beside
 from remotelr._session.messages import Notifier
+from remotelr._session.metrics import reportable
 from remotelr._session.replica import LocalReplica, Request, same
 from remotelr.client import Client, FinalStatus
 from remotelr.rules import AttemptRequest, Decision, Report, RulesError, RunSpec, policy_from_json, policy_to_json
 
 OnUnreachable = Literal["local", "hold", "raise"]
 
-# What a state or a file that somebody has tampered with can lead to.
+# What a state or a spool file of another release, or an edited one, can raise.
 _INVALID_STATE_ERRORS = (ArithmeticError, AttributeError, LookupError, RulesError, TypeError, ValueError)
 
 
 class Session:
-    """Follows the run `key`: through the service while it answers, else through the same rules here.
+    """Decides the rates of the run `key`: with the service while it answers, else with a local replica.
 
-    client: None for a training that has no service, and decides alone.
+    An adapter for a framework calls, in this order:
+
+        open                                        once; raises what the user has to correct
+        begin                                       when the first epoch is known; repeated calls have no effect
+        rollback_to, learning_rate, momentum        before each epoch
+        apply_live_commands, learning_rate, momentum    before each batch, if `per_step` or `live`
+        renew_budget, report                        after each epoch; then end the training if `stopped` or `lost`
+        finish, or abandon after an exception       once
+
+    After `open` only ServiceUnreachable is raised, with on_unreachable="raise". Each cause is warned of once.
+
+    client: None for a session without a service.
     members: of the run, as `Client.run` takes them.
-    journal: what is known of the run from earlier lives, and where this one writes.
-    on_unreachable: `local` decides here, `hold` keeps the last rate, `raise` raises ServiceUnreachable.
-    live: hear of commands while an epoch runs, where there is a service to hear from.
-    say: tells people of what is no warning. clock: what its tries and their budget are measured by.
+    journal: the history of earlier processes of the run, and where this one writes.
+    on_unreachable: `local` decides with the replica, `hold` keeps the last rate, `raise` raises ServiceUnreachable.
+    live: receive commands while an epoch runs.
+    say: prints a message that is not a warning. clock: monotonic seconds for the budget and the breaker.
 
-    decision: the newest decision held. per_step: its rate changes within the epoch.
+    decision: the newest decision in force. per_step: the rate changes within its epoch.
 
-    Ranks of one run never part: alone with the local rules, each decides what follows from the epoch
-    alone, which is the same in all of them. What depends on metrics is held until the service answers.
+    All ranks of a run have the same rates. While the service is away, a rank decides what follows from the epoch
+    alone; it holds a rate that depends on metrics, which differ between ranks.
     """
 
     def __init__(
@@ -57,7 +67,7 @@ class Session:
         members: Mapping[str, Any],
         *,
         journal: Journal,
-        life: ProcessIdentity | None = None,
+        identity: ProcessIdentity | None = None,
         on_unreachable: OnUnreachable = "local",
         live: bool = False,
         say: Callable[[str], None],
@@ -68,331 +78,332 @@ class Session:
         self._key = key
         self._members = dict(members)
         self._journal = journal
-        self._life = life or ProcessIdentity()
-        self._on_unreachable = on_unreachable
-        self._people = Notifier(say)
-        self._shadow: LocalReplica | None = None
-        self._asked: RunSpec | None = None
+        self._identity = identity or ProcessIdentity()
+        self._local_fallback = client is None or on_unreachable == "local"
+        self._notifier = Notifier(say)
+        self._replica: LocalReplica | None = None
+        self._requested: RunSpec | None = None
         self._begun = False
-        self._unsure = False
-        self._obeyed = 0
-        self._link: Delivery | None = None
-        self._asking: CallPolicy | None = None
+        self._policy_may_be_old = False
+        self._applied_seq = 0
+        self._service: CallPolicy | NoService = NoService()
+        self._has_service = client is not None
         if client is not None:
             budget = Budget(client.timeout_s, clock)
-            ranked = {**self._members, "world_size": self._life.world_size}
-            self._link = Delivery(client, key, ranked, journal=journal, budget=budget, warn=self._people.warn_once)
-            self._asking = CallPolicy(
-                self._link,
+            ranked = {**self._members, "world_size": self._identity.world_size}
+            self._service = CallPolicy(
+                Delivery(client, key, ranked, journal=journal, budget=budget, warn=self._notifier.warn_once),
                 journal=journal,
                 budget=budget,
                 raises=on_unreachable == "raise",
-                goes_on=self._goes_on,
-                people=self._people,
+                fallback=self._fallback,
+                notifier=self._notifier,
                 clock=clock,
             )
-        self._listener = listen(client.transport, key) if live and client is not None else None
+        self._listener = listener_beside(client.transport, key) if live and client is not None else None
         if self._listener is not None:
-            # A `fit` that raises tells nobody; its thread must not outlive it.
-            weakref.finalize(self, self._listener.leave).atexit = False
+            # After an exception a framework may never call finish or abandon; the thread must still end.
+            weakref.finalize(self, self._listener.abandon).atexit = False
 
     def open(self, **lengths: Any) -> None:
-        """Create or find the run. lengths: initial_learning_rate, steps_per_epoch, total_epochs.
+        """Create or find the run.
 
-        Raises ServiceRefused, or PolicyConflict, InvalidPolicy and InvalidCommand where there is no service to say
-        so: what is wrong before the first epoch is the user's to mend.
+        lengths: initial_learning_rate, steps_per_epoch, total_epochs.
+
+        Raises ServiceRefused; without a service PolicyConflict, InvalidPolicy and InvalidCommand.
         """
-        spec = self._asked = RunSpec(policy=policy_from_json(self._members["policy"]), **lengths)
+        spec = self._requested = RunSpec(policy=policy_from_json(self._members["policy"]), **lengths)
         known = self._journal.spec
         if known is not None and (known.policy == spec.policy or known.requested):
-            # The rate the run began with, which is seldom the one a later life finds in its optimizer.
+            # A resumed trainer finds a later rate in its optimizer, not the one that the run began with.
             spec = replace(spec, initial_learning_rate=known.initial_learning_rate)
         self.renew_budget()
-        if self._link is not None and self._asking is not None:
-            self._link.describe({**lengths, "initial_learning_rate": spec.initial_learning_rate})
-            self._asking.ask(self._link.find, refusals=True)
-        self._shadow = self._remembered(spec)
-        if self._shadow is not None:
-            self._tell_policy(self._shadow.spec, asked=spec)
-            self._journal.describe(self._shadow.spec)
+        self._service.open({**lengths, "initial_learning_rate": spec.initial_learning_rate})
+        self._replica = self._initial_replica(spec)
+        if self._replica is not None:
+            self._announce_policy(self._replica.spec, requested=spec)
+            self._journal.set_spec(self._replica.spec)
 
     def renew_budget(self) -> None:
-        """Let the calls from now on take the client's `timeout_s` in all: once per boundary between epochs."""
-        if self._asking is not None:
-            self._asking.renew_budget()
+        """Grant the next calls the client's `timeout_s` in all; once between two epochs."""
+        self._service.renew_budget()
 
     def begin(self, epoch: int, step: int) -> None:
-        """Start, or start again, at `epoch`, unless that is done.
+        """Begin an attempt at `epoch`, unless this session has begun one.
 
-        step: optimizer steps made before it by our own count, where nobody knows better.
+        step: optimizer steps before it as the trainer counts them, for a run whose service has no count.
         """
         if self._begun:
             return
         self._begun = True
-        name, ranks = self._life.name(), self._life.world_size
+        name, ranks = self._identity.name(), self._identity.world_size
         self._decide(AttemptRequest(key=name, epoch=epoch, step=step, world_size=ranks))
 
-    def report(
-        self, epoch: int, metrics: Mapping[str, float | None], *, step: int | None, learning_rate: float | None
-    ) -> None:
-        """Report the epoch; `decision` is the next one's afterwards, if there is one.
+    def report(self, epoch: int, logs: Mapping[str, Any], *, step: int | None, learning_rate: float | None) -> None:
+        """Report the epoch; afterwards `decision` is that of the next epoch, if there is one.
 
-        step: optimizer steps of the run by its end. learning_rate: what was really used.
+        logs: metrics of the epoch by name; those that the service does not accept are left out.
+        step: optimizer steps of the run by the end of the epoch. learning_rate: the rate that the trainer used.
         """
         if self.lost or not self._begun:
             return
+        metrics = reportable(logs, first=self.monitors())
+        self._warn_missing(epoch, metrics)
         held = self.decision
         report = Report(
             epoch=epoch,
-            metrics={name: float(value) for name, value in metrics.items() if value is not None},
-            rank=self._life.rank,
+            metrics=metrics,
+            rank=self._identity.rank,
             step=step,
             learning_rate=learning_rate if learning_rate is not None and math.isfinite(learning_rate) else None,
-            local=held is not None and held.epoch == epoch and held.local and self._link is not None,
+            local=held is not None and held.epoch == epoch and held.local and self._has_service,
         )
         self._decide(report)
 
     def learning_rate(self, epoch: int, step: int) -> float | None:
-        """The rate of `epoch` at `step` optimizer steps after its beginning; None where nothing was decided for it."""
-        decision = self.decision
-        if self.lost or decision is None or decision.epoch != epoch:
+        """The rate at `step` optimizer steps after the beginning of `epoch`; None if `epoch` has no decision."""
+        decision = self._decision_for(epoch)
+        if decision is None:
             return None
-        if not self.per_step or self._shadow is None:
-            return decision.learning_rate
-        return self._shadow.learning_rate_at(step)
+        return self._replica.learning_rate_at(step) if self.per_step and self._replica else decision.learning_rate
 
     def momentum(self, epoch: int, step: int) -> float | None:
-        """The momentum that goes with the rate, where the policy has one; None where nothing was decided."""
-        decision = self.decision
-        if self.lost or decision is None or decision.epoch != epoch:
+        """The momentum of the same step; None if the policy has none or `epoch` has no decision."""
+        decision = self._decision_for(epoch)
+        if decision is None:
             return None
-        if not self.per_step or self._shadow is None:
-            return decision.momentum
-        return self._shadow.momentum_at(step)
+        return self._replica.momentum_at(step) if self.per_step and self._replica else decision.momentum
 
-    def hear(self) -> bool:
-        """Carry out what has been ordered since it was asked last; whether that was anything. It never waits."""
-        orders = [] if self._listener is None else self._listener.heard()
-        shadow, decision = self._shadow, self.decision
-        if not orders or shadow is None or decision is None or not shadow.agrees:
+    def rollback_to(self, epoch: int) -> int | None:
+        """The epoch whose checkpoint the trainer loads before `epoch`; None if it loads none."""
+        decision = self._decision_for(epoch)
+        return None if decision is None or decision.action != "rollback" else decision.rollback_to
+
+    def _decision_for(self, epoch: int) -> Decision | None:
+        decision = self.decision
+        return None if self.lost or decision is None or decision.epoch != epoch else decision
+
+    def apply_live_commands(self) -> bool:
+        """Apply the commands received since the last call; returns True if they changed anything. Does not block."""
+        commands = [] if self._listener is None else self._listener.take()
+        replica, decision = self._replica, self.decision
+        if not commands or replica is None or decision is None or not replica.agrees:
             return False
-        news = [order for order in orders if order.seq > max(decision.seq, self._obeyed)]
-        obeyed = [shadow.obey(order.command) for order in news]
-        self._obeyed = max((order.seq for order in news), default=self._obeyed)
-        self._hold(shadow.decision)
-        return any(obeyed)
+        new = [each for each in commands if each.seq > max(decision.seq, self._applied_seq)]
+        changed = [replica.apply_now(each.command) for each in new]
+        self._applied_seq = max((each.seq for each in new), default=self._applied_seq)
+        self._hold(replica.decision)
+        return any(changed)
 
     @property
     def lost(self) -> bool:
         """A newer attempt has taken over: this process must stop."""
-        return self._asking is not None and self._asking.lost
+        return self._service.lost
 
     @property
     def stopped(self) -> bool:
-        """The run is to stop: somebody ordered it, or its policy says so."""
+        """The decision in force ends the training."""
         return self.decision is not None and self.decision.action == "stop"
 
     @property
-    def why_stopped(self) -> str:
-        """Why this process must end, in words that go on after a colon."""
-        if self.lost:
-            return "a newer attempt has taken the run over"
-        return messages.why_it_stops(self.decision)
-
-    def rollback_to(self, epoch: int) -> int | None:
-        """The epoch whose checkpoint `epoch` is to begin with; None where it goes on from where the training is."""
-        decision = self.decision
-        if self.lost or decision is None or decision.epoch != epoch or decision.action != "rollback":
-            return None
-        return decision.rollback_to
+    def stop_reason(self) -> str:
+        """Why this process must end, as a clause to follow a colon."""
+        return "a newer attempt has taken the run over" if self.lost else messages.stop_reason(self.decision)
 
     def step_of(self, epoch: int) -> int | None:
-        """Optimizer steps of the run before `epoch`, where somebody said so."""
+        """Optimizer steps of the run before `epoch`, if its decision has them."""
         return self.decision.step if self.decision is not None and self.decision.epoch == epoch else None
 
     @property
     def counts_steps(self) -> bool:
-        """The decisions in force count optimizer steps."""
+        """The policy's unit is the optimizer step."""
         return self.decision is not None and self.decision.step is not None
 
     def monitors(self) -> tuple[str, ...]:
-        """The metrics the run's policy looks at; none while it is not known."""
-        return () if self._shadow is None else self._shadow.policy.monitors()
+        """The metrics that the run's policy monitors; empty while the policy is not known."""
+        return () if self._replica is None else self._replica.policy.monitors()
 
     def finish(self, status: FinalStatus) -> None:
-        """Say how the run ended, and let go of the connection and the journal."""
+        """Report the end of the run, and close the connection and the journal."""
         self._stop_listening()
-        heard = False
-        if self._asking is not None and self._link is not None:
-            heard = not self.lost and self._tell_end(self._asking, self._link, status)
-            self._link.close()
-        self._journal.close(done=heard)
+        acknowledged = self._has_service and not self.lost and self._deliver_end(status)
+        self._service.close()
+        self._journal.close(done=acknowledged)
 
     def abandon(self) -> None:
-        """Let go of everything without a word: training ended nobody knows how."""
+        """Close the connection and the journal without reporting an end."""
         self._stop_listening()
-        if self._link is not None:
-            self._link.close()
+        self._service.close()
         self._journal.close()
 
     def _stop_listening(self) -> None:
         if self._listener is not None:
             self._listener.close()
 
-    def _decide(self, asked: Request) -> None:
-        self._journal.ask(asked)
-        ours = self._ours(asked)
-        theirs = None if self._link is None or self._asking is None else self._asking.ask(self._link.deliver)
-        if theirs is not None:
-            self._follow(theirs, ours, asked)
+    def _decide(self, request: Request) -> None:
+        self._journal.append(request)
+        local = self._decide_locally(request)
+        decision = self._service.deliver()
+        if decision is not None:
+            self._accept_decision(decision, local, request)
             return
-        self._journal.keep()
-        if ours is not None and (self._link is None or self._on_unreachable == "local"):
-            self._hold(ours)
-            self._journal.save(ours)
+        self._journal.flush()
+        if local is not None and self._local_fallback:
+            self._hold(local)
+            self._journal.save(local)
 
-    def _ours(self, asked: Request) -> Decision | None:
-        """What the rules say here; None where that is not to be relied on."""
-        if self._shadow is None or not self._decides_alone:
+    def _decide_locally(self, request: Request) -> Decision | None:
+        """The replica's decision; None if other ranks could decide otherwise, or its state is invalid."""
+        if self._replica is None or not self._ranks_agree:
             return None
         try:
-            return self._shadow.decide(asked)
+            return self._replica.decide(request)
         except _INVALID_STATE_ERRORS as error:
-            without = messages.goes_on(by_the_rules=False)
-            self._people.warn_once("rules", f"the rules give no rate here: {error}. {without}")
+            held = messages.fallback(local=False)
+            self._notifier.warn_once("rules", f"the local rules cannot decide epoch {request.epoch}: {error}. {held}")
             return None
 
     @property
-    def _decides_alone(self) -> bool:
-        """Every rank, left alone with the rules, would say the same."""
-        return self._life.world_size == 1 or not self.monitors()
+    def _ranks_agree(self) -> bool:
+        """The replicas of all ranks decide alike."""
+        return self._identity.world_size == 1 or not self.monitors()
 
     def _hold(self, decision: Decision) -> None:
-        shadow = self._shadow
+        replica = self._replica
         self.decision = decision
-        self.per_step = shadow is not None and shadow.policy.unit == "step" and shadow.agrees
+        self.per_step = replica is not None and replica.policy.unit == "step" and replica.agrees
 
-    def _follow(self, theirs: Decision, ours: Decision | None, asked: Request) -> None:
-        """The service has decided, and knows best: of commands, of other ranks, of another policy."""
-        self._journal.hear(theirs)
-        self._tell_back(theirs, ours)
-        shadow = self._shadow = self._followed(self._shadow, theirs, None if ours is None else asked)
-        as_expected = shadow is not None and (shadow.agrees if ours is None else same(ours, theirs))
-        # One event for each rank's report; what is more may be another policy, even one that gives the same rate now.
-        more = self.decision is not None and theirs.seq - self.decision.seq > self._life.world_size
-        if not as_expected or more or self._unsure:
-            self._learn_anew(theirs)
-        self._tell_drift(theirs)
-        self._hold(theirs)
+    def _accept_decision(self, decision: Decision, local: Decision | None, request: Request) -> None:
+        """Put the service's decision in force: it includes commands, other ranks and another policy."""
+        self._journal.acknowledge(decision)
+        self._announce_reconnect(decision, local)
+        replica = self._replica = self._synced(self._replica, decision, None if local is None else request)
+        as_expected = replica is not None and (replica.agrees if local is None else same(local, decision))
+        # Each rank's report is one event. Further events may be another policy, even if it has the same rate now.
+        more = self.decision is not None and decision.seq - self.decision.seq > self._identity.world_size
+        if not as_expected or more or self._policy_may_be_old:
+            self._refresh_policy(decision)
+        self._warn_drift(decision)
+        self._hold(decision)
         if self._listener is not None:
-            self._obeyed = 0
-            self._listener.follow(theirs.seq)
-        if theirs.step is not None and not self._knows_steps:
-            self._people.warn_once("rules", messages.older_rules(theirs))
+            self._applied_seq = 0
+            self._listener.listen_from(decision.seq)
+        if decision.step is not None and not self._knows_steps:
+            self._notifier.warn_once("rules", messages.old_rules(decision))
 
     @property
     def _knows_steps(self) -> bool:
-        shadow = self._shadow
-        return shadow is not None and (shadow.policy.unit == "epoch" or shadow.agrees)
+        replica = self._replica
+        return replica is not None and (replica.policy.unit == "epoch" or replica.agrees)
 
-    def _learn_anew(self, decision: Decision) -> None:
-        """Somebody may have given the run another policy since we read it."""
-        if self._link is None or self._asking is None:
-            return
-        # Who was not answered asks again with the next decision.
-        self._unsure = self._asking.ask(self._link.refresh) is None
+    def _refresh_policy(self, decision: Decision) -> None:
+        """Read the run's policy again: an operator may have replaced it."""
+        # Without an answer, the next decision tries again.
+        self._policy_may_be_old = not self._service.refresh()
+        view = self._service.view
+        assert view is not None, "the decision came from this run"
         try:
-            fresh = LocalReplica(self._key, self._spec_of(self._link))
+            fresh = LocalReplica(self._key, self._spec_of(view))
         except _INVALID_STATE_ERRORS:
             # A policy of a newer release.
-            self._shadow = None
+            self._replica = None
             return
-        if self._shadow is None or fresh.spec != self._shadow.spec:
-            self._shadow = self._followed(fresh, decision)
-            self._journal.describe(fresh.spec)
+        if self._replica is None or fresh.spec != self._replica.spec:
+            self._replica = self._synced(fresh, decision)
+            self._journal.set_spec(fresh.spec)
 
-    def _followed(
-        self, shadow: LocalReplica | None, theirs: Decision, asked: Request | None = None
+    def _synced(
+        self, replica: LocalReplica | None, decision: Decision, request: Request | None = None
     ) -> LocalReplica | None:
-        """The shadow where the service stands; None where it cannot go there: a newer release remembers more."""
-        if shadow is None:
+        """The replica with the service's state; None if it cannot read the state of a newer release."""
+        if replica is None:
             return None
         try:
-            shadow.follow(theirs, asked)
+            replica.sync_to(decision, request)
         except _INVALID_STATE_ERRORS:
-            self._people.warn_once("rules", messages.newer_state(theirs))
+            self._notifier.warn_once("rules", messages.unknown_state(decision))
             return None
-        return shadow
+        return replica
 
-    def _remembered(self, spec: RunSpec) -> LocalReplica | None:
-        """The run as far as it is known here: by the service, by earlier lives, or by what its owner says."""
-        run = None if self._link is None else self._link.run
+    def _initial_replica(self, spec: RunSpec) -> LocalReplica | None:
+        """The run as the service describes it, else as the journal does, else as `spec` requests it."""
+        view = self._service.view
+        if view is None:
+            replica = self._replayed(self._journal.spec or spec)
+            replica.put(spec, self._members.get("on_conflict") or "error")
+            return replica
         try:
-            known = spec if run is None or self._link is None else self._spec_of(self._link)
+            known = self._spec_of(view)
         except _INVALID_STATE_ERRORS:
             # A policy of a newer release.
             return None
-        if run is not None:
-            shadow = self._folded(known)
-            return shadow if self._journal.unheard else self._followed(shadow, run.view.decision)
-        shadow = self._folded(self._journal.spec or known)
-        shadow.put(known, self._members.get("on_conflict") or "error")
-        return shadow
+        replica = self._replayed(known)
+        return replica if self._journal.pending else self._synced(replica, view.decision)
 
-    def _spec_of(self, link: Delivery) -> RunSpec:
-        """What the run is, and what its owner had asked for, where an operator has changed it since."""
-        spec, asked = link.spec, self._asked
-        if asked is None or (spec.policy, spec.total_epochs) == (asked.policy, asked.total_epochs):
+    def _spec_of(self, view: RunView) -> RunSpec:
+        """The run's spec; if an operator has changed it, `requested` holds what this trainer requests."""
+        spec, requested = RunSpec.from_json(view.spec), self._requested
+        if requested is None or (spec.policy, spec.total_epochs) == (requested.policy, requested.total_epochs):
             return spec
-        return replace(spec, requested={"policy": policy_to_json(asked.policy), "total_epochs": asked.total_epochs})
+        wanted = {"policy": policy_to_json(requested.policy), "total_epochs": requested.total_epochs}
+        return replace(spec, requested=wanted)
 
-    def _folded(self, spec: RunSpec) -> LocalReplica:
-        shadow = LocalReplica(self._key, spec)
+    def _replayed(self, spec: RunSpec) -> LocalReplica:
+        """A replica after the journal's entries; a new one if they belong to another policy or are invalid."""
+        replica = LocalReplica(self._key, spec)
         if self._journal.spec is None or self._journal.spec.policy != spec.policy:
-            return shadow
+            return replica
         try:
-            self._journal.fold(shadow)
+            self._journal.fold(replica)
         except _INVALID_STATE_ERRORS:
             return LocalReplica(self._key, spec)
-        return shadow
+        return replica
 
-    def _tell_end(self, asking: CallPolicy, link: Delivery, status: FinalStatus) -> bool:
-        """Whether the service has heard everything, the end included.
+    def _deliver_end(self, status: FinalStatus) -> bool:
+        """True if the service has acknowledged every entry, the end included.
 
-        A life without an epoch has no end of its own: it tells what earlier ones have left.
+        A session that never began has no end of its own: it delivers what earlier processes left.
         """
-        if self._begun and self._life.rank == 0:
-            self._journal.ask(End(status))
-        if not self._journal.unheard:
+        if self._begun and self._identity.rank == 0:
+            self._journal.append(End(status))
+        if not self._journal.pending:
             return self._begun
-        asking.ask_at_last(link.deliver)
-        left = self._journal.unheard
+        self._service.deliver_last()
+        left = self._journal.pending
         if not left:
             return True
-        self._journal.keep()
-        self._people.warn_once("left", messages.never_heard(self._key, left, self._journal.path))
+        self._journal.flush()
+        self._notifier.warn_once("left", messages.undelivered(self._key, left, self._journal.path))
         return False
 
-    def _tell_policy(self, now: RunSpec, *, asked: RunSpec) -> None:
-        before = self._journal.spec if self._link is None or self._link.before is None else self._link.before
-        said = messages.came_of_conflict(self._members.get("on_conflict"), before=before, now=now, asked=asked)
-        if said is not None:
-            self._people.say(f"run {self._key!r} {said}")
+    def _announce_policy(self, spec: RunSpec, *, requested: RunSpec) -> None:
+        before = self._service.previous_spec or self._journal.spec
+        outcome = messages.conflict_outcome(
+            self._members.get("on_conflict"), before=before, now=spec, requested=requested
+        )
+        if outcome is not None:
+            self._notifier.say(f"run {self._key!r} {outcome}")
 
-    def _tell_back(self, theirs: Decision, ours: Decision | None) -> None:
-        if self._link is None or self._asking is None or not self._asking.away:
+    def _announce_reconnect(self, decision: Decision, local: Decision | None) -> None:
+        if not self._service.away:
             return
-        self._asking.away = False
-        self._people.say(f"{self._link.url} answers again.")
-        if ours is not None and self._on_unreachable == "local" and ours.learning_rate != theirs.learning_rate:
-            self._people.say(messages.changed_meanwhile(theirs, ours))
+        self._service.away = False
+        self._notifier.say(f"{self._service.url} answers again.")
+        if local is not None and self._local_fallback and local.learning_rate != decision.learning_rate:
+            self._notifier.say(messages.changed_while_away(decision, local))
 
-    def _tell_drift(self, theirs: Decision) -> None:
+    def _warn_drift(self, decision: Decision) -> None:
         held = self.decision
-        if theirs.drift is None or held is None or not math.isclose(theirs.drift, held.learning_rate, rel_tol=1e-6):
-            # What was used was not what we had been told either: the service was away, or has changed the run.
+        if decision.drift is None or held is None:
             return
-        self._people.warn_once("drift", messages.other_rate(theirs))
+        # Another rate than the held one means that the service was away, or has changed the run.
+        if math.isclose(decision.drift, held.learning_rate, rel_tol=1e-6):
+            self._notifier.warn_once("drift", messages.drift(decision))
 
-    def _goes_on(self) -> str:
-        return messages.goes_on(by_the_rules=self._on_unreachable == "local" and self._decides_alone)
+    def _warn_missing(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        missing = next((name for name in self.monitors() if name not in metrics), None)
+        if missing is not None:
+            self._notifier.warn_once("metric", messages.missing_metric(epoch, missing, metrics))
+
+    def _fallback(self) -> str:
+        return messages.fallback(local=self._local_fallback and self._ranks_agree)

@@ -1,13 +1,15 @@
-"""Who decides a training: a service, the rules alone, or not we. Arguments say so first, then the environment.
+"""The configuration of a training, from arguments and, where they are absent, from the environment.
 
 | variable | |
 |---|---|
 | `REMOTELR_URL` | address of the service |
 | `REMOTELR_RUN` | the run's key |
-| `REMOTELR_MODE` | `online`; `local`: no service, the same rules here; `disabled`: the optimizer's own rate stays |
-| `REMOTELR_SPOOL_DIR` | where reports are kept while the service is away |
-| `REMOTELR_TOKEN` | what the service lets us in by; or the file it stands in: `REMOTELR_TOKEN_FILE` |
+| `REMOTELR_MODE` | `online`; `local`: the same rules without a service; `disabled`: the optimizer's own rate stays |
+| `REMOTELR_SPOOL_DIR` | directory of the spool files |
+| `REMOTELR_TOKEN` | the token, or `REMOTELR_TOKEN_FILE`: the file that contains it |
 | `REMOTELR_ALLOW_HTTP` | `1`: the token may go to another machine over plain http |
+
+Misspelled variables are warned of once.
 """
 
 import os
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from remotelr._http.requests import run_key
-from remotelr._session.identity import ProcessIdentity, restart_id
+from remotelr._session.identity import ProcessIdentity
 from remotelr._session.journal import Journal
 from remotelr._session.session import OnUnreachable, Session
 from remotelr._session.spool import Spool, SpoolUnusable, default_directory, spool_path
@@ -29,18 +31,28 @@ from remotelr.errors import RemoteLRWarning
 
 Mode = Literal["online", "local", "disabled"]
 
-# The run of a training that names none and has no service to tell it to.
+PREFIX = "REMOTELR_"
+VARIABLES = ("URL", "RUN", "MODE", "SPOOL_DIR", "TOKEN", "TOKEN_FILE", "ALLOW_HTTP")
+
+# The key of a run that has neither a name nor a service.
 _UNNAMED = "local"
+
+# Similarity (1.0: equal) from which a name is a misspelling. The names of the service's settings are less similar; in
+# a short name one wrong letter is a large part.
+_SIMILAR, _SIMILAR_SHORT, _SHORT = 0.8, 0.66, 4
+_SIMILAR_PREFIX = 0.9
+
+_warned: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What all sessions of one callback have in common.
+    """The configuration shared by all sessions of one callback.
 
-    client: None where no service is asked.
-    file: what carries the run from life to life; None for nothing. lasting: it stays when the run has ended.
-    implied: nobody said that there is no service, or where it is.
-    clock: of its sessions.
+    client: None without a service.
+    file: the spool or state file; None for none. lasting: the file stays when the run has ended.
+    implied: there is no service because none was named.
+    clock: of the sessions.
     """
 
     mode: Mode
@@ -54,29 +66,35 @@ class Setup:
     live: bool
     clock: Callable[[], float] = time.monotonic
 
-    def session(self, members: Mapping[str, Any], life: ProcessIdentity, say: Callable[[str], None]) -> Session:
-        """A life of the training. A file that cannot be used is a warning."""
+    def session(self, members: Mapping[str, Any], identity: ProcessIdentity, say: Callable[[str], None]) -> Session:
+        """A new session. If the file cannot be used, it warns and goes on without one."""
+        if self.implied and identity.number == 1:
+            say(
+                "RemoteLR: no service is given, so the rules decide in this process alone. Set `url=` or REMOTELR_URL "
+                "to see and change the run elsewhere."
+            )
         return Session(
             self.client,
             self.run,
             members,
-            journal=Journal(self._spool(life), lasting=self.lasting),
-            life=life,
+            journal=Journal(self._spool(identity.rank), lasting=self.lasting),
+            identity=identity,
             on_unreachable=self.on_unreachable,
             live=self.live,
             say=say,
             clock=self.clock,
         )
 
-    def _spool(self, life: ProcessIdentity) -> Spool | None:
+    def _spool(self, rank: int) -> Spool | None:
         if self.file is None:
             return None
-        path = self.file if life.rank == 0 else self.file.with_name(f"{self.file.name}.rank{life.rank}")
+        path = self.file if rank == 0 else self.file.with_name(f"{self.file.name}.rank{rank}")
         try:
             return Spool(path)
         except SpoolUnusable as error:
             warnings.warn(
-                f"RemoteLR: {error}. Should this process die, what the service has not heard by then is lost.",
+                f"RemoteLR: {error}. Reports are kept in memory only: if this process dies, those that the service has "
+                f"not acknowledged are lost.",
                 RemoteLRWarning,
                 stacklevel=2,
             )
@@ -86,6 +104,7 @@ class Setup:
 def set_up(
     url: str | None,
     run: str | None,
+    identity: ProcessIdentity,
     *,
     on_unreachable: OnUnreachable,
     live: bool,
@@ -93,12 +112,15 @@ def set_up(
     spool_dir: str | os.PathLike[str] | None,
     **client: Any,
 ) -> Setup:
-    """The setup these arguments and the environment make. client: as `Client` takes it. Raises ValueError."""
+    """The setup of a trainer process. client: as `Client` takes it. Raises ValueError."""
     warn_of_misspelled(os.environ)
+    identity.check()
+    if live and identity.world_size > 1:
+        raise ValueError(f"live=True needs world_size=1, got {identity.world_size}: ranks would differ within an epoch")
     url, run = url or os.environ.get("REMOTELR_URL"), run or os.environ.get("REMOTELR_RUN")
     mode = _mode(url)
     if on_unreachable not in get_args(OnUnreachable):
-        raise ValueError(f"on_unreachable is one of {', '.join(get_args(OnUnreachable))}, not {on_unreachable!r}")
+        raise ValueError(f"on_unreachable must be one of {', '.join(get_args(OnUnreachable))}, got {on_unreachable!r}")
     if mode != "online" or url is None:
         return Setup(
             mode=mode,
@@ -112,9 +134,7 @@ def set_up(
             live=False,
         )
     if not run:
-        raise ValueError(
-            "RemoteLR needs the key of the training job, as in run='mnist-7', or the environment variable REMOTELR_RUN"
-        )
+        raise ValueError("the run's key is missing: give run='mnist-7' or set REMOTELR_RUN")
     directory = Path(spool_dir) if spool_dir is not None else default_directory(os.environ)
     return Setup(
         mode=mode,
@@ -129,60 +149,40 @@ def set_up(
     )
 
 
-def refuse_nameless_ranks(life: ProcessIdentity) -> None:
-    """Raises ValueError for ranks that could not begin one attempt together."""
-    if life.world_size > 1 and life.attempt_key is None and restart_id(os.environ) is None:
-        raise ValueError(
-            f"the {life.world_size} ranks of a run begin one attempt together: give all of them the same "
-            f"attempt_key, another one after every restart"
-        )
-
-
 def _mode(url: str | None) -> Mode:
-    named = os.environ.get("REMOTELR_MODE")
-    if not named:
+    mode = os.environ.get("REMOTELR_MODE")
+    if not mode:
         return "local" if url is None else "online"
-    if named not in get_args(Mode):
-        raise ValueError(f"REMOTELR_MODE is one of {', '.join(get_args(Mode))}, not {named!r}")
-    if named == "online" and url is None:
+    if mode not in get_args(Mode):
+        raise ValueError(f"REMOTELR_MODE must be one of {', '.join(get_args(Mode))}, got {mode!r}")
+    if mode == "online" and url is None:
         raise ValueError(
-            "REMOTELR_MODE is online, but there is no address of a service: give url='http://127.0.0.1:8000', or "
-            "the environment variable REMOTELR_URL"
+            "REMOTELR_MODE is online, but the service's address is missing: give url='http://127.0.0.1:8000' or set "
+            "REMOTELR_URL"
         )
-    return cast(Mode, named)
-
-
-PREFIX = "REMOTELR_"
-VARIABLES = ("URL", "RUN", "MODE", "SPOOL_DIR", "TOKEN", "TOKEN_FILE", "ALLOW_HTTP")
-
-# How alike two names are (1.0: the same) of which one was meant. The service's own variables are further away; in a
-# short name one slip is a large part of it.
-_ALIKE, _ALIKE_SHORT, _SHORT = 0.8, 0.66, 4
-_ALIKE_PREFIX = 0.9
-
-_warned: set[str] = set()
+    return cast(Mode, mode)
 
 
 def warn_of_misspelled(environ: Mapping[str, str]) -> None:
-    """Say of each, once in this process, what it may have been meant for."""
+    """Warn of each misspelled variable, once in this process."""
     for name, meant in misspelled_variables(environ):
         if name not in _warned:
             _warned.add(name)
             warnings.warn(
-                f"RemoteLR: nobody reads the environment variable {name}: did you mean {meant}?",
+                f"RemoteLR: the environment variable {name} is unknown: did you mean {meant}?",
                 RemoteLRWarning,
                 stacklevel=2,
             )
 
 
 def misspelled_variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Each of those, and what it may have been meant for."""
-    ours = {PREFIX + name for name in VARIABLES}
-    for name in sorted(set(environ) - ours):
+    """Each misspelled variable and the one it is similar to."""
+    known = {PREFIX + name for name in VARIABLES}
+    for name in sorted(set(environ) - known):
         head, _, rest = name.upper().partition("_")
-        if not get_close_matches(f"{head}_", [PREFIX], cutoff=_ALIKE_PREFIX):
+        if not get_close_matches(f"{head}_", [PREFIX], cutoff=_SIMILAR_PREFIX):
             continue
-        alike = _ALIKE_SHORT if len(rest) <= _SHORT else _ALIKE
-        # With another prefix only what is right behind it: there are other programs.
-        for meant in get_close_matches(rest, VARIABLES, n=1, cutoff=alike if f"{head}_" == PREFIX else 1.0):
+        similar = _SIMILAR_SHORT if len(rest) <= _SHORT else _SIMILAR
+        # With a misspelled prefix the rest must be exact: the variable may belong to another program.
+        for meant in get_close_matches(rest, VARIABLES, n=1, cutoff=similar if f"{head}_" == PREFIX else 1.0):
             yield name, PREFIX + meant

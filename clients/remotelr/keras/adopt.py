@@ -1,8 +1,7 @@
-"""What sets the rate of a Keras training already, read into a policy: `RemoteLR.from_callbacks`.
+"""Converts what sets the rate of a Keras training into a policy, for `RemoteLR.from_callbacks`.
 
-Objects of Keras are known by their class name and their attributes, so nothing is imported here. What
-cannot be read exactly stays where it is, and the message says so: a rate that is almost the old one is
-worse than none.
+Objects of Keras are recognised by class name and attributes, so Keras is not imported here. An object without an
+exact equivalent stays unchanged, and the message names the reason.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,83 +20,84 @@ RateFunction = Callable[[int, float | None], Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adoption:
-    """What became of the callbacks.
+    """The result of `adopt`.
 
-    policy: what the run follows now; None where everything stays as it was.
-    callbacks: those that are left, in their order. place: where RemoteLR belongs among them.
-    verbose: as the replaced callbacks had it. said: all of it, for people.
+    policy: of the run; None if nothing was converted.
+    callbacks: those that are not replaced, in order. index: the position of RemoteLR among them.
+    verbose: of the replaced callbacks. message: for the user.
     """
 
     policy: Policy | None
     callbacks: list[Any]
-    place: int
+    index: int
     verbose: int = 0
-    said: str
+    message: str
 
 
 class _NotConvertible(Exception):
-    """It cannot be read exactly; the words say why."""
+    """There is no exact policy; the text is the reason."""
 
 
 def adopt(
     callbacks: Sequence[Any], *, schedule: Any = None, learning_rate: float | None = None, epochs: int | None = None
 ) -> Adoption:
-    """The policy that gives the rates these callbacks give, and the callbacks without those it replaces.
+    """Convert the callbacks that set the rate, or the optimizer's schedule, into a policy with the same rates.
 
-    schedule: what the optimizer follows by itself, as its config has it; else None.
-    learning_rate: the optimizer's, which a function of (epoch, lr) is given first.
-    epochs: for how many a function is asked.
+    schedule: the config of the optimizer's schedule, or None.
+    learning_rate: the optimizer's, the first argument `lr` of a function of (epoch, lr).
+    epochs: length of the table that replaces a function.
 
-    Raises ValueError where a function needs `epochs`, or where two things set the rate, which Keras refuses too.
+    Raises ValueError if a function needs `epochs`, or if two objects set the rate, which Keras rejects too.
     """
     replaced = [each for each in callbacks if type(each).__name__ in (_PLATEAU, _FUNCTION)]
-    kept = [each for each in callbacks if each not in replaced]
+    others = [each for each in callbacks if each not in replaced]
     if schedule is not None and replaced:
         raise ValueError(
             f"the optimizer follows a schedule of its own, so {type(replaced[0]).__name__} cannot set its rate: "
-            f"take one of the two away"
+            f"remove one of the two"
         )
     if schedule is None and not replaced:
-        return _untouched(callbacks, "nothing in the callbacks sets the rate")
+        return _unchanged(callbacks, "no callback sets the rate")
     try:
-        policy, said = _schedule(schedule) if schedule is not None else _policy(replaced, learning_rate, epochs)
+        policy, outcome = _schedule(schedule) if schedule is not None else _policy(replaced, learning_rate, epochs)
     except (_NotConvertible, InvalidPolicy) as reason:
-        return _untouched(callbacks, str(reason))
-    # At the end where there was none: a callback before it may put the metric into the logs.
-    place = next((place for place, each in enumerate(callbacks) if each in replaced), len(kept))
+        return _unchanged(callbacks, str(reason))
+    # An optimizer's schedule has no position in the list. Last, because another callback may add the metric.
+    index = next((index for index, each in enumerate(callbacks) if each in replaced), len(others))
     verbose = max((getattr(each, "verbose", 0) for each in replaced), default=0)
-    return Adoption(policy=policy, callbacks=kept, place=place, verbose=verbose, said=f"RemoteLR takes over: {said}.")
+    message = f"RemoteLR sets the learning rate: {outcome}."
+    return Adoption(policy=policy, callbacks=others, index=index, verbose=verbose, message=message)
 
 
 def first_rate(policy: Policy) -> float:
-    """The rate a policy that names all of its rates begins with."""
+    """The first rate of a policy that names all of its rates."""
     bound = policy.bind(Binding(None, None))
     return bound.learning_rate(bound.start(bound.initial_learning_rate or 0.0), 0.0)
 
 
-def with_rate(model: Any, learning_rate: float) -> None:
-    """Give the model its optimizer anew, with a float for a learning rate and all that it remembers."""
+def replace_rate(model: Any, learning_rate: float) -> None:
+    """Replace the model's optimizer by one with a float as its learning rate and the same state."""
     old = model.optimizer
     new = type(old).from_config({**old.get_config(), "learning_rate": learning_rate})
     if old.built:
         new.build(model.trainable_variables)
-        remembered = [variable for variable in new.variables if variable is not new.learning_rate]
-        for ours, theirs in zip(remembered, old.variables, strict=True):
-            ours.assign(theirs.value)
+        state = [variable for variable in new.variables if variable is not new.learning_rate]
+        for target, source in zip(state, old.variables, strict=True):
+            target.assign(source.value)
     model.optimizer = new
-    # A compiled step holds the old one.
+    # A compiled training step refers to the old optimizer.
     model.train_function = None
 
 
-def _untouched(callbacks: Sequence[Any], why: str) -> Adoption:
-    said = f"RemoteLR takes nothing over, the callbacks stay as they are: {why}."
-    return Adoption(policy=None, callbacks=list(callbacks), place=len(callbacks), said=said)
+def _unchanged(callbacks: Sequence[Any], reason: str) -> Adoption:
+    message = f"RemoteLR leaves the callbacks unchanged: {reason}."
+    return Adoption(policy=None, callbacks=list(callbacks), index=len(callbacks), message=message)
 
 
 def _schedule(config: Any) -> tuple[Policy, str]:
     policy = from_keras_schedule(config)
     name = config["class_name"]
-    return policy, f"the optimizer's {name} becomes the policy, counted in updates, and the optimizer has a float"
+    return policy, f"the optimizer's {name} becomes the policy, in optimizer steps, and the optimizer gets a float"
 
 
 def _policy(replaced: Sequence[Any], learning_rate: float | None, epochs: int | None) -> tuple[Policy, str]:
@@ -106,38 +106,38 @@ def _policy(replaced: Sequence[Any], learning_rate: float | None, epochs: int | 
     if not functions:
         return _plateau(plateaus)
     if epochs is None:
-        raise ValueError(f"{_FUNCTION} has a Python function, which is read into a table: say for how many `epochs`")
-    rates = _as_keras_asks(functions)
+        raise ValueError(f"epochs is missing: the function of {_FUNCTION} is read into a table of that many rates")
+    rates = _composed(functions)
     table = _table(rates, epochs, learning_rate)
-    said = f"the function of {_FUNCTION} becomes a table of the rates it gives over {epochs} epochs; then the last one"
+    outcome = f"the function of {_FUNCTION} becomes a table of its rates over {epochs} epochs; the last one stays"
     if not plateaus:
-        return table, said
+        return table, outcome
     if _depends_on_rate(rates, table, epochs):
-        raise _NotConvertible(f"{_PLATEAU} and a function of the rate it left multiply, which no table can say")
-    return table, f"{said}; {_PLATEAU} is left out, for the function undid each reduction at the next epoch"
+        raise _NotConvertible(f"{_PLATEAU} and a function of the present rate multiply, which no table expresses")
+    return table, f"{outcome}; {_PLATEAU} is dropped, because the function undid each reduction at the next epoch"
 
 
 def _plateau(plateaus: Sequence[Any]) -> tuple[Policy, str]:
     if len(plateaus) > 1:
-        raise _NotConvertible(f"there are {len(plateaus)} {_PLATEAU} which reduce each other's rates")
+        raise _NotConvertible(f"there are {len(plateaus)} {_PLATEAU}, which reduce each other's rates")
     only = plateaus[0]
     settings = {name: getattr(only, name) for name in ("monitor", "factor", "patience", "cooldown")}
-    # Keras turns the sign of `min_delta` around in a callback that has been used.
+    # Keras negates `min_delta` of a callback that has been used.
     margins = {"min_delta": abs(only.min_delta), "min_lr": only.min_lr, "mode": only.mode}
     policy = from_keras_callback({**settings, **margins})
     shown = ", ".join(f"{name}={value!r}" for name, value in settings.items())
     return policy, f"{_PLATEAU}({shown}) becomes the policy"
 
 
-def _as_keras_asks(functions: Sequence[Callable[..., Any]]) -> RateFunction:
-    """The callbacks' functions as one, each given the rate the one before it set, as the optimizer holds it."""
+def _composed(functions: Sequence[Callable[..., Any]]) -> RateFunction:
+    """One function: each of `functions` gets the rate that the one before it set, as the optimizer holds it."""
 
-    def asked(epoch: int, learning_rate: float | None) -> Any:
+    def rate(epoch: int, learning_rate: float | None) -> Any:
         for function in functions:
             learning_rate = _called(function, epoch, learning_rate)
         return learning_rate
 
-    return asked
+    return rate
 
 
 def _called(function: Callable[..., Any], epoch: int, learning_rate: float | None) -> Any:
@@ -145,18 +145,16 @@ def _called(function: Callable[..., Any], epoch: int, learning_rate: float | Non
         try:
             return function(epoch, float32(learning_rate))
         except TypeError:
-            # Keras falls back to the older signature here.
+            # Keras then tries the older signature.
             return function(epoch)
     try:
         return function(epoch)
     except TypeError:
-        raise _NotConvertible(
-            f"the function of {_FUNCTION} needs the optimizer's rate to begin with: give the `model`"
-        ) from None
+        raise _NotConvertible(f"the function of {_FUNCTION} needs the optimizer's rate: give the `model`") from None
 
 
 def _table(rates: RateFunction, epochs: int, learning_rate: float | None) -> Policy:
-    """What the functions give, asked twice: they may throw dice, or look at something that trains."""
+    """The functions' rates. They are called twice, because they may be random or depend on the training."""
 
     def read() -> Policy:
         return from_keras_callback(
@@ -164,17 +162,17 @@ def _table(rates: RateFunction, epochs: int, learning_rate: float | None) -> Pol
         )
 
     try:
-        first, again = read(), read()
+        first, second = read(), read()
     except (_NotConvertible, InvalidPolicy):
         raise
-    except Exception as error:  # anybody's code: whatever it raises, it stays where it is
-        raise _NotConvertible(f"the function of {_FUNCTION} cannot be asked before training ({error!r})") from error
-    if first != again:
-        raise _NotConvertible(f"the function of {_FUNCTION} gives other rates when it is asked again")
+    except Exception as error:  # the user's code may raise anything
+        raise _NotConvertible(f"the function of {_FUNCTION} cannot be called before training ({error!r})") from error
+    if first != second:
+        raise _NotConvertible(f"the function of {_FUNCTION} returns other rates when it is called again")
     return first
 
 
 def _depends_on_rate(rates: RateFunction, table: Policy, epochs: int) -> bool:
-    """Whether a rate that somebody has reduced would change what the functions give."""
+    """Whether a reduced rate changes what the functions return."""
     given = [table.learning_rate(None, float(epoch)) for epoch in range(epochs)]
     return any(rates(epoch, rate * 0.37) != rates(epoch, rate) for epoch, rate in enumerate(given, start=1))

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 
-def refuse_unsettable(optimizer: Any) -> None:
+def check_settable(optimizer: Any) -> None:
     """Raises TypeError for an optimizer whose rate nobody can set."""
     if not optimizers_of(optimizer):
         raise TypeError("the model has no optimizer whose rate could be set: give one to compile()")

@@ -203,7 +203,7 @@ def test_to_trust_anybody_is_a_warning():
 
 def test_that_warning_is_given_once_though_there_are_two_connections():
     with pytest.warns(RemoteLRWarning) as warned:
-        HttpTransport("https://rates.example.org", verify=False).another()
+        HttpTransport("https://rates.example.org", verify=False).clone()
 
     assert len(warned) == 1
 

@@ -156,10 +156,10 @@ def test_who_listens_begins_once_there_is_a_thread_to_be_had(misbehaving, monkey
     listener = Listener(transport, "a")
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", no_thread)
-        listener.follow(1)
+        listener.listen_from(1)
     begun_without = listener._thread is not None
 
-    listener.follow(2)
+    listener.listen_from(2)
     begun = listener._thread is not None
     listener.close()
 
@@ -170,7 +170,7 @@ def test_a_session_that_nobody_holds_any_more_listens_no_more(misbehaving):
     server = misbehaving(says_nothing)
     before = open_files()
     session = Session(Client(server.url), "a", {}, journal=Journal(None), live=True, say=print)
-    session._listener.follow(1)
+    session._listener.listen_from(1)
     deadline = time.monotonic() + 60
     while not server.connections and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -42,5 +42,5 @@ def test_it_is_said_once(monkeypatch, recwarn):
         warn_of_misspelled({"REMOTELR_ULR": "http://127.0.0.1:8000"})
 
     assert [(each.category, str(each.message)) for each in recwarn] == [
-        (RemoteLRWarning, "RemoteLR: nobody reads the environment variable REMOTELR_ULR: did you mean REMOTELR_URL?")
+        (RemoteLRWarning, "RemoteLR: the environment variable REMOTELR_ULR is unknown: did you mean REMOTELR_URL?")
     ]

@@ -30,12 +30,17 @@ def session(shared_service, key, monkeypatch):
     said: list[str] = []
     clients = []
 
-    def make(policy, environ=None, **life) -> Session:
+    def make(policy, environ=None, **identity) -> Session:
         for name, value in (environ or {}).items():
             monkeypatch.setenv(name, value)
         clients.append(Client(shared_service.url))
         made = Session(
-            clients[-1], key, {"policy": policy}, journal=Journal(), life=ProcessIdentity(**life), say=said.append
+            clients[-1],
+            key,
+            {"policy": policy},
+            journal=Journal(),
+            identity=ProcessIdentity(**identity),
+            say=said.append,
         )
         made.open(initial_learning_rate=0.1)
         return made

@@ -77,7 +77,7 @@ def test_from_any_decision_on_it_decides_what_the_service_decides(policy, losses
     for epoch, loss in enumerate(losses):
         theirs = story.report(epoch, loss)
         if epoch < let_go:
-            shadow.follow(over_the_wire(theirs))
+            shadow.sync_to(over_the_wire(theirs))
         else:
             assert same(shadow.report(Report(epoch=epoch, metrics={"val_loss": loss})), theirs)
 
@@ -91,7 +91,7 @@ def test_what_operators_ordered_and_guards_remember_goes_on_without_the_service(
     story, shadow = service(policy), LocalReplica("story", spec(policy))
     for epoch, order in enumerate(orders):
         story.command(**order)
-        shadow.follow(over_the_wire(story.report(epoch, 0.3)))
+        shadow.sync_to(over_the_wire(story.report(epoch, 0.3)))
 
     for epoch, loss in enumerate(losses, len(orders)):
         theirs = story.report(epoch, loss)
@@ -101,10 +101,10 @@ def test_what_operators_ordered_and_guards_remember_goes_on_without_the_service(
 def test_a_rate_that_comes_to_a_run_that_has_ended_does_not_let_it_go_on():
     story, shadow = service(WATCHED), LocalReplica("story", spec(WATCHED))
     for epoch in range(5):
-        shadow.follow(over_the_wire(story.report(epoch, 0.3)))
-    shadow.obey(Command(type="scale", factor=0.5))
+        shadow.sync_to(over_the_wire(story.report(epoch, 0.3)))
+    shadow.apply_now(Command(type="scale", factor=0.5))
     scaled = shadow.decision.action
-    shadow.obey(Command(type="release"))
+    shadow.apply_now(Command(type="release"))
 
     assert ["stop", "continue"] == [scaled, shadow.decision.action]
 
@@ -114,7 +114,7 @@ def test_it_goes_back_to_any_epoch_it_followed(losses, data):
     back = data.draw(st.integers(0, len(losses)))
     story, shadow = service(PLATEAU), LocalReplica("story", spec(PLATEAU))
     for epoch, loss in enumerate(losses):
-        shadow.follow(over_the_wire(story.report(epoch, loss)))
+        shadow.sync_to(over_the_wire(story.report(epoch, loss)))
 
     ours = shadow.begin(AttemptRequest(key="again", epoch=back))
 
@@ -125,7 +125,7 @@ def test_a_rate_an_operator_holds_stays_held_without_the_service():
     story, shadow = service(PLATEAU), LocalReplica("story", spec(PLATEAU))
     story.command("set_learning_rate", 0.0123)
     story.report(0, 1.0)
-    shadow.follow(over_the_wire(story.report(1, 1.0)))
+    shadow.sync_to(over_the_wire(story.report(1, 1.0)))
 
     decision = shadow.report(Report(epoch=2, metrics={"val_loss": 1.0}))
 
@@ -151,11 +151,11 @@ def test_what_it_obeys_early_comes_out_alike(order):
     """In the epoch it is heard in the order holds already; after it, everything is as the service has it."""
     story, shadow = service(HALVING), LocalReplica("story", spec(HALVING))
     story.command("scale", 0.9)
-    shadow.follow(over_the_wire(story.report(0, 1.0)))
+    shadow.sync_to(over_the_wire(story.report(0, 1.0)))
     before = shadow.decision.learning_rate
     story.order(Command(**order))
 
-    changed = shadow.obey(Command(**order))
+    changed = shadow.apply_now(Command(**order))
 
     assert changed == (order["type"] not in ("pause", "note"))
     assert changed == (shadow.decision.learning_rate != before or shadow.decision.action == "stop")
@@ -166,7 +166,7 @@ def test_what_it_obeys_early_comes_out_alike(order):
 def test_what_the_rules_refuse_is_not_obeyed():
     shadow = LocalReplica("story", spec(HALVING))
 
-    assert not shadow.obey(Command(type="scale", factor=-1.0))
+    assert not shadow.apply_now(Command(type="scale", factor=-1.0))
 
 
 def test_every_step_of_an_epoch_has_its_rate():
@@ -186,7 +186,7 @@ def test_a_decision_made_under_another_policy_is_noticed():
     story = service({**PLATEAU, "type": "reduce_on_plateau", "factor": 0.5, "patience": 1, "cooldown": 0})
     shadow = LocalReplica("story", spec({"type": "step", "step_size": 1, "gamma": 0.9}))
 
-    shadow.follow(over_the_wire(story.report(0, 1.0)))
+    shadow.sync_to(over_the_wire(story.report(0, 1.0)))
 
     assert not shadow.agrees
 

@@ -89,8 +89,8 @@ def test_another_policy_after_a_kill_gives_the_same_rates_with_the_service_and_w
 WAS = "policy.schedule.factor was 0.97, is 0.5; policy.schedule.patience was 1, is 3."
 SAID = {
     "keep": "keeps its own policy: policy.schedule.factor is 0.97, not 0.5; policy.schedule.patience is 1, not 3.",
-    "replace": f"has another policy now, what it remembers is kept: {WAS}",
-    "restart": f"has another policy now, it remembers nothing: {WAS}",
+    "replace": f"has a new policy, its state is kept: {WAS}",
+    "restart": f"has a new policy, its state is reset: {WAS}",
 }
 
 

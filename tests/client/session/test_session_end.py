@@ -27,9 +27,7 @@ def test_a_run_that_ends_while_the_service_is_away_says_where_its_reports_lie(tm
 
     with pytest.warns(RemoteLRWarning, match="goes on by the same rules"):
         job.train(0, 5)
-    with pytest.warns(
-        RemoteLRWarning, match=f"5 reports .* lie in {tmp_path / 'spool'}, to be told when it is started again"
-    ):
+    with pytest.warns(RemoteLRWarning, match=f"5 reports .* are in {tmp_path / 'spool'} and will be delivered"):
         job.session.finish("completed")
 
     assert (tmp_path / "spool").exists()
@@ -96,7 +94,7 @@ def test_an_end_alone_that_nobody_heard_says_where_it_lies(tmp_path):
     with pytest.warns(RemoteLRWarning) as warned:
         job.session.finish("completed")
 
-    assert f"the end of run 'job' never reached the service: it lies in {tmp_path / 'spool'}" in str(warned[-1].message)
+    assert f"the end of run 'job' did not reach the service: is in {tmp_path / 'spool'}" in str(warned[-1].message)
 
 
 @QUIET

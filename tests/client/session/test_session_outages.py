@@ -94,7 +94,7 @@ def test_what_an_operator_ordered_meanwhile_wins_and_both_sides_say_so():
 
     assert [rate for [rate] in rates[:11]] == [rate for [rate] in undisturbed(11)]
     assert rates[11] == [0.0123]
-    assert "the run was changed while it could not be reached: epoch 12 has learning rate 0.0123" in job.said[-1]
+    assert "the run was changed while the service was unreachable: epoch 12 has learning rate 0.0123" in job.said[-1]
     # The order holds from epoch 6 on, whose report then shows what was really used.
     assert [epoch for epoch, _, _, notes in history(service) if "drift" in notes] == [6, 7, 8, 9, 10]
 
@@ -190,7 +190,7 @@ def test_ranks_hold_what_depends_on_metrics_and_follow_what_does_not():
     for policy, expected in ((PLATEAU, [None] * 3), (falling, [0.1 / 2**4, 0.1 / 2**5, 0.1 / 2**6])):
         service = InMemoryService()
         ranks = [
-            Job(service, policy=policy).start(life=ProcessIdentity(rank=rank, world_size=2, attempt_key="a"))
+            Job(service, policy=policy).start(identity=ProcessIdentity(rank=rank, world_size=2, attempt_key="a"))
             for rank in (0, 1)
         ]
         for epoch in range(3):
@@ -236,7 +236,7 @@ class Newer(InMemoryService):
 
 
 def test_a_service_that_remembers_more_than_we_know_is_followed_with_one_warning():
-    with pytest.warns(RemoteLRWarning, match="Install the service's version") as warned:
+    with pytest.warns(RemoteLRWarning, match="Install the version of the service") as warned:
         rates = Job(Newer()).start().train(0, 10)
 
     assert rates == undisturbed(10)
@@ -312,4 +312,4 @@ def test_a_service_that_hears_a_part_of_it_at_each_epoch_does_not_count_as_away(
     for epoch in range(1000, 1004):
         service.tired = False
         job.train(epoch, epoch + 1)
-        assert not job.session._asking._breaker.is_open
+        assert not job.session._service._breaker.is_open

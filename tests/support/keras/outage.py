@@ -31,8 +31,8 @@ class Outage(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no 
 
     def kill(self) -> None:
         self._service.kill()
-        self._remote._session._asking._budget.seconds = HURRIED_S
+        self._remote._session._service._budget.seconds = HURRIED_S
 
     def start(self) -> None:
         self._service.start()
-        self._remote._session._asking._budget.seconds = PATIENT_S
+        self._remote._session._service._budget.seconds = PATIENT_S
