@@ -53,7 +53,7 @@ def goes_on(process: Process) -> None:
 
     assert stood >= 20
     assert process.replayed("run") == process.stored_run("run")
-    assert ["run"] == [view.key for view in runs.list_runs(process.reads).runs]
+    assert ["run"] == [view.run.key for view in runs.list_runs(process.reads).runs]
     assert stood + 1 == process.report("run", stood, 0.5).epoch
 
 

@@ -105,7 +105,7 @@ def test_an_action_that_fails_after_it_wrote_leaves_nothing_and_hurts_nobody(pro
     answers = together(process, process.writer.submit(half_done, "half done"), report(process, "run"))
 
     assert [ZeroDivisionError, Decision] == [type(answer) for answer in answers]
-    assert ["run"] == [view.key for view in runs.list_runs(process.reads).runs]
+    assert ["run"] == [view.run.key for view in runs.list_runs(process.reads).runs]
 
 
 def test_a_failed_commit_is_tried_again_for_each_action_alone(process: Process):
@@ -276,7 +276,7 @@ def test_a_full_disk_loses_nothing_that_was_answered(sqlite_url: str, start_proc
     pages = process.ask(process.writer.submit(pragma("page_count")))
     process.ask(process.writer.submit(pragma(f"max_page_count = {pages + 2}")))
     answered = train_until_refused(process, "run")
-    failing, stored = process.writer.failing, runs.get_run(process.reads, "run").epoch
+    failing, stored = process.writer.failing, runs.get_run(process.reads, "run").run.epoch
     process.ask(process.writer.submit(pragma("max_page_count = 1000000")))
 
     assert failing is not None

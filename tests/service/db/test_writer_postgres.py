@@ -339,7 +339,7 @@ def test_replicas_that_create_one_run_at_once_create_one_run(replicas: list[Proc
     )
 
     assert [True] == [created for _, created in answers if created]
-    assert 1 == len({view.created_at for view, _ in answers})
+    assert 1 == len({view.stored.created_at for view, _ in answers})
     assert 1 == len(replicas[0].events("run"))
 
 

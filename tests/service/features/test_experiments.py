@@ -6,18 +6,25 @@ from typing import Any
 
 import pytest
 
-from remotelr.rules import AttemptRequest, InvalidCommand, InvalidPolicy, Limits, policy_from_json, policy_to_json
+from remotelr.rules import (
+    AttemptRequest,
+    InvalidCommand,
+    InvalidPolicy,
+    Limits,
+    RunSpec,
+    policy_from_json,
+    policy_to_json,
+)
 from remotelr_service.errors import ExperimentNotFound, TooManyTags
 from remotelr_service.features.bulk import bulk
 from remotelr_service.features.experiments import experiments
 from remotelr_service.features.experiments.experiments import ExperimentPut, ExperimentSettings
 from remotelr_service.features.runs import runs
-from remotelr_service.features.runs.runs import OpenSpec
 from remotelr_service.features.training import attempts
 from support.fixtures.processes import Process, patiently, together
 from support.rules.run_histories import PLATEAU, spec
 
-OPEN = OpenSpec(initial_learning_rate=1.0)
+OPEN = partial(RunSpec, initial_learning_rate=1.0)
 
 
 def set_up(process: Process, name: str = "digits", **settings: Any) -> ExperimentPut:
@@ -40,7 +47,7 @@ def test_a_run_without_a_policy_takes_its_experiments(process: Process):
     set_up(process, policy=policy_from_json(PLATEAU))
     view = put(process, "run", OPEN, experiment="digits")
 
-    assert policy_to_json(policy_from_json(PLATEAU)) == policy_to_json(view.spec.policy)
+    assert policy_to_json(policy_from_json(PLATEAU)) == policy_to_json(view.run.spec.policy)
     assert 0.5 == process.train("run", [1.0] * 4)[-1]
 
 
@@ -61,7 +68,7 @@ def test_a_run_has_its_own_tags_and_those_of_its_experiment_that_it_lacks(proces
     set_up(process, tags={"team": "vision", "site": "b"})
     view = put(process, "run", experiment="digits", tags={"site": "a"})
 
-    assert {"team": "vision", "site": "a"} == view.tags
+    assert {"team": "vision", "site": "a"} == view.stored.tags
     with pytest.raises(TooManyTags):
         put(process, "other", experiment="digits", tags={f"t{number}": "" for number in range(31)})
 

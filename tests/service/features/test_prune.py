@@ -48,7 +48,7 @@ def prune(process: Process, stale: PruneFilter = STALE) -> list[str]:
 
 
 def left(process: Process) -> list[str]:
-    return [view.key for view in runs.list_runs(process.reads).runs]
+    return [view.run.key for view in runs.list_runs(process.reads).runs]
 
 
 def counted(process: Process, table: str) -> int:

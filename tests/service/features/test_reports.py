@@ -102,7 +102,7 @@ def test_a_rate_of_the_trainers_own_is_noted_beside_the_decided_one(process: Pro
     again = process.report("run", 0, 0.5, learning_rate=0.25)
     row = history.history(process.reads, "run")[0]
 
-    assert (1.0, 0.25) == (row.learning_rate, row.used_learning_rate)
+    assert (1.0, 0.25) == (row.learning_rate, row.event.payload["learning_rate"])
     assert {"drift": 1.0} == process.events("run")[1].notes
     assert (1.0, 1.0) == (told.drift, again.drift)
 
@@ -203,11 +203,11 @@ def test_a_loss_that_is_not_finite_leaves_the_rate_finite_and_the_curve_goes_on(
     process.train("run", LOSSES[:2])
     decision = process.report("run", 2, loss)
     process.train("run", LOSSES[3:], first=3)
-    shown = history.history(process.reads, "run")[2].metrics["val_loss"]
+    shown = history.history(process.reads, "run")[2].event.payload["metrics"]["val_loss"]
 
     assert math.isfinite(decision.learning_rate)
     assert math.isfinite(decision.plateau["best"])
-    assert repr(loss) == repr(shown)
+    assert repr(loss) == repr(float(shown))
     assert process.replayed("run") == process.stored_run("run")
 
 
@@ -217,7 +217,7 @@ def test_a_metric_that_was_not_measured_is_not_one_that_is_not_a_number(process:
     with pytest.raises(ReportConflict):
         process.report("run", 0, math.nan)
 
-    assert {} == history.history(process.reads, "run")[0].metrics
+    assert {} == history.history(process.reads, "run")[0].event.payload["metrics"]
 
 
 def test_a_command_bears_on_the_first_epoch_that_is_not_decided(process: Process):

@@ -30,7 +30,12 @@ def test_asking_for_a_run_again_gives_the_same_run(process: Process):
 
     assert (True, False) == (created, again)
     assert made == found == runs.get_run(process.reads, "run")
-    assert ("digits", {"team": "vision"}, 0, 1.0) == (made.experiment, made.tags, made.epoch, made.learning_rate)
+    assert ("digits", {"team": "vision"}, 0, 1.0) == (
+        made.stored.experiment,
+        made.stored.tags,
+        made.run.epoch,
+        made.run.learning_rate,
+    )
     assert (1, "start", 1.0) == (made.decision.seq, made.decision.reason, made.decision.learning_rate)
 
 
@@ -39,7 +44,7 @@ def test_runs_are_found_by_the_tags_they_have_now(process: Process):
         put(process, key, tags=tags)
 
     def found(tag: tuple[str, str], after: str | None = None) -> list[str]:
-        return [view.key for view in runs.list_runs(process.reads, tag=tag, after=after).runs]
+        return [view.run.key for view in runs.list_runs(process.reads, tag=tag, after=after).runs]
 
     before = [found(("team", "vision")), found(("team", "vision"), after="a"), found(("gpu", "8")), found(("gpu", "9"))]
     process.ask(runs.tag_run(process.writer, "a", {"team": "sound", "gpu": "8"}))
@@ -70,7 +75,7 @@ def test_runs_are_listed_in_pages_that_neither_repeat_nor_miss_one(process: Proc
     after: str | None = None
     while True:
         page = runs.list_runs(process.reads, after=after, limit=3)
-        listed += [view.key for view in page.runs]
+        listed += [view.run.key for view in page.runs]
         after = page.after
         if after is None:
             break
@@ -92,7 +97,7 @@ def test_runs_are_found_by_experiment_status_and_tag(process: Process):
     process.finish("c", "completed")
 
     def found(**by: Any) -> list[str]:
-        return [view.key for view in runs.list_runs(process.reads, **by).runs]
+        return [view.run.key for view in runs.list_runs(process.reads, **by).runs]
 
     assert ["a", "b"] == found(experiment="digits")
     assert ["c"] == found(status="completed")
@@ -116,9 +121,9 @@ def test_tags_are_set_and_removed_one_by_one(process: Process):
         runs.tag_run(process.writer, "run", {"team": "speech", 'quo"te': "ü", "old": None, "never": None})
     )
 
-    assert {"team": "speech", "model": "x", 'quo"te': "ü"} == tagged.tags
+    assert {"team": "speech", "model": "x", 'quo"te': "ü"} == tagged.stored.tags
     assert tagged == runs.get_run(process.reads, "run")
-    assert ["run"] == [view.key for view in runs.list_runs(process.reads, tag=('quo"te', "ü")).runs]
+    assert ["run"] == [view.run.key for view in runs.list_runs(process.reads, tag=('quo"te', "ü")).runs]
 
 
 def test_a_run_does_not_gather_more_tags_than_it_may_have(process: Process):
@@ -127,13 +132,13 @@ def test_a_run_does_not_gather_more_tags_than_it_may_have(process: Process):
         process.ask(runs.tag_run(process.writer, "run", {"one-more": ""}))
     tagged = process.ask(runs.tag_run(process.writer, "run", {"one-more": "", "t0": None}))
 
-    assert 32 == len(tagged.tags)
+    assert 32 == len(tagged.stored.tags)
 
 
 def test_an_end_is_final_until_somebody_begins_again(process: Process):
     put(process, "run")
-    assert "completed" == process.finish("run", "completed").status
-    assert "completed" == process.finish("run", "completed").status
+    assert "completed" == process.finish("run", "completed").run.status
+    assert "completed" == process.finish("run", "completed").run.status
     with pytest.raises(RunFinished):
         process.finish("run", "failed")
 
@@ -231,17 +236,21 @@ def test_many_wait_for_a_decision_without_a_thread_or_a_connection_each(process:
     assert held < 10
 
 
+def _next_rate(row: history.HistoryRow) -> float | None:
+    return None if row.decision is None else row.decision.learning_rate
+
+
 def test_history_has_a_row_for_every_report_with_the_rate_its_epoch_ran_with(process: Process):
     put(process, "run")
     process.attempt("run", "life", 0)
     told = [1.0, *process.train("run", [1.0] * 6)]
     rows = history.history(process.reads, "run")
 
-    assert list(range(6)) == [row.epoch for row in rows]
+    assert list(range(6)) == [row.event.epoch for row in rows]
     assert told[:-1] == [row.learning_rate for row in rows]
-    assert told[1:] == [row.next_learning_rate for row in rows]
-    assert {0.5} <= {row.next_learning_rate for row in rows if row.reason == "plateau"}
-    assert rows[2:4] == history.history(process.reads, "run", after=rows[1].seq, limit=2)
+    assert told[1:] == [_next_rate(row) for row in rows]
+    assert {0.5} <= {_next_rate(row) for row in rows if row.decision and row.decision.reason == "plateau"}
+    assert rows[2:4] == history.history(process.reads, "run", after=rows[1].event.seq, limit=2)
 
 
 def test_history_shows_what_was_rewound_and_what_replaced_it(process: Process):
@@ -253,7 +262,7 @@ def test_history_shows_what_was_rewound_and_what_replaced_it(process: Process):
     rows = history.history(process.reads, "run")
 
     assert [(0, None), (1, None), (2, 2), (3, 2), (2, None), (3, None)] == [
-        (row.epoch, row.superseded_by) for row in rows
+        (row.event.epoch, row.event.superseded_by) for row in rows
     ]
     assert rows[2].learning_rate == rows[4].learning_rate
 
@@ -276,11 +285,11 @@ def test_history_gives_every_rank_the_decision_of_its_point_also_when_its_time_w
     rows = history.history(process.reads, "run")
 
     assert isinstance(waiting, Waiting)
-    assert [(0, 1.0), (0, 1.0), (0, 1.0), (1, None)] == [(row.epoch, row.next_learning_rate) for row in first]
-    assert ["schedule"] * 3 + [None] == [row.reason for row in first]
-    assert [row.next_learning_rate for row in first] == [row.next_learning_rate for row in rows[:4]]
-    assert [None] * 3 == [row.superseded_by for row in rows[4:]]
-    assert all(row.next_learning_rate is not None for row in rows[4:])
+    assert [(0, 1.0), (0, 1.0), (0, 1.0), (1, None)] == [(row.event.epoch, _next_rate(row)) for row in first]
+    assert ["schedule"] * 3 + [None] == [row.decision and row.decision.reason for row in first]
+    assert [_next_rate(row) for row in first] == [_next_rate(row) for row in rows[:4]]
+    assert [None] * 3 == [row.event.superseded_by for row in rows[4:]]
+    assert all(_next_rate(row) is not None for row in rows[4:])
 
 
 def test_history_gives_the_rate_in_force_after_a_gap_and_to_a_late_rank(process: Process):
@@ -289,7 +298,7 @@ def test_history_gives_the_rate_in_force_after_a_gap_and_to_a_late_rank(process:
     process.report("run", 2, 0.5, rank=1)
     rows = history.history(process.reads, "run")
 
-    assert [(0, 1.0), (1, 1.0)] == [(row.rank, row.learning_rate) for row in rows]
+    assert [(0, 1.0), (1, 1.0)] == [(row.event.rank, row.learning_rate) for row in rows]
 
 
 def test_events_come_in_pages_with_their_times(process: Process):
@@ -298,9 +307,9 @@ def test_events_come_in_pages_with_their_times(process: Process):
     first = history.events(process.reads, "run", limit=2)
     rest = history.events(process.reads, "run", after=2)
 
-    assert [1, 2, 3, 4] == [view.event.seq for view in (*first, *rest)]
-    assert all(view.created_at.tzinfo is not None for view in first)
-    assert first[0].created_at <= rest[-1].created_at
+    assert [1, 2, 3, 4] == [event.seq for event, _ in (*first, *rest)]
+    assert all(at.tzinfo is not None for _, at in first)
+    assert first[0][1] <= rest[-1][1]
 
 
 def test_a_preview_is_the_curve_a_run_would_have(process: Process):

@@ -72,7 +72,7 @@ async def train(ctx: Context, key: str, first: int, count: int) -> None:
 
 
 def stalled(ctx: Context) -> list[str]:
-    return [view.key for view in list_runs(ctx.reads, stalled=True).runs]
+    return [view.run.key for view in list_runs(ctx.reads, stalled=True).runs]
 
 
 def test_a_silent_run_is_marked_once_and_until_it_is_heard_of_again(ctx: Context):
@@ -84,12 +84,12 @@ def test_a_silent_run_is_marked_once_and_until_it_is_heard_of_again(ctx: Context
         assert [] == await one.look()
         assert [] == await one.look(began + timedelta(seconds=LEAST_S - 5))
         assert (["silent"], 1) == (await one.look(later(LEAST_S + 5)), one.count)
-        assert get_run(ctx.reads, "silent").stalled
+        assert get_run(ctx.reads, "silent").stored.stalled_at is not None
         assert [] == await one.look(later(LEAST_S + 10)) == await another.look(later(LEAST_S + 10))
         assert ["silent"] == stalled(ctx)
         await train(ctx, "silent", 5, 1)
         assert ([], 0) == (await one.look(), one.count)
-        assert ([], False) == (stalled(ctx), get_run(ctx.reads, "silent").stalled)
+        assert ([], False) == (stalled(ctx), get_run(ctx.reads, "silent").stored.stalled_at is not None)
 
     asyncio.run(story())
 

@@ -40,7 +40,7 @@ DOCUMENTS = st.recursive(
 
 
 def test_an_answer_without_a_model_is_byte_for_byte_that_of_the_model():
-    assert DecisionAnswer.of(DECISION).model_dump_json().encode() == raw_decision_response(DECISION).body
+    assert DecisionAnswer.read(DECISION).model_dump_json().encode() == raw_decision_response(DECISION).body
 
 
 def test_an_answer_of_a_run_without_a_plateau_is_that_of_the_model():
@@ -60,7 +60,7 @@ def test_an_answer_of_a_run_without_a_plateau_is_that_of_the_model():
         replayed=True,
     )
 
-    assert DecisionAnswer.of(plain).model_dump_json().encode() == raw_decision_response(plain).body
+    assert DecisionAnswer.read(plain).model_dump_json().encode() == raw_decision_response(plain).body
 
 
 @given(DOCUMENTS, st.booleans())

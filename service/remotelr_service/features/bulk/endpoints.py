@@ -1,9 +1,13 @@
 """Commands to many runs at once."""
 
+from collections.abc import Sequence
+
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from remotelr.rules import command_to_json
 from remotelr_service.features.bulk import bulk
+from remotelr_service.features.bulk.bulk import BulkResult
 from remotelr_service.features.bulk.executor import BulkExecutor
 from remotelr_service.features.bulk.schemas import BulkCommandAnswer, BulkCommandRequest
 from remotelr_service.features.commands import commands
@@ -63,14 +67,14 @@ async def bulk_command(
     selector = body.selector.selector()
     if body.dry_run:
         rehearsal = await run_in_threadpool(bulk.dry_run, ctx.reads, selector, order, after=after - 1, limit=limit)
-        return BulkCommandAnswer.rehearsed(rehearsal)
+        return _dry_run_answer(rehearsal)
     noted, is_known = await bulk.create_bulk(ctx.writer, ctx.reads, selector, order)
     executor = executor_of(request)
     if not is_known:
         executor.begin(noted.id)
     await run_until_disconnect(request, executor.wait(noted.id, min(wait, settings.wait_limit_s)))
     view = await run_in_threadpool(bulk.get_bulk, ctx.reads, noted.id, after=after - 1, limit=limit)
-    answer = BulkCommandAnswer.of(view)
+    answer = _answer(view)
     if answer.finished_at is None:
         response.status_code = 202
     return answer
@@ -91,4 +95,42 @@ def get_bulk_command(
 ) -> BulkCommandAnswer:
     """A command to many runs, how far it is, and what came of it for each run that has had its turn."""
     view = bulk.get_bulk(ctx.reads, id, after=after - 1, limit=limit, only_failed=failed)
-    return BulkCommandAnswer.of(view)
+    return _answer(view)
+
+
+def _answer(view: bulk.BulkView) -> BulkCommandAnswer:
+    command = view.bulk
+    return BulkCommandAnswer.read(
+        command,
+        view.progress,
+        dry_run=False,
+        status="running" if command.finished_at is None else "finished",
+        count=len(command.runs),
+        runs=view.results,
+        next=_next(view.results, more=view.more),
+    )
+
+
+def _dry_run_answer(dry_run: bulk.DryRun) -> BulkCommandAnswer:
+    return BulkCommandAnswer.read(
+        dry_run,
+        id=None,
+        dry_run=True,
+        key=None,
+        selector=dry_run.selector.to_json(),
+        command=command_to_json(dry_run.command),
+        actor=dry_run.command.actor,
+        reason=dry_run.command.reason,
+        status="finished",
+        done=0,
+        failed=sum(result.code is not None for result in dry_run.results),
+        created_at=None,
+        finished_at=None,
+        runs=dry_run.results,
+        next=_next(dry_run.results, more=dry_run.more),
+    )
+
+
+def _next(results: Sequence[BulkResult], *, more: bool) -> int | None:
+    # Stored places are 0-based. `after` is the number of results that the caller has seen.
+    return results[-1].place + 1 if more else None

@@ -1,17 +1,15 @@
 """Bodies of bulk commands and their selectors."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
-from remotelr.rules import Command, InvalidCommand, command_to_json
-from remotelr_service.features.bulk.bulk import BulkResult, BulkView, DryRun
+from remotelr.rules import Command, InvalidCommand
 from remotelr_service.features.bulk.selector import Bound, Selector
 from remotelr_service.features.commands.schemas import AnyCommandBody, CancelBody
 from remotelr_service.features.runs.schemas import Status
-from remotelr_service.http.bodies import RequestBody
+from remotelr_service.http.bodies import RequestBody, ResponseBody
 from remotelr_service.http.fields import (
     Key,
     MetricName,
@@ -21,33 +19,24 @@ from remotelr_service.http.fields import (
 )
 
 
-class BulkResultAnswer(BaseModel):
+class BulkResultAnswer(ResponseBody):
     """What came of a command for one run, or would come of it."""
 
     run: str
     seq: int | None = Field(description="Number of the command in the run's log; null where there is none.")
     effective_from: int | None = Field(description="The first epoch whose rate it bears on.")
-    before: float | None = Field(description="The rate of that epoch without the command.")
+    before: float | None = Field(
+        validation_alias="rate_before", description="The rate of that epoch without the command."
+    )
     after: float | None = Field(
-        description="The rate of that epoch with the command, if the schedule learns nothing until then."
+        validation_alias="rate_after",
+        description="The rate of that epoch with the command, if the schedule learns nothing until then.",
     )
     code: str | None = Field(description="Why it failed; null where it did not.")
     detail: str | None
 
-    @classmethod
-    def of(cls, result: BulkResult) -> Self:
-        return cls(
-            run=result.run,
-            seq=result.seq,
-            effective_from=result.effective_from,
-            before=result.rate_before,
-            after=result.rate_after,
-            code=result.code,
-            detail=result.detail,
-        )
 
-
-class BulkCommandAnswer(BaseModel):
+class BulkCommandAnswer(ResponseBody):
     """A command to many runs. The runs are those that were selected when it was ordered."""
 
     id: int | None = Field(description="Null of a dry run.")
@@ -65,53 +54,6 @@ class BulkCommandAnswer(BaseModel):
     finished_at: datetime | None
     runs: list[BulkResultAnswer] = Field(description="One for each run that has had its turn, in order of their keys.")
     next: int | None = Field(description="Ask again with `after` set to this; null where there are no more for now.")
-
-    @classmethod
-    def of(cls, view: BulkView) -> Self:
-        bulk = view.bulk
-        return cls(
-            id=bulk.id,
-            dry_run=False,
-            key=bulk.key,
-            selector=dict(bulk.selector),
-            command=dict(bulk.command),
-            actor=bulk.actor,
-            reason=bulk.reason,
-            status="running" if bulk.finished_at is None else "finished",
-            count=len(bulk.runs),
-            done=view.progress.done,
-            failed=view.progress.failed,
-            created_at=bulk.created_at,
-            finished_at=bulk.finished_at,
-            runs=[BulkResultAnswer.of(result) for result in view.results],
-            next=_next(view.results, more=view.more),
-        )
-
-    @classmethod
-    def rehearsed(cls, rehearsal: DryRun) -> Self:
-        order = rehearsal.command
-        return cls(
-            id=None,
-            dry_run=True,
-            key=None,
-            selector=rehearsal.selector.to_json(),
-            command=command_to_json(order),
-            actor=order.actor,
-            reason=order.reason,
-            status="finished",
-            count=rehearsal.count,
-            done=0,
-            failed=sum(result.code is not None for result in rehearsal.results),
-            created_at=None,
-            finished_at=None,
-            runs=[BulkResultAnswer.of(result) for result in rehearsal.results],
-            next=_next(rehearsal.results, more=rehearsal.more),
-        )
-
-
-def _next(results: Sequence[BulkResult], *, more: bool) -> int | None:
-    # Places are counted from 0, and `after` from 1: it is how many were seen.
-    return results[-1].place + 1 if more else None
 
 
 MAX_NAMED_RUNS = 1_000
@@ -133,7 +75,7 @@ class BoundBody(RequestBody):
         return self
 
     def bound(self) -> Bound:
-        return Bound(gt=self.gt, ge=self.ge, lt=self.lt, le=self.le, finite=self.finite)
+        return Bound(**self.model_dump())
 
 
 class SelectorBody(RequestBody):

@@ -9,16 +9,55 @@ from sqlalchemy import Connection, Engine
 
 from remotelr import rules
 from remotelr.rules import Command, Event, command_from_payload, command_history, is_command
+from remotelr.rules.commands.status import CommandState
 from remotelr_service.db.engine import reading
 from remotelr_service.db.queries import command_events, runs
 from remotelr_service.db.queries.runs import StoredRun, get_stored_run
 from remotelr_service.db.writer.transaction import WriteTransaction
 from remotelr_service.db.writer.writer import Writer
 from remotelr_service.errors import CommandNotFound
-from remotelr_service.features.commands.views import CommandStep, CommandView
 from remotelr_service.features.training.override_expiry import expire_overrides
 
 _Dated = tuple[Event, datetime]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandStep:
+    """One step in the life of a command.
+
+    seq: number of the event that brought it. epoch, rate: of `delivered` the epoch it was told for and its rate;
+    of `applied` and `rejected` the one really used, where the trainer says it.
+    actor: who ordered what brought it; None where nobody did. reason: theirs, or the rules'.
+    """
+
+    state: CommandState
+    at: datetime
+    seq: int
+    epoch: int | None = None
+    rate: float | None = None
+    actor: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandView:
+    """A command, and what has become of it. effective_from: the first epoch whose rate it bears on.
+
+    rate: the rate the trainer really set; None until it reports it.
+    history: its steps, oldest first; the last one is `state`.
+    """
+
+    run: str
+    seq: int
+    effective_from: int
+    key: str | None
+    command: Command
+    created_at: datetime
+    state: CommandState
+    at_epoch: int | None
+    rate: float | None
+    reason: str | None
+    history: Sequence[CommandStep]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ async def command(
         expected_seq=body.expected_seq,
     )
     seq = await commands.command(ctx.writer, run, order)
-    return CommandAnswer.of(await run_in_threadpool(commands.get_command, ctx.reads, run, seq))
+    return _answer(await run_in_threadpool(commands.get_command, ctx.reads, run, seq))
 
 
 @router.get(
@@ -43,7 +43,7 @@ async def command(
 def list_commands(run: RunKey, ctx: Ctx, after: AfterSequence = 0, limit: Limit = 100) -> CommandPage:
     """What was ordered of the run, oldest first, and what has become of each."""
     page = commands.list_commands(ctx.reads, run, after=after, limit=limit)
-    return CommandPage(run=run, commands=[CommandAnswer.of(view) for view in page.commands], next=page.after)
+    return CommandPage(run=run, commands=[_answer(view) for view in page.commands], next=page.after)
 
 
 @router.get(
@@ -53,4 +53,10 @@ def list_commands(run: RunKey, ctx: Ctx, after: AfterSequence = 0, limit: Limit 
 )
 def get_command(run: RunKey, seq: EventNumber, ctx: Ctx) -> CommandAnswer:
     """A command to the run, and what has become of it."""
-    return CommandAnswer.of(commands.get_command(ctx.reads, run, seq))
+    return _answer(commands.get_command(ctx.reads, run, seq))
+
+
+def _answer(view: commands.CommandView) -> CommandAnswer:
+    command = view.command
+    value = command.multiplier if command.type == "scale" else command.value
+    return CommandAnswer.read(view, command, value=value)

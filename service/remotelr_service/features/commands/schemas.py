@@ -3,13 +3,22 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Discriminator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from typing_extensions import override
 
 from remotelr.rules import Command, Until, command_to_json, policy_from_json
 from remotelr.rules.commands.expiry import parse_timestamp
 from remotelr.rules.commands.validate import MAX_FACTOR, MIN_FACTOR
-from remotelr_service.features.commands.views import CommandStep, CommandView
-from remotelr_service.http.bodies import RequestBody
+from remotelr_service.http.bodies import RequestBody, ResponseBody
 from remotelr_service.http.fields import (
     MAX_EPOCH,
     MAX_INTEGER,
@@ -24,7 +33,7 @@ from remotelr_service.http.fields import (
 CommandState = Literal["queued", "delivered", "applied", "rejected", "expired", "superseded", "cancelled"]
 
 
-class CommandStepAnswer(BaseModel):
+class CommandStepAnswer(ResponseBody):
     """One step in the life of a command."""
 
     state: CommandState
@@ -35,20 +44,8 @@ class CommandStepAnswer(BaseModel):
     actor: str | None = Field(description="Who ordered what brought it.")
     reason: str | None
 
-    @classmethod
-    def of(cls, step: CommandStep) -> Self:
-        return cls(
-            state=step.state,
-            at=step.at,
-            seq=step.seq,
-            epoch=step.epoch,
-            rate=step.rate,
-            actor=step.actor,
-            reason=step.reason,
-        )
 
-
-class CommandAnswer(BaseModel):
+class CommandAnswer(ResponseBody):
     """A command to a run, and what has become of it.
 
     It is queued until a decision with it has gone out, then delivered until the trainer has used the rate.
@@ -58,7 +55,9 @@ class CommandAnswer(BaseModel):
     seq: int = Field(description="Number of the command in the run's log.")
     effective_from: int = Field(description="The first epoch whose rate it bears on.")
     key: str | None
-    command: dict[str, Any] = Field(description="As it was ordered, with `actor` and `reason`; defaults left out.")
+    command: Annotated[dict[str, Any], BeforeValidator(command_to_json)] = Field(
+        description="As it was ordered, with `actor` and `reason`; defaults left out."
+    )
     created_at: datetime
     state: CommandState
     at_epoch: int | None = Field(description="The epoch its rate was used in, or is told for.")
@@ -67,25 +66,6 @@ class CommandAnswer(BaseModel):
     history: list[CommandStepAnswer] = Field(description="How it came to stand so, oldest step first.")
     type: str = Field(description="Of `command`.")
     value: float | None = Field(description="Of `command`: the rate or the factor.")
-
-    @classmethod
-    def of(cls, view: CommandView) -> Self:
-        order = view.command
-        return cls(
-            run=view.run,
-            seq=view.seq,
-            effective_from=view.effective_from,
-            key=view.key,
-            command=command_to_json(order),
-            created_at=view.created_at,
-            state=view.state,
-            at_epoch=view.at_epoch,
-            rate=view.rate,
-            reason=view.reason,
-            history=[CommandStepAnswer.of(step) for step in view.history],
-            type=order.type,
-            value=order.multiplier if order.type == "scale" else order.value,
-        )
 
 
 class CommandPage(BaseModel):
@@ -118,8 +98,8 @@ class UntilBody(RequestBody):
             raise ValueError("expected one of `epoch` and `time`")
         return self
 
-    def until(self) -> Until:
-        return Until(epoch=self.epoch, time=self.time)
+
+_SIGNATURE = {"actor", "reason", "key", "expected_seq"}
 
 
 class _CommandBody(RequestBody):
@@ -134,6 +114,10 @@ class _CommandBody(RequestBody):
         None, description="The run's `seq` as the operator saw it: if anything has happened since, 409 `seq_conflict`."
     )
 
+    def command(self) -> Command:
+        """The command, without its signature: actor, reason, key and expected_seq."""
+        return Command(**self.model_dump(exclude=_SIGNATURE))
+
 
 class SetLearningRateBody(_CommandBody):
     """Set the rate."""
@@ -147,10 +131,10 @@ class SetLearningRateBody(_CommandBody):
     )
     until: UntilBody | None = Field(None, description="Of `pin` and `one_shot`: when it is held no longer.")
 
+    @override
     def command(self) -> Command:
-        return Command(
-            type=self.type, value=self.value, mode=self.mode, until=None if self.until is None else self.until.until()
-        )
+        until = None if self.until is None else Until(epoch=self.until.epoch, time=self.until.time)
+        return Command(type=self.type, value=self.value, mode=self.mode, until=until)
 
 
 class ScaleBody(_CommandBody):
@@ -172,17 +156,11 @@ class ScaleBody(_CommandBody):
             raise ValueError("`value` is an older name of it: give one of them")
         return factor
 
-    def command(self) -> Command:
-        return Command(type=self.type, value=self.value, factor=self.factor)
-
 
 class ReleaseBody(_CommandBody):
     """Go back to the policy's own curve, and no longer stop."""
 
     type: Literal["release"]
-
-    def command(self) -> Command:
-        return Command(type=self.type)
 
 
 class PauseBody(_CommandBody):
@@ -190,17 +168,11 @@ class PauseBody(_CommandBody):
 
     type: Literal["pause"]
 
-    def command(self) -> Command:
-        return Command(type=self.type)
-
 
 class ResumeScheduleBody(_CommandBody):
     """Let the schedule go on where `pause` held it."""
 
     type: Literal["resume_schedule"]
-
-    def command(self) -> Command:
-        return Command(type=self.type)
 
 
 class ReplacePolicyBody(_CommandBody):
@@ -212,8 +184,9 @@ class ReplacePolicyBody(_CommandBody):
         "keep", description="`keep`: what the schedule remembers stays, where the tree has the same shape."
     )
 
+    @override
     def command(self) -> Command:
-        """Raises InvalidPolicy."""
+        """The command. Raises InvalidPolicy."""
         return Command(type=self.type, policy=policy_from_json(self.policy), state=self.state)
 
 
@@ -228,17 +201,11 @@ class ExtendBody(_CommandBody):
         "`restart` from its beginning.",
     )
 
-    def command(self) -> Command:
-        return Command(type=self.type, total=self.total, continuity=self.continuity)
-
 
 class StopBody(_CommandBody):
     """Ask the trainer to end with its epoch."""
 
     type: Literal["stop"]
-
-    def command(self) -> Command:
-        return Command(type=self.type)
 
 
 class NoteBody(_CommandBody):
@@ -247,18 +214,12 @@ class NoteBody(_CommandBody):
     type: Literal["note"]
     text: Sentence = Field(min_length=1)
 
-    def command(self) -> Command:
-        return Command(type=self.type, text=self.text)
-
 
 class CancelBody(_CommandBody):
     """Take back a command that has not been delivered."""
 
     type: Literal["cancel"]
     seq: int = Field(ge=1, le=MAX_INTEGER, description="The `seq` of that command.")
-
-    def command(self) -> Command:
-        return Command(type=self.type, seq=self.seq)
 
 
 AnyCommandBody = Annotated[

@@ -61,7 +61,7 @@ async def put_experiment(
     if put.is_new:
         response.status_code = 201
         response.headers["Location"] = f"/v1/experiments/{experiment}"
-    return ExperimentPutAnswer.put(put.experiment, put.limits_command)
+    return ExperimentPutAnswer.read(put.experiment, put)
 
 
 @router.get("", operation_id="list_experiments", responses=described("invalid_request", "database_unavailable"))
@@ -72,7 +72,7 @@ def list_experiments(
 ) -> ExperimentPage:
     """Experiments in order of their names, page by page: those that were set, and those that runs have named."""
     page = experiments.list_experiments(ctx.reads, after=after, limit=limit)
-    return ExperimentPage(experiments=[ExperimentAnswer.of(each) for each in page.experiments], next=page.after)
+    return ExperimentPage(experiments=[ExperimentAnswer.read(each) for each in page.experiments], next=page.after)
 
 
 @router.get(
@@ -82,4 +82,4 @@ def list_experiments(
 )
 def get_experiment(experiment: ExperimentName, ctx: Ctx) -> ExperimentAnswer:
     """The experiment, and what its runs begin with."""
-    return ExperimentAnswer.of(experiments.get_experiment(ctx.reads, experiment))
+    return ExperimentAnswer.read(experiments.get_experiment(ctx.reads, experiment))

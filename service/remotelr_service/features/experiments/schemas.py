@@ -6,9 +6,9 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, Field, model_validator
 
 from remotelr.rules import Limits, policy_from_json
-from remotelr_service.features.experiments.experiments import Experiment, ExperimentSettings
+from remotelr_service.features.experiments.experiments import ExperimentSettings
 from remotelr_service.features.runs.schemas import Tags
-from remotelr_service.http.bodies import RequestBody
+from remotelr_service.http.bodies import RequestBody, ResponseBody
 from remotelr_service.http.fields import (
     LearningRateOrZero,
     PolicyDocument,
@@ -50,19 +50,15 @@ class ExperimentRequest(RequestBody):
         )
 
 
-class ExperimentAnswer(BaseModel):
+class ExperimentAnswer(ResponseBody):
     """An experiment, and what its runs begin with."""
 
-    experiment: str
+    experiment: str = Field(validation_alias="name")
     policy: dict[str, Any] | None = Field(description="Of a run that is created without one, in its canonical form.")
     tags: dict[str, str]
     limits: dict[str, float] | None
     created_at: datetime
     updated_at: datetime
-
-    @classmethod
-    def of(cls, experiment: Experiment) -> Self:
-        return cls(**_members(experiment))
 
 
 class ExperimentPutAnswer(ExperimentAnswer):
@@ -73,24 +69,9 @@ class ExperimentPutAnswer(ExperimentAnswer):
         "Null where no run has to be told."
     )
 
-    @classmethod
-    def put(cls, experiment: Experiment, limits_command: int | None) -> Self:
-        return cls(**_members(experiment), limits_command=limits_command)
-
 
 class ExperimentPage(BaseModel):
     """Experiments in order of their names."""
 
     experiments: list[ExperimentAnswer]
     next: str | None = Field(description="Ask again with `after` set to this; null at the end.")
-
-
-def _members(experiment: Experiment) -> dict[str, Any]:
-    return {
-        "experiment": experiment.name,
-        "policy": None if experiment.policy is None else dict(experiment.policy),
-        "tags": dict(experiment.tags),
-        "limits": None if experiment.limits is None else dict(experiment.limits),
-        "created_at": experiment.created_at,
-        "updated_at": experiment.updated_at,
-    }

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from remotelr.rules import Preview
 from remotelr_service.features.policies.svg_chart import Line, line_chart
-from remotelr_service.features.policies.views import WhatIf
+from remotelr_service.features.policies.what_if import WhatIf
 from remotelr_service.http.negotiation import SVG
 
 # Beyond so many positions a staircase looks like a slope, and a slope costs less.

@@ -49,8 +49,7 @@ def preview_policy(body: PreviewRequest, request: Request) -> PreviewAnswer | Re
             return _table(curve, body.start, policy.unit)
         case "image/svg+xml":
             return picture_of_preview(curve, body.start, policy.unit)
-    momentum = None if curve.momentum is None else list(curve.momentum)
-    return PreviewAnswer(learning_rates=list(curve.learning_rates), momentum=momentum)
+    return PreviewAnswer.read(curve)
 
 
 @router.get("/schema", operation_id="get_policy_schema", responses=described("invalid_request"))

@@ -1,6 +1,7 @@
 """What really happened to a run, operators included, as a policy that does the same to another run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Engine
@@ -10,7 +11,6 @@ from remotelr_service.db.engine import reading
 from remotelr_service.db.queries.runs import get_stored_run
 from remotelr_service.db.writer.event_log import EventLog
 from remotelr_service.features.policies.recorded import decisions_in_force, effective_events
-from remotelr_service.features.policies.views import ReplayPolicy
 
 # A list in a policy holds so many; what is longer is put together of several parts.
 _PART = 1_000
@@ -27,6 +27,16 @@ _MOMENTUM = "the momentum that went with the rates is not in it"
 _BY_LINES = "the rates of single steps are too many: between the first steps of two epochs they lie on a line here"
 _BY_EPOCHS = "it is not known which step each epoch began with: each epoch has the rate of its first step here"
 _CUT = "the epochs are too many: between those that are left their rates lie on a line here"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayPolicy:
+    """What happened to a run, as a policy. epochs: so many have a rate. notes: what could not be kept."""
+
+    policy: Mapping[str, Any]
+    epochs: int
+    exact: bool
+    notes: Sequence[str]
 
 
 def replay_policy(engine: Engine, key: str) -> ReplayPolicy:

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from remotelr.rules import describe
 from remotelr_service.features.policies import replay_policy, what_if
 from remotelr_service.features.policies.charts import picture_of_what_if
 from remotelr_service.features.policies.schemas import ReplayPolicyAnswer, WhatIfAnswer, WhatIfRequest
@@ -31,7 +32,8 @@ def get_decision_of_epoch(run: RunKey, epoch: DecidedEpoch, ctx: Ctx) -> Explain
 
     An epoch without a decision of its own, in a gap, went by the newest one before.
     """
-    return ExplainedDecisionAnswer.explained(decisions.decision_of_epoch(ctx.reads, run, epoch))
+    decision = decisions.decision_of_epoch(ctx.reads, run, epoch)
+    return ExplainedDecisionAnswer.read(decision, sentence=describe(decision))
 
 
 @router.post(
@@ -60,7 +62,7 @@ async def ask_what_if(run: RunKey, body: WhatIfRequest, ctx: Ctx, request: Reque
         found = what_if.what_if(ctx.reads, run, body.parsed())
         if preferred_media_type(request, (JSON, SVG)) == SVG:
             return picture_of_what_if(run, found)
-        return WhatIfAnswer.of(run, found)
+        return WhatIfAnswer.read(found, run=run)
 
     return await run_in_threadpool(work)
 
@@ -72,4 +74,4 @@ async def ask_what_if(run: RunKey, body: WhatIfRequest, ctx: Ctx, request: Reque
 )
 def get_replay_policy(run: RunKey, ctx: Ctx) -> ReplayPolicyAnswer:
     """What really happened, operators included, as a policy: a new run with it gets the same rates."""
-    return ReplayPolicyAnswer.of(run, replay_policy.replay_policy(ctx.reads, run))
+    return ReplayPolicyAnswer.read(replay_policy.replay_policy(ctx.reads, run), run=run)

@@ -1,17 +1,16 @@
 """Bodies of previews, what-if and replay policies."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from remotelr.rules import (
     InvalidPolicy,
     Policy,
     policy_from_json,
 )
-from remotelr_service.features.policies.views import Alternative, ReplayPolicy, WhatIf
-from remotelr_service.http.bodies import RequestBody, measured_metrics
+from remotelr_service.http.bodies import RequestBody, ResponseBody, measured_metrics
 from remotelr_service.http.fields import (
     MAX_COUNT,
     MAX_INTEGER,
@@ -66,44 +65,31 @@ def _named_policy(name: str, document: Mapping[str, object]) -> Policy:
         raise error.under(f"policies.{name}") from None
 
 
-class PreviewAnswer(BaseModel):
+class PreviewAnswer(ResponseBody):
     """A curve."""
 
     learning_rates: list[float]
     momentum: list[float] | None = Field(description="Of policies that set one.")
 
 
-class AlternativeAnswer(BaseModel):
+class AlternativeAnswer(ResponseBody):
     """What a run would have been told under another policy."""
 
     learning_rates: list[float] = Field(description="One for each of `epochs`.")
     reductions: int = Field(description="How often a plateau lowered the rate.")
     stops_at: int | None = Field(description="The first epoch it would not have begun; null where it went on.")
 
-    @classmethod
-    def of(cls, alternative: Alternative) -> Self:
-        return cls(
-            learning_rates=list(alternative.learning_rates),
-            reductions=alternative.reductions,
-            stops_at=alternative.stops_at,
-        )
 
-
-class WhatIfAnswer(BaseModel):
+class WhatIfAnswer(ResponseBody):
     """The rates a run had, and those it would have had with the same losses."""
 
     run: str
     epochs: list[int] = Field(description="Those reported, without what was rewound, and the next one.")
     actual: list[float] = Field(description="The rate each of them had, commands of operators included.")
-    policies: dict[str, AlternativeAnswer]
-
-    @classmethod
-    def of(cls, run: str, answer: WhatIf) -> Self:
-        alternatives = {name: AlternativeAnswer.of(each) for name, each in answer.alternatives.items()}
-        return cls(run=run, epochs=list(answer.epochs), actual=list(answer.actual), policies=alternatives)
+    policies: dict[str, AlternativeAnswer] = Field(validation_alias="alternatives")
 
 
-class ReplayPolicyAnswer(BaseModel):
+class ReplayPolicyAnswer(ResponseBody):
     """What happened to a run, as a policy."""
 
     run: str
@@ -111,9 +97,3 @@ class ReplayPolicyAnswer(BaseModel):
     epochs: int = Field(description="How many epochs have a rate; behind them the last one is held.")
     exact: bool = Field(description="Every rate is the very same.")
     notes: list[str] = Field(description="What could not be kept, in words.")
-
-    @classmethod
-    def of(cls, run: str, replay: ReplayPolicy) -> Self:
-        return cls(
-            run=run, policy=dict(replay.policy), epochs=replay.epochs, exact=replay.exact, notes=list(replay.notes)
-        )

@@ -12,10 +12,31 @@ from remotelr_service.db.engine import reading
 from remotelr_service.db.queries.runs import get_stored_run
 from remotelr_service.errors import LogTooLong
 from remotelr_service.features.policies.recorded import Epoch, decisions_in_force, effective_events, reported_epochs
-from remotelr_service.features.policies.views import Alternative, WhatIf
 
 # Epochs times policies: about a second of work.
 MAX_DECISIONS = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative:
+    """What a run would have been told under another policy.
+
+    learning_rates: one for each epoch of the `WhatIf`. reductions: how often a plateau lowered the rate.
+    stops_at: the first epoch it would not have begun; None where it would have gone on.
+    """
+
+    learning_rates: Sequence[float]
+    reductions: int
+    stops_at: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WhatIf:
+    """The rates of a run, and those it would have had. epochs: those reported, and the next one."""
+
+    epochs: Sequence[int]
+    actual: Sequence[float]
+    alternatives: Mapping[str, Alternative]
 
 
 def what_if(engine: Engine, key: str, policies: Mapping[str, Policy]) -> WhatIf:

@@ -49,7 +49,7 @@ async def put_run(*, run: RunKey, body: RunRequest, ctx: Ctx, caller: CalledBy, 
     if is_new:
         response.status_code = 201
         response.headers["Location"] = f"/v1/runs/{run}"
-    return RunAnswer.of(view)
+    return _answer(view)
 
 
 @router.get("", operation_id="list_runs", responses=described("invalid_request", "database_unavailable"))
@@ -73,7 +73,7 @@ def list_runs(
         after=after,
         limit=limit,
     )
-    return RunPage(runs=[RunAnswer.of(view) for view in page.runs], next=page.after)
+    return RunPage(runs=[_answer(view) for view in page.runs], next=page.after)
 
 
 @router.get(
@@ -81,7 +81,7 @@ def list_runs(
 )
 def get_run(run: RunKey, ctx: Ctx) -> RunAnswer:
     """The run, and where it stands."""
-    return RunAnswer.of(runs.get_run(ctx.reads, run))
+    return _answer(runs.get_run(ctx.reads, run))
 
 
 @router.patch(
@@ -91,7 +91,7 @@ def get_run(run: RunKey, ctx: Ctx) -> RunAnswer:
 )
 async def tag_run(run: RunKey, body: TagsRequest, ctx: Ctx) -> RunAnswer:
     """Change tags of the run, as a JSON Merge Patch (RFC 7396) does: the others stay."""
-    return RunAnswer.of(await runs.tag_run(ctx.writer, run, body.tags))
+    return _answer(await runs.tag_run(ctx.writer, run, body.tags))
 
 
 @router.delete(
@@ -112,7 +112,13 @@ async def delete_run(run: RunKey, ctx: Ctx, caller: CalledBy) -> None:
 )
 async def finish_run(run: RunKey, body: FinishRequest, ctx: Ctx) -> RunAnswer:
     """Say how the run ended. It takes no further reports, until an attempt begins it again."""
-    return RunAnswer.of(await runs.finish_run(ctx.writer, run, body.status, body.last_seq))
+    return _answer(await runs.finish_run(ctx.writer, run, body.status, body.last_seq))
+
+
+def _answer(view: runs.RunView) -> RunAnswer:
+    stored = view.stored
+    stalled = stored.stalled_at is not None
+    return RunAnswer.read(stored.run.spec, stored.run, stored, decision=view.decision, stalled=stalled)
 
 
 def _name_and_value(tag: str | None) -> tuple[str, str] | None:

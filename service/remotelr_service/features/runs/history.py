@@ -2,19 +2,33 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
 from sqlalchemy import Engine
 
-from remotelr.rules import Decision, Event, metrics_from_json
+from remotelr.rules import Decision, Event
 from remotelr.rules.run.events import Kind
 from remotelr_service.db.engine import reading
 from remotelr_service.db.queries import runs
 from remotelr_service.db.queries.runs import RunPosition, get_stored_run
 from remotelr_service.errors import RunNotFound
-from remotelr_service.features.runs.views import EventView, HistoryRow
 from remotelr_service.live.waiters import RunWaiters
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRow:
+    """One report of one rank, with its effect.
+
+    learning_rate: the rate decided for the reported epoch.
+    decision: the decision of the report's point; None while other ranks are missing.
+    """
+
+    event: Event
+    learning_rate: float
+    decision: Decision | None
+    created_at: datetime
 
 
 def history(engine: Engine, key: str, after: int = 0, limit: int = 200) -> list[HistoryRow]:
@@ -28,39 +42,23 @@ def history(engine: Engine, key: str, after: int = 0, limit: int = 200) -> list[
         # A rank that waited, or came late, did not decide its point itself.
         points = {_point(event) for event, _, _ in reports if event.decision is None}
         decided = runs.list_point_decisions(connection, stored, points)
-    return [_row(event, at, told, event.decision or decided.get(_point(event))) for event, at, told in reports]
+    return [HistoryRow(event, rate, event.decision or decided.get(_point(event)), at) for event, at, rate in reports]
 
 
 def _point(event: Event) -> tuple[int, int | None]:
     return event.epoch or 0, event.superseded_by
 
 
-def _row(event: Event, at: datetime, told: float, decision: Decision | None) -> HistoryRow:
-    return HistoryRow(
-        seq=event.seq,
-        epoch=event.epoch or 0,
-        attempt=event.attempt,
-        rank=event.rank or 0,
-        metrics=metrics_from_json(event.payload["metrics"]),
-        learning_rate=told,
-        used_learning_rate=event.payload.get("learning_rate"),
-        next_learning_rate=None if decision is None else decision.learning_rate,
-        reason=None if decision is None else decision.reason,
-        action=None if decision is None else decision.action,
-        superseded_by=event.superseded_by,
-        created_at=at,
-    )
-
-
-def events(engine: Engine, key: str, after: int = 0, limit: int = 200, kind: Kind | None = None) -> list[EventView]:
+def events(
+    engine: Engine, key: str, after: int = 0, limit: int = 200, kind: Kind | None = None
+) -> list[tuple[Event, datetime]]:
     """Up to `limit` events of the run's log, from the first with a `seq` above `after` on, of one kind or of all.
 
     Raises RunNotFound.
     """
     with reading(engine) as connection:
         stored = get_stored_run(connection, key)
-        found = runs.list_dated_events(connection, stored, after=after, limit=limit, kind=kind)
-    return [EventView(event=event, created_at=at) for event, at in found]
+        return list(runs.list_dated_events(connection, stored, after=after, limit=limit, kind=kind))
 
 
 async def wait_for_events(

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from remotelr.rules import describe
 from remotelr.rules.run.events import Kind
 from remotelr_service.features.runs import history
 from remotelr_service.features.runs.schemas import EpochAnswer, EventAnswer, EventPage, HistoryPage
@@ -55,7 +56,7 @@ def get_history(
     wants_csv = form == "csv" or (form is None and "text/csv" in request.headers.get("accept", ""))
     if wants_csv:
         return Response(_table(list(_rows(ctx, run, after, limit))), media_type="text/csv")
-    rows = [EpochAnswer.of(row) for row in history.history(ctx.reads, run, after, (limit or 100) + 1)]
+    rows = [_epoch(row) for row in history.history(ctx.reads, run, after, (limit or 100) + 1)]
     shown = rows[: limit or 100]
     return HistoryPage(run=run, reports=shown, next=shown[-1].seq if len(rows) > len(shown) else None)
 
@@ -85,19 +86,32 @@ async def list_events(
         await run_until_disconnect(
             request, history.wait_for_events(ctx.reads, ctx.waiters, run, after, wait_s=wait_s, kind=kind)
         )
-    views = await run_in_threadpool(history.events, ctx.reads, run, after, limit + 1, kind)
-    shown = [EventAnswer.of(view) for view in views[:limit]]
-    return EventPage(run=run, events=shown, next=shown[-1].seq if len(views) > limit else None)
+    found = await run_in_threadpool(history.events, ctx.reads, run, after, limit + 1, kind)
+    shown = [EventAnswer.read(event, sentence=describe(event), created_at=at) for event, at in found[:limit]]
+    return EventPage(run=run, events=shown, next=shown[-1].seq if len(found) > limit else None)
+
+
+def _epoch(row: history.HistoryRow) -> EpochAnswer:
+    decision, payload = row.decision, row.event.payload
+    return EpochAnswer.read(
+        row,
+        row.event,
+        metrics=payload["metrics"],
+        used_learning_rate=payload.get("learning_rate"),
+        next_learning_rate=None if decision is None else decision.learning_rate,
+        reason=None if decision is None else decision.reason,
+        action=None if decision is None else decision.action,
+    )
 
 
 def _rows(ctx: Context, run: str, after: int, limit: int | None) -> Iterator[EpochAnswer]:
     left = MAX_ROWS if limit is None else limit
     while left > 0:
         page = history.history(ctx.reads, run, after, min(left, MAX_PAGE))
-        yield from map(EpochAnswer.of, page)
+        yield from map(_epoch, page)
         if len(page) < MAX_PAGE:
             return
-        left, after = left - len(page), page[-1].seq
+        left, after = left - len(page), page[-1].event.seq
 
 
 def _table(rows: list[EpochAnswer]) -> str:

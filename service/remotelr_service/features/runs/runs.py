@@ -1,14 +1,14 @@
 """Runs: create or get, list, tag, finish, delete."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from sqlalchemy import Engine
 
 from remotelr import rules
-from remotelr.rules import InvalidPolicy, Limits, Policy, RunSpec, policy_from_json
-from remotelr.rules.run.model import FinalStatus, OnConflict, Status
+from remotelr.rules import Decision, InvalidPolicy, Limits, Policy, RunSpec, policy_from_json
+from remotelr.rules.run.model import FinalStatus, OnConflict, Run, Status
 from remotelr_service.db.engine import reading
 from remotelr_service.db.queries import experiments, runs
 from remotelr_service.db.queries.experiments import Experiment
@@ -16,35 +16,39 @@ from remotelr_service.db.queries.runs import StoredRun, get_stored_decision, get
 from remotelr_service.db.writer.transaction import WriteTransaction
 from remotelr_service.db.writer.writer import Writer
 from remotelr_service.errors import ExperimentConflict, TooManyTags
-from remotelr_service.features.runs.views import Page, RunView, view_of
 from remotelr_service.http.auth import audit
 
 MAX_TAGS: Final = 32
 
 
+# A spec without its policy: called with `policy=`, it gives the spec.
+UnboundSpec = Callable[..., RunSpec]
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A stored run, with the decision in force."""
+
+    stored: StoredRun
+    decision: Decision
+
+    @property
+    def run(self) -> Run:
+        return self.stored.run
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OpenSpec:
-    """What the owner of a run says of it who leaves the policy to the experiment. The members are those of RunSpec."""
+class RunPage:
+    """Runs in order of key. after: the key from which the next page continues; None on the last page."""
 
-    initial_learning_rate: float | None = None
-    world_size: int = 1
-    steps_per_epoch: int | None = None
-    total_epochs: int | None = None
-
-    def under(self, policy: Policy) -> RunSpec:
-        return RunSpec(
-            policy=policy,
-            initial_learning_rate=self.initial_learning_rate,
-            world_size=self.world_size,
-            steps_per_epoch=self.steps_per_epoch,
-            total_epochs=self.total_epochs,
-        )
+    runs: Sequence[RunView]
+    after: str | None
 
 
 async def put_run(
     writer: Writer,
     key: str,
-    spec: RunSpec | OpenSpec,
+    spec: RunSpec | UnboundSpec,
     *,
     experiment: str | None = None,
     tags: Mapping[str, str] | None = None,
@@ -68,7 +72,7 @@ async def put_run(
         stored = tx.find(key)
         if stored is None:
             created = _create(tx, key, spec, experiment, tags or {})
-            return view_of(created, tx.decision(created)), True
+            return RunView(created, tx.decision(created)), True
         if experiment is not None and experiment != stored.experiment:
             raise ExperimentConflict(key, stored.experiment, experiment)
         if isinstance(spec, RunSpec):
@@ -78,19 +82,19 @@ async def put_run(
             stored = tx.append(stored, outcome)
             if outcome.event is not None:
                 audit.note(tx, "policy_set", key, {"seq": outcome.event.seq, "on_conflict": on_conflict}, by)
-        return view_of(stored, tx.decision(stored)), False
+        return RunView(stored, tx.decision(stored)), False
 
     return await writer.submit(action, key)
 
 
 def _create(
-    tx: WriteTransaction, key: str, spec: RunSpec | OpenSpec, experiment: str | None, tags: Mapping[str, str]
+    tx: WriteTransaction, key: str, spec: RunSpec | UnboundSpec, experiment: str | None, tags: Mapping[str, str]
 ) -> StoredRun:
     known = None if experiment is None else experiments.lock_experiment(tx.connection, experiment, shared=True)
     merged = {**(known.tags if known else {}), **tags}
     if len(merged) > MAX_TAGS:
         raise TooManyTags(key, len(merged), MAX_TAGS)
-    full = spec if isinstance(spec, RunSpec) else spec.under(_default_policy(experiment, known))
+    full = spec if isinstance(spec, RunSpec) else spec(policy=_default_policy(experiment, known))
     outcome = rules.create(key, replace(full, limits=Limits.from_json(known.limits if known else None)))
     if experiment is not None and known is None:
         added = Experiment(name=experiment, created_at=tx.now, updated_at=tx.now)
@@ -113,7 +117,7 @@ def get_run(engine: Engine, key: str) -> RunView:
     """The run `key`. Raises RunNotFound."""
     with reading(engine) as connection:
         stored = get_stored_run(connection, key)
-        return view_of(stored, get_stored_decision(connection, stored))
+        return RunView(stored, get_stored_decision(connection, stored))
 
 
 def list_runs(
@@ -125,7 +129,7 @@ def list_runs(
     stalled: bool | None = None,
     after: str | None = None,
     limit: int = 100,
-) -> Page:
+) -> RunPage:
     """Up to `limit` runs in order of key, from the first one behind `after` on.
 
     experiment, status, tag (name and value), stalled: only the runs that have it.
@@ -137,8 +141,8 @@ def list_runs(
         )
         shown = stored_runs[:limit]
         decisions = runs.list_decisions(connection, shown)
-    views = [view_of(stored, decisions[stored.id]) for stored in shown if stored.id in decisions]
-    return Page(runs=views, after=shown[-1].run.key if len(stored_runs) > limit else None)
+    views = [RunView(stored, decisions[stored.id]) for stored in shown if stored.id in decisions]
+    return RunPage(runs=views, after=shown[-1].run.key if len(stored_runs) > limit else None)
 
 
 async def tag_run(writer: Writer, key: str, changes: Mapping[str, str | None]) -> RunView:
@@ -154,7 +158,7 @@ async def tag_run(writer: Writer, key: str, changes: Mapping[str, str | None]) -
         if len(tags) > MAX_TAGS:
             raise TooManyTags(key, len(tags), MAX_TAGS)
         stored = tx.tag(stored, tags)
-        return view_of(stored, tx.decision(stored))
+        return RunView(stored, tx.decision(stored))
 
     return await writer.submit(action, key)
 
@@ -168,7 +172,7 @@ async def finish_run(writer: Writer, key: str, status: FinalStatus, last_seq: in
     def action(tx: WriteTransaction) -> RunView:
         stored = tx.get(key)
         after = tx.append(stored, rules.finish(stored.run, status, last_seq))
-        return view_of(after, tx.decision(after))
+        return RunView(after, tx.decision(after))
 
     return await writer.submit(action, key)
 

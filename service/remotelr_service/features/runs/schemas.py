@@ -1,15 +1,15 @@
 """Bodies of runs, their history and their events."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from functools import partial
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
-from remotelr.rules import RunSpec, describe, metrics_to_json, policy_from_json, policy_to_json
-from remotelr_service.features.runs.runs import MAX_TAGS, OpenSpec
-from remotelr_service.features.runs.views import EventView, HistoryRow, RunView
+from remotelr.rules import Limits, RunSpec, policy_from_json, policy_to_json
+from remotelr_service.features.runs.runs import MAX_TAGS, UnboundSpec
 from remotelr_service.features.training.schemas import DecisionAnswer
-from remotelr_service.http.bodies import RequestBody
+from remotelr_service.http.bodies import RequestBody, ResponseBody
 from remotelr_service.http.fields import (
     MAX_EPOCH,
     MAX_INTEGER,
@@ -31,6 +31,9 @@ TagChanges = Annotated[
         examples=[{"model": "resnet101", "draft": None}],
     ),
 ]
+
+
+_SPEC_FIELDS = {"initial_learning_rate", "world_size", "steps_per_epoch", "total_epochs"}
 
 
 class RunRequest(RequestBody):
@@ -56,15 +59,10 @@ class RunRequest(RequestBody):
         "`restart` sets it with fresh state, whatever the rate it begins at.",
     )
 
-    def spec(self) -> RunSpec | OpenSpec:
+    def spec(self) -> RunSpec | UnboundSpec:
         """Raises InvalidPolicy."""
-        said = OpenSpec(
-            initial_learning_rate=self.initial_learning_rate,
-            world_size=self.world_size,
-            steps_per_epoch=self.steps_per_epoch,
-            total_epochs=self.total_epochs,
-        )
-        return said if self.policy is None else said.under(policy_from_json(self.policy))
+        unbound = partial(RunSpec, **self.model_dump(include=_SPEC_FIELDS))
+        return unbound if self.policy is None else unbound(policy=policy_from_json(self.policy))
 
 
 class TagsRequest(RequestBody):
@@ -83,18 +81,26 @@ class FinishRequest(RequestBody):
 Status = Literal["running", "completed", "failed", "stopped"]
 
 
-class RunAnswer(BaseModel):
+def _limits_to_json(limits: Limits | None) -> dict[str, float] | None:
+    return None if limits is None else limits.to_json()
+
+
+class RunAnswer(ResponseBody):
     """A run and where it stands."""
 
-    run: str
+    run: str = Field(validation_alias="key")
     experiment: str | None
     tags: dict[str, str]
-    policy: dict[str, Any] = Field(description="In its canonical form: every field explicit.")
+    policy: Annotated[dict[str, Any], BeforeValidator(policy_to_json)] = Field(
+        description="In its canonical form: every field explicit."
+    )
     initial_learning_rate: float | None
     world_size: int
     steps_per_epoch: int | None
     total_epochs: int | None
-    limits: dict[str, float] | None = Field(description="What its experiment allows at most; null for no bounds.")
+    limits: Annotated[dict[str, float] | None, BeforeValidator(_limits_to_json)] = Field(
+        description="What its experiment allows at most; null for no bounds."
+    )
     policy_version: int
     attempt: int = Field(description="The life of the trainer group in charge; 0 until one announces itself.")
     epoch: int = Field(description="The next epoch to be reported.")
@@ -111,32 +117,6 @@ class RunAnswer(BaseModel):
     )
     decision: DecisionAnswer = Field(description="The decision in force.")
 
-    @classmethod
-    def of(cls, view: RunView) -> Self:
-        spec = view.spec
-        return cls(
-            run=view.key,
-            experiment=view.experiment,
-            tags=dict(view.tags),
-            policy=policy_to_json(spec.policy),
-            initial_learning_rate=spec.initial_learning_rate,
-            world_size=spec.world_size,
-            steps_per_epoch=spec.steps_per_epoch,
-            total_epochs=spec.total_epochs,
-            limits=None if spec.limits is None else spec.limits.to_json(),
-            policy_version=view.policy_version,
-            attempt=view.attempt,
-            epoch=view.epoch,
-            step=view.step,
-            learning_rate=view.learning_rate,
-            status=view.status,
-            created_at=view.created_at,
-            updated_at=view.updated_at,
-            stalled=view.stalled,
-            seq=view.seq,
-            decision=DecisionAnswer.of(view.decision),
-        )
-
 
 class RunPage(BaseModel):
     """Runs in order of their keys."""
@@ -145,7 +125,7 @@ class RunPage(BaseModel):
     next: str | None = Field(description="Ask again with `after` set to this; null at the end.")
 
 
-class EpochAnswer(BaseModel):
+class EpochAnswer(ResponseBody):
     """One reported epoch of one rank."""
 
     seq: int = Field(description="Number of the report in the run's log.")
@@ -161,23 +141,6 @@ class EpochAnswer(BaseModel):
     superseded_by: int | None = Field(description="The attempt that rewound past it; such a report counts no more.")
     created_at: datetime
 
-    @classmethod
-    def of(cls, row: HistoryRow) -> Self:
-        return cls(
-            seq=row.seq,
-            epoch=row.epoch,
-            attempt=row.attempt,
-            rank=row.rank,
-            metrics=metrics_to_json(row.metrics),
-            learning_rate=row.learning_rate,
-            used_learning_rate=row.used_learning_rate,
-            next_learning_rate=row.next_learning_rate,
-            reason=row.reason,
-            action=row.action,
-            superseded_by=row.superseded_by,
-            created_at=row.created_at,
-        )
-
 
 class HistoryPage(BaseModel):
     """The curve of a run: its reports in the order they came."""
@@ -187,7 +150,7 @@ class HistoryPage(BaseModel):
     next: int | None = Field(description="Ask again with `after` set to this; null at the end.")
 
 
-class EventAnswer(BaseModel):
+class EventAnswer(ResponseBody):
     """One thing that happened to a run."""
 
     seq: int
@@ -207,25 +170,6 @@ class EventAnswer(BaseModel):
     sentence: str = Field(description="What happened, for people.")
     superseded_by: int | None
     created_at: datetime
-
-    @classmethod
-    def of(cls, view: EventView) -> Self:
-        event = view.event
-        return cls(
-            seq=event.seq,
-            kind=event.kind,
-            attempt=event.attempt,
-            epoch=event.epoch,
-            rank=event.rank,
-            key=event.key,
-            effective_from=event.effective_from,
-            payload=dict(event.payload),
-            notes=dict(event.notes),
-            decision=None if event.decision is None else DecisionAnswer.of(event.decision),
-            sentence=describe(event),
-            superseded_by=event.superseded_by,
-            created_at=view.created_at,
-        )
 
 
 class EventPage(BaseModel):

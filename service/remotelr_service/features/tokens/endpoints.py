@@ -36,14 +36,14 @@ async def create_token(body: TokenCreation, caller: CalledBy, ctx: Ctx, request:
     gate = gate_of(request)
     made = await tokens.create_token(ctx.writer, body.request(), by=caller.name, has_admin=gate.has_settings_admin)
     await gate.token_cache.reload()
-    return MadeTokenAnswer.of_made(made)
+    return MadeTokenAnswer.read(made.token, token=made.secret)
 
 
 @router.get("/tokens", operation_id="list_tokens", responses=described("invalid_request", "database_unavailable"))
 def list_tokens(*, ctx: Ctx, after: AfterNumber = 0, limit: Limit = 100) -> TokenPageAnswer:
     """Tokens in the order they were made, revoked ones too. Nobody can read the tokens themselves."""
     page = tokens.list_tokens(ctx.reads, after, limit)
-    return TokenPageAnswer(tokens=[TokenAnswer.of(view) for view in page.tokens], next=page.after)
+    return TokenPageAnswer(tokens=[TokenAnswer.read(token) for token in page.tokens], next=page.after)
 
 
 @router.delete(
@@ -63,4 +63,4 @@ async def revoke_token(token: TokenNumber, caller: CalledBy, ctx: Ctx, request: 
 def list_audit(*, ctx: Ctx, after: AfterNumber = 0, limit: Limit = 100) -> AuditPageAnswer:
     """What was done to tokens, and to runs that are deleted, oldest first. A run that is there has its own log."""
     entries, following = audit.list_audit(ctx.reads, after, limit)
-    return AuditPageAnswer(entries=[AuditAnswer.of(entry) for entry in entries], next=following)
+    return AuditPageAnswer(entries=[AuditAnswer.read(entry) for entry in entries], next=following)

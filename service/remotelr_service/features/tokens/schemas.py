@@ -5,10 +5,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
-from remotelr_service.features.tokens.tokens import MadeToken, TokenRequest, TokenView
-from remotelr_service.http.auth.audit import AuditView
+from remotelr_service.features.tokens.tokens import TokenRequest
 from remotelr_service.http.auth.callers import Scope
-from remotelr_service.http.bodies import RequestBody
+from remotelr_service.http.bodies import RequestBody, ResponseBody
 from remotelr_service.http.fields import Key
 
 # Ten years; longer is for ever.
@@ -48,12 +47,10 @@ class TokenCreation(RequestBody):
         return self
 
     def request(self) -> TokenRequest:
-        return TokenRequest(
-            name=self.name, scope=self.scope, experiment=self.experiment, run=self.run, expires_in_s=self.expires_in_s
-        )
+        return TokenRequest(**self.model_dump())
 
 
-class TokenAnswer(BaseModel):
+class TokenAnswer(ResponseBody):
     """What may be known of a token."""
 
     id: int
@@ -67,19 +64,11 @@ class TokenAnswer(BaseModel):
     last_used_at: datetime | None = Field(description="To some minutes.")
     revoked_at: datetime | None
 
-    @classmethod
-    def of(cls, view: TokenView) -> Self:
-        return cls(**_members(view))
-
 
 class MadeTokenAnswer(TokenAnswer):
     """A token that was just made."""
 
     token: str = Field(description="The token itself. It is shown here and never again.")
-
-    @classmethod
-    def of_made(cls, made: MadeToken) -> Self:
-        return cls(**_members(made.view), token=made.secret)
 
 
 class TokenPageAnswer(BaseModel):
@@ -89,7 +78,7 @@ class TokenPageAnswer(BaseModel):
     next: int | None = Field(description="Ask again with `after` set to this; null at the end.")
 
 
-class AuditAnswer(BaseModel):
+class AuditAnswer(ResponseBody):
     """Something that was done, and has to be remembered."""
 
     id: int
@@ -99,35 +88,9 @@ class AuditAnswer(BaseModel):
     subject: str = Field(description="What it was done to: the name of a token, the key of a run.")
     details: dict[str, Any]
 
-    @classmethod
-    def of(cls, view: AuditView) -> Self:
-        return cls(
-            id=view.id,
-            at=view.at,
-            actor=view.actor,
-            action=view.action,
-            subject=view.subject,
-            details=dict(view.details),
-        )
-
 
 class AuditPageAnswer(BaseModel):
     """The audit, oldest first."""
 
     entries: list[AuditAnswer]
     next: int | None = Field(description="Ask again with `after` set to this; null at the end.")
-
-
-def _members(view: TokenView) -> dict[str, Any]:
-    return {
-        "id": view.id,
-        "name": view.name,
-        "scope": view.scope,
-        "experiment": view.experiment,
-        "run": view.run,
-        "created_at": view.created_at,
-        "created_by": view.created_by,
-        "expires_at": view.expires_at,
-        "last_used_at": view.last_used_at,
-        "revoked_at": view.revoked_at,
-    }

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import cast
+from datetime import timedelta
 
 from sqlalchemy import Engine
 
@@ -35,27 +34,11 @@ class TokenRequest:
     expires_in_s: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenView:
-    """What may be known of a token. last_used_at: to some minutes."""
-
-    id: int
-    name: str
-    scope: Scope
-    experiment: str | None
-    run: str | None
-    created_at: datetime
-    created_by: str | None
-    expires_at: datetime | None
-    last_used_at: datetime | None
-    revoked_at: datetime | None
-
-
 @dataclass(frozen=True, slots=True)
 class MadeToken:
     """A token that was just made. secret: the token itself, here and never again."""
 
-    view: TokenView
+    token: StoredToken
     secret: str = field(repr=False)
 
 
@@ -63,7 +46,7 @@ class MadeToken:
 class TokenPage:
     """Some tokens in the order they were made. after: what to ask for the next page with; None on the last."""
 
-    tokens: Sequence[TokenView]
+    tokens: Sequence[StoredToken]
     after: int | None
 
 
@@ -83,7 +66,7 @@ async def create_token(
         if named is not None and named.digest != digest(secret):
             raise TokenNameTaken(request.name, named.id)
         if named is not None:
-            return MadeToken(_view(named), secret)
+            return MadeToken(named, secret)
         if request.scope != "admin" and not has_admin and not stored.has_admin_token(tx.connection):
             raise AdminTokenNeeded(
                 "the first token has to be one of the scope admin: from then on nobody gets in without a token"
@@ -117,20 +100,20 @@ def list_tokens(engine: Engine, after: int = 0, limit: int = 100) -> TokenPage:
     """Up to `limit` tokens in the order they were made, revoked ones too, from the first one behind `after` on."""
     with reading(engine) as connection:
         found = stored.list_tokens(connection, after=after, limit=limit + 1)
-    shown = [_view(token) for token in found[:limit]]
+    shown = found[:limit]
     return TokenPage(shown, shown[-1].id if len(found) > limit else None)
 
 
-async def revoke_token(writer: Writer, token_id: int, *, by: str | None = None, has_admin: bool = False) -> TokenView:
+async def revoke_token(writer: Writer, token_id: int, *, by: str | None = None, has_admin: bool = False) -> StoredToken:
     """The token, which nobody gets in with any more; a second time changes nothing.
 
     Raises TokenNotFound, and AdminTokenNeeded for the last one of the scope admin.
     """
 
-    def action(tx: WriteTransaction) -> TokenView:
+    def action(tx: WriteTransaction) -> StoredToken:
         token = _found(tx, token_id)
         if token.revoked_at is not None:
-            return _view(token)
+            return token
         is_last = token.scope == "admin" and not stored.has_admin_token(tx.connection, but=token_id)
         if is_last and not has_admin:
             raise AdminTokenNeeded(
@@ -138,12 +121,12 @@ async def revoke_token(writer: Writer, token_id: int, *, by: str | None = None, 
             )
         stored.revoke_token(tx.writing(), token_id, tx.now)
         _note(tx, "token_revoked", _found(tx, token_id), by)
-        return _view(_found(tx, token_id))
+        return _found(tx, token_id)
 
     return await writer.submit(action)
 
 
-def _add(tx: WriteTransaction, request: TokenRequest, secret: str, by: str | None) -> TokenView:
+def _add(tx: WriteTransaction, request: TokenRequest, secret: str, by: str | None) -> StoredToken:
     row = {
         "name": request.name,
         "scope": request.scope,
@@ -156,7 +139,7 @@ def _add(tx: WriteTransaction, request: TokenRequest, secret: str, by: str | Non
     }
     token = stored.add_token(tx.writing(), row)
     _note(tx, "token_created", token, by)
-    return _view(token)
+    return token
 
 
 def _note(tx: WriteTransaction, action: str, token: StoredToken, by: str | None) -> None:
@@ -169,18 +152,3 @@ def _found(tx: WriteTransaction, token_id: int) -> StoredToken:
     if token is None:
         raise TokenNotFound(token_id)
     return token
-
-
-def _view(token: StoredToken) -> TokenView:
-    return TokenView(
-        id=token.id,
-        name=token.name,
-        scope=cast("Scope", token.scope),
-        experiment=token.experiment,
-        run=token.run,
-        created_at=token.created_at,
-        created_by=token.created_by,
-        expires_at=token.expires_at,
-        last_used_at=token.last_used_at,
-        revoked_at=token.revoked_at,
-    )

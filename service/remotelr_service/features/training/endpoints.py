@@ -123,8 +123,8 @@ async def report_batch(run: RunKey, body: BatchRequest, ctx: Ctx) -> BatchAnswer
 
 def _told(answer: Decision | Waiting | RulesError) -> DecisionAnswer | WaitingAnswer | RefusedAnswer:
     if isinstance(answer, Decision):
-        return DecisionAnswer.of(answer)
+        return DecisionAnswer.read(answer)
     if isinstance(answer, Waiting):
-        return WaitingAnswer.of(answer)
+        return WaitingAnswer.read(answer, status="waiting")
     code, members = rules_problem(answer)
     return RefusedAnswer(status="refused", code=code, detail=answer.message, problem=members)

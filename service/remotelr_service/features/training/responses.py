@@ -49,9 +49,9 @@ async def decision_answer(
 ) -> DecisionAnswer | SteppedDecisionAnswer:
     """The decision as an answer, with the rate of every step where that is wanted."""
     if not with_steps:
-        return DecisionAnswer.of(decision)
+        return DecisionAnswer.read(decision)
     rates = await run_in_threadpool(step_rates.step_rates, ctx.reads, decision.run, decision)
-    return SteppedDecisionAnswer.with_steps(decision, rates)
+    return SteppedDecisionAnswer.read(decision, learning_rates=rates)
 
 
 def raw_decision_response(decision: Decision) -> Response:
@@ -60,5 +60,5 @@ def raw_decision_response(decision: Decision) -> Response:
 
 
 def waiting_response(waiting: Waiting) -> Response:
-    body = WaitingAnswer.of(waiting).model_dump_json()
+    body = WaitingAnswer.read(waiting, status="waiting").model_dump_json()
     return Response(body, 202, headers={"Retry-After": str(RETRY_AFTER_S)}, media_type="application/json")

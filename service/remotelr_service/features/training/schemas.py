@@ -1,12 +1,11 @@
 """Bodies of attempts, reports and decisions."""
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from remotelr.rules import AttemptRequest, Decision, Report, Waiting, describe
-from remotelr.rules.run.decision import decision_to_json, waiting_to_json
-from remotelr_service.http.bodies import RequestBody, measured_metrics
+from remotelr.rules import AttemptRequest, Report
+from remotelr_service.http.bodies import RequestBody, ResponseBody, measured_metrics
 from remotelr_service.http.fields import (
     MAX_INTEGER,
     MAX_WORLD_SIZE,
@@ -30,14 +29,7 @@ class AttemptStart(RequestBody):
     last_seq: Sequence | None = Field(None, description="`seq` of the newest decision this trainer holds.")
 
     def request(self) -> AttemptRequest:
-        return AttemptRequest(
-            key=self.key,
-            epoch=self.epoch,
-            step=self.step,
-            world_size=self.world_size,
-            gap=self.gap,
-            last_seq=self.last_seq,
-        )
+        return AttemptRequest(**self.model_dump())
 
 
 class ReportRequest(RequestBody):
@@ -77,7 +69,7 @@ class BatchRequest(RequestBody):
     reports: list[ReportRequest] = Field(min_length=1, max_length=1000)
 
 
-class PlateauAnswer(BaseModel):
+class PlateauAnswer(ResponseBody):
     """The plateau in force: the best value, reports without improvement since, and the cooldown left."""
 
     best: float | None
@@ -85,7 +77,7 @@ class PlateauAnswer(BaseModel):
     cooldown: int
 
 
-class DecisionAnswer(BaseModel):
+class DecisionAnswer(ResponseBody):
     """The rate of one epoch of one run, taken once and never changed."""
 
     run: str
@@ -111,10 +103,6 @@ class DecisionAnswer(BaseModel):
     )
     replayed: bool = Field(description="This answer was already given once.")
 
-    @classmethod
-    def of(cls, decision: Decision) -> Self:
-        return cls(**decision_to_json(decision))
-
 
 class ExplainedDecisionAnswer(DecisionAnswer):
     """A decision with the sentence that says why."""
@@ -122,23 +110,14 @@ class ExplainedDecisionAnswer(DecisionAnswer):
     why: dict[str, Any] | None = Field(description="What made it; null of releases before it was kept.")
     sentence: str
 
-    @classmethod
-    def explained(cls, decision: Decision) -> Self:
-        why = None if decision.why is None else dict(decision.why)
-        return cls(**{**decision_to_json(decision), "why": why}, sentence=describe(decision))
-
 
 class SteppedDecisionAnswer(DecisionAnswer):
     """A decision with the rate of every step of its epoch."""
 
     learning_rates: list[float]
 
-    @classmethod
-    def with_steps(cls, decision: Decision, learning_rates: list[float]) -> Self:
-        return cls(**decision_to_json(decision), learning_rates=learning_rates)
 
-
-class WaitingAnswer(BaseModel):
+class WaitingAnswer(ResponseBody):
     """The report is kept, and other ranks are awaited. Sending the same report again asks again."""
 
     status: Literal["waiting"]
@@ -148,19 +127,15 @@ class WaitingAnswer(BaseModel):
     have: int
     need: int
 
-    @classmethod
-    def of(cls, waiting: Waiting) -> Self:
-        return cls(**waiting_to_json(waiting))
 
-
-class AttemptAnswer(BaseModel):
+class AttemptAnswer(ResponseBody):
     """The number of the attempt, and the decision for its first epoch."""
 
     attempt: int
     decision: DecisionAnswer | SteppedDecisionAnswer
 
 
-class RefusedAnswer(BaseModel):
+class RefusedAnswer(ResponseBody):
     """A report of a batch that was refused; those behind it were not tried."""
 
     status: Literal["refused"]
@@ -169,7 +144,7 @@ class RefusedAnswer(BaseModel):
     problem: dict[str, Any] = Field(description="The further members of the problem.")
 
 
-class BatchAnswer(BaseModel):
+class BatchAnswer(ResponseBody):
     """One answer for each report, in order, up to the first that was refused."""
 
     answers: list[DecisionAnswer | WaitingAnswer | RefusedAnswer]
