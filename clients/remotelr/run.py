@@ -14,7 +14,7 @@ from remotelr._http.responses import CommandReceipt, ReportRecord, RunView
 from remotelr.decision import Decision, Plan, planned
 from remotelr.errors import RanksMissing, RemoteLRError, ServiceRefused
 from remotelr.rules import Policy, Report, Waiting, policy_to_json
-from remotelr.rules.run.command import Continuity, Mode, OrderType, StateMode
+from remotelr.rules.run.command import Continuity, Mode, OperatorCommandType, StateMode
 
 
 class CommandOptions(TypedDict, total=False):
@@ -110,7 +110,7 @@ class RunCommands:
 
     def command(
         self,
-        order: OrderType,
+        order: OperatorCommandType,
         *,
         reason: str | None = None,
         actor: str | None = None,

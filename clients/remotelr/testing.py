@@ -20,7 +20,7 @@ own, tokens, experiments, previews, and waiting (a long poll is answered at once
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from typing import Any, get_args
 from urllib.parse import unquote
@@ -31,7 +31,6 @@ from remotelr._http.transport import NoAnswer
 from remotelr.rules import (
     AttemptRequest,
     Command,
-    CommandStatus,
     Decision,
     Event,
     Report,
@@ -39,16 +38,15 @@ from remotelr.rules import (
     RunSpec,
     Waiting,
     command_from_json,
-    command_from_payload,
-    command_history,
     command_to_json,
     is_command,
     metrics_from_json,
     policy_from_json,
     policy_to_json,
 )
+from remotelr.rules.commands.status import command_record
 from remotelr.rules.local_run import LocalRun
-from remotelr.rules.run.command import CommandType
+from remotelr.rules.run.command import OperatorCommandType
 from remotelr.rules.run.decision import decision_to_json, waiting_to_json
 from remotelr.rules.run.events import OF_A_POINT
 
@@ -58,7 +56,7 @@ _PATH = re.compile(r"/v1/runs/(?P<key>[^/]+)(?P<call>(/[a-z0-9]+)*)")
 _COMMAND = re.compile(r"GET /commands/(?P<seq>[0-9]+)")
 _INVALID = ("invalid_policy", "invalid_report", "invalid_command")
 # What is ordered over HTTP; limits are the service's own.
-_TAKEN = frozenset(get_args(CommandType)) - {"limits"}
+_TAKEN = frozenset(get_args(OperatorCommandType))
 _SPEC = ("initial_learning_rate", "world_size", "steps_per_epoch", "total_epochs")
 
 
@@ -196,40 +194,16 @@ def _one_command(kept: _HostedRun, seq: int) -> Response:
 
 
 def _ordered(kept: _HostedRun, event: Event) -> dict[str, Any]:
-    """A command, and what has become of it."""
-    order, later = command_from_payload(event), [each for each in kept.log.events if each.seq > event.seq]
-    steps = [_step(kept, event, step) for step in command_history(event, later, kept.run)]
-    newest = steps[-1]
+    """A command with its status and history."""
+    dated = [(each, kept.moments[each.seq]) for each in kept.log.events if each.seq >= event.seq]
+    record = command_record(dated[0], dated[1:], kept.run)
+    command = record.command
     return {
-        "run": kept.run.key,
-        "seq": event.seq,
-        "effective_from": event.effective_from,
-        "key": event.key,
-        "command": command_to_json(order),
-        "created_at": kept.moments[event.seq],
-        "state": newest["state"],
-        "at_epoch": newest["epoch"],
-        "rate": newest["rate"] if newest["state"] in {"applied", "rejected"} else None,
-        "reason": None if len(steps) == 1 else newest["reason"],
-        "history": steps,
-        "type": order.type,
-        "value": order.multiplier if order.type == "scale" else order.value,
-    }
-
-
-def _step(kept: _HostedRun, event: Event, step: CommandStatus) -> dict[str, Any]:
-    brought = event if step.seq is None else next(each for each in kept.log.events if each.seq == step.seq)
-    by = None
-    if is_command(brought) and (step.seq is None or brought is not event):
-        by = command_from_payload(brought)
-    return {
-        "state": step.state,
-        "at": kept.moments[brought.seq],
-        "seq": brought.seq,
-        "epoch": step.at_epoch,
-        "rate": step.rate,
-        "actor": None if by is None else by.actor,
-        "reason": step.reason if by is None or by.reason is None else by.reason,
+        **{each.name: getattr(record, each.name) for each in fields(record)},
+        "command": command_to_json(command),
+        "history": [asdict(step) for step in record.history],
+        "type": command.type,
+        "value": command.multiplier if command.type == "scale" else command.value,
     }
 
 

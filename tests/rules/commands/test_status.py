@@ -79,7 +79,7 @@ def test_it_is_rejected_when_a_bound_made_another_rate_of_it():
     story.report(1, 0.5)
     found = life(story, seq)
 
-    assert ("rejected", 0.08, "a bound made 0.08 of it") == (found.state, found.rate, found.reason)
+    assert ("rejected", 0.08, "a bound changed the rate to 0.08") == (found.state, found.rate, found.reason)
 
 
 def test_it_expires_when_the_run_ends_before():

@@ -38,7 +38,7 @@ def test_the_limits_win_over_the_policys_own_bounds():
 def test_a_rate_outside_the_limits_is_refused_with_the_nearest_that_is_not(mode, value):
     story = limited(min_lr=0.05, max_lr=0.2)
 
-    with pytest.raises(InvalidCommand, match=r"nearest they allow is 0\.(05|2)"):
+    with pytest.raises(InvalidCommand, match=r"nearest permitted rate is 0\.(05|2)"):
         story.command("set_learning_rate", value, mode=mode)
 
 

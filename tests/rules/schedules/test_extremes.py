@@ -37,7 +37,7 @@ def test_a_run_survives_any_number_of_the_largest_factors(factor, held):
 
 @pytest.mark.parametrize("factor", [0.0, 1e-13, 1e13, 1e200, float("inf"), float("nan")])
 def test_a_factor_out_of_this_world_is_refused(factor):
-    with pytest.raises(InvalidCommand, match="needs a factor from 1e-12 to"):
+    with pytest.raises(InvalidCommand, match="factor must be from 1e-12 to"):
         began().command("scale", factor=factor)
 
 

@@ -1,7 +1,7 @@
-"""What operators order, and what it does to a run.
+"""Execution of commands.
 
-A command bears on the first epoch that is not yet decided. Rates and pauses wait for it as `state.Order`s; a stop, a
-note, a cancel and limits hold at once; replace_policy and extend change the run's spec, in an event of kind `policy`.
+A command takes effect at the first undecided epoch. Rates and pauses become `state.Override`s. A stop, a note, a
+cancel and limits take effect immediately. replace_policy and extend change the spec, in an event of kind `policy`.
 """
 
 from dataclasses import replace
@@ -9,7 +9,7 @@ from typing import Any
 
 from remotelr.rules.commands.cancel import cancel_command
 from remotelr.rules.commands.extend import extend_spec
-from remotelr.rules.commands.validate import EXEMPT_FROM_LIMITS, check_limits, check_members, offending_field
+from remotelr.rules.commands.validate import check_limits, check_members
 from remotelr.rules.errors import InvalidCommand, SeqConflict
 from remotelr.rules.run.command import Command, command_from_payload, command_to_json
 from remotelr.rules.run.events import Event, Log
@@ -21,98 +21,84 @@ from remotelr.rules.transitions.lifecycle import migrate_state, requested_policy
 from remotelr.rules.transitions.max_change import check_max_change
 
 
-def command(run: Run, order: Command, log: Log) -> Outcome:
-    """The run with the command noted; it bears on the first epoch that is not yet decided.
+def command(run: Run, command: Command, log: Log) -> Outcome:
+    """The run with the command, which takes effect at the first undecided epoch.
 
-    The event's notes keep what it does to the rate of that epoch, as far as that can be said before the epochs until
-    then are reported: `before` and `after`.
+    The event's notes contain the rate of that epoch without and with the command: `before` and `after`. Reports of
+    the epochs until then may still change both.
 
-    Raises InvalidCommand for what makes no sense, lies outside bounds or limits, or has the key of another command;
-    SeqConflict; and InvalidPolicy for a policy the run cannot have.
+    Raises InvalidCommand for an invalid member, a rate outside bounds or limits, or the key of another command;
+    SeqConflict; and InvalidPolicy for a policy that the run cannot have.
     """
-    known = None if order.key is None else log.keyed("command", order.key) or log.keyed("policy", order.key)
+    known = None if command.key is None else log.keyed("command", command.key) or log.keyed("policy", command.key)
     if known is not None:
-        if _without_delivery_fields(command_from_payload(known)) != _without_delivery_fields(order):
-            raise InvalidCommand(f"the key {order.key!r} belongs to another command", field="key")
+        if _without_delivery_fields(command_from_payload(known)) != _without_delivery_fields(command):
+            raise InvalidCommand(f"the key {command.key!r} belongs to another command; use a new key", field="key")
         return Outcome(run=run, event=None)
-    if order.expected_seq is not None and order.expected_seq != run.seq:
+    if command.expected_seq is not None and command.expected_seq != run.seq:
         raise SeqConflict(
-            f"the run is at event {run.seq}, not {order.expected_seq}: look again before you order",
+            f"expected_seq must be {run.seq}, the newest event of the run, got {command.expected_seq}; "
+            "read the run, then retry",
             seq=run.seq,
-            expected_seq=order.expected_seq,
+            expected_seq=command.expected_seq,
         )
     effective_from = first_undecided(run)
-    check_members(run, order, effective_from)
-    after = _apply(run, order, effective_from, log)
-    document = command_to_json(order)
-    changes_policy = order.type in ("replace_policy", "extend")
-    if changes_policy:
-        document = {
-            **after.spec.to_json(),
-            "mode": _MODES[order.type, order.state],
-            "command": _without_policy(document),
-        }
+    check_members(run, command, effective_from)
+    after = _apply(run, command, effective_from, log)
+    document, mode = command_to_json(command), command.spec.policy_mode
+    if mode is not None:
+        # The event stores the policy once, as that of the run.
+        document.pop("policy", None)
+        mode_of_event = "restart" if command.state == "reset" else mode
+        document = {**after.spec.to_json(), "mode": mode_of_event, "command": document}
     event = Event(
         seq=run.seq + 1,
-        kind="policy" if changes_policy else "command",
+        kind="command" if mode is None else "policy",
         attempt=run.attempt,
-        key=order.key,
-        # A policy event is a place to go back to: where the state is as it was before this epoch was reported.
-        effective_from=run.epoch if changes_policy else effective_from,
+        key=command.key,
+        # A policy event is a snapshot: its state is the one before this epoch was reported.
+        effective_from=effective_from if mode is None else run.epoch,
         payload=document,
-        notes=_effect(run, after, order, effective_from),
+        notes=_effect(run, after, command, effective_from),
         state=after.state.to_json(),
     )
     return Outcome(run=replace(after, seq=event.seq), event=event)
 
 
-_MODES = {
-    ("replace_policy", "keep"): "replace",
-    ("replace_policy", "reset"): "restart",
-    ("extend", "keep"): "extend",
-}
-
-
-def _apply(run: Run, order: Command, effective_from: int, log: Log) -> Run:
-    """The run as the command leaves it."""
-    match order.type:
+def _apply(run: Run, command: Command, effective_from: int, log: Log) -> Run:
+    """The run after the command."""
+    match command.type:
         case "replace_policy":
-            assert order.policy is not None
-            spec = replace(run.spec, policy=order.policy, requested=requested_policy(run.spec))
-            state = migrate_state(run, spec.bound(), spec if order.state == "reset" else None)
+            assert command.policy is not None
+            spec = replace(run.spec, policy=command.policy, requested=requested_policy(run.spec))
+            state = migrate_state(run, spec.bound(), spec if command.state == "reset" else None)
             return replace(run, spec=spec, policy=spec.bound(), policy_version=run.policy_version + 1, state=state)
         case "extend":
-            spec = replace(extend_spec(run, order, effective_from), requested=requested_policy(run.spec))
+            spec = replace(extend_spec(run, command, effective_from), requested=requested_policy(run.spec))
             return replace(run, spec=spec, policy=spec.bound(), policy_version=run.policy_version + 1)
         case "cancel":
-            return replace(run, state=cancel_command(run, order, effective_from, log))
+            return replace(run, state=cancel_command(run, command, effective_from, log))
         case "limits":
-            spec = replace(run.spec, limits=order.limits)
-            return replace(run, spec=spec, state=with_command(run.state, order, effective_from))
-        case _:
-            return replace(run, state=with_command(run.state, order, effective_from))
+            run = replace(run, spec=replace(run.spec, limits=command.limits))
+    return replace(run, state=with_command(run.state, command, effective_from))
 
 
-def _effect(run: Run, after: Run, order: Command, effective_from: int) -> dict[str, Any]:
-    """What the command does to the rate of its first epoch. Raises InvalidCommand where the limits forbid it."""
-    if order.type == "note":
+def _effect(run: Run, after: Run, command: Command, effective_from: int) -> dict[str, Any]:
+    """The rate of the first epoch before and after the command. Raises InvalidCommand if the limits forbid it."""
+    if command.type == "note":
         return {}
     old = rate_at(run.policy, run.state, effective_from, start_position(run, effective_from))
     new = rate_at(after.policy, after.state, effective_from, start_position(after, effective_from))
-    check_limits(run, order, old, new)
-    if order.type not in EXEMPT_FROM_LIMITS:
-        curve = order.type in ("replace_policy", "extend")
-        check_max_change(run, after, effective_from, field=offending_field(order), curve=curve)
+    check_limits(run, command, old, new)
+    spec = command.spec
+    if not spec.exempt_from_limits:
+        curve = spec.policy_mode is not None
+        check_max_change(run, after, effective_from, field=spec.rate_field or "type", curve=curve)
     return {"before": old.learning_rate, "after": new.learning_rate}
 
 
-def _without_delivery_fields(order: Command) -> Command:
-    """The command without what a repetition may say otherwise."""
-    if order.type == "scale":
-        order = replace(order, factor=order.multiplier, value=None)
-    return replace(order, key=None, expected_seq=None)
-
-
-def _without_policy(document: dict[str, Any]) -> dict[str, Any]:
-    """It stands in the event once, as the run's own."""
-    return {name: value for name, value in document.items() if name != "policy"}
+def _without_delivery_fields(command: Command) -> Command:
+    """The command without the members that may differ in a retry."""
+    if command.type == "scale":
+        command = replace(command, factor=command.multiplier, value=None)
+    return replace(command, key=None, expected_seq=None)

@@ -1,4 +1,4 @@
-"""What `extend` makes of a run's curve. The formulas stand with the node it makes: `extended`."""
+"""The command `extend`. The formulas are in `composition.extended`."""
 
 from dataclasses import replace
 from math import isfinite
@@ -11,39 +11,40 @@ from remotelr.rules.run.model import Run, RunSpec
 from remotelr.rules.transitions.decide import start_position
 
 
-def extend_spec(run: Run, order: Command, first: int) -> RunSpec:
-    """The run's spec with `order.total` epochs, and the rest of its curve, from epoch `first` on, brought to that end.
+def extend_spec(run: Run, command: Command, first: int) -> RunSpec:
+    """The run's spec with `command.total` epochs; the curve from epoch `first` on is stretched to that end.
 
-    Raises InvalidCommand where the run never said how long it was to be, or that many epochs, or their steps, are over.
+    Raises InvalidCommand if the run has no length, or if the new end is not after `first`.
     """
-    spec, total = run.spec, order.total
+    spec, total = run.spec, command.total
     if total is None or total <= first:
-        raise InvalidCommand(
-            f"{total!r} epochs do not reach beyond epoch {first}, the first that is not decided", field="total"
-        )
+        raise InvalidCommand(f"total must be > {first}, the first undecided epoch, got {total!r}", field="total")
     scale = 1 if run.policy.unit == "epoch" else spec.steps_per_epoch
     if spec.total_epochs is None or scale is None:
         missing = "total_epochs" if spec.total_epochs is None else "steps_per_epoch"
-        raise InvalidCommand(f"the run never gave its {missing}, so its curve has no end to move", field="total")
+        raise InvalidCommand(f"extend needs the {missing} of the run; set it with the run", field="total")
     place, old, new = start_position(run, first), float(spec.total_epochs * scale), float(total * scale)
     if place >= new:
-        # Steps are what was reported, and may be more than the run's lengths would have it.
-        raise InvalidCommand(f"{total} epochs end at step {new:.0f}, and step {place:.0f} is reached", field="total")
+        # Reported steps may exceed epochs * steps_per_epoch.
+        raise InvalidCommand(
+            f"total must end after step {place:.0f}, which is reached; {total} epochs end at step {new:.0f}",
+            field="total",
+        )
     at = max(run.state.clock_at(run.policy, first, place).read(place), 0.0)
-    node = _extended_schedule(run, order, at, old=old, new=new, place=place)
+    node = _extended_schedule(run, command, at, old=old, new=new, place=place)
     longer = replace(spec, policy=replace(run.policy, schedule=node), total_epochs=total)
     try:
-        # What is stored must be read again, and a document has an end of its own.
+        # The stored policy must be readable: a document has a maximum depth.
         policy_from_json(policy_to_json(longer.policy))
     except InvalidPolicy as error:
         raise InvalidCommand(f"the run was extended too often: {error.reason}", field="total") from None
     return longer
 
 
-def _extended_schedule(run: Run, order: Command, at: float, *, old: float, new: float, place: float) -> Extended:
-    """at: where on the curve the run stands. place: where in the run; they differ by what it was paused."""
+def _extended_schedule(run: Run, command: Command, at: float, *, old: float, new: float, place: float) -> Extended:
+    """at: position on the curve. place: position in the run; pauses make them differ."""
     schedule, rest = run.policy.schedule, new - place
-    match order.continuity:
+    match command.continuity:
         case "keep_fraction":
             return Extended(schedule=schedule, at=at, position=at, speed=max(old - at, 0.0) / rest)
         case "restart":

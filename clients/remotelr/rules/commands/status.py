@@ -1,47 +1,34 @@
-"""The life of a command, read from the log: nothing is stored of it but what happened.
+"""The status of a command, computed from the log; it is not stored.
 
 queued ──▶ delivered ──▶ applied
-  │            └───────▶ rejected    the trainer, or a bound, made another rate of it
+  │            └───────▶ rejected    the trainer used another rate, or a bound changed it
   ├──▶ cancelled                     by a cancel
-  ├──▶ superseded                    by a later command that takes its place
-  └──▶ expired                       the run ended, or its `until` came, before anybody was told
+  ├──▶ superseded                    by a later command that replaces it
+  └──▶ expired                       the run ended, or its `until` came, before it was delivered
 
-Delivered is what an answer has carried to a trainer, be that life of the trainer gone back over later.
+delivered: a response that contained the command was sent, even if the attempt was later rewound.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from remotelr.rules.run.command import Command, command_from_payload, is_command
 from remotelr.rules.run.events import Event
 from remotelr.rules.run.model import Run
 
+T = TypeVar("T")
+
 CommandState = Literal["queued", "delivered", "applied", "rejected", "expired", "superseded", "cancelled"]
-
-# What holds as soon as it is noted, and is told to nobody.
-_AT_ONCE = ("note", "cancel")
-
-# What takes the place of a command that nobody was told of yet.
-_REPLACED_BY: dict[str, tuple[str, ...]] = {
-    "set_learning_rate": ("set_learning_rate", "release"),
-    "scale": ("set_learning_rate", "release"),
-    "pause": ("resume_schedule", "release"),
-    "resume_schedule": ("pause", "release"),
-    "release": ("set_learning_rate", "scale", "pause", "stop"),
-    "stop": ("release",),
-    "replace_policy": ("replace_policy",),
-    "limits": ("limits",),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandStatus:
-    """How far a command has come.
+    """The state of a command.
 
-    seq: number of the event that brought it there; None while it is queued.
-    at_epoch: the epoch it was delivered for. rate: the rate of that epoch; once a report says it, the one really used.
-    reason: why it was rejected, superseded or expired, in words; else None.
+    seq: number of the event that caused the state; None while it is queued.
+    at_epoch: the epoch it was delivered for. rate: the rate of that epoch, or the used one once it is reported.
+    reason: why it was rejected, superseded or expired; else None.
     """
 
     state: CommandState
@@ -51,52 +38,128 @@ class CommandStatus:
     reason: str | None = None
 
 
-def command_status(event: Event, later: Iterable[Event], run: Run) -> CommandStatus:
-    """How far the command behind `event` has come.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandStep(Generic[T]):
+    """A state that a command reached. T is the caller's type of a time.
 
-    later: events after it, oldest first. Enough are: the commands, the first decision for an epoch from
-        `event.effective_from` on, the reports of that epoch, and the newest end of the run.
-    run: its head.
+    at: time of the event `seq`, which caused the state.
+    epoch, rate: of `delivered` the epoch and its rate; of `applied` and `rejected` the used rate, if it is reported.
+    actor: of the command that caused the state; None if another event did. reason: of that command, or of the rules.
     """
-    order, later = command_from_payload(event), list(later)
-    if order.type in _AT_ONCE:
+
+    state: CommandState
+    at: T
+    seq: int
+    epoch: int | None = None
+    rate: float | None = None
+    actor: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandRecord(Generic[T]):
+    """A command with its status. effective_from: the first epoch that it affects.
+
+    rate: the rate that the trainer used; None until it is reported.
+    history: its steps, oldest first; the last one is `state`.
+    """
+
+    run: str
+    seq: int
+    effective_from: int
+    key: str | None
+    command: Command
+    created_at: T
+    state: CommandState
+    at_epoch: int | None
+    rate: float | None
+    reason: str | None
+    history: Sequence[CommandStep[T]]
+
+
+def command_status(event: Event, later: Iterable[Event], run: Run) -> CommandStatus:
+    """The status of the command that `event` stores.
+
+    later: events after it, oldest first. These suffice: all commands, the first decision for an epoch from
+        `event.effective_from` on, the reports of that epoch, and the newest end of the run.
+    """
+    command, later = command_from_payload(event), list(later)
+    if command.spec.immediate:
         return CommandStatus(state="applied", seq=event.seq)
-    told = next((each for each in later if _is_known_to_trainer(each, event.effective_from)), None)
-    before = later if told is None else [each for each in later if each.seq < told.seq]
-    ended = _ended_early(event, order, before)
+    delivery = next((each for each in later if _is_known_to_trainer(each, event.effective_from)), None)
+    before = later if delivery is None else [each for each in later if each.seq < delivery.seq]
+    ended = _ended_early(event, command, before)
     if ended is not None:
         return ended
-    if told is None:
+    if delivery is None:
         end = next((each for each in reversed(later) if each.kind == "finished"), None)
         if end is None or run.status == "running":
             return CommandStatus(state="queued")
         return CommandStatus(state="expired", seq=end.seq, reason=f"the run is {run.status}")
-    return _delivered(order, told, later)
+    return _delivered(command, delivery, later)
 
 
 def command_history(event: Event, later: Iterable[Event], run: Run) -> list[CommandStatus]:
-    """How the command behind `event` came to stand as it does, oldest step first; the arguments as of `life_of`.
+    """The states of the command, oldest first; the arguments are those of `command_status`.
 
-    What it was at a moment is what the log said then.
+    A state at a time is the status by the log at that time.
     """
     steps, known = list[CommandStatus](), list(later)
-    life = command_status(event, known, run)
-    while life.seq is not None:
-        steps.append(life)
-        seq = life.seq
+    status = command_status(event, known, run)
+    while status.seq is not None:
+        steps.append(status)
+        seq = status.seq
         if seq == event.seq:
             break
         known = [each for each in known if each.seq < seq]
-        life = command_status(event, known, run)
+        status = command_status(event, known, run)
     return [CommandStatus(state="queued"), *reversed(steps)]
+
+
+def command_record(dated: tuple[Event, T], later: Sequence[tuple[Event, T]], run: Run) -> CommandRecord[T]:
+    """The command that the event `dated` stores, with its status and history; `later` as in `command_status`."""
+    event, created_at = dated
+    known = {each.seq: (each, at) for each, at in (dated, *later)}
+    steps = [
+        _step(status, event, *known[event.seq if status.seq is None else status.seq])
+        for status in command_history(event, [each for each, _ in later], run)
+    ]
+    newest = steps[-1]
+    return CommandRecord(
+        run=run.key,
+        seq=event.seq,
+        effective_from=event.effective_from,
+        key=event.key,
+        command=command_from_payload(event),
+        created_at=created_at,
+        state=newest.state,
+        at_epoch=newest.epoch,
+        rate=newest.rate if newest.state in ("applied", "rejected") else None,
+        reason=None if len(steps) == 1 else newest.reason,
+        history=steps,
+    )
+
+
+def _step(status: CommandStatus, event: Event, cause: Event, at: T) -> CommandStep[T]:
+    by_command = is_command(cause) and (status.seq is None or cause is not event)
+    command = command_from_payload(cause) if by_command else None
+    return CommandStep(
+        state=status.state,
+        at=at,
+        seq=cause.seq,
+        epoch=status.at_epoch,
+        rate=status.rate,
+        actor=None if command is None else command.actor,
+        reason=status.reason if command is None or command.reason is None else command.reason,
+    )
 
 
 def _is_known_to_trainer(event: Event, effective_from: int) -> bool:
     return event.decision is not None and event.decision.epoch >= effective_from
 
 
-def _ended_early(event: Event, order: Command, before: list[Event]) -> CommandStatus | None:
-    """What became of a command before anybody was told of it."""
+def _ended_early(event: Event, command: Command, before: list[Event]) -> CommandStatus | None:
+    """The state of a command that ended before its delivery, else None."""
     later = [(each, command_from_payload(each)) for each in before if is_command(each)]
     cancelled = {other.seq for _, other in later if other.type == "cancel"}
     for each, other in later:
@@ -105,43 +168,45 @@ def _ended_early(event: Event, order: Command, before: list[Event]) -> CommandSt
         if each.seq in cancelled:
             continue
         if other.only is not None:
-            if order.until is not None:
-                return CommandStatus(state="expired", seq=each.seq, reason="its time was over before a trainer asked")
-        elif other.type in _REPLACED_BY.get(order.type, ()) and _replaces(other, order):
-            return CommandStatus(state="superseded", seq=each.seq, reason=f"{other.type} came after it")
+            if command.until is not None:
+                return CommandStatus(state="expired", seq=each.seq, reason="its until came before it was delivered")
+        elif other.type in command.spec.replaced_by and _replaces(other, command):
+            return CommandStatus(state="superseded", seq=each.seq, reason=f"a later {other.type} replaced it")
     return None
 
 
-def _replaces(other: Command, order: Command) -> bool:
-    """A one-shot leaves what it interrupts in its place, and what is not of the rate leaves a release."""
+def _replaces(other: Command, command: Command) -> bool:
+    """A one-shot and another override do not replace each other; a release replaces both."""
     if other.type == "set_learning_rate" and other.mode == "one_shot":
-        return order.type == "set_learning_rate" and order.mode == "one_shot"
-    if order.type == "set_learning_rate" and order.mode == "one_shot":
+        return command.type == "set_learning_rate" and command.mode == "one_shot"
+    if command.type == "set_learning_rate" and command.mode == "one_shot":
         return other.type == "release"
     return True
 
 
-def _delivered(order: Command, told: Event, later: list[Event]) -> CommandStatus:
-    decision = told.decision
+def _delivered(command: Command, delivery: Event, later: list[Event]) -> CommandStatus:
+    decision = delivery.decision
     assert decision is not None
-    told_of: dict[str, Any] = {"at_epoch": decision.epoch, "rate": decision.learning_rate}
-    if order.type == "stop":
-        return _stopped(told, decision.epoch, later) or CommandStatus(state="delivered", seq=told.seq, **told_of)
-    if order.until is not None and order.until.epoch is not None and decision.epoch >= order.until.epoch:
-        return CommandStatus(
-            state="expired", seq=told.seq, reason=f"epoch {order.until.epoch} came before a trainer asked"
+    rate_of_epoch: dict[str, Any] = {"at_epoch": decision.epoch, "rate": decision.learning_rate}
+    if command.type == "stop":
+        return _stopped(delivery, decision.epoch, later) or CommandStatus(
+            state="delivered", seq=delivery.seq, **rate_of_epoch
         )
-    if order.type in ("set_learning_rate", "scale") and decision.reason == "bounds":
-        reason = f"a bound made {decision.learning_rate!r} of it"
-        return CommandStatus(state="rejected", seq=told.seq, reason=reason, **told_of)
+    if command.until is not None and command.until.epoch is not None and decision.epoch >= command.until.epoch:
+        return CommandStatus(
+            state="expired", seq=delivery.seq, reason=f"epoch {command.until.epoch} came before it was delivered"
+        )
+    if command.spec.rate_field is not None and decision.reason == "bounds":
+        reason = f"a bound changed the rate to {decision.learning_rate!r}"
+        return CommandStatus(state="rejected", seq=delivery.seq, reason=reason, **rate_of_epoch)
     used = [
         each
         for each in later
         if each.kind == "report" and each.epoch == decision.epoch and "learning_rate" in each.payload
     ]
     if not used:
-        return CommandStatus(state="delivered", seq=told.seq, **told_of)
-    # Where the epoch was trained twice, the life that counts says it.
+        return CommandStatus(state="delivered", seq=delivery.seq, **rate_of_epoch)
+    # If the epoch was trained twice, the report that is in force counts.
     report = min(used, key=lambda each: (each.superseded_by is not None, each.seq))
     rate = report.payload["learning_rate"]
     if "drift" in report.notes:
@@ -150,10 +215,10 @@ def _delivered(order: Command, told: Event, later: list[Event]) -> CommandStatus
     return CommandStatus(state="applied", seq=report.seq, at_epoch=decision.epoch, rate=rate)
 
 
-def _stopped(told: Event, epoch: int, later: list[Event]) -> CommandStatus | None:
-    """What became of a stop that a trainer was told of: it ended, or trained `epoch` all the same; else None."""
+def _stopped(delivery: Event, epoch: int, later: list[Event]) -> CommandStatus | None:
+    """The status of a delivered stop if the run ended or the trainer trained `epoch`, else None."""
     for each in later:
-        if each.seq <= told.seq:
+        if each.seq <= delivery.seq:
             continue
         if each.kind == "finished":
             return CommandStatus(state="applied", seq=each.seq, at_epoch=epoch)

@@ -1,7 +1,10 @@
-"""What an operator can order. How it is carried out: `commands`; what is left of it to do: `state.Order`."""
+"""Commands: their table, their members and their JSON.
+
+`commands.execute` applies a command to a run. `state.Override` is the part of a command that is in force.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from remotelr.rules.policy.codec import policy_from_json, policy_to_json
@@ -9,8 +12,7 @@ from remotelr.rules.policy.limits import Limits
 from remotelr.rules.policy.policy import Policy
 from remotelr.rules.run.events import Event
 
-# What people order; the service has one more of its own.
-OrderType = Literal[
+OperatorCommandType = Literal[
     "set_learning_rate",
     "scale",
     "release",
@@ -22,7 +24,8 @@ OrderType = Literal[
     "note",
     "cancel",
 ]
-CommandType = Literal[OrderType, "limits"]
+# Only the service sends `limits`.
+CommandType = Literal[OperatorCommandType, "limits"]
 Mode = Literal["pin", "rebase", "one_shot"]
 OverrideKind = Literal["pin", "one_shot"]
 StateMode = Literal["keep", "reset"]
@@ -30,11 +33,54 @@ Continuity = Literal["keep_lr", "keep_fraction", "restart"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Until:
-    """When a rate that is held is held no longer: one of the two.
+class CommandSpec:
+    """What distinguishes one command type from the others.
 
-    epoch: the first epoch that is the curve's again.
-    time: ISO 8601 with an offset. The rules have no clock: `until_due` tells who has one.
+    fields: the members that it takes beside those of every command. required: the member that it needs.
+    rate_field: the member that determines the new rate, which bounds and limits restrict.
+    exempt_from_limits: `max_change` does not apply.
+    immediate: it is applied when it is stored, and cannot be superseded. cancellable: a queued one can be cancelled.
+    replaced_by: the later commands that supersede a queued one.
+    policy_mode: the `mode` of its `policy` event; None if it changes no policy.
+    """
+
+    fields: tuple[str, ...] = ()
+    required: str | None = None
+    rate_field: str | None = None
+    exempt_from_limits: bool = False
+    immediate: bool = False
+    cancellable: bool = True
+    replaced_by: tuple[CommandType, ...] = ()
+    policy_mode: Literal["replace", "extend"] | None = None
+
+
+COMMANDS: Mapping[CommandType, CommandSpec] = {
+    "set_learning_rate": CommandSpec(
+        fields=("value", "mode", "until"), rate_field="value", replaced_by=("set_learning_rate", "release")
+    ),
+    "scale": CommandSpec(fields=("factor", "value"), rate_field="factor", replaced_by=("set_learning_rate", "release")),
+    "release": CommandSpec(
+        fields=("only",), exempt_from_limits=True, replaced_by=("set_learning_rate", "scale", "pause", "stop")
+    ),
+    "pause": CommandSpec(exempt_from_limits=True, replaced_by=("resume_schedule", "release")),
+    "resume_schedule": CommandSpec(exempt_from_limits=True, replaced_by=("pause", "release")),
+    "replace_policy": CommandSpec(
+        fields=("policy", "state"), required="policy", replaced_by=("replace_policy",), policy_mode="replace"
+    ),
+    "extend": CommandSpec(fields=("total", "continuity"), required="total", policy_mode="extend"),
+    "stop": CommandSpec(exempt_from_limits=True, replaced_by=("release",)),
+    "note": CommandSpec(fields=("text",), required="text", immediate=True, cancellable=False),
+    "cancel": CommandSpec(fields=("seq",), required="seq", exempt_from_limits=True, immediate=True, cancellable=False),
+    "limits": CommandSpec(fields=("limits",), exempt_from_limits=True, cancellable=False, replaced_by=("limits",)),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Until:
+    """The end of a pin or a one-shot: one of the two members.
+
+    epoch: the first epoch without the override.
+    time: ISO 8601 with an offset. The rules have no clock: see `expired_override`.
     """
 
     epoch: int | None = None
@@ -46,70 +92,72 @@ class Until:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """What an operator orders; it bears on the first epoch not yet decided.
+    """A command of an operator; it takes effect at the first undecided epoch.
 
-    set_learning_rate (value, mode, until): `pin` holds this rate; `one_shot` holds it for one epoch, or `until` one,
-        and gives back what was there before, a pin included; `rebase` scales the schedule so that it goes on from
-        this rate.
-    scale (factor, or `value` as older logs have it): multiply what is in force.
-    release: back to the policy's curve, and no longer stopped. `only`: end the pin or the one-shot alone (the
-        service's own, at the time of an `until`).
-    pause: the rate in force is held and the schedule's clock stands still. resume_schedule: it goes on from there.
-    replace_policy (policy, state): another policy; what the schedule remembers is kept where the tree has the same
+    set_learning_rate (value, mode, until): `pin` holds the rate. `one_shot` holds it for one epoch or until `until`,
+        then restores the earlier override. `rebase` scales the schedule so that it continues from the rate.
+    scale (factor; `value` in older logs): multiplies the rate in force.
+    release: removes overrides and a stop. With `only` it ends the pin or the one-shot alone (sent by the service at
+        the time of an `until`).
+    pause: holds the rate in force and stops the schedule's clock. resume_schedule: starts the clock again.
+    replace_policy (policy, state): sets another policy. The schedule's state is kept if the trees have the same
         shape, or `reset`.
-    extend (total, continuity): the run is `total` epochs long now, and the rest of its curve with it.
-    stop: end with the next answer. note (text): a remark, for the record.
-    cancel (seq): the command of that number, not yet delivered, is as if never given.
-    limits (limits): the limits of the experiment, None for none (the service's own).
+    extend (total, continuity): sets the length of the run to `total` epochs and stretches the rest of its curve.
+    stop: the next decision has the action `stop`. note (text): stores a remark.
+    cancel (seq): removes the command with this number if it is not delivered.
+    limits (limits): sets the limits of the experiment, None for none (sent by the service).
 
-    key: the same key is the same command, so a retried factor counts once.
-    expected_seq: the newest event of the run the operator saw; SeqConflict where there is a newer one.
+    key: a command with a known key is a retry and is applied once.
+    expected_seq: the newest event that the operator saw; SeqConflict if the log has a newer one.
     """
 
+    # In the order in which events store them.
     type: CommandType
     value: float | None = None
     factor: float | None = None
     mode: Mode = "pin"
-    until: Until | None = None
     only: OverrideKind | None = None
-    policy: Policy | None = None
     state: StateMode = "keep"
     total: int | None = None
     continuity: Continuity = "keep_lr"
     text: str | None = None
     seq: int | None = None
+    actor: str | None = None
+    reason: str | None = None
+    until: Until | None = None
+    policy: Policy | None = None
     limits: Limits | None = None
     expected_seq: int | None = None
     key: str | None = None
-    actor: str | None = None
-    reason: str | None = None
+
+    @property
+    def spec(self) -> CommandSpec:
+        return COMMANDS[self.type]
 
     @property
     def multiplier(self) -> float | None:
-        """What a `scale` multiplies with."""
+        """The factor of a `scale`."""
         return self.value if self.factor is None else self.factor
 
 
-# What stands in a payload as it is, and the defaults that do not.
-_PLAIN = ("type", "value", "factor", "mode", "only", "state", "total", "continuity", "text", "seq", "actor", "reason")
-_DEFAULTS = {"mode": "pin", "state": "keep", "continuity": "keep_lr"}
+_DEFAULTS = {field.name: field.default for field in fields(Command) if field.name not in ("expected_seq", "key")}
 
 
-def command_to_json(order: Command) -> dict[str, Any]:
-    """The command as its event keeps it: what is set, and is no default. Key and `expected_seq` are not part of it."""
-    members = {name: getattr(order, name) for name in _PLAIN}
-    document = {name: value for name, value in members.items() if value not in (None, _DEFAULTS.get(name))}
-    if order.until is not None:
-        document["until"] = order.until.to_json()
-    if order.policy is not None:
-        document["policy"] = policy_to_json(order.policy)
-    if order.limits is not None:
-        document["limits"] = order.limits.to_json()
+def command_to_json(command: Command) -> dict[str, Any]:
+    """The members that differ from their defaults, without `key` and `expected_seq`."""
+    members = {name: getattr(command, name) for name in _DEFAULTS}
+    document = {name: value for name, value in members.items() if value is not None and value != _DEFAULTS[name]}
+    if command.until is not None:
+        document["until"] = command.until.to_json()
+    if command.policy is not None:
+        document["policy"] = policy_to_json(command.policy)
+    if command.limits is not None:
+        document["limits"] = command.limits.to_json()
     return document
 
 
 def command_from_json(document: Mapping[str, Any], key: str | None = None) -> Command:
-    """The inverse of `command_to_json`. Raises TypeError for a member nobody knows, and InvalidPolicy."""
+    """The inverse of `command_to_json`. Raises TypeError for an unknown member, and InvalidPolicy."""
     members = dict(document)
     if "until" in members:
         members["until"] = Until(**members["until"])
@@ -121,16 +169,16 @@ def command_from_json(document: Mapping[str, Any], key: str | None = None) -> Co
 
 
 def is_command(event: Event) -> bool:
-    """Whether an operator ordered what the event keeps: kind `command`, or `policy` by replace_policy or extend."""
+    """Whether the event stores a command: kind `command`, or `policy` by replace_policy or extend."""
     return event.kind == "command" or (event.kind == "policy" and "command" in event.payload)
 
 
 def command_from_payload(event: Event) -> Command:
-    """The command that an event keeps, for which `is_command` holds."""
+    """The command of an event for which `is_command` is true."""
     if event.kind == "command":
         return command_from_json(event.payload, event.key)
-    order = command_from_json(event.payload["command"], event.key)
-    if order.type == "replace_policy":
-        # It stands in the event once, as the run's own.
-        return replace(order, policy=policy_from_json(event.payload["policy"]))
-    return order
+    command = command_from_json(event.payload["command"], event.key)
+    if command.type == "replace_policy":
+        # The event stores the policy once, as that of the run.
+        return replace(command, policy=policy_from_json(event.payload["policy"]))
+    return command

@@ -15,50 +15,50 @@ def first_undecided(run: Run) -> int:
     return run.epoch if untouched else run.epoch + 1
 
 
-def with_command(state: RunState, order: Command, effective_from: int) -> RunState:
+def with_command(state: RunState, command: Command, effective_from: int) -> RunState:
     """The state with a command noted. A stop, its release and limits hold at once, rates from `effective_from` on."""
-    match order.type:
+    match command.type:
         case "stop":
             return replace(state, stop=True)
         case "release":
-            if order.only is not None:
-                return state.with_override(Override(epoch=effective_from, ends=order.only))
+            if command.only is not None:
+                return state.with_override(Override(epoch=effective_from, ends=command.only))
             early = None if state.early_stopping is None else {**state.early_stopping, "wait": 0}
             state = state.with_override(Override(epoch=effective_from))
             return replace(state, stop=False, stopped_by=None, early_stopping=early)
         case "set_learning_rate":
-            return _with_rate(state, order, effective_from)
+            return _with_rate(state, command, effective_from)
         case "scale":
-            return state.with_override(Override(epoch=effective_from, factor=order.multiplier))
+            return state.with_override(Override(epoch=effective_from, factor=command.multiplier))
         case "pause":
             return state.with_override(Override(epoch=effective_from, clock="pause"))
         case "resume_schedule":
             return state.with_override(Override(epoch=effective_from, clock="resume"))
         case "limits":
-            return replace(state, limits=order.limits)
-        case "replace_policy" | "extend" | "note" | "cancel":
+            return replace(state, limits=command.limits)
+        case _:
             return state
 
 
-def _with_rate(state: RunState, order: Command, effective_from: int) -> RunState:
-    if order.mode == "rebase":
-        return state.with_override(Override(epoch=effective_from, base=order.value))
-    until = order.until
+def _with_rate(state: RunState, command: Command, effective_from: int) -> RunState:
+    if command.mode == "rebase":
+        return state.with_override(Override(epoch=effective_from, base=command.value))
+    until = command.until
     time = None if until is None else until.time
     ends = None if until is None else until.epoch
-    if order.mode == "one_shot":
-        state = state.with_override(Override(epoch=effective_from, one_shot=order.value, until=time))
+    if command.mode == "one_shot":
+        state = state.with_override(Override(epoch=effective_from, one_shot=command.value, until=time))
         if until is None:
             ends = effective_from + 1
         return state if ends is None else state.with_override(Override(epoch=ends, ends="one_shot"))
-    state = state.with_override(Override(epoch=effective_from, learning_rate=order.value, until=time))
+    state = state.with_override(Override(epoch=effective_from, learning_rate=command.value, until=time))
     return state if ends is None else state.with_override(Override(epoch=ends, ends="pin"))
 
 
 def pending_overrides(log: Log, cancelled: Collection[int], first: int) -> tuple[Override, ...]:
     """What the commands in the log, but for the cancelled ones, still have to do from epoch `first` on."""
     overrides = fold_commands(log, cancelled).overrides
-    return tuple(order for order in overrides if order.epoch >= first)
+    return tuple(override for override in overrides if override.epoch >= first)
 
 
 def cancelled_seqs(events: Collection[Event]) -> frozenset[int]:

@@ -1,6 +1,6 @@
 """Commands: what operators order of a run, and what becomes of it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import uuid4
@@ -8,8 +8,8 @@ from uuid import uuid4
 from sqlalchemy import Connection, Engine
 
 from remotelr import rules
-from remotelr.rules import Command, Event, command_from_payload, command_history, is_command
-from remotelr.rules.commands.status import CommandState
+from remotelr.rules import Command, Event, is_command
+from remotelr.rules.commands.status import CommandRecord, command_record
 from remotelr_service.db.engine import reading
 from remotelr_service.db.queries import command_events, runs
 from remotelr_service.db.queries.runs import StoredRun, get_stored_run
@@ -22,49 +22,10 @@ _Dated = tuple[Event, datetime]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CommandStep:
-    """One step in the life of a command.
-
-    seq: number of the event that brought it. epoch, rate: of `delivered` the epoch it was told for and its rate;
-    of `applied` and `rejected` the one really used, where the trainer says it.
-    actor: who ordered what brought it; None where nobody did. reason: theirs, or the rules'.
-    """
-
-    state: CommandState
-    at: datetime
-    seq: int
-    epoch: int | None = None
-    rate: float | None = None
-    actor: str | None = None
-    reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommandView:
-    """A command, and what has become of it. effective_from: the first epoch whose rate it bears on.
-
-    rate: the rate the trainer really set; None until it reports it.
-    history: its steps, oldest first; the last one is `state`.
-    """
-
-    run: str
-    seq: int
-    effective_from: int
-    key: str | None
-    command: Command
-    created_at: datetime
-    state: CommandState
-    at_epoch: int | None
-    rate: float | None
-    reason: str | None
-    history: Sequence[CommandStep]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CommandPage:
     """Some commands of a run, oldest first. after: what to ask for the next page with; None on the last."""
 
-    commands: Sequence[CommandView]
+    commands: Sequence[CommandRecord[datetime]]
     after: int | None
 
 
@@ -96,7 +57,7 @@ async def command(writer: Writer, key: str, command: Command) -> int:
     return await writer.submit(action, key)
 
 
-def get_command(engine: Engine, key: str, seq: int) -> CommandView:
+def get_command(engine: Engine, key: str, seq: int) -> CommandRecord[datetime]:
     """The command of that number, with its history. Raises RunNotFound, CommandNotFound."""
     with reading(engine) as connection:
         stored = get_stored_run(connection, key)
@@ -119,7 +80,7 @@ def list_commands(engine: Engine, key: str, *, after: int = 0, limit: int = 100)
     return CommandPage(commands=views, after=found[limit - 1][0].seq if len(found) > limit else None)
 
 
-def _views(connection: Connection, stored: StoredRun, commands: Sequence[_Dated]) -> list[CommandView]:
+def _views(connection: Connection, stored: StoredRun, commands: Sequence[_Dated]) -> list[CommandRecord[datetime]]:
     if not commands:
         return []
     ordered = command_events.list_ordered(connection, stored, after=commands[0][0].seq)
@@ -129,44 +90,9 @@ def _views(connection: Connection, stored: StoredRun, commands: Sequence[_Dated]
 
 def _view(
     connection: Connection, stored: StoredRun, dated: _Dated, ordered: Sequence[_Dated], ended: _Dated | None
-) -> CommandView:
-    event, at = dated
+) -> CommandRecord[datetime]:
+    event, _ = dated
     told = command_events.list_told(connection, stored, event)
     ending = [] if ended is None else [ended]
     later = {each.seq: (each, when) for each, when in (*ordered, *told, *ending) if each.seq > event.seq}
-    steps = list(_steps(stored, dated, [later[seq] for seq in sorted(later)]))
-    newest = steps[-1]
-    return CommandView(
-        run=stored.run.key,
-        seq=event.seq,
-        effective_from=event.effective_from,
-        key=event.key,
-        command=command_from_payload(event),
-        created_at=at,
-        state=newest.state,
-        at_epoch=newest.epoch,
-        rate=newest.rate if newest.state in ("applied", "rejected") else None,
-        reason=None if len(steps) == 1 else newest.reason,
-        history=steps,
-    )
-
-
-def _steps(stored: StoredRun, dated: _Dated, later: Sequence[_Dated]) -> Iterable[CommandStep]:
-    """How the command came to stand as it does, oldest step first, each with the event that brought it."""
-    event, at = dated
-    order = command_from_payload(event)
-    yield CommandStep(state="queued", at=at, seq=event.seq, actor=order.actor, reason=order.reason)
-    known = {each.seq: (each, when) for each, when in (dated, *later)}
-    for step in command_history(event, [each for each, _ in later], stored.run)[1:]:
-        assert step.seq is not None, "what is behind queued was brought by an event"
-        brought, when = known[step.seq]
-        by = command_from_payload(brought) if is_command(brought) and brought is not event else None
-        yield CommandStep(
-            state=step.state,
-            at=when,
-            seq=brought.seq,
-            epoch=step.at_epoch,
-            rate=step.rate,
-            actor=None if by is None else by.actor,
-            reason=step.reason if by is None or by.reason is None else by.reason,
-        )
+    return command_record(dated, [later[seq] for seq in sorted(later)], stored.run)

@@ -1,8 +1,11 @@
 """Commands: what operators order of a run, and what becomes of it."""
 
+from datetime import datetime
+
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 
+from remotelr.rules.commands.status import CommandRecord
 from remotelr_service.features.commands import commands
 from remotelr_service.features.commands.schemas import AnyCommandBody, CommandAnswer, CommandPage
 from remotelr_service.http.dependencies import CalledBy, Ctx
@@ -56,7 +59,7 @@ def get_command(run: RunKey, seq: EventNumber, ctx: Ctx) -> CommandAnswer:
     return _answer(commands.get_command(ctx.reads, run, seq))
 
 
-def _answer(view: commands.CommandView) -> CommandAnswer:
+def _answer(view: CommandRecord[datetime]) -> CommandAnswer:
     command = view.command
     value = command.multiplier if command.type == "scale" else command.value
     return CommandAnswer.read(view, command, value=value)

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from remotelr.rules import Command, Until, command_to_json, policy_from_json
 from remotelr.rules.commands.expiry import parse_timestamp
+from remotelr.rules.commands.status import CommandState
 from remotelr.rules.commands.validate import MAX_FACTOR, MIN_FACTOR
 from remotelr_service.http.bodies import RequestBody, ResponseBody
 from remotelr_service.http.fields import (
@@ -29,8 +30,6 @@ from remotelr_service.http.fields import (
     Sentence,
     Sequence,
 )
-
-CommandState = Literal["queued", "delivered", "applied", "rejected", "expired", "superseded", "cancelled"]
 
 
 class CommandStepAnswer(ResponseBody):
