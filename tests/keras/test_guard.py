@@ -12,7 +12,7 @@ from remotelr.keras import RemoteLR
 from support.keras.training_jobs import BATCH, Losses, data, linear, ours
 
 STEADY = {"type": "constant", "initial_learning_rate": 0.5}
-BACK = {"schedule": STEADY, "guard": {"action": "rollback", "to": "best", "factor": 0.5}}
+BACK = {"schedule": STEADY, "guard": {"action": "rollback", "rollback_to": "best", "factor": 0.5}}
 # The best epoch is 1; what comes after 3 begins there again.
 LOSSES = [1.0, 0.8, 0.9, math.nan, 0.7, 0.6]
 RATES = [0.5, 0.5, 0.5, 0.5, 0.25, 0.25]

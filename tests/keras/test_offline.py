@@ -228,7 +228,7 @@ def test_a_disabled_callback_leaves_training_as_it_is(monkeypatch, key):
 def test_a_mode_nobody_knows_is_refused(monkeypatch):
     monkeypatch.setenv("REMOTELR_MODE", "offline")
 
-    with pytest.raises(ValueError, match="online, local, disabled, not 'offline'"):
+    with pytest.raises(ValueError, match="online, local, disabled, got 'offline'"):
         RemoteLR(NOWHERE, "a")
 
 

@@ -206,4 +206,4 @@ def test_a_checkpoint_that_was_kept_before_its_epoch_was_reported_costs_the_plat
     completes(job)
 
     assert [epoch for epoch, *_ in told(service, "between")] == [0, 1, 2, 4, 5]
-    assert job.said.count("holds no reports of the epochs just before") == 1
+    assert job.said.count("has reports of the epochs just before") == 1

@@ -1,23 +1,23 @@
-"""When a service that is away is asked again. Pure: the clock is an argument."""
+"""Circuit breaker: when a service that is away is called again. Pure: the clock is an argument."""
 
 from dataclasses import dataclass, replace
 from math import inf
 
-# Trouble in a row after which the service counts as away.
+# Failures in a row after which the service counts as away.
 FAILURES = 3
 
-# What the tries may take of the time of a training whose service is away.
+# The share of the training's time that calls may take while the service is away.
 _SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Breaker:
-    """Where the trainer stands with the service.
+    """The breaker of one session.
 
         closed ──FAILURES in a row──▶ open ──an answer──▶ closed, as `Breaker()` is
-                                       └── one short try at a time, and long pauses for long tries
+                                       └── one short call at a time, and a pause in proportion to it
 
-    failures: in a row. rests_until_s: nobody is asked before, by the clock of the caller.
+    failures: in a row. rests_until_s: no call before this time of the caller's clock.
     """
 
     failures: int = 0
@@ -25,23 +25,23 @@ class Breaker:
 
     @property
     def is_open(self) -> bool:
-        """The service counts as away: no more than a short try is worth its time."""
+        """The service counts as away: only short calls are made."""
         return self.failures >= FAILURES
 
     def allows(self, now_s: float) -> bool:
-        """Whether it may be asked now."""
+        """Whether a call may be made now."""
         return not self.is_open or now_s >= self.rests_until_s
 
     def failed(self, began_s: float, now_s: float) -> "Breaker":
-        """After a try from `began_s` to `now_s` that nobody answered.
+        """The breaker after a call from `began_s` to `now_s` without an answer.
 
-        A connection that is refused takes a millisecond, and is tried with every epoch. One that is
-        swallowed takes all of its time, and epochs may be shorter than that.
+        A refused connection takes a millisecond, and is tried at every epoch. A connection whose packets are dropped
+        takes the whole budget, which may be longer than an epoch.
         """
         took_s = now_s - began_s
         rest_s = took_s * (1 / _SHARE - 1) if self.is_open else 0.0
         return Breaker(failures=self.failures + 1, rests_until_s=now_s + rest_s)
 
     def rested(self) -> "Breaker":
-        """As it is, but asking is worth it now."""
+        """The same breaker at the end of its pause."""
         return replace(self, rests_until_s=-inf)

@@ -1,17 +1,17 @@
-"""What the calls at one boundary between epochs may take, all together."""
+"""The time budget of all calls between two epochs."""
 
 import time
 from collections.abc import Callable
 from typing import Self
 
-# A try at a service that counts as away.
+# The budget while the service counts as away.
 _SHORT_S = 1.0
 
 
 class Budget:
-    """Seconds that run while they are used: `with budget:` around what is to be counted.
+    """Seconds that pass only inside `with budget:`, so the trainer's own work costs nothing.
 
-    What others do between our calls is not taken from it. clock: seconds that only grow.
+    seconds: of each boundary between epochs, > 0. clock: monotonic seconds.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -22,16 +22,16 @@ class Budget:
         self._used_since_s: float | None = None
 
     def renew(self, *, short: bool = False) -> None:
-        """All of it again. short: no more than a second of it, until somebody answers."""
+        """Grant the whole budget. short: at most one second of it until `extend`."""
         self._left_s = min(self.seconds, _SHORT_S) if short else self.seconds
         self._withheld_s = self.seconds - self._left_s
 
     def extend(self) -> None:
-        """Somebody answers: what `short` withheld may be used."""
+        """Grant what `short` withheld: the service answers."""
         self._left_s, self._withheld_s = self._left_s + self._withheld_s, 0.0
 
     def left_s(self) -> float:
-        """What is left at this moment, >= 0."""
+        """The seconds that are left now, >= 0."""
         used_s = 0.0 if self._used_since_s is None else self._clock() - self._used_since_s
         return max(self._left_s - used_s, 0.0)
 

@@ -1,7 +1,7 @@
-"""The service as one life of a trainer deals with it: it hears the journal, in order and once, and answers.
+"""Delivers the journal's pending entries to the service, in order, and returns its decisions.
 
-What a journal holds beyond the newest entry was written while the service was away, or by an earlier
-life of the job, or has been lost by the service since (a restored backup). It goes first.
+Besides the newest entry, the journal may hold entries from an outage, from an earlier process of the job, or entries
+that the service has lost (a restored backup). They are delivered first.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,24 +16,26 @@ from remotelr.errors import ServiceRefused, ServiceUnreachable
 from remotelr.rules import AttemptRequest, Decision, Report, RulesError, RunSpec
 from remotelr.run import Run
 
-# Reports sent together: their answers stay far below what a transport takes.
+# Reports in one request: the responses stay far below the transport's limit.
 _MAX_BATCH = 200
 
-# The service holds less than we do.
+# Codes of a service that has lost entries it had acknowledged.
 _SERVICE_LOST_DATA = ("server_behind", "unknown_attempt", "run_not_found")
 
-# What came too late for the attempt it belongs to.
+# Codes for entries of an attempt that has ended.
 _ATTEMPT_ENDED = ("stale_attempt", "run_finished")
 
-# Nobody will ever take such a report, and those behind it may be fine.
-_UNACCEPTABLE = ("report_conflict", "out_of_order", "invalid_report", "invalid_request", "body_too_large")
+# Codes for a report that the service will never accept, while later reports may be valid.
+_NEVER_ACCEPTED = ("report_conflict", "out_of_order", "invalid_report", "invalid_request", "body_too_large")
 
 
 class Delivery:
-    """Tells the service of the run `key` what the journal holds.
+    """Delivers the journal of the run `key`.
 
     members: of the run, as `Client.run` takes them.
-    warn: is sent (cause, message) of what was left out.
+    warn: called with (cause, message) for each entry left out.
+
+    run: None until `find`. previous_spec: the run before `on_conflict` replaced its policy, if there was one.
     """
 
     def __init__(
@@ -48,7 +50,6 @@ class Delivery:
     ) -> None:
         self.url = client.url
         self.run: Run | None = None
-        # What the run was before we entry for another policy, where somebody shall be sent.
         self.previous_spec: RunSpec | None = None
         self._client = client
         self._key = key
@@ -58,15 +59,15 @@ class Delivery:
         self._warn = warn
         self._gap = False
         self._batch_size = _MAX_BATCH
-        # The newest decision held here: a service that does not know it has lost something.
+        # The newest decision in the journal: a service without it has lost data and says so.
         self._last_seq = journal.last_seq
 
     def add_members(self, members: Mapping[str, Any]) -> None:
-        """Say more of the run before it is created."""
+        """Add members of the run before it is created."""
         self._members |= members
 
     def find(self) -> Run:
-        """The run, created where there is none. Raises ServiceRefused and ServiceUnreachable."""
+        """The run, created if it does not exist. Raises ServiceRefused and ServiceUnreachable."""
         if self.run is None:
             if self._members.get("on_conflict") in ("replace", "restart") and self.previous_spec is None:
                 self.previous_spec = self._current_spec()
@@ -81,19 +82,19 @@ class Delivery:
             return None
 
     def refresh(self) -> Run:
-        """The run, read anew. Raises ServiceRefused and ServiceUnreachable."""
+        """The run, read again. Raises ServiceRefused and ServiceUnreachable."""
         run = self.find()
         run.refresh(timeout_s=self._budget.left_s())
         return run
 
     def is_answering(self) -> bool:
-        """Whether the service answers at all: one short try."""
+        """Whether the service answers one short request."""
         return self._client.answers(self._key, timeout_s=self._budget.left_s())
 
     def deliver(self) -> Decision | None:
-        """Everything pending, in order; the newest decision, where one was entry for.
+        """Send every pending entry, in order; returns the newest decision, None if only an end was pending.
 
-        Raises StaleAttempt when a newer attempt has taken over, ServiceRefused and ServiceUnreachable.
+        Raises StaleAttempt if a newer attempt has taken over, ServiceRefused and ServiceUnreachable.
         """
         for remedy in (self._requeue_lost, self._accept_gap):
             try:
@@ -105,11 +106,11 @@ class Delivery:
         return self._deliver()
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._client.close()
 
     def _requeue_lost(self, refusal: ServiceRefused) -> None:
-        """The service has lost what we know: it hears that again from where it stands."""
+        """Make the entries that the service has lost pending again."""
         if refusal.code == "run_not_found":
             self.run = None
         run = self.find()
@@ -119,12 +120,12 @@ class Delivery:
         self._journal.requeue_from(run.view.attempt, run.view.epoch)
 
     def _accept_gap(self, refusal: ServiceRefused) -> None:
-        """We do not know either what it has lost."""
+        """Begin the attempt without the epochs before it: the journal does not have them either."""
         self._gap = True
         self._warn(
             "gap",
-            f"the service holds no reports of the epochs just before, nor are they here; run {self._key!r} goes on "
-            f"from what it last knew: {refusal.detail}",
+            f"neither the service nor this trainer has reports of the epochs just before; run {self._key!r} continues "
+            f"from the service's last state: {refusal.detail}",
         )
 
     def _deliver(self) -> Decision | None:
@@ -134,16 +135,16 @@ class Delivery:
             try:
                 decision = self._send_first(pending) or decision
             except ServiceRefused as refusal:
-                # Of an earlier life of the job: since then another one has begun or ended it, and now this one begins.
-                over = next((place for place, entry in enumerate(pending) if place and _begins(entry)), None)
-                if over is None or refusal.code not in _ATTEMPT_ENDED:
+                # Entries of an earlier process: another attempt has ended theirs, and this process begins a new one.
+                begun = next((index for index, entry in enumerate(pending) if index and _begins(entry)), None)
+                if begun is None or refusal.code not in _ATTEMPT_ENDED:
                     raise
-                for entry in pending[:over]:
+                for entry in pending[:begun]:
                     self._reject(entry, refusal)
         return decision
 
     def _send_first(self, pending: Sequence[Outgoing]) -> Decision | None:
-        """Tell what can be sent with one request."""
+        """Send as many of the first entries as fit into one request."""
         first = pending[0]
         if isinstance(first, AttemptRequest):
             return self._begin(first)
@@ -152,9 +153,9 @@ class Delivery:
             return None
         reports = [each for each in takewhile(_is_report, pending) if isinstance(each, Report)]
         if any(_begins(each) for each in pending):
-            # Another attempt has begun since: nobody waits for the other ranks of this one.
+            # A later attempt exists: the other ranks of this one will not report.
             return self._send_batch(reports[: self._batch_size])
-        # The newest is left for a call of its own, which waits for the other ranks.
+        # The newest report gets a request of its own, which waits for the other ranks.
         return self._report(first) if len(reports) == 1 else self._send_batch(reports[:-1][: self._batch_size])
 
     def _end(self, end: End) -> None:
@@ -162,7 +163,7 @@ class Delivery:
             self.find().finish(end.status, last_seq=self._last_seq, timeout_s=self._budget.left_s())
         except ServiceRefused as refusal:
             if refusal.code == "run_finished":
-                # Otherwise, by somebody else: nobody will ever take it.
+                # It ended with another status, and the service will never accept this one.
                 self._reject(end, refusal)
             raise
         self._acknowledge(1)
@@ -179,15 +180,14 @@ class Delivery:
         except ServiceRefused as refusal:
             if refusal.code != "invalid_report":
                 raise
-            # The service does not know how many steps were made; our own count is as good as any.
+            # The service does not know the number of steps: send the trainer's count.
             decision = run.begin(request.epoch, request.key, request.step, timeout_s=self._budget.left_s(), **members)
         self._gap = False
-        self._acknowledge(1)
-        self._last_seq = decision.seq
+        self._acknowledge(1, decision)
         return decision
 
     def _report(self, report: Report) -> Decision:
-        """The hot call."""
+        """The request of an undisturbed epoch."""
         left_s = self._budget.left_s()
         try:
             decision = self.find().report(
@@ -201,46 +201,45 @@ class Delivery:
                 timeout_s=left_s,
             )
         except ServiceRefused as refusal:
-            if refusal.code in _UNACCEPTABLE:
+            if refusal.code in _NEVER_ACCEPTED:
                 self._reject(report, refusal)
             raise
-        self._acknowledge(1)
-        self._last_seq = decision.seq
+        self._acknowledge(1, decision)
         return decision
 
     def _send_batch(self, reports: Sequence[Report]) -> Decision | None:
-        """Several at once. The first that is refused is laid aside, if that is all that is wrong with it."""
+        """Send several reports in one request. The first refused report is rejected if it can never be accepted."""
         run = self.find()
-        sent = [replace(report, attempt=run.attempt, last_seq=self._last_seq) for report in reports]
+        batch = [replace(report, attempt=run.attempt, last_seq=self._last_seq) for report in reports]
         try:
-            answers = run.report_batch(sent, timeout_s=self._budget.left_s())
+            answers = run.report_batch(batch, timeout_s=self._budget.left_s())
         except ServiceRefused as refusal:
-            if refusal.code not in _UNACCEPTABLE:
+            if refusal.code not in _NEVER_ACCEPTED:
                 raise
-            return self._halved(reports, refusal)
+            return self._send_half(reports, refusal)
         except ServiceUnreachable:
-            # Perhaps too much for what is left of the budget, and it would be too much again.
+            # The batch may be too large for the rest of the budget.
             self._batch_size = max(self._batch_size // 4, 1)
             raise
         self._batch_size = min(self._batch_size * 2, _MAX_BATCH)
-        answered = [answer for answer in answers if not isinstance(answer, ServiceRefused)]
-        self._acknowledge(len(answered))
-        if len(answered) < len(answers):
-            self._reject_report(reports[len(answered)], answers[-1])
-        decision = next((answer for answer in reversed(answered) if isinstance(answer, Decision)), None)
+        accepted = [each for each in answers if not isinstance(each, ServiceRefused)]
+        refused = next((each for each in answers if isinstance(each, ServiceRefused)), None)
+        self._acknowledge(len(accepted))
+        if refused is not None:
+            self._reject_report(reports[len(accepted)], refused)
+        decision = next((answer for answer in reversed(accepted) if isinstance(answer, Decision)), None)
         self._last_seq = self._last_seq if decision is None else decision.seq
         return decision
 
-    def _halved(self, reports: Sequence[Report], refusal: ServiceRefused) -> Decision | None:
-        """A batch that was refused as a whole does not say which report is wrong: ask for less, then for one."""
+    def _send_half(self, reports: Sequence[Report], refusal: ServiceRefused) -> Decision | None:
+        """Find the invalid report: the refusal of a whole batch does not name it."""
         if len(reports) > 1:
             return self._send_batch(reports[: len(reports) // 2])
         self._reject_report(reports[0], refusal)
         return None
 
-    def _reject_report(self, report: Report, refusal: object) -> None:
-        assert isinstance(refusal, ServiceRefused)
-        if refusal.code not in _UNACCEPTABLE:
+    def _reject_report(self, report: Report, refusal: ServiceRefused) -> None:
+        if refusal.code not in _NEVER_ACCEPTED:
             raise refusal
         self._reject(report, refusal)
         self._warn(refusal.code, f"the report of epoch {report.epoch} is left out: {refusal}")
@@ -249,10 +248,12 @@ class Delivery:
         self._journal.reject(entry, str(refusal))
         self._acknowledge(0)
 
-    def _acknowledge(self, count: int) -> None:
+    def _acknowledge(self, count: int, decision: Decision | None = None) -> None:
         self._journal.acknowledge_first(count)
-        # Somebody is there: what is still to be sent may take its time.
+        # The service answers: the entries that are left may use the whole budget.
         self._budget.extend()
+        if decision is not None:
+            self._last_seq = decision.seq
 
 
 def _begins(entry: Outgoing) -> bool:

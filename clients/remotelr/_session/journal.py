@@ -1,10 +1,10 @@
-"""What this trainer asked of its run, and what was decided, in order: in memory, and in a file where there is one.
+"""The requests of a run and the decisions about it, in order: in memory and, if there is one, in a spool file.
 
     {"run": spec}  {"attempt": …}  {"report": …} {"report": …}  {"decision": …}  {"report": …}  {"end": …}
-                                                                     ▲ the service has heard all before it
+                                                                     ▲ the service has acknowledged all before it
 
-Written before it is sent, so that neither a dead service nor a killed trainer loses a report. The file
-alone is enough to decide the next epoch, and to tell the service what it does not know.
+An entry is written before it is sent, so neither an outage nor a killed trainer loses a report. The file is
+sufficient to decide the next epoch, and to deliver what the service does not have.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,26 +35,26 @@ class End:
     status: FinalStatus
 
 
-# What the service is told.
+# An entry that is sent to the service.
 Outgoing = Request | End
 
 Entry = Outgoing | Decision
 
-# What is kept in memory, to tell a service again that has lost it, or never heard it.
+# Entries in memory, for a service that has not received them or has lost them.
 MAX_ENTRIES = 20_000
 
-# What is kept of what was heard when the file is full: enough, then a little, then the least.
+# Acknowledged entries that stay when a full file is rewritten; the next number is tried if that is still too long.
 _ENTRIES_WHEN_FULL = (500, 50, 1)
 
 
 class Journal:
     """The entries of one run, oldest first.
 
-    spool: where they are written too; None for nowhere. What it holds is read.
-    lasting: that file stays when the run has ended.
+    spool: its records are read, and new entries are appended to it; None for memory only.
+    lasting: the file stays when the run has ended.
 
-    spec: what is known of the run; None until somebody says. entries: of this life and of those before it.
-    full: the file took no more, and holds where the run stands, but not the reports not yet heard.
+    spec: of the run; None before it is known. entries: of this process and of earlier ones.
+    full: the file is full; it has the newest decision, but not all pending reports.
     """
 
     def __init__(self, spool: Spool | None = None, *, lasting: bool = False) -> None:
@@ -69,49 +69,49 @@ class Journal:
 
     @property
     def pending(self) -> list[Outgoing]:
-        """What the service has not answered yet, oldest first."""
+        """The entries that the service has not acknowledged, oldest first."""
         return _outgoing(self.entries[self._acknowledged :])
 
     @property
     def path(self) -> Path | None:
-        """The file, where there is one."""
+        """The file; None for memory only."""
         return None if self._spool is None else self._spool.path
 
     @property
     def attempt(self) -> int | None:
-        """The number of the attempt in force where `unheard` begins; None where the service never gave one."""
+        """The attempt in force before `pending`; None if the service has not numbered one."""
         return None if (newest := self._newest) is None else newest.attempt
 
     @property
     def last_seq(self) -> int | None:
-        """The number of the newest decision of the service; None where it never gave one."""
+        """The `seq` of the service's newest decision; None if there is none."""
         return None if (newest := self._newest) is None else newest.seq
 
     @property
     def _newest(self) -> Decision | None:
-        heard = reversed(self.entries[: self._acknowledged])
-        return next((entry for entry in heard if isinstance(entry, Decision)), None)
+        acknowledged = reversed(self.entries[: self._acknowledged])
+        return next((entry for entry in acknowledged if isinstance(entry, Decision)), None)
 
     def set_spec(self, spec: RunSpec) -> None:
-        """Note what the run is; entries under another description count no more, except what was not heard."""
+        """Set the run's spec and write the file again."""
         if spec == self.spec:
             return
         self.spec = spec
         self._rewrite()
 
-    def append(self, asked: Outgoing) -> None:
-        """Note what is about to be asked."""
-        self.entries.append(asked)
-        self._write(asked)
+    def append(self, entry: Outgoing) -> None:
+        """Append an entry that is about to be sent."""
+        self.entries.append(entry)
+        self._write(entry)
         self._trim()
 
     def flush(self) -> None:
-        """Nobody answers: what was noted may be all there is for a long time."""
+        """Sync the file to the disk: without an answer it may be the only copy for a long time."""
         if self._spool is not None:
             self._spool.sync()
 
     def acknowledge(self, decision: Decision) -> None:
-        """Note the service's answer to everything unheard."""
+        """Append the service's decision, which acknowledges every pending entry."""
         self.entries.append(decision)
         self._acknowledged = len(self.entries)
         self.full = False
@@ -119,73 +119,73 @@ class Journal:
         self._trim()
 
     def acknowledge_first(self, count: int) -> None:
-        """The service has answered that many of the unheard; the file will say so when it has answered all."""
-        for place, entry in enumerate(self.entries[self._acknowledged :], self._acknowledged):
+        """Acknowledge the first `count` pending entries; the file records it with the next decision."""
+        for index, entry in enumerate(self.entries[self._acknowledged :], self._acknowledged):
             if count == 0:
                 return
-            self._acknowledged = place + 1
+            self._acknowledged = index + 1
             count -= not isinstance(entry, Decision)
 
-    def reject(self, asked: Outgoing, reason: str) -> None:
-        """Lay aside what nobody will ever take: it is in the entries no more."""
-        self.entries = [entry for entry in self.entries if entry is not asked]
+    def reject(self, entry: Outgoing, reason: str) -> None:
+        """Remove an entry that the service will never accept; its record goes to the file of rejected records."""
+        self.entries = [each for each in self.entries if each is not entry]
         if self._spool is not None:
-            self._spool.reject(_record(asked), reason)
+            self._spool.reject(_record(entry), reason)
 
     def save(self, decision: Decision) -> None:
-        """Where the file is full: keep at least where the run stands now, by a decision of our own."""
+        """If the file is full, replace its content by the spec and this local decision."""
         if self.full and self._spool is not None and self.spec is not None:
             self._spool.replace([_record(self.spec), _record(decision)])
 
     def requeue_from(self, attempt: int, epoch: int) -> None:
-        """The service stands at `epoch` of `attempt`: it hears again what came after that, as far as we remember.
+        """Make pending what a service at `epoch` of `attempt` does not have, as far as it is in memory.
 
-        Attempts it does not know are begun again, each with its reports: it goes back where they went back.
+        An attempt that the service does not know is pending with all of its reports.
         """
         numbers = self._attempts()
-        lost = next((place for place, number in numbers.items() if number is None or number > attempt), None)
-        known = next((place for place, number in numbers.items() if number == attempt), None)
-        again = [] if lost is None else _outgoing(self.entries[lost:])
-        kept = self.entries[:lost]
+        lost = next((index for index, number in numbers.items() if number is None or number > attempt), None)
+        known = next((index for index, number in numbers.items() if number == attempt), None)
+        pending = [] if lost is None else _outgoing(self.entries[lost:])
+        acknowledged = self.entries[:lost]
         if known is not None:
-            of_it = self.entries[known:lost]
-            again = [*(each for each in _outgoing(of_it) if not _is_known(each, epoch)), *again]
-            kept = [*self.entries[:known], *(each for each in of_it if _is_known(each, epoch))]
-        # Decisions that the service has lost are not kept: what is told again is decided again.
-        self.entries = [*kept, *again]
-        self._acknowledged = len(kept)
+            of_attempt = self.entries[known:lost]
+            pending = [*(each for each in _outgoing(of_attempt) if not _is_known(each, epoch)), *pending]
+            acknowledged = [*self.entries[:known], *(each for each in of_attempt if _is_known(each, epoch))]
+        # Without the decisions that the service has lost: it decides those epochs again.
+        self.entries = [*acknowledged, *pending]
+        self._acknowledged = len(acknowledged)
 
     def _attempts(self) -> dict[int, int | None]:
-        """Where each attempt begins in `entries`, oldest first, and the number it got, where that is known."""
+        """The index in `entries` at which each attempt begins, oldest first, and its number, if that is known."""
         numbers: dict[int, int | None] = {}
         number: int | None = None
-        for place in range(len(self.entries) - 1, -1, -1):
-            entry = self.entries[place]
+        for index in range(len(self.entries) - 1, -1, -1):
+            entry = self.entries[index]
             if isinstance(entry, Decision) and not entry.local:
                 number = entry.attempt
             elif isinstance(entry, AttemptRequest):
-                numbers[place] = number
-                # The one before it, if nobody else has begun any.
+                numbers[index] = number
+                # The attempt before it, unless another process has begun one in between.
                 number = None if number is None else number - 1
         return dict(reversed(numbers.items()))
 
-    def fold(self, shadow: LocalReplica) -> None:
-        """Lead `shadow` to where these entries lead. Raises RulesError where they lead nowhere."""
-        asked: Request | None = None
+    def fold(self, replica: LocalReplica) -> None:
+        """Apply the entries to `replica`. Raises RulesError if they are not valid for it."""
+        request: Request | None = None
         for entry in self.entries:
             if isinstance(entry, Decision):
-                shadow.sync_to(entry, asked)
-                asked = None
+                replica.sync_to(entry, request)
+                request = None
             elif not isinstance(entry, End):
-                shadow.decide(entry)
-                asked = entry
+                replica.decide(entry)
+                request = entry
 
     def close(self, *, done: bool = False) -> None:
-        """Let go of the file. done: the run has ended, and the file with it, unless it is a lasting one."""
+        """Close the file. done: the run has ended; the file is removed, unless it is lasting or entries are pending."""
         if self._spool is None:
             return
         if done and self._lasting and isinstance(self.entries[-1], End):
-            # Heard, which the file would only say with another decision.
+            # An acknowledged end has no decision after it that would say so in the file.
             self.entries.pop()
             self._rewrite()
         if self._lasting or self.pending or not done:
@@ -200,11 +200,11 @@ class Journal:
             self._rewrite()
 
     def _rewrite(self) -> None:
-        """The file without what has been heard long ago."""
+        """Write the file again without old acknowledged entries."""
         if self._spool is None or self.spec is None:
             return
-        for kept in _ENTRIES_WHEN_FULL:
-            entries = self.entries[max(self._acknowledged - kept, 0) :]
+        for count in _ENTRIES_WHEN_FULL:
+            entries = self.entries[max(self._acknowledged - count, 0) :]
             if self._spool.replace([_record(self.spec), *map(_record, entries)]):
                 self.full = False
                 return
@@ -216,7 +216,7 @@ class Journal:
         dropped = MAX_ENTRIES // 2
         gone, self.entries = self.entries[:dropped], self.entries[dropped:]
         if self._acknowledged < dropped:
-            # Never heard: the service will be told of a gap.
+            # Pending entries are dropped: the attempt begins after them, with a gap.
             begun = next((entry for entry in reversed(gone) if isinstance(entry, AttemptRequest)), None)
             first = next((entry.epoch for entry in self.entries if isinstance(entry, AttemptRequest | Report)), None)
             if begun is not None and first is not None:
@@ -224,7 +224,7 @@ class Journal:
         self._acknowledged = max(self._acknowledged - dropped, 0)
 
     def _load_all(self, records: Sequence[Record]) -> None:
-        """What the file says; nothing of what does not make sense, nor of what comes after it."""
+        """Read the file up to the first invalid record."""
         try:
             for record in records:
                 self._load(record)
@@ -244,7 +244,7 @@ class Journal:
 
 
 def _is_known(entry: Entry, epoch: int) -> bool:
-    """Whether a service that stands at `epoch` of the attempt it belongs to knows of it."""
+    """Whether a service at `epoch` of the entry's attempt has the entry."""
     match entry:
         case Report():
             return entry.epoch < epoch
@@ -258,18 +258,18 @@ def _outgoing(entries: Sequence[Entry]) -> list[Outgoing]:
     return [entry for entry in entries if not isinstance(entry, Decision)]
 
 
-def _record(thing: Entry | RunSpec) -> Record:
-    match thing:
+def _record(value: Entry | RunSpec) -> Record:
+    match value:
         case RunSpec():
-            return {"run": thing.to_json()}
+            return {"run": value.to_json()}
         case AttemptRequest():
-            return {"attempt": _without_none(asdict(thing))}
+            return {"attempt": _without_none(asdict(value))}
         case Report():
-            return {"report": _without_none({**asdict(thing), "metrics": metrics_to_json(thing.metrics)})}
+            return {"report": _without_none({**asdict(value), "metrics": metrics_to_json(value.metrics)})}
         case End():
-            return {"end": {"status": thing.status}}
+            return {"end": {"status": value.status}}
         case Decision():
-            return {"decision": _without_none({**decision_to_json(thing), "why": thing.why, "local": thing.local})}
+            return {"decision": _without_none({**decision_to_json(value), "why": value.why, "local": value.local})}
 
 
 def _without_none(members: Mapping[str, Any]) -> dict[str, Any]:

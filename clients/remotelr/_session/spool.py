@@ -1,9 +1,9 @@
-"""A file that keeps what a trainer has to say until the service has heard it. Records in, records out; no meaning.
+"""A file of JSON records that survives SIGKILL at any byte. It does not interpret the records.
 
     magic, then for each record: length (4 bytes), CRC-32 (4 bytes), JSON
 
-Safe under SIGKILL at any byte: what does not add up at the end was never written. One process at a
-time: the second is refused. Nothing but a spool is ever opened, read or cut.
+An incomplete record at the end is cut off. One process at a time opens the file; a second one gets SpoolUnusable.
+A file that is not a spool is neither read nor changed.
 """
 
 import contextlib
@@ -29,26 +29,26 @@ Record = Mapping[str, Any]
 MAX_BYTES = 1024 * 1024
 
 _MAGIC = b"remotelr-spool-1\n"
-_HEAD = struct.Struct("<II")
-# Windows has no O_NOFOLLOW and no O_NONBLOCK; the second keeps us from waiting at a named pipe.
-_SAFELY = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_HEADER = struct.Struct("<II")
+# Windows has no O_NOFOLLOW and no O_NONBLOCK. O_NONBLOCK prevents blocking on a named pipe.
+_SAFE_FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
-# The lock of POSIX is one per process, so two spools of one process are kept apart here.
-_OPEN: set[str] = set()
+# A POSIX lock belongs to the process: two spools of one process are told apart by this set.
+_OPEN_NAMES: set[str] = set()
 _OPEN_LOCK = threading.Lock()
 
 
 class SpoolUnusable(Exception):
-    """The file cannot be the spool: a link, too long, not ours, in use, or not to be written."""
+    """The file is a link, too long, not a spool, in use, or not writable."""
 
 
 class Spool:
     """The records in a file, oldest first.
 
-    path: made with its directories where it is missing, readable for its owner alone.
-    max_bytes: how long it may become; a record that does not fit is not taken.
+    path: created with its directories if it is missing, readable for its owner alone.
+    max_bytes: limit of its length; a record that does not fit is not appended.
 
-    records: what was in it when it was opened.
+    records: the content when it was opened.
 
     Raises SpoolUnusable.
     """
@@ -69,9 +69,9 @@ class Spool:
             self._on_disk(lambda: os.ftruncate(self._handle.fd, self._length))
 
     def append(self, record: Record) -> bool:
-        """Add a record; False where it does not fit, or the file takes no more.
+        """Append a record; returns False if it does not fit or cannot be written.
 
-        From then on the death of this process does not lose it; after `sync` a power cut does not either.
+        The record then survives the death of this process; after `sync` it survives a power failure.
         """
         framed = _framed(record)
         if not self._usable or max(self._length, len(_MAGIC)) + len(framed) > self._max_bytes:
@@ -80,7 +80,7 @@ class Spool:
             framed = _MAGIC + framed
 
         def write() -> None:
-            # One write at a known place: after a failure half-way the next record overwrites the half.
+            # At a fixed offset: after a partial write the next record overwrites it.
             _write(self._handle.fd, framed, self._length)
 
         written = self._on_disk(write)
@@ -89,11 +89,11 @@ class Spool:
         return written
 
     def sync(self) -> bool:
-        """Wait until what was appended is on the disk: some milliseconds."""
+        """Wait until the appended records are on the disk: some milliseconds."""
         return self._usable and self._on_disk(lambda: os.fsync(self._handle.fd))
 
     def replace(self, records: Iterable[Record]) -> bool:
-        """Hold these records and no others, or, after a failure, still the old ones; False then."""
+        """Replace the content by these records; returns False after a failure, with the content unchanged."""
         content = _MAGIC + b"".join(_framed(record) for record in records)
         if not self._usable or len(content) > self._max_bytes:
             return False
@@ -103,11 +103,11 @@ class Spool:
         return replaced
 
     def reject(self, record: Record, reason: str) -> None:
-        """Lay a record aside that nobody will ever take, with the reason, in a file beside this one."""
+        """Append a record and the reason of its rejection to the file `rejected`."""
         line = json.dumps({"reason": reason, "record": record}).encode() + b"\n"
 
         def write() -> None:
-            fd = os.open(self.rejected, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _SAFELY, 0o600)
+            fd = os.open(self.rejected, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _SAFE_FLAGS, 0o600)
             try:
                 if os.fstat(fd).st_size + len(line) <= self._max_bytes:
                     os.write(fd, line)
@@ -118,22 +118,22 @@ class Spool:
 
     @property
     def rejected(self) -> Path:
-        """Where rejected records lie: JSON, one a line."""
+        """The file of rejected records: JSON, one a line."""
         return self.path.with_name(self.path.name + ".rejected")
 
     def remove(self) -> None:
-        """Delete the file: everything in it has been heard."""
+        """Delete the file."""
         if self._usable:
             self._on_disk(self.path.unlink)
         self.close()
 
     def close(self) -> None:
-        """Let go of the file, which stays."""
+        """Close the file, which stays."""
         self._finalizer()
 
     @property
     def _usable(self) -> bool:
-        # A forked data loader has a copy of this object, and no part in the file.
+        # A forked data loader has a copy of this object, but must not use the file.
         return self._handle.is_open and self._owner == os.getpid()
 
     def _on_disk(self, action: Any) -> bool:
@@ -150,7 +150,7 @@ class _Handle:
     def __init__(self, name: str) -> None:
         self.fd = -1
         self._name = name
-        # Only then the name is ours to give back: who was refused has the name of somebody else.
+        # False while another handle holds the name.
         self._named = False
 
     @property
@@ -158,12 +158,12 @@ class _Handle:
         return self.fd >= 0
 
     def open(self, path: Path, max_bytes: int) -> bytes:
-        """The file's content, once it is ours. Raises OSError."""
+        """Lock the file; returns its content. Raises OSError."""
         with _OPEN_LOCK:
-            if self._name in _OPEN:
+            if self._name in _OPEN_NAMES:
                 raise BlockingIOError("is in use by another callback of this process")
-            # Before there is a descriptor: to close any of a file lets go of its lock.
-            _OPEN.add(self._name)
+            # Before opening: closing any descriptor of a file releases its lock.
+            _OPEN_NAMES.add(self._name)
             self._named = True
         try:
             self.fd = _opened(path)
@@ -173,11 +173,11 @@ class _Handle:
             raise
 
     def replace(self, path: Path, content: bytes) -> None:
-        """Put a new file in the place of the old one, locked before anybody can see it. Raises OSError."""
+        """Replace the file by a new one, which is locked before it becomes visible. Raises OSError."""
         temporary = path.with_name(path.name + ".new")
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFELY, 0o600)
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE_FLAGS, 0o600)
         try:
             _lock(fd)
             _write(fd, content, 0)
@@ -197,19 +197,19 @@ class _Handle:
             os.close(fd)
         with _OPEN_LOCK:
             if self._named:
-                _OPEN.discard(self._name)
+                _OPEN_NAMES.discard(self._name)
             self._named = False
 
 
 def spool_path(directory: Path, url: str, run: str) -> Path:
-    """Where the spool of a run at one service lies."""
-    # The name is for people, the digest keeps runs apart that differ in what a file name cannot show.
+    """The spool file of a run at one service."""
+    # The digest distinguishes runs whose keys differ only in characters that a file name cannot contain.
     digest = hashlib.sha256(f"{url}\n{run}".encode()).hexdigest()[:16]
     return directory / f"{re.sub(r'[^A-Za-z0-9._-]', '-', run)[:80]}-{digest}.spool"
 
 
 def default_directory(environ: Mapping[str, str]) -> Path:
-    """`REMOTELR_SPOOL_DIR`, or the place where a user's programs keep their state."""
+    """`REMOTELR_SPOOL_DIR`, or the user's directory for program state."""
     given = environ.get("REMOTELR_SPOOL_DIR")
     if given:
         return Path(given)
@@ -220,24 +220,24 @@ def default_directory(environ: Mapping[str, str]) -> Path:
 
 def _framed(record: Record) -> bytes:
     payload = json.dumps(record, separators=(",", ":"), allow_nan=False).encode()
-    return _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
+    return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
 
 
 def _parsed(content: bytes) -> tuple[list[dict[str, Any]], int]:
-    """The whole records, and how many bytes of the file they take."""
+    """The complete records, and their length in bytes with the magic."""
     if len(content) < len(_MAGIC):
         return [], 0
     records: list[dict[str, Any]] = []
-    place = len(_MAGIC)
-    while place + _HEAD.size <= len(content):
-        length, checksum = _HEAD.unpack_from(content, place)
-        payload = content[place + _HEAD.size : place + _HEAD.size + length]
+    offset = len(_MAGIC)
+    while offset + _HEADER.size <= len(content):
+        length, checksum = _HEADER.unpack_from(content, offset)
+        payload = content[offset + _HEADER.size : offset + _HEADER.size + length]
         record = _record(payload) if len(payload) == length and zlib.crc32(payload) == checksum else None
         if record is None:
             break
         records.append(record)
-        place += _HEAD.size + length
-    return records, place
+        offset += _HEADER.size + length
+    return records, offset
 
 
 def _record(payload: bytes) -> dict[str, Any] | None:
@@ -249,12 +249,12 @@ def _record(payload: bytes) -> dict[str, Any] | None:
 
 
 def _opened(path: Path) -> int:
-    """The file, locked, and still the one of that name. Raises OSError."""
+    """The descriptor of the locked file, which still has that name. Raises OSError."""
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | _SAFELY, 0o600)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | _SAFE_FLAGS, 0o600)
         try:
             _lock(fd)
-            # Another process may have put a new file in its place just before it let go of the lock.
+            # Another process may have replaced the file just before it released the lock.
             if os.path.samestat(os.fstat(fd), path.lstat()):
                 return fd
         except BaseException:
@@ -267,7 +267,7 @@ def _lock(fd: int) -> None:
     if sys.platform == "win32":
         return
     try:
-        # Not flock: a forked data loader that outlives us would hold that one.
+        # Not flock: a forked data loader that outlives this process would hold that lock.
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         raise BlockingIOError("is in use by another process") from None
@@ -276,25 +276,25 @@ def _lock(fd: int) -> None:
 def _read(fd: int, max_bytes: int) -> bytes:
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode):
-        raise OSError("is no regular file")
+        raise OSError("is not a regular file")
     if found.st_size > max_bytes:
-        raise OSError(f"holds {found.st_size:,} bytes, more than the {max_bytes:,} of a spool")
+        raise OSError(f"is {found.st_size:,} bytes long, more than the {max_bytes:,} of a spool")
     content = os.read(fd, found.st_size)
     if not content.startswith(_MAGIC[: len(content)]):
-        raise OSError("is no spool of remotelr")
+        raise OSError("is not a spool of remotelr: choose another file")
     if sys.platform != "win32":
         os.fchmod(fd, 0o600)
     return content
 
 
-def _write(fd: int, content: bytes, place: int) -> None:
-    os.lseek(fd, place, os.SEEK_SET)
+def _write(fd: int, content: bytes, offset: int) -> None:
+    os.lseek(fd, offset, os.SEEK_SET)
     if os.write(fd, content) != len(content):
-        raise OSError("the disk took a part of it")
+        raise OSError("the record was written in part")
 
 
 def _sync_directory(directory: Path) -> None:
-    # Windows opens no directories; there the file system keeps renames in order.
+    # Windows cannot open directories; its file system keeps renames in order.
     with contextlib.suppress(OSError):
         fd = os.open(directory, os.O_RDONLY)
         try:

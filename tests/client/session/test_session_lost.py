@@ -76,7 +76,7 @@ def test_epochs_that_nobody_remembers_are_left_out_with_a_warning():
     Job(service).start().train(0, 3)
 
     job = Job(service).start()
-    with pytest.warns(RemoteLRWarning, match="holds no reports of the epochs just before"):
+    with pytest.warns(RemoteLRWarning, match="has reports of the epochs just before"):
         job.train(6, 8)
 
     assert [epoch for epoch, *_ in history(service)] == [0, 1, 2, 6, 7]

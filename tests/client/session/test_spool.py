@@ -254,7 +254,7 @@ def test_a_file_that_is_something_else_is_refused_and_not_cut(path):
     path.parent.mkdir()
     path.write_bytes(b"PK\x03\x04 a model.keras")
 
-    with pytest.raises(SpoolUnusable, match="no spool"):
+    with pytest.raises(SpoolUnusable, match="not a spool"):
         Spool(path)
 
     assert path.read_bytes() == b"PK\x03\x04 a model.keras"
