@@ -190,23 +190,16 @@ def _restored(run, epoch, snapshot, log):
     Mutant(
         "runs cached by each process",
         {
-            f"{DB}/queries/runs.py": """
+            f"{DB}/writer/run_cache.py": """
 
-_right = lock_runs
-_right_save = save_runs
-_cache = {}
+_right = RunCache.load
 
 
-def lock_runs(connection, keys):
-    locked = _right(connection, keys)
-    locked.stored_runs.update({key: _cache[key] for key in locked.stored_runs if key in _cache})
-    return locked
+def _load_unchecked(self, key, row):
+    return self._entries[key][1] if key in self._entries else _right(self, key, row)
 
 
-def save_runs(connection, stored_runs, rows):
-    stored_runs = list(stored_runs)
-    _right_save(connection, stored_runs, rows)
-    _cache.update({stored.run.key: stored for stored in stored_runs})
+RunCache.load = _load_unchecked
 """,
             FIRST_MIGRATION: _NO_NET,
         },

@@ -44,10 +44,10 @@ _READERS: dict[str, Any] = {"pool_size": 5, "max_overflow": 10, "pool_timeout": 
 _RACE_STATES = frozenset({"40001", "40P01", "55P03"})
 _CANCELLED_STATE = "57014"
 
-Fault = Literal["race", "lost", "slow", "away", "its own"]
+Fault = Literal["race", "lost", "slow", "unavailable", "other"]
 
 # What is raised when the database cannot be reached, cannot write, or has no connection left in time.
-AWAY = (OperationalError, InterfaceError, PoolTimeout)
+UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
     try:
         with engine.begin() as connection:
             yield connection
-    except AWAY as error:
+    except UNAVAILABLE as error:
         raise DatabaseUnavailable("the database cannot be reached: ask again") from error
 
 
@@ -126,13 +126,13 @@ def inspection_engine(url: str) -> Engine:
     return _postgres_engine(parsed, poolclass=NullPool)
 
 
-def is_there(url: str) -> bool:
+def database_exists(url: str) -> bool:
     """Whether there is a database to look at: a SQLite file may not have been made yet."""
     parsed = parse_url(url)
     return parsed.get_backend_name() != "sqlite" or Path(str(parsed.database)).exists()
 
 
-def reason(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """Why a database is away, in its own words, on one line and without a password."""
     return str(getattr(error, "orig", None) or error).partition("\n")[0]
 
@@ -149,7 +149,7 @@ def lock_schema(connection: Connection) -> None:
 
 
 @contextmanager
-def sole_use(url: str) -> Iterator[None]:
+def exclusive_use(url: str) -> Iterator[None]:
     """Keep service processes off a SQLite file; PostgreSQL needs no such thing. Raises DatabaseInUse."""
     parsed = parse_url(url)
     if parsed.get_backend_name() != "sqlite":
@@ -187,12 +187,12 @@ def damaged(file: str, found: str) -> DatabaseDamaged:
     )
 
 
-def answer_limit_s(engine: Engine) -> float:
+def transaction_limit_s(engine: Engine) -> float:
     """How long a transaction may take at most, its waiting for locks included, before nobody waits for it any more."""
     return (SQLITE_BUSY_TIMEOUT_MS if engine.dialect.name == "sqlite" else POSTGRES_STATEMENT_TIMEOUT_MS) / 1000 + 1
 
 
-def fault_of(error: Exception) -> Fault:
+def classify_error(error: Exception) -> Fault:
     """What it means that a transaction failed like this:
 
     race       another transaction was faster; the same one may succeed now
@@ -209,7 +209,7 @@ def fault_of(error: Exception) -> Fault:
             return "lost"
         if state == _CANCELLED_STATE:
             return "slow"
-    return "away" if isinstance(error, AWAY) else "its own"
+    return "unavailable" if isinstance(error, UNAVAILABLE) else "other"
 
 
 def is_lock_conflict(error: Exception) -> bool:
@@ -218,7 +218,7 @@ def is_lock_conflict(error: Exception) -> bool:
     SQLite waits for nobody when the journal of a new file is set: two who make one at once meet there.
     """
     code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
-    return fault_of(error) == "race" or code == sqlite3.SQLITE_BUSY
+    return classify_error(error) == "race" or code == sqlite3.SQLITE_BUSY
 
 
 def _with_quoted_password(url: str) -> str:

@@ -10,7 +10,14 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DatabaseError
 
-from remotelr_service.db.engine import AWAY, damaged, inspection_engine, is_lock_conflict, is_there, reason
+from remotelr_service.db.engine import (
+    UNAVAILABLE,
+    damaged,
+    database_exists,
+    error_text,
+    inspection_engine,
+    is_lock_conflict,
+)
 from remotelr_service.errors import DatabaseUnavailable, SchemaOutdated
 
 log = logging.getLogger(__name__)
@@ -33,8 +40,8 @@ def upgrade(url: str) -> None:
     log.info("the tables go from %s to %s", at or "nothing", head())
     try:
         apply(config(url))
-    except AWAY as error:
-        raise DatabaseUnavailable(f"the tables could not be brought to {head()}: {reason(error)}") from error
+    except UNAVAILABLE as error:
+        raise DatabaseUnavailable(f"the tables could not be brought to {head()}: {error_text(error)}") from error
 
 
 def apply(settings: Config) -> None:
@@ -44,7 +51,7 @@ def apply(settings: Config) -> None:
         try:
             command.upgrade(settings, "head")
             return  # noqa: TRY300  # an `else` would stand behind the case of failure
-        except AWAY as error:
+        except UNAVAILABLE as error:
             if not is_lock_conflict(error) or time.monotonic() > deadline:
                 raise
             time.sleep(LOCK_PAUSE_S)
@@ -52,14 +59,14 @@ def apply(settings: Config) -> None:
 
 def current(url: str) -> str | None:
     """The revision of the tables; None where there are none. Raises DatabaseUnavailable, DatabaseDamaged."""
-    if not is_there(url):
+    if not database_exists(url):
         return None
     engine = inspection_engine(url)
     try:
         with engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision()
-    except AWAY as error:
-        raise DatabaseUnavailable(f"the database cannot be reached: {reason(error)}") from error
+    except UNAVAILABLE as error:
+        raise DatabaseUnavailable(f"the database cannot be reached: {error_text(error)}") from error
     except DatabaseError as error:
         raise damaged(engine.url.database or "the database", str(error.orig)) from error
     finally:

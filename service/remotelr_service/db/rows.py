@@ -1,4 +1,4 @@
-"""Between rows and the rules' own types. Documents go to text and back without a change of one bit."""
+"""Conversion between rows and the types of the rules. Documents survive the way to text and back bit for bit."""
 
 import json
 from collections.abc import Mapping
@@ -10,20 +10,21 @@ from pydantic_core import to_json
 from sqlalchemy import RowMapping
 
 from remotelr.rules import Decision, Event, Policy, Run, RunSpec, RunState
+from remotelr_service.db.tables import DECISION_COLUMNS
 
 Row = Mapping[str, Any] | RowMapping
 
-# It can say what is wrong with a document; the other is four times as fast.
-_CAREFUL = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=datetime.isoformat)
+# `to_json` of pydantic is four times as fast; this one names the error of a document.
+_STRICT = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=datetime.isoformat)
 
 
 def to_text(document: Any) -> str:
-    """Canonical JSON: members in their own order, the shortest digits that lead back to a float, times as ISO 8601.
+    """Canonical JSON: members in the given order, the shortest digits that give the same float, times as ISO 8601.
 
-    Raises ValueError for NaN and infinities, which are no JSON.
+    Raises ValueError for NaN and infinities.
     """
     text = to_json(document, inf_nan_mode="constants").decode()
-    return _CAREFUL.encode(document) if "NaN" in text or "Infinity" in text else text
+    return _STRICT.encode(document) if "NaN" in text or "Infinity" in text else text
 
 
 def from_text(text: str) -> Any:
@@ -31,7 +32,7 @@ def from_text(text: str) -> Any:
 
 
 def run_from_row(row: Row) -> Run:
-    """The head of a run as the rules know it."""
+    """The run of a row of `runs`."""
     spec, policy = _spec(row["spec"])
     return Run(
         key=row["key"],
@@ -51,7 +52,7 @@ def run_from_row(row: Row) -> Run:
 
 
 def run_to_row(run: Run) -> dict[str, Any]:
-    """The columns of `runs` that move with every event; the spec, which rarely does, is not among them."""
+    """The columns of `runs` that may change with every event."""
     return {
         "policy_version": run.policy_version,
         "rules_version": run.rules_version,
@@ -91,9 +92,7 @@ def event_from_row(key: str, row: Row) -> Event:
 
 
 def event_to_row(run_id: int, event: Event, created_at: Any) -> dict[str, Any]:
-    """All columns of `events` but its position: rows of one statement must have the same."""
-    decision = event.decision
-    taken = _NOT_DECIDED if decision is None else _decision_to_row(decision)
+    """Every column of `events` except `position`: the rows of one INSERT need the same columns."""
     return {
         "run_id": run_id,
         "seq": event.seq,
@@ -106,14 +105,17 @@ def event_to_row(run_id: int, event: Event, created_at: Any) -> dict[str, Any]:
         "payload": to_text(event.payload),
         "notes": to_text(event.notes) if event.notes else None,
         "state": None if event.state is None else to_text(event.state),
-        **taken,
+        **(_NO_DECISION if event.decision is None else _decision_to_row(event.decision)),
         "superseded_by": event.superseded_by,
         "created_at": created_at,
     }
 
 
+_NO_DECISION = dict.fromkeys(column.name for column in DECISION_COLUMNS)
+
+
 def _decision_to_row(decision: Decision) -> dict[str, Any]:
-    """What is the decision's own: its run, attempt, seq, epoch, state and drift are the event's."""
+    """`DECISION_COLUMNS`. Run, attempt, seq, epoch, state and drift are stored in the columns of the event."""
     return {
         "learning_rate": decision.learning_rate,
         "momentum": decision.momentum,
@@ -124,10 +126,6 @@ def _decision_to_row(decision: Decision) -> dict[str, Any]:
         "plateau": None if decision.plateau is None else to_text(decision.plateau),
         "why": _why_to_text(decision),
     }
-
-
-# With the names of `_decision_to_row`, in its order.
-_NOT_DECIDED = dict.fromkeys(("learning_rate", "momentum", "step", "reason", "changed", "action", "plateau", "why"))
 
 
 def _decision(key: str, row: Row, state: Any, drift: float | None) -> Decision:
@@ -151,7 +149,7 @@ def _decision(key: str, row: Row, state: Any, drift: float | None) -> Decision:
     )
 
 
-# The one member of `why` that is a decision's own.
+# The member of the column `why` that is a member of the decision.
 _ROLLBACK = "rollback_to"
 
 
@@ -162,7 +160,7 @@ def _why_to_text(decision: Decision) -> str | None:
 
 
 def _why_from_text(text: str | None) -> tuple[dict[str, Any] | None, int | None]:
-    """Why a decision was taken, and the epoch it goes back to."""
+    """`why` and `rollback_to` of a decision."""
     if text is None:
         return None, None
     why: dict[str, Any] = from_text(text)
@@ -172,6 +170,6 @@ def _why_from_text(text: str | None) -> tuple[dict[str, Any] | None, int | None]
 
 @lru_cache(maxsize=4096)
 def _spec(text: str) -> tuple[RunSpec, Policy]:
-    """The spec and its policy bound to the run: read once, for they are read with every report."""
+    """The spec, and its policy bound to the run. Cached: every report needs both."""
     spec = RunSpec.from_json(from_text(text))
     return spec, spec.bound()

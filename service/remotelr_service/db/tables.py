@@ -121,7 +121,18 @@ run_tags = Table(
 )
 Index("ix_run_tags_run_id", run_tags.c.run_id)
 
-# `learning_rate` to `why` are the decision the event took; they are NULL where it took none.
+# The decision of an event; all NULL if it has none.
+DECISION_COLUMNS: tuple[Column[Any], ...] = (
+    Column("learning_rate", Number),
+    Column("momentum", Number),
+    Column("step", Whole),
+    Column("reason", Text),
+    Column("changed", Flag),
+    Column("action", Text),
+    Column("plateau", Text),
+    Column("why", Text),
+)
+
 events = Table(
     "events",
     metadata,
@@ -136,14 +147,7 @@ events = Table(
     Column("payload", Text, nullable=False),
     Column("notes", Text),
     Column("state", Text),
-    Column("learning_rate", Number),
-    Column("momentum", Number),
-    Column("step", Whole),
-    Column("reason", Text),
-    Column("changed", Flag),
-    Column("action", Text),
-    Column("plateau", Text),
-    Column("why", Text),
+    *DECISION_COLUMNS,
     Column("superseded_by", Whole),
     # Its place among the events of all runs: handed out in the transaction, so a higher one may be committed first.
     Column("position", Whole),

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from remotelr_service.db.engine import reading
-from remotelr_service.db.queries import runs
-from remotelr_service.db.queries.runs import RunPosition
+from remotelr_service.db.queries.events import RunPosition, list_positions
 from remotelr_service.errors import DatabaseUnavailable
 
 LOOK_AGAIN_S = 1.0
@@ -110,4 +109,4 @@ class RunWaiters:
 
     def _standings(self, keys: list[str]) -> Mapping[str, RunPosition]:
         with reading(self._engine) as connection:
-            return runs.list_positions(connection, keys)
+            return list_positions(connection, keys)

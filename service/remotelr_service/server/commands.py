@@ -35,11 +35,11 @@ def serve(
 def upgrade(database_url: DatabaseUrl = None) -> None:
     """Bring the tables to this release. Safe to run twice, and from several machines at once."""
     from remotelr_service.db import migrate
-    from remotelr_service.db.engine import sole_use
+    from remotelr_service.db.engine import exclusive_use
     from remotelr_service.settings import read_settings
 
     url = read_settings(database_url=database_url).database_url
-    with sole_use(url):
+    with exclusive_use(url):
         before = migrate.current(url)
         migrate.upgrade(url)
     after = migrate.head()

@@ -1,4 +1,4 @@
-"""The log of one run in the database, as the rules ask it."""
+"""The log of one run in the database, for the rules."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from remotelr.rules import Event
 from remotelr.rules.run.events import OF_A_POINT, SNAPSHOTS, Kind
-from remotelr_service.db.queries import runs
+from remotelr_service.db.queries.events import count_events, find_event, find_reported, list_events
 from remotelr_service.db.queries.runs import StoredRun
 from remotelr_service.db.rows import Row, event_from_row
 from remotelr_service.db.tables import events
@@ -19,13 +19,13 @@ _DECIDED = (events.c.kind.in_(sorted(OF_A_POINT)), events.c.learning_rate.is_not
 
 
 class EventLog:
-    """The events of one run within one transaction; answers as `remotelr.rules.MemoryLog` does.
+    """The events of one run in one transaction; the same answers as `remotelr.rules.MemoryLog`.
 
-    flush: stores what the transaction has appended but not yet written.
-    asks: the reports that the transaction may ask for, as far as it is known: one that is not known brings them all.
+    flush: inserts the events that the transaction has appended.
+    prefetch: the reports of the transaction, if known. The first lookup of an unknown report reads all of them.
 
-    A thousand ranks may report one point, many of them in one transaction. So what is asked for each of them is
-    read for all at once, and leaves what is appended unwritten: it is remembered here, and counted.
+    A thousand ranks may report one point in one transaction. Lookups that every report needs are therefore read
+    together, answered from memory, and do not flush.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class EventLog:
         self._flush = flush
         self._prefetch = prefetch
         self._appended: dict[tuple[int | None, int | None], Event] = {}
-        # What is stored of what was asked for, None where that is nothing; and the events that were made of it.
+        # Rows by point and by epoch, None if nothing is stored; and the events parsed from them.
         self._reported: dict[Point, Row | None] = {}
         self._decided: dict[int, Row | None] = {}
         self._events: dict[int, Event] = {}
@@ -48,9 +48,9 @@ class EventLog:
         self._decisions: dict[int, Event] = {}
         self._keyed: dict[tuple[str, str], Event | None] = {}
 
-    def fill(self, asked: Iterable[Point], found: Iterable[Row]) -> None:
-        """Take note of what `list_reported` has found of these reports."""
-        for epoch, rank in asked:
+    def fill(self, points: Iterable[Point], found: Iterable[Row]) -> None:
+        """Add the rows that `list_reported` has found for these reports."""
+        for epoch, rank in points:
             self._reported.setdefault((epoch, rank), None)
             self._decided.setdefault(epoch, None)
         for row in found:
@@ -60,13 +60,13 @@ class EventLog:
                 self._decided[row["epoch"]] = row
 
     def fill_count(self, epoch: int, count: int) -> None:
-        """Take note of how many ranks have reported this point."""
+        """Add the number of ranks that have reported this point."""
         self._counts[epoch] = count
 
     def add(self, event: Event) -> None:
-        """Take note of an event that the transaction has just appended."""
+        """Add an event that the transaction has just appended."""
         if event.kind == "attempt":
-            # It is written already, and so is all before it: what it superseded is known there.
+            # It is inserted with all events before it; the next lookups see what it superseded.
             for known in (self._appended, self._reported, self._decided, self._counts, self._decisions, self._keyed):
                 known.clear()
         if event.key is not None:
@@ -83,26 +83,26 @@ class EventLog:
         if appended is not None:
             return appended
         if (epoch, rank) not in self._reported:
-            asked = {(epoch, rank), *(point for point in self._prefetch if point not in self._reported)}
-            self.fill(asked, list_reported(self._connection, {self._stored.id: asked}))
+            points = {(epoch, rank), *(point for point in self._prefetch if point not in self._reported)}
+            self.fill(points, list_reported(self._connection, {self._stored.id: points}))
         return self._event(self._reported[epoch, rank])
 
     def reports(self, epoch: int) -> Sequence[Event]:
         self._flush()
-        found = runs.list_events(self._connection, self._stored, _REPORT, events.c.epoch == epoch, _EFFECTIVE)
+        found = list_events(self._connection, self._stored, _REPORT, events.c.epoch == epoch, _EFFECTIVE)
         return sorted(found, key=lambda event: event.rank or 0)
 
     def count(self, epoch: int) -> int:
         if epoch not in self._counts:
             self._flush()
-            self._counts[epoch] = runs.count_events(
+            self._counts[epoch] = count_events(
                 self._connection, self._stored, _REPORT, events.c.epoch == epoch, _EFFECTIVE
             )
         return self._counts[epoch]
 
     def next_reported(self, epoch: int) -> int | None:
         self._flush()
-        found = runs.find_reported(self._connection, self._stored, epoch)
+        found = find_reported(self._connection, self._stored, epoch)
         return None if found is None else found[0]
 
     def decided(self, epoch: int) -> Event | None:
@@ -121,7 +121,7 @@ class EventLog:
             _EFFECTIVE,
             newest=True,
         )
-        assert found is not None, "every run begins with a snapshot that holds from epoch 0"
+        assert found is not None, "every run begins with a snapshot in force from epoch 0"
         return found
 
     def has_reports(self) -> bool:
@@ -136,7 +136,7 @@ class EventLog:
 
     def since(self, kind: Kind, seq: int) -> Sequence[Event]:
         self._flush()
-        return runs.list_events(self._connection, self._stored, events.c.kind == kind, after=seq)
+        return list_events(self._connection, self._stored, events.c.kind == kind, after=seq)
 
     def policy(self, seq: int) -> Event:
         self._flush()
@@ -145,17 +145,17 @@ class EventLog:
         return found
 
     def in_force(self, epoch: int) -> Event | None:
-        """The event with the decision that `epoch` went by."""
+        """The event with the decision in force at `epoch`."""
         self._flush()
-        # A later life that began before this epoch has superseded what was decided for it.
+        # An attempt that began before this epoch has superseded the earlier decisions for it.
         return self._find(
             events.c.learning_rate.is_not(None), events.c.effective_from <= epoch, _EFFECTIVE, newest=True
         )
 
     def effective(self, limit: int) -> Sequence[Event]:
-        """The oldest `limit` events that count, whatever their kind."""
+        """The oldest `limit` effective events of every kind."""
         self._flush()
-        return runs.list_events(self._connection, self._stored, _EFFECTIVE, limit=limit)
+        return list_events(self._connection, self._stored, _EFFECTIVE, limit=limit)
 
     def _event(self, row: Row | None) -> Event | None:
         if row is None:
@@ -165,4 +165,4 @@ class EventLog:
         return self._events[row["seq"]]
 
     def _find(self, *where: Any, newest: bool = False) -> Event | None:
-        return runs.find_event(self._connection, self._stored, *where, newest=newest)
+        return find_event(self._connection, self._stored, *where, newest=newest)

@@ -1,4 +1,4 @@
-"""What one transaction of the writer has before it: locked runs, and events not yet stored."""
+"""A transaction of the writer: locked runs, and events that are not yet inserted."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -11,76 +11,80 @@ from remotelr.rules import Decision, Event, Outcome, Run, next_expiry
 from remotelr.rules.transitions.report import log_lookups
 from remotelr.rules.values.records import replace
 from remotelr_service.db.queries import runs, stalls
+from remotelr_service.db.queries.events import add_events, find_event, find_reported, supersede
 from remotelr_service.db.queries.runs import Locked, StoredRun
 from remotelr_service.db.rows import Row
 from remotelr_service.db.tables import events
 from remotelr_service.db.writer.event_log import EventLog
 from remotelr_service.db.writer.prefetch import Point, list_counts, list_reported
+from remotelr_service.db.writer.run_cache import RunCache
 from remotelr_service.errors import RunNotFound
 
-# What tells that a trainer lives, or is not expected to.
+# Events that end a stall: from the trainer, or the end of the run.
 _SHOWS_ACTIVITY = frozenset({"report", "attempt", "finished"})
 
 
 class WriteTransaction:
-    """The runs of a group of actions, within the transaction that stores them all.
+    """The runs of a group of actions, in the transaction that stores all of them.
 
-    An action finds its run, lets the rules decide, and writes what came of it: first decides, then
-    writes. What it writes, the actions behind it in the same group see. An action that fails after
-    it wrote costs the group its transaction, so `writes` counts.
+    An action first lets the rules decide, then writes; later actions of the group see what it wrote. If an action
+    fails after it wrote, the transaction must be rolled back: the writer compares `writes`.
+
+    cache: loads the locked rows, and is given the saved ones.
     """
 
-    def __init__(self, connection: Connection, locked: Locked) -> None:
+    def __init__(self, connection: Connection, locked: Locked, cache: RunCache) -> None:
         self.writes = 0
         self._connection = connection
         self._locked = locked
-        self._runs = locked.stored_runs
+        self._cache = cache
+        self._runs = {key: cache.load(key, row) for key, row in locked.rows.items()}
         self._logs: dict[str, EventLog] = {}
-        self._prefetch: defaultdict[str, list[Point]] = defaultdict(list)
-        self._in_force: dict[tuple[int, int], Decision] = {}
+        self._points: defaultdict[str, list[Point]] = defaultdict(list)
+        self._decisions: dict[tuple[int, int], Decision] = {}
         self._changed: dict[str, None] = {}
         self._new: list[tuple[int, Event]] = []
 
     @cached_property
     def now(self) -> datetime:
-        """When the transaction began, by the database's clock: replicas share no other."""
+        """The database's time at the begin of the transaction: replicas share no other clock."""
         return self._locked.now or runs.database_time(self._connection)
 
     @property
     def connection(self) -> Connection:
-        """The group's transaction, to read in what is no run."""
+        """The connection, to read other tables than runs and events."""
         return self._connection
 
     def writing(self) -> Connection:
-        """The group's transaction, to write in what is no run; from now on a refusal spoils it."""
+        """The connection, to write other tables; an error of the action now rolls the transaction back."""
         self.writes += 1
         return self._connection
 
     def find(self, key: str) -> StoredRun | None:
-        """The run `key` as the actions before have left it. The writer must have been given the key."""
+        """The run `key` after the earlier actions. The key must have been given to `Writer.submit`."""
         return self._runs.get(key)
 
     def get(self, key: str) -> StoredRun:
-        """The run `key`, as the actions before in the group left it. Raises RunNotFound."""
+        """The run `key` after the earlier actions. Raises RunNotFound."""
         stored = self.find(key)
         if stored is None:
             raise RunNotFound(key)
         return stored
 
-    def register(self, key: str, prefetch: Iterable[Point]) -> None:
-        """Take note of reports that actions of the group may ask the log of this run for."""
-        self._prefetch[key].extend(prefetch)
+    def register(self, key: str, points: Iterable[Point]) -> None:
+        """Add reports of the run that `prefetch` reads if the log may need them."""
+        self._points[key].extend(points)
 
     def prefetch(self) -> None:
-        """Ask all logs at once what they may be asked, as their runs stand before the first action."""
+        """Read, for all logs at once, the registered reports that the log lookups of the rules may need."""
         reports: dict[int, set[Point]] = {}
         counts: dict[int, set[int]] = {}
         logs: dict[int, EventLog] = {}
-        for key, prefetch in self._prefetch.items():
+        for key, registered in self._points.items():
             stored = self._runs.get(key)
             if stored is None:
                 continue
-            points, counted = log_lookups(stored.run, prefetch)
+            points, counted = log_lookups(stored.run, registered)
             if points:
                 logs[stored.id], reports[stored.id], counts[stored.id] = self.log(key), points, counted
         if not logs:
@@ -95,30 +99,30 @@ class WriteTransaction:
                 logs[run_id].fill_count(epoch, count)
 
     def log(self, key: str) -> EventLog:
-        """The history of the run `key`, with what this group has appended to it."""
+        """The log of the run `key`, with the events that this transaction has appended."""
         if key not in self._logs:
-            self._logs[key] = EventLog(self._connection, self._runs[key], self.flush, self._prefetch.get(key, ()))
+            self._logs[key] = EventLog(self._connection, self._runs[key], self.flush, self._points.get(key, ()))
         return self._logs[key]
 
     def decision(self, stored: StoredRun) -> Decision:
-        """The decision of the run that is in force. All ranks of a run ask for it when they begin: it is read once."""
+        """The decision in force. It is read once: all ranks of a run request it when they begin."""
         seq = stored.run.decided_seq
-        if (stored.id, seq) not in self._in_force:
+        if (stored.id, seq) not in self._decisions:
             self.flush()
-            event = runs.find_event(self._connection, stored, events.c.seq == seq)
-            assert event is not None and event.decision is not None, f"event {seq} of {stored.run.key} decides nothing"
-            self._in_force[stored.id, seq] = event.decision
-        return self._in_force[stored.id, seq]
+            event = find_event(self._connection, stored, events.c.seq == seq)
+            assert event is not None and event.decision is not None, f"event {seq} of {stored.run.key} has no decision"
+            self._decisions[stored.id, seq] = event.decision
+        return self._decisions[stored.id, seq]
 
     def append(self, stored: StoredRun, outcome: Outcome) -> StoredRun:
-        """Store what came of an action; nothing when it brought no event."""
+        """Append the event of an outcome, if it has one. Returns the changed run."""
         if outcome.event is None:
             return stored
         after = self._replace_run(stored, outcome.run)
         self._new.append((stored.id, outcome.event))
         if outcome.event.kind == "attempt":
             self.flush()
-            runs.supersede(self._connection, stored.id, outcome.event)
+            supersede(self._connection, stored.id, outcome.event)
         self.log(stored.run.key).add(outcome.event)
         if outcome.run.spec is not stored.run.spec:
             runs.save_spec(self._connection, after)
@@ -128,7 +132,7 @@ class WriteTransaction:
         return self._with_deadline(self._with_override_expiry(after), outcome.event)
 
     def stall(self, stored: StoredRun, reported_at: datetime, typical_epoch_s: float, at: datetime) -> None:
-        """Note that the run's trainer is silent: last heard of at `heard_at`, though epochs take `typical_epoch_s`."""
+        """Store that the trainer has not reported since `reported_at`, although an epoch takes `typical_epoch_s`."""
         self.writes += 1
         self.flush()
         stalls.add_stall(self._connection, stored, reported_at, typical_epoch_s, at)
@@ -136,19 +140,19 @@ class WriteTransaction:
         self._changed[stored.run.key] = None
 
     def is_due(self, stored: StoredRun) -> bool:
-        """Whether the point that waits for its ranks has waited long enough."""
+        """Whether the waiting point has reached its deadline."""
         return stored.deadline_at is not None and stored.deadline_at <= self.now
 
     def has_expired_override(self, stored: StoredRun) -> bool:
-        """Whether a rate was to be held until a time that has come."""
+        """Whether a timed override has expired."""
         return stored.override_expires_at is not None and stored.override_expires_at <= self.now
 
     def clear_deadline(self, stored: StoredRun) -> None:
-        """Let the point that waits for its ranks wait until another report comes."""
+        """Let the waiting point wait until the next report."""
         self._replace_run(replace(stored, deadline_at=None), stored.run)
 
     def create(self, outcome: Outcome, *, experiment: str | None, tags: Mapping[str, str]) -> StoredRun:
-        """Store a new run with its first event."""
+        """Insert a run with its first event."""
         assert outcome.event is not None
         self.writes += 1
         stored = runs.add_run(self._connection, outcome.run, experiment=experiment, tags=tags, at=self.now)
@@ -157,6 +161,7 @@ class WriteTransaction:
         return stored
 
     def tag(self, stored: StoredRun, tags: Mapping[str, str]) -> StoredRun:
+        """Replace the tags of the run."""
         self.writes += 1
         after = replace(stored, tags=dict(tags), updated_at=self.now)
         self._runs[stored.run.key] = after
@@ -164,7 +169,7 @@ class WriteTransaction:
         return after
 
     def delete(self, stored: StoredRun) -> None:
-        """Take the run and its events away."""
+        """Delete the run and its events."""
         self.writes += 1
         self.flush()
         key = stored.run.key
@@ -175,19 +180,21 @@ class WriteTransaction:
         self._changed.pop(key, None)
 
     def flush(self) -> None:
-        """Write the events appended so far."""
+        """Insert the events appended so far."""
         new, self._new = self._new, []
         if new:
-            runs.add_events(self._connection, new, self.now)
+            add_events(self._connection, new, self.now)
 
     def save(self) -> frozenset[str]:
-        """Write all that is left to write; gives the keys of the runs that moved."""
+        """Write everything that is still to be written. Returns the keys of the changed runs."""
         self.flush()
-        runs.save_runs(self._connection, [self._runs[key] for key in self._changed], self._locked.rows)
+        saved = runs.save_runs(self._connection, [self._runs[key] for key in self._changed], self._locked.rows)
+        for key, row in saved.items():
+            self._cache.put(key, row, self._runs[key])
         return frozenset(self._changed)
 
     def _with_deadline(self, stored: StoredRun, event: Event) -> StoredRun:
-        """The head with the time at which its waiting point is due: so long after the first report of it."""
+        """The run with the deadline of its waiting point: `timeout_s` after its first report."""
         timeout_s = stored.run.timeout_s
         if timeout_s is None and stored.deadline_at is None:
             return stored
@@ -200,13 +207,13 @@ class WriteTransaction:
         deadline_at = None
         if timeout_s is not None and stored.run.status == "running":
             self.flush()
-            waiting = runs.find_reported(self._connection, stored, stored.run.epoch)
+            waiting = find_reported(self._connection, stored, stored.run.epoch)
             deadline_at = None if waiting is None else waiting[1] + timedelta(seconds=timeout_s)
         after = self._runs[stored.run.key] = replace(stored, deadline_at=deadline_at)
         return after
 
     def _with_override_expiry(self, stored: StoredRun) -> StoredRun:
-        """The head with the time at which a held rate is let go."""
+        """The run with the expiry of its next timed override."""
         override_expires_at = next_expiry(stored.run) if stored.run.status == "running" else None
         if override_expires_at == stored.override_expires_at:
             return stored
@@ -223,5 +230,5 @@ class WriteTransaction:
 
 
 def _is_late(stored: StoredRun, report: Event) -> bool:
-    """Whether the point had been decided."""
+    """Whether the report is of a decided point."""
     return report.epoch is not None and report.epoch < stored.run.epoch

@@ -1,25 +1,25 @@
-"""The one thread of a process that writes, and how it commits many actions for the price of one.
+"""The writer: one thread of a process that writes, and commits many actions in one transaction.
 
-A commit costs a wait for the disk, whatever is in it. So the writer takes whatever has gathered in its
-queue while it was busy with the last transaction, and commits it as the next one:
+A commit waits for the disk, whatever its size. The writer takes all actions that were queued during the last
+transaction, and commits them as the next one:
 
-    BEGIN                         SQLite: takes the write lock at once
-    lock and read the heads       one SELECT for all runs of the group
-    read what they will ask for   of reports that may have been stored: one SELECT for all, and one for counts
-    each action, in order         decides in memory on the heads; a refused one leaves no trace
+    BEGIN                         SQLite: takes the write lock
+    lock and read the runs        one SELECT
+    prefetch stored reports       only if some may be stored already: one SELECT, and one for counts
+    each action, in order         decides in memory; a failed action leaves no trace
     append the events             one INSERT
-    save the heads                one UPDATE, or one for each choice of columns that changed
-    COMMIT                        the wait for the disk
-    answer everybody              not one answer leaves before this line
+    save the runs                 one UPDATE for each set of changed columns
+    COMMIT                        waits for the disk
+    answer the actions            no answer leaves before this line
 
-A trainer alone gets its answer after one commit; a thousand trainers share a few commits.
+A single trainer is answered after one commit; a thousand trainers share a few commits.
 
-When a transaction fails, nobody knows whose fault it was, and after a connection lost at COMMIT not even
-whether it was stored. Then each action is run again in a transaction of its own. That is safe because every
-action is idempotent by its key: one that had been stored after all gives the answer it gave then.
+If a transaction fails, the action at fault is unknown. If the connection is lost at COMMIT, it is also unknown whether
+the transaction was committed. The writer then runs each action again in its own transaction. This is safe because
+every action is idempotent by its key: a committed action returns its first answer.
 
-A run that another replica holds is not waited for inside a transaction, where it would hold up everybody:
-the actions that need it are tried again with the next groups, for as long as `LOCK_WAIT_S`.
+A run that another replica holds is not waited for in a transaction, which would delay all other actions. The actions
+that need it are retried in the next transactions for `LOCK_WAIT_S`.
 """
 
 import asyncio
@@ -36,9 +36,10 @@ from typing import Any, Literal, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from remotelr_service.db.engine import Fault, answer_limit_s, fault_of
+from remotelr_service.db.engine import Fault, classify_error, transaction_limit_s
 from remotelr_service.db.queries import runs
 from remotelr_service.db.writer.prefetch import Point
+from remotelr_service.db.writer.run_cache import RunCache
 from remotelr_service.db.writer.transaction import WriteTransaction
 from remotelr_service.errors import DatabaseUnavailable, Overloaded, RunBusy
 
@@ -46,21 +47,23 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-# How many may wait, and how many share a transaction: about a second of work, and a tenth of one.
+# Queued actions, and reports in one transaction: about 1 s and 0.1 s of work.
 CAPACITY = 2_048
 GROUP_SIZE = 256
-# How long an action waits for a run that another replica holds, and how often it looks.
+# How long an action waits for a run that another replica holds, and the pause between two tries.
 LOCK_WAIT_S = 0.3
 LOCK_PAUSE_S = 0.01
-# Runs of one action that lost a race, or its connection.
+# Tries of an action that lost a race or its connection.
 TRIES = 3
-# For so long after its last failed commit, and no good one since, the writer counts as failing.
+# The writer is failing for this long after a failed commit, unless a later commit succeeds.
 FAILING_S = 10.0
+
+STOPPING = "the service is stopping; retry the request"
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """An action on its way through the writer."""
+    """A submitted action and its result."""
 
     keys: tuple[str, ...]
     action: Callable[[WriteTransaction], Any]
@@ -73,11 +76,11 @@ class _Job:
 
     @property
     def size(self) -> int:
-        """How many reports it has; one, for all else."""
+        """The number of its reports; 1 for another action."""
         return len(self.prefetch) or 1
 
     def answer(self) -> None:
-        # Who asked may have gone; what was done stays done.
+        # The request may have been cancelled; its action stays committed.
         if self.future.done():
             return
         if self.error is None:
@@ -87,15 +90,15 @@ class _Job:
 
 
 class Writer:
-    """Everything that writes goes through here.
+    """Runs all write actions of the process.
 
     engine: `Database.writes`.
-    committed: told the keys of the runs that moved, after their commit, in the writer's thread.
-    measured: told how many actions a committed transaction held and the seconds it took, there too.
-    capacity: how many actions may wait. group_size: with so many, each report of a batch counted, a transaction
-        takes in no more.
-    answer_within_s: when to stop waiting for a database that is stuck; by default somewhat longer than the
-        database's own limits allow a transaction to take.
+    committed: called in the writer's thread after each commit, with the keys of the changed runs.
+    measured: called in the writer's thread after each commit, with the number of actions and the seconds taken.
+    capacity: the maximal number of queued actions.
+    group_size: a transaction with this many reports takes no more actions.
+    answer_within_s: how long `submit` waits for the database; by default slightly longer than the database's own
+        limit for a transaction.
     """
 
     def __init__(
@@ -111,24 +114,25 @@ class Writer:
         self._engine = engine
         self._committed = committed
         self._measured = measured
-        self._answer_within_s = answer_limit_s(engine) if answer_within_s is None else answer_within_s
+        self._answer_within_s = transaction_limit_s(engine) if answer_within_s is None else answer_within_s
         self._capacity = capacity
         self._group_size = group_size
-        # Not `queue.Queue`, whose bound is kept by Python code at every step.
+        # Not `queue.Queue`, which checks its bound in Python code on each call.
         self._queue: queue.SimpleQueue[_Job | Literal["end"]] = queue.SimpleQueue()
-        self._held_up: list[_Job] = []
+        self._postponed: list[_Job] = []
         self._ending = False
         self._ended = False
         self._failed: tuple[float, str] | None = None
-        # Kept from one transaction to the next. One that is lost is made anew by itself, when it is next used.
+        # Used by all transactions. SQLAlchemy reconnects a lost connection at its next use.
         self._connection: Connection | None = None
+        self._cache = RunCache()
         self._thread = threading.Thread(target=self._work, name="remotelr-writer", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def close(self) -> None:
-        """Take nothing more, commit and answer what is waiting, and end."""
+        """Reject new actions, commit and answer the queued ones, and end the thread."""
         self._ending = True
         if self._thread.is_alive():
             self._queue.put("end")
@@ -136,60 +140,62 @@ class Writer:
 
     @property
     def waiting(self) -> int:
-        """How many actions wait to be taken up."""
+        """The number of queued actions."""
         return self._queue.qsize()
 
     @property
     def failing(self) -> str | None:
-        """What the last commit failed of, when that was lately and none succeeded since; else None."""
+        """The error of the last commit, if it failed less than `FAILING_S` ago; else None."""
         failed = self._failed
         return failed[1] if failed is not None and time.monotonic() - failed[0] < FAILING_S else None
 
     async def submit(self, action: Callable[[WriteTransaction], T], *keys: str, prefetch: Sequence[Point] = ()) -> T:
-        """What `action` gives, after its transaction is committed.
+        """The result of `action`, after its transaction is committed.
 
-        keys: the runs it touches. asks: the reports, by epoch and rank, that it will ask the log of the first of
-        them for, so that they are read for all actions of a group at once. The action runs in the writer's
-        thread, may run more than once, and must not wait for anything but its database. An exception of its own
-        is raised here and leaves the actions it shared the transaction with as they are.
+        keys: the runs that the action uses.
+        prefetch: the reports, by epoch and rank, that it looks up in the log of the first run.
 
-        Raises Overloaded when too many wait, RunBusy when another replica holds the run, DatabaseUnavailable
-        when the database cannot be reached, cannot write or does not answer: then the action may still
-        be carried out.
+        The action runs in the writer's thread, may run more than once, and must wait for nothing but its database.
+
+        Raises what the action raises; the other actions of the transaction are not affected.
+        Raises Overloaded if the queue is full or the service is stopping.
+        Raises RunBusy if another replica holds the run.
+        Raises DatabaseUnavailable if the database cannot be reached, cannot write or does not answer; the action may
+            still be carried out.
         """
         if self._ending:
-            raise Overloaded("the service is stopping")
+            raise Overloaded(STOPPING)
         if self.waiting >= self._capacity:
-            raise Overloaded(f"{self.waiting} requests wait to be written, and no more fit")
+            raise Overloaded(f"the write queue is full with {self.waiting} requests; retry the request")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._queue.put(_Job(keys, action, prefetch, loop, future, time.monotonic() + LOCK_WAIT_S))
-        giving_up = loop.call_later(self._answer_within_s, _give_up_on, future)
+        timeout = loop.call_later(self._answer_within_s, _time_out, future)
         try:
             return await future
         finally:
-            giving_up.cancel()
+            timeout.cancel()
 
     def _work(self) -> None:
-        while not self._ended or self._held_up:
+        while not self._ended or self._postponed:
             jobs = self._next_group()
             if jobs:
                 self._commit(jobs)
         for job in self._take_all():
-            job.error = Overloaded("the service is stopping")
+            job.error = Overloaded(STOPPING)
             _answer([job])
         if self._connection is not None:
             self._connection.close()
 
     def _next_group(self) -> list[_Job]:
-        """Whatever waits, or the first that comes."""
-        jobs, self._held_up = self._held_up, []
-        # What was held up is not counted: whoever comes meanwhile shall not go one by one because of it.
+        """The queued actions, or the first that is submitted."""
+        jobs, self._postponed = self._postponed, []
+        # Postponed actions are not counted: new actions must not be committed one by one because of them.
         size = 0
         with suppress(queue.Empty):
             item = self._queue.get(timeout=LOCK_PAUSE_S) if jobs else self._queue.get()
             while item != "end":
-                # Who has given up waiting is not served: under overload that leaves the time to those who wait.
+                # An abandoned request is skipped: under overload the time goes to the others.
                 if not item.future.done():
                     jobs.append(item)
                     size += item.size
@@ -202,18 +208,18 @@ class Writer:
     def _commit(self, jobs: list[_Job]) -> None:
         try:
             self._transact(jobs)
-        except Exception as error:  # noqa: BLE001  # whatever it was, it meets the one it belongs to when run apart
-            log.info("a group of %d is run apart, because: %s", len(jobs), error)
+        except Exception as error:  # noqa: BLE001  # the action that raised it raises it again, alone
+            log.info("a transaction of %d actions failed; each is retried alone: %s", len(jobs), error)
             self._commit_apart(jobs)
 
     def _transact(self, jobs: list[_Job]) -> None:
-        """Run the actions in one transaction, then answer. Raises what spoils the transaction."""
+        """Run the actions in one transaction, then answer. Raises the error that rolled it back."""
         began = time.monotonic()
         keys = {key for job in jobs for key in job.keys}
         connection = self._connection = self._connection or self._engine.connect()
         with connection.begin():
             locked = runs.lock_runs(connection, keys)
-            tx = WriteTransaction(connection, locked)
+            tx = WriteTransaction(connection, locked, self._cache)
             ready = [job for job in jobs if locked.busy.isdisjoint(job.keys)]
             for job in ready:
                 if job.prefetch:
@@ -221,23 +227,23 @@ class Writer:
             tx.prefetch()
             for job in ready:
                 _run(job, tx)
-            moved = tx.save()
+            changed = tx.save()
         self._failed = None
         _answer(ready)
         if self._measured is not None:
             self._measured(len(ready), time.monotonic() - began)
         if self._committed is not None:
-            self._committed(moved)
-        self._hold_up(job for job in jobs if not locked.busy.isdisjoint(job.keys))
+            self._committed(changed)
+        self._postpone(job for job in jobs if not locked.busy.isdisjoint(job.keys))
 
-    def _hold_up(self, jobs: Iterable[_Job]) -> None:
-        """Let those whose run another replica holds try with the next group, as long as they may wait."""
+    def _postpone(self, jobs: Iterable[_Job]) -> None:
+        """Retry actions whose run another replica holds in the next transaction, until `waits_until`."""
         late = []
         for job in jobs:
             if time.monotonic() < job.waits_until:
-                self._held_up.append(job)
+                self._postponed.append(job)
                 continue
-            job.error = RunBusy("another replica holds this run: send the same again")
+            job.error = RunBusy("another replica holds this run; retry the request")
             late.append(job)
         _answer(late)
 
@@ -245,37 +251,37 @@ class Writer:
         for index, job in enumerate(jobs):
             try:
                 self._commit_alone(job)
-            except DatabaseUnavailable as away:
-                # Nobody behind this one will reach it either, and a queue shall not wait one timeout each.
-                self._failed = (time.monotonic(), away.message)
-                # The cause says it all: forty lines of a driver's traceback for every group tell nobody more.
-                log.error("the database is away: %s", away.__cause__)  # noqa: TRY400
-                self._give_up([*jobs[index:], *self._take_all()], away)
+            except DatabaseUnavailable as error:
+                # The next actions would not reach it either, after one timeout each.
+                self._failed = (time.monotonic(), error.message)
+                # Without the driver's traceback of 40 lines for each transaction.
+                log.error("the database is unavailable: %s", error.__cause__)  # noqa: TRY400
+                self._fail([*jobs[index:], *self._take_all()], error)
                 return
 
     def _commit_alone(self, job: _Job) -> None:
-        """Run one action in its own transaction. Raises DatabaseUnavailable when nobody can have one."""
+        """Run one action in its own transaction. Raises DatabaseUnavailable if no transaction is possible."""
         for left in reversed(range(TRIES)):
             try:
                 self._transact([job])
-                return  # noqa: TRY300  # an `else` would stand behind four cases of failure
+                return  # noqa: TRY300  # an `else` would be far from its `try`
             except Exception as error:
-                fault = fault_of(error)
+                fault = classify_error(error)
                 if job.future.done():
-                    # Nobody waits for it any more, and another try might take the run from somebody who does.
+                    # The request was abandoned, and a retry would delay the others.
                     return
                 if fault in ("race", "lost") and left:
                     continue
-                if fault in ("lost", "away"):
+                if fault in ("lost", "unavailable"):
                     raise DatabaseUnavailable(
-                        "the database cannot be reached, or cannot write: send the same again"
+                        "the database cannot be reached or cannot write; retry the request"
                     ) from error
-                job.error = _refusal(error, fault)
+                job.error = _to_service_error(error, fault)
                 _answer([job])
                 return
 
     def _take_all(self) -> list[_Job]:
-        jobs, self._held_up = self._held_up, []
+        jobs, self._postponed = self._postponed, []
         with suppress(queue.Empty):
             while True:
                 item = self._queue.get_nowait()
@@ -285,14 +291,14 @@ class Writer:
                     jobs.append(item)
         return jobs
 
-    def _give_up(self, jobs: list[_Job], away: DatabaseUnavailable) -> None:
+    def _fail(self, jobs: list[_Job], error: DatabaseUnavailable) -> None:
         for job in jobs:
-            job.error = DatabaseUnavailable(away.message)
+            job.error = DatabaseUnavailable(error.message)
         _answer(jobs)
 
 
 def _run(job: _Job, tx: WriteTransaction) -> None:
-    """Run one action. A refusal stays its own, unless it had written: then the transaction is spoilt."""
+    """Run one action. Raises its error if it had written: the transaction must be rolled back."""
     writes = tx.writes
     try:
         job.result, job.error = job.action(tx), None
@@ -304,27 +310,27 @@ def _run(job: _Job, tx: WriteTransaction) -> None:
         job.error = error
 
 
-def _give_up_on(future: asyncio.Future[Any]) -> None:
+def _time_out(future: asyncio.Future[Any]) -> None:
     if not future.done():
-        future.set_exception(DatabaseUnavailable("the database does not answer: send the same again"))
+        future.set_exception(DatabaseUnavailable("the database does not answer; retry the request"))
 
 
-def _refusal(error: Exception, fault: Fault) -> Exception:
-    """What is told to who submitted an action that failed alone."""
+def _to_service_error(error: Exception, fault: Fault) -> Exception:
+    """The error that `submit` raises for an action that failed alone."""
     if fault == "slow":
-        return DatabaseUnavailable("the database took too long: send the same again")
+        return DatabaseUnavailable("the database took too long; retry the request")
     if fault == "race" and not isinstance(error, IntegrityError):
-        return RunBusy("this run is being changed by others all the time: send the same again")
+        return RunBusy("the run was modified concurrently; retry the request")
     return error
 
 
 def _answer(jobs: Iterable[_Job]) -> None:
-    """Hand every result to the event loop that waits for it, in one call for each loop."""
+    """Hand the results to the event loops that wait for them, in one call for each loop."""
     by_loop: defaultdict[asyncio.AbstractEventLoop, list[_Job]] = defaultdict(list)
     for job in jobs:
         by_loop[job.loop].append(job)
     for loop, done in by_loop.items():
-        # A loop that is closed has nobody left who waits.
+        # A closed loop has no waiting requests.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(_answer_all, done)
 

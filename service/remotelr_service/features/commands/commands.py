@@ -11,7 +11,8 @@ from remotelr import rules
 from remotelr.rules import Command, Event, is_command
 from remotelr.rules.commands.status import CommandRecord, command_record
 from remotelr_service.db.engine import reading
-from remotelr_service.db.queries import command_events, runs
+from remotelr_service.db.queries import command_events
+from remotelr_service.db.queries.events import list_dated_events
 from remotelr_service.db.queries.runs import StoredRun, get_stored_run
 from remotelr_service.db.writer.transaction import WriteTransaction
 from remotelr_service.db.writer.writer import Writer
@@ -61,7 +62,7 @@ def get_command(engine: Engine, key: str, seq: int) -> CommandRecord[datetime]:
     """The command of that number, with its history. Raises RunNotFound, CommandNotFound."""
     with reading(engine) as connection:
         stored = get_stored_run(connection, key)
-        found = runs.list_dated_events(connection, stored, after=seq - 1, limit=1)
+        found = list_dated_events(connection, stored, after=seq - 1, limit=1)
         if not found or found[0][0].seq != seq or not is_command(found[0][0]):
             raise CommandNotFound(f"event {seq} of the run {key!r} is no command", run=key, seq=seq)
         return _views(connection, stored, found)[0]
@@ -74,7 +75,7 @@ def list_commands(engine: Engine, key: str, *, after: int = 0, limit: int = 100)
     """
     with reading(engine) as connection:
         stored = get_stored_run(connection, key)
-        found = command_events.list_ordered(connection, stored, after=after, limit=limit + 1)
+        found = command_events.list_commands(connection, stored, after=after, limit=limit + 1)
         shown = [each for each in found[:limit] if is_command(each[0])]
         views = _views(connection, stored, shown)
     return CommandPage(commands=views, after=found[limit - 1][0].seq if len(found) > limit else None)
@@ -83,8 +84,8 @@ def list_commands(engine: Engine, key: str, *, after: int = 0, limit: int = 100)
 def _views(connection: Connection, stored: StoredRun, commands: Sequence[_Dated]) -> list[CommandRecord[datetime]]:
     if not commands:
         return []
-    ordered = command_events.list_ordered(connection, stored, after=commands[0][0].seq)
-    ended = command_events.find_end(connection, stored, after=commands[0][0].seq)
+    ordered = command_events.list_commands(connection, stored, after=commands[0][0].seq)
+    ended = command_events.find_finish(connection, stored, after=commands[0][0].seq)
     return [_view(connection, stored, each, ordered, ended) for each in commands]
 
 
@@ -92,7 +93,7 @@ def _view(
     connection: Connection, stored: StoredRun, dated: _Dated, ordered: Sequence[_Dated], ended: _Dated | None
 ) -> CommandRecord[datetime]:
     event, _ = dated
-    told = command_events.list_told(connection, stored, event)
+    told = command_events.list_effects(connection, stored, event)
     ending = [] if ended is None else [ended]
     later = {each.seq: (each, when) for each, when in (*ordered, *told, *ending) if each.seq > event.seq}
     return command_record(dated, [later[seq] for seq in sorted(later)], stored.run)

@@ -11,8 +11,9 @@ from sqlalchemy import Engine
 from remotelr.rules import Decision, Event
 from remotelr.rules.run.events import Kind
 from remotelr_service.db.engine import reading
-from remotelr_service.db.queries import runs
-from remotelr_service.db.queries.runs import RunPosition, get_stored_run
+from remotelr_service.db.queries import events as stored_events
+from remotelr_service.db.queries.events import RunPosition
+from remotelr_service.db.queries.runs import get_stored_run
 from remotelr_service.errors import RunNotFound
 from remotelr_service.live.waiters import RunWaiters
 
@@ -38,10 +39,10 @@ def history(engine: Engine, key: str, after: int = 0, limit: int = 200) -> list[
     """
     with reading(engine) as connection:
         stored = get_stored_run(connection, key)
-        reports = runs.list_reports(connection, stored, after=after, limit=limit)
+        reports = stored_events.list_reports(connection, stored, after=after, limit=limit)
         # A rank that waited, or came late, did not decide its point itself.
         points = {_point(event) for event, _, _ in reports if event.decision is None}
-        decided = runs.list_point_decisions(connection, stored, points)
+        decided = stored_events.list_point_decisions(connection, stored, points)
     return [HistoryRow(event, rate, event.decision or decided.get(_point(event)), at) for event, at, rate in reports]
 
 
@@ -58,7 +59,7 @@ def events(
     """
     with reading(engine) as connection:
         stored = get_stored_run(connection, key)
-        return list(runs.list_dated_events(connection, stored, after=after, limit=limit, kind=kind))
+        return list(stored_events.list_dated_events(connection, stored, after=after, limit=limit, kind=kind))
 
 
 async def wait_for_events(

@@ -11,8 +11,9 @@ from remotelr.rules import Decision, InvalidPolicy, Limits, Policy, RunSpec, pol
 from remotelr.rules.run.model import FinalStatus, OnConflict, Run, Status
 from remotelr_service.db.engine import reading
 from remotelr_service.db.queries import experiments, runs
+from remotelr_service.db.queries.events import get_stored_decision, list_decisions
 from remotelr_service.db.queries.experiments import Experiment
-from remotelr_service.db.queries.runs import StoredRun, get_stored_decision, get_stored_run
+from remotelr_service.db.queries.runs import StoredRun, get_stored_run
 from remotelr_service.db.writer.transaction import WriteTransaction
 from remotelr_service.db.writer.writer import Writer
 from remotelr_service.errors import ExperimentConflict, TooManyTags
@@ -140,7 +141,7 @@ def list_runs(
             connection, experiment=experiment, status=status, tag=tag, stalled=stalled, after=after, limit=limit + 1
         )
         shown = stored_runs[:limit]
-        decisions = runs.list_decisions(connection, shown)
+        decisions = list_decisions(connection, shown)
     views = [RunView(stored, decisions[stored.id]) for stored in shown if stored.id in decisions]
     return RunPage(runs=views, after=shown[-1].run.key if len(stored_runs) > limit else None)
 

@@ -7,7 +7,8 @@ from sqlalchemy import Engine
 
 from remotelr.rules import Decision, Waiting
 from remotelr_service.db.engine import reading
-from remotelr_service.db.queries.runs import get_stored_decision, get_stored_run
+from remotelr_service.db.queries.events import get_stored_decision
+from remotelr_service.db.queries.runs import get_stored_run
 from remotelr_service.db.writer.event_log import EventLog
 from remotelr_service.errors import EpochUndecided, RunNotFound
 from remotelr_service.live.waiters import RunWaiters

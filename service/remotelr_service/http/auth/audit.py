@@ -6,8 +6,9 @@ from typing import Any, Final
 from sqlalchemy import Engine
 
 from remotelr_service.db.engine import reading
-from remotelr_service.db.queries import runs, tokens
+from remotelr_service.db.queries import tokens
 from remotelr_service.db.queries.bulk_commands import BulkCommand
+from remotelr_service.db.queries.events import list_dated_events
 from remotelr_service.db.queries.runs import StoredRun
 from remotelr_service.db.queries.tokens import AuditEntry as AuditView
 from remotelr_service.db.writer.transaction import WriteTransaction
@@ -34,7 +35,7 @@ def note(tx: WriteTransaction, action: str, subject: str, details: Mapping[str, 
 def note_deletion(tx: WriteTransaction, stored: StoredRun, by: str | None) -> None:
     """Remember that a run was deleted, where it stood, and who had ordered what of it when."""
     tx.flush()
-    ordered = runs.list_dated_events(tx.connection, stored, after=0, limit=MAX_COMMANDS, kind="command")
+    ordered = list_dated_events(tx.connection, stored, after=0, limit=MAX_COMMANDS, kind="command")
     run = stored.run
     details = {
         "experiment": stored.experiment,
