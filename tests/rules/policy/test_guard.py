@@ -121,7 +121,7 @@ def test_rollback_names_the_best_epoch_so_far():
     decision = story.report(3, nan)
 
     assert ("rollback", 1, 0.05) == (decision.action, decision.rollback_to, decision.learning_rate)
-    assert ("continue", None) == (story.report(4, 0.5).action, story.run.state.guard.get("back_to"))
+    assert ("continue", None) == (story.report(4, 0.5).action, story.run.state.guard.back_to)
 
 
 @pytest.mark.parametrize(("to", "expected"), [("best", 1), ("last", 2), (0, 0)])
@@ -155,7 +155,7 @@ def test_an_attempt_that_goes_back_as_the_guard_said_keeps_what_the_guard_did():
     story.train([0.5, 0.4, nan])
     decision = story.attempt(2)
 
-    assert ("continue", 0.05, 1) == (decision.action, decision.learning_rate, story.run.state.guard["acts"])
+    assert ("continue", 0.05, 1) == (decision.action, decision.learning_rate, story.run.state.guard.acts)
     assert story.replayed() == story.run
 
 
@@ -186,7 +186,7 @@ def test_a_guard_acts_no_more_often_than_its_limit(then, action):
     decision = story.report(3, nan)
 
     assert action == decision.action
-    assert 2 == story.run.state.guard["acts"]
+    assert 2 == story.run.state.guard.acts
 
 
 def test_a_policy_of_another_guard_keeps_what_was_seen_and_one_of_none_forgets_it():

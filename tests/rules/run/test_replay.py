@@ -273,7 +273,7 @@ def test_a_run_that_goes_back_has_the_same_rates_again_whatever_was_ordered(poli
             refused_or_taken(story, orders[epoch])
         decisions.append(story.report(epoch, loss))
     back = data.draw(st.integers(0, len(losses)))
-    followed = (story.run.state.guard or {}).get("back_to") == back - 1
+    followed = story.run.state.guard.back_to == back - 1
     story.attempt(back)
     again = [story.report(epoch, loss) for epoch, loss in enumerate(losses[back:], back)]
 

@@ -1,6 +1,5 @@
 """The guard of a policy: reacts when a loss is not finite or explodes."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Annotated, Any, Literal
@@ -59,11 +58,11 @@ class Guard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardState:
-    """What a guard remembers.
+    """The state of a guard between reports.
 
-    seen, mean: values in the running mean. best, best_epoch, last: of the points without trouble.
-    acts: how often it acted. cooldown: reports not to judge. scale: what it has multiplied the rate with.
-    held: the rate of the epoch decided last, where it holds one. back_to: where it has just sent the trainer back to.
+    seen, mean: values in the running mean. best, best_epoch, last: of the points that did not trigger the guard.
+    acts: number of actions. cooldown: reports that are not evaluated. scale: the product of its factors.
+    held, back_to: of the newest decision the rate that it holds, and the epoch of its rollback.
     """
 
     seen: int = 0
@@ -77,91 +76,87 @@ class GuardState:
     held: float | None = None
     back_to: int | None = None
 
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any] | None) -> "GuardState":
-        return AT_REST if document is None else cls(**document)
-
-    def to_json(self) -> Mapping[str, Any] | None:
-        """What is not at rest; None for nothing."""
+    def to_json(self) -> dict[str, Any]:
+        """The members that differ from their defaults."""
         members = {name: getattr(self, name) for name in GuardState.__slots__}
-        return {name: value for name, value in members.items() if value != getattr(AT_REST, name)} or None
+        return {name: value for name, value in members.items() if value != getattr(NO_GUARD_STATE, name)}
 
 
-AT_REST = GuardState()
+NO_GUARD_STATE = GuardState()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardResult:
-    """What a guard made of a point. act: what it does; None when nothing. mean: what the value was compared with."""
+    """The evaluation of one point. action: None if the guard does not act. mean: the value is compared with it."""
 
-    memory: GuardState
-    act: GuardAction | None = None
+    state: GuardState
+    action: GuardAction | None = None
     mean: float | None = None
 
 
-def evaluate(guard: Guard, memory: GuardState, value: float | None, epoch: int, learning_rate: float) -> GuardResult:
-    """What the guard makes of `value` at the end of `epoch`, which was decided to train with `learning_rate`."""
-    memory = clear_per_epoch(memory)
+def evaluate(guard: Guard, state: GuardState, value: float | None, epoch: int, learning_rate: float) -> GuardResult:
+    """Evaluate `value` at the end of `epoch`, which was trained with `learning_rate`."""
+    state = clear_per_epoch(state)
     if value is None:
-        return GuardResult(memory=memory)
-    compared = _threshold(guard, memory, value)
+        return GuardResult(state=state)
+    compared = _threshold(guard, state, value)
     exploding = compared is not None and value > compared
-    if memory.cooldown:
-        memory = replace(memory, cooldown=memory.cooldown - 1)
-        return GuardResult(memory=_with_value(guard, memory, value, epoch, exploding))
+    if state.cooldown:
+        state = replace(state, cooldown=state.cooldown - 1)
+        return GuardResult(state=_with_value(guard, state, value, epoch, exploding))
     if not exploding and (isfinite(value) or not guard.non_finite):
-        return GuardResult(memory=_with_value(guard, memory, value, epoch, exploding))
-    mean = memory.mean if isfinite(value) else None
-    if memory.acts >= guard.max_actions:
-        return GuardResult(memory=memory, act="stop" if guard.on_max_actions == "stop" else None, mean=mean)
-    act, memory = _apply_action(guard, memory, epoch, learning_rate)
-    return GuardResult(memory=memory, act=act, mean=mean)
+        return GuardResult(state=_with_value(guard, state, value, epoch, exploding))
+    mean = state.mean if isfinite(value) else None
+    if state.acts >= guard.max_actions:
+        return GuardResult(state=state, action="stop" if guard.on_max_actions == "stop" else None, mean=mean)
+    action, state = _apply_action(guard, state, epoch, learning_rate)
+    return GuardResult(state=state, action=action, mean=mean)
 
 
-def clear_per_epoch(memory: GuardState) -> GuardState:
-    """The memory at the next point: what was for one epoch only is over."""
-    if memory.held is None and memory.back_to is None:
-        return memory
-    return replace(memory, held=None, back_to=None)
+def clear_per_epoch(state: GuardState) -> GuardState:
+    """The state at the next point, without what was for one epoch only."""
+    if state.held is None and state.back_to is None:
+        return state
+    return replace(state, held=None, back_to=None)
 
 
-def _threshold(guard: Guard, memory: GuardState, value: float) -> float | None:
-    """What a value must not exceed; None where nothing can be said."""
-    if guard.explosion_factor is None or not isfinite(value) or memory.seen < guard.min_samples or memory.mean <= 0:
+def _threshold(guard: Guard, state: GuardState, value: float) -> float | None:
+    """The largest value that does not trigger the guard; None if there is no comparison."""
+    if guard.explosion_factor is None or not isfinite(value) or state.seen < guard.min_samples or state.mean <= 0:
         return None
-    return guard.explosion_factor * memory.mean
+    return guard.explosion_factor * state.mean
 
 
-def _with_value(guard: Guard, memory: GuardState, value: float, epoch: int, exploding: bool) -> GuardState:
+def _with_value(guard: Guard, state: GuardState, value: float, epoch: int, exploding: bool) -> GuardState:
     if exploding or not isfinite(value):
-        return memory
-    seen = memory.seen + 1
-    # A difference of two finite numbers need not be one.
-    mean = memory.mean + (value / min(seen, guard.window) - memory.mean / min(seen, guard.window))
-    memory = replace(memory, seen=seen, mean=mean, last=epoch)
-    if memory.best is None or value < memory.best:
-        return replace(memory, best=value, best_epoch=epoch)
-    return memory
+        return state
+    seen = state.seen + 1
+    # Divided first: the difference of two finite numbers may overflow.
+    mean = state.mean + (value / min(seen, guard.window) - state.mean / min(seen, guard.window))
+    state = replace(state, seen=seen, mean=mean, last=epoch)
+    if state.best is None or value < state.best:
+        return replace(state, best=value, best_epoch=epoch)
+    return state
 
 
-def _apply_action(guard: Guard, memory: GuardState, epoch: int, learning_rate: float) -> tuple[GuardAction, GuardState]:
-    memory = replace(memory, acts=memory.acts + 1, cooldown=guard.cooldown)
+def _apply_action(guard: Guard, state: GuardState, epoch: int, learning_rate: float) -> tuple[GuardAction, GuardState]:
+    state = replace(state, acts=state.acts + 1, cooldown=guard.cooldown)
     match guard.action:
         case "hold":
-            return "hold", replace(memory, held=learning_rate)
+            return "hold", replace(state, held=learning_rate)
         case "stop":
-            return "stop", memory
+            return "stop", state
         case "scale":
-            return "scale", replace(memory, scale=memory.scale * guard.factor)
+            return "scale", replace(state, scale=state.scale * guard.factor)
         case "rollback":
-            back_to = _rollback_epoch(guard, memory, epoch)
-            act: GuardAction = "scale" if back_to is None else "rollback"
-            return act, replace(memory, scale=memory.scale * guard.factor, back_to=back_to)
+            back_to = _rollback_epoch(guard, state, epoch)
+            action: GuardAction = "scale" if back_to is None else "rollback"
+            return action, replace(state, scale=state.scale * guard.factor, back_to=back_to)
 
 
-def _rollback_epoch(guard: Guard, memory: GuardState, epoch: int) -> int | None:
+def _rollback_epoch(guard: Guard, state: GuardState, epoch: int) -> int | None:
     if guard.rollback_to == "best":
-        return memory.best_epoch
+        return state.best_epoch
     if guard.rollback_to == "last":
-        return memory.last
+        return state.last
     return guard.rollback_to if guard.rollback_to < epoch else None

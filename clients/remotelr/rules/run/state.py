@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from remotelr.rules.policy.guard import NO_GUARD_STATE, GuardState
 from remotelr.rules.policy.limits import Limits
 from remotelr.rules.policy.policy import Policy
 from remotelr.rules.run.clock import RUNNING, Clock
@@ -85,7 +86,7 @@ class RunState:
     stop: bool = False
     stopped_by: Literal["early_stopping", "target", "guard"] | None = None
     limits: Limits | None = None
-    guard: Mapping[str, Any] | None = None
+    guard: GuardState = NO_GUARD_STATE
     early_stopping: Mapping[str, Any] | None = None
 
     def with_override(self, order: Override) -> "RunState":
@@ -121,8 +122,8 @@ class RunState:
             document["clock"] = self.clock.to_json()
         if self.stopped_by is not None:
             document["stopped_by"] = self.stopped_by
-        if self.guard is not None:
-            document["guard"] = self.guard
+        if self.guard is not NO_GUARD_STATE and (guard := self.guard.to_json()):
+            document["guard"] = guard
         if self.early_stopping is not None:
             document["early_stopping"] = self.early_stopping
         if self.limits is not None:
@@ -138,6 +139,8 @@ class RunState:
             read["overrides"] = tuple(Override(**order) for order in read["overrides"])
         if "clock" in read:
             read["clock"] = Clock.from_json(read["clock"])
+        if "guard" in read:
+            read["guard"] = GuardState(**read["guard"])
         if "limits" in read:
             read["limits"] = Limits.from_json(read["limits"])
         return cls(**read)
@@ -225,22 +228,20 @@ def _requested_rate(state: RunState, scheduled: float) -> tuple[float, Reason]:
         return state.one_shot, "command"
     if state.pin is not None:
         return state.pin, "command"
-    guarded = False
-    if state.guard is not None:
-        if "held" in state.guard:
-            return state.guard["held"], "guard"
-        guarded = "scale" in state.guard
-        scheduled *= state.guard.get("scale", 1.0)
+    guard = state.guard
+    if guard is not NO_GUARD_STATE:
+        if guard.held is not None:
+            return guard.held, "guard"
+        scheduled *= guard.scale
     if state.scale != 1.0 or state.clock.paused:
         return clamp(scheduled * state.scale, -MAX_FACTOR, MAX_FACTOR), "command"
-    return scheduled, "guard" if guarded else "schedule"
+    return scheduled, "guard" if guard.scale != 1.0 else "schedule"
 
 
 def _rebased(policy: Policy, state: RunState, learning_rate: float, position: float) -> RunState:
     """The schedule scaled so that it is at `learning_rate` now; where it is at 0 no factor leads there, and it is
     pinned."""
-    guard = 1.0 if state.guard is None else state.guard.get("scale", 1.0)
-    now = scheduled_rate(policy, state, position) * guard
+    now = scheduled_rate(policy, state, position) * state.guard.scale
     scale = learning_rate / now if now > 0 else 0.0
     if not 1 / MAX_FACTOR <= scale <= MAX_FACTOR:
         return replace(state, pin=learning_rate, pin_until=None)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from remotelr.rules.errors import AttemptConflict, InvalidReport, ServerBehind
-from remotelr.rules.policy.guard import GuardState, clear_per_epoch
+from remotelr.rules.policy.guard import NO_GUARD_STATE, clear_per_epoch
 from remotelr.rules.run.command import command_from_payload
 from remotelr.rules.run.events import Event, Log
 from remotelr.rules.run.model import AttemptRequest, Outcome, Run, spec_from_payload
@@ -85,10 +85,10 @@ def _restored(run: Run, epoch: int, snapshot: Event, log: Log) -> RunState:
         schedule = migrate_schedule_state(old, run.policy, state.schedule, run.learning_rate)
         if any(event.payload["mode"] == "restart" for event in replaced):
             schedule = run.policy.start(run.spec.first_learning_rate())
-            state = replace(state, guard=None, early_stopping=None, stopped_by=None)
+            state = replace(state, guard=NO_GUARD_STATE, early_stopping=None, stopped_by=None)
         state = drop_foreign_state(replace(state, schedule=schedule), old, run.policy)
     if _sent_back(run, epoch):
-        state = replace(state, guard=clear_per_epoch(GuardState.from_json(run.state.guard)).to_json())
+        state = replace(state, guard=clear_per_epoch(run.state.guard))
     return replace(state, stop=run.state.stop, limits=run.state.limits)
 
 
@@ -105,7 +105,7 @@ def _undecided_after(snapshot: Event) -> int:
 
 def _sent_back(run: Run, epoch: int) -> bool:
     """Whether the attempt does as the guard has just said: what the guard has learned since is not gone back over."""
-    return run.state.guard is not None and run.state.guard.get("back_to") == epoch - 1
+    return run.state.guard.back_to == epoch - 1
 
 
 def _step_at(run: Run, request: AttemptRequest, snapshot: Event) -> int | None:

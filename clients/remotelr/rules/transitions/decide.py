@@ -140,7 +140,7 @@ def _action(run: Run, state: RunState, epoch: int, step: int | None, why: dict[s
         if rules.budget.spent(epoch, steps):
             why["stop"] = {"by": "budget", "epochs": epoch} | ({} if steps is None else {"steps": steps})
             return "stop", None
-    back_to = None if state.guard is None else state.guard.get("back_to")
+    back_to = state.guard.back_to
     return ("continue", None) if back_to is None else ("rollback", back_to)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from remotelr.rules.composition.extended import Extended
 from remotelr.rules.errors import PolicyConflict, RunFinished
 from remotelr.rules.policy.codec import policy_from_json, policy_to_json
+from remotelr.rules.policy.guard import NO_GUARD_STATE
 from remotelr.rules.policy.policy import Policy
 from remotelr.rules.run.clock import RUNNING
 from remotelr.rules.run.events import Event
@@ -97,14 +98,14 @@ def migrate_state(run: Run, policy: Policy, fresh: RunSpec | None) -> RunState:
     state = run.state
     if fresh is not None:
         schedule = policy.start(fresh.first_learning_rate())
-        state = replace(state, guard=None, early_stopping=None, stopped_by=None)
+        state = replace(state, guard=NO_GUARD_STATE, early_stopping=None, stopped_by=None)
     return drop_foreign_state(replace(state, schedule=schedule), run.policy, policy)
 
 
 def drop_foreign_state(state: RunState, old: Policy, new: Policy) -> RunState:
     """The state without what only the old policy could make use of."""
-    if new.guard is None and state.guard is not None:
-        state = replace(state, guard=None)
+    if new.guard is None and state.guard is not NO_GUARD_STATE:
+        state = replace(state, guard=NO_GUARD_STATE)
     if state.early_stopping is not None and (new.stop is None or new.stop.early_stopping is None):
         state = replace(state, early_stopping=None)
     return state if old.unit == new.unit else replace(state, clock=RUNNING)

@@ -34,8 +34,7 @@ def _rates(run: Run, epoch: int, *, curve: bool) -> Iterator[float]:
     place = start_position(run, epoch)
     state = apply_due_overrides(run.policy, run.state, epoch, place)
     yield rate_at(run.policy, state, epoch, place).learning_rate
-    guard = state.guard and {name: value for name, value in state.guard.items() if name != "held"}
-    state = replace(state, one_shot=None, guard=guard)
+    state = replace(state, one_shot=None, guard=replace(state.guard, held=None))
     yield rate_at(run.policy, state, epoch, place).learning_rate
     if curve:
         yield rate_at(run.policy, replace(state, pin=None), epoch, place).learning_rate

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from remotelr.rules.policy.guard import Guard, GuardResult, GuardState, evaluate
+from remotelr.rules.policy.guard import Guard, evaluate
 from remotelr.rules.policy.stop_rules import EarlyStopping, Stop, Target
 from remotelr.rules.run.model import Run
 from remotelr.rules.run.state import RunState
@@ -28,12 +28,12 @@ def check_point(run: Run, metrics: Mapping[str, float], epoch: int) -> tuple[Run
 
 def _check_guard(run: Run, guard: Guard, metrics: Mapping[str, float], epoch: int) -> tuple[RunState, dict[str, Any]]:
     value = metrics.get(guard.monitor)
-    finding: GuardResult = evaluate(guard, GuardState.from_json(run.state.guard), value, epoch, run.learning_rate)
-    state = replace(run.state, guard=finding.memory.to_json())
-    if finding.act is None or value is None:
+    result = evaluate(guard, run.state.guard, value, epoch, run.learning_rate)
+    state = replace(run.state, guard=result.state)
+    if result.action is None or value is None:
         return state, {}
-    seen: dict[str, Any] = {"guard": why_of_guard(guard, finding, value)}
-    if finding.act == "stop" and state.stopped_by is None:
+    seen: dict[str, Any] = {"guard": why_of_guard(guard, result, value)}
+    if result.action == "stop" and state.stopped_by is None:
         state = replace(state, stopped_by="guard")
         seen["stop"] = {**seen["guard"], "by": "guard"}
     return state, seen

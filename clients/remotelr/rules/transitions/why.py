@@ -21,7 +21,7 @@ from remotelr.rules.composition.extended import Extended
 from remotelr.rules.composition.modifiers import WithModifiers
 from remotelr.rules.plateau.greedy import Greedy
 from remotelr.rules.plateau.reduce_on_plateau import ReduceOnPlateau
-from remotelr.rules.policy.guard import Guard, GuardResult
+from remotelr.rules.policy.guard import NO_GUARD_STATE, Guard, GuardResult
 from remotelr.rules.policy.policy import Policy
 from remotelr.rules.run.state import Rate, RunState
 from remotelr.rules.schedules.base import Schedule, State
@@ -51,8 +51,12 @@ def why_of_rate(policy: Policy, state: RunState, rate: Rate) -> dict[str, Any]:
     if rate.learning_rate != rate.wanted:
         why["wanted"] = rate.wanted
         why["bound"] = "policy" if policy.bounded(rate.wanted) == rate.learning_rate else "limits"
-    if state.guard is not None and ("held" in state.guard or "scale" in state.guard):
-        why["guard"] = {name: state.guard[name] for name in ("held", "scale") if name in state.guard}
+    guard = state.guard
+    if guard is not NO_GUARD_STATE:
+        held = {} if guard.held is None else {"held": guard.held}
+        scale = {} if guard.scale == 1.0 else {"scale": guard.scale}
+        if held or scale:
+            why["guard"] = held | scale
     return why
 
 
@@ -88,12 +92,12 @@ def why_of_plateau(
     return {**why, "wait": new["wait"], "did": "cooled" if old["cooldown"] and not new["wait"] else "waited"}
 
 
-def why_of_guard(guard: Guard, finding: GuardResult, value: float) -> dict[str, Any]:
+def why_of_guard(guard: Guard, result: GuardResult, value: float) -> dict[str, Any]:
     """What a guard made of a point it acted on."""
-    why: dict[str, Any] = {"monitor": guard.monitor, "value": number_to_json(value), "did": finding.act}
-    if finding.mean is not None:
-        why["mean"] = finding.mean
-    if finding.act in ("scale", "rollback"):
+    why: dict[str, Any] = {"monitor": guard.monitor, "value": number_to_json(value), "did": result.action}
+    if result.mean is not None:
+        why["mean"] = result.mean
+    if result.action in ("scale", "rollback"):
         why["factor"] = guard.factor
     return why
 
