@@ -137,7 +137,7 @@ def test_what_a_recursive_formula_remembers_leads_to_the_same_rates(strides, ahe
 def test_a_formula_that_does_not_recur_remembers_nothing():
     node = Expression(expression="0.1 / (1 + epoch)")
 
-    assert not node.remembers
+    assert not node.is_stateful
     assert node.start(0.1) is None
 
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, ClassVar, Self
 
-from remotelr.rules.composition.modifiers import remembers
 from remotelr.rules.errors import InvalidPolicy
-from remotelr.rules.schedules.base import Binding, Point, Schedule, State, bound, rate_of_run
+from remotelr.rules.schedules.base import Binding, Point, Schedule, State, bound, is_stateful, rate_of_run
 from remotelr.rules.schedules.piecewise import refuse_unsorted
 from remotelr.rules.values.fields import Offset, RateOrZero, check_fields
 from remotelr.rules.values.floats import MAX_FACTOR
@@ -47,8 +46,8 @@ class Sequential:
         refuse_unsorted(self.milestones, "milestones")
 
     @property
-    def remembers(self) -> bool:
-        return any(remembers(part) for part in self.schedules)
+    def is_stateful(self) -> bool:
+        return any(is_stateful(part) for part in self.schedules)
 
     @property
     def initial_learning_rate(self) -> float | None:
@@ -58,7 +57,7 @@ class Sequential:
         return replace(self, schedules=bind_all(self.schedules, binding))
 
     def start(self, learning_rate: float) -> State:
-        return [self.schedules[0].start(learning_rate)] if self.remembers else None
+        return [self.schedules[0].start(learning_rate)] if self.is_stateful else None
 
     def observe(self, state: State, point: Point) -> State:
         if state is None:
@@ -121,8 +120,8 @@ class Chained:
             raise InvalidPolicy("must hold at least one schedule", "schedules")
 
     @property
-    def remembers(self) -> bool:
-        return any(remembers(part) for part in self.schedules)
+    def is_stateful(self) -> bool:
+        return any(is_stateful(part) for part in self.schedules)
 
     def bind(self, binding: Binding) -> Self:
         initial = rate_of_run(binding) if self.initial_learning_rate is None else self.initial_learning_rate
@@ -130,7 +129,7 @@ class Chained:
         return replace(self, initial_learning_rate=initial, schedules=factors)
 
     def start(self, learning_rate: float) -> State:
-        return [part.start(1.0) for part in self.schedules] if self.remembers else None
+        return [part.start(1.0) for part in self.schedules] if self.is_stateful else None
 
     def observe(self, state: State, point: Point) -> State:
         if state is None:

@@ -1,12 +1,10 @@
 """`extended`: a curve whose rest was made longer or shorter while it ran, by the command `extend`."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
-from remotelr.rules.composition.modifiers import remembers
 from remotelr.rules.errors import InvalidPolicy
-from remotelr.rules.schedules.base import Binding, Point, Schedule, State
+from remotelr.rules.schedules.base import Binding, Schedule, State, Wrapper
 from remotelr.rules.values.fields import LengthOrZero, Offset, Range, check_fields
 from remotelr.rules.values.floats import LAST_POSITION, MAX_FACTOR
 
@@ -15,7 +13,7 @@ Gain = Annotated[float, Range(least=0, most=1e6)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Extended:
+class Extended(Wrapper):
     """A schedule that from one position on is gone through at another speed.
 
         lr(t) = schedule(t)                                    before at
@@ -40,14 +38,6 @@ class Extended:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    @property
-    def remembers(self) -> bool:
-        return remembers(self.schedule)
-
-    @property
-    def initial_learning_rate(self) -> float | None:
-        return getattr(self.schedule, "initial_learning_rate", None)
-
     def bind(self, binding: Binding) -> Self:
         total = binding.total
         if total is not None:
@@ -58,21 +48,9 @@ class Extended:
         except InvalidPolicy as error:
             raise error.under("schedule") from None
 
-    def start(self, learning_rate: float) -> State:
-        return self.schedule.start(learning_rate)
-
-    def observe(self, state: State, point: Point) -> State:
-        return self.schedule.observe(state, replace(point, position=self._inner(point.position)))
-
     def learning_rate(self, state: State, position: float) -> float:
         rate = self.schedule.learning_rate(state, self._inner(position))
         return rate if position < self.at else min(self.gain * rate, MAX_FACTOR)
-
-    def momentum(self, state: State, position: float) -> float | None:
-        return self.schedule.momentum(state, self._inner(position))
-
-    def plateau(self, state: State) -> Mapping[str, Any] | None:
-        return self.schedule.plateau(state)
 
     def _inner(self, position: float) -> float:
         """Where in the curve it is at `position`."""

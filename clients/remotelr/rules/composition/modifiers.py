@@ -1,13 +1,12 @@
 """What any node may carry besides its own fields: a warm-up, an offset, bounds, noise."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import cos, log, pi
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from remotelr.rules.composition.noise import Noise
 from remotelr.rules.errors import InvalidPolicy
-from remotelr.rules.schedules.base import Binding, Point, Schedule, State
+from remotelr.rules.schedules.base import Binding, Point, Schedule, State, Wrapper
 from remotelr.rules.values.fields import Length, LengthOrZero, Offset, RateOrZero, check_fields, fields_of
 from remotelr.rules.values.floats import blend, clamp
 
@@ -54,7 +53,7 @@ class Warmup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WithModifiers:
+class WithModifiers(Wrapper):
     """A schedule with a warm-up, an offset, noise or bounds, applied in this order.
 
     In JSON they stand on the node itself: `{"type": "cosine", ..., "warmup": {"steps": 5}}`. A field of the node's
@@ -89,28 +88,17 @@ class WithModifiers:
         check_bounds(self.min_lr, self.max_lr)
 
     @property
-    def remembers(self) -> bool:
-        return remembers(self.schedule)
-
-    @property
     def cost(self) -> int:
         """The parts evaluated for the modifiers at one position; see `policy.cost`."""
         return 10 if self.noise is None else self.noise.cost
 
-    @property
-    def initial_learning_rate(self) -> float | None:
-        return getattr(self.schedule, "initial_learning_rate", None)
-
     def bind(self, binding: Binding) -> Self:
         return replace(self, schedule=self.schedule.bind(binding))
-
-    def start(self, learning_rate: float) -> State:
-        return self.schedule.start(learning_rate)
 
     def observe(self, state: State, point: Point) -> State:
         if self._warming_at(point.position):
             return state
-        return self.schedule.observe(state, replace(point, position=self._inner(point.position)))
+        return Wrapper.observe(self, state, point)
 
     def learning_rate(self, state: State, position: float) -> float:
         if self.warmup is not None and self._warming_at(position):
@@ -121,18 +109,12 @@ class WithModifiers:
             rate *= self.noise.factor(position)
         return clamp(rate, self.min_lr, self.max_lr)
 
-    def momentum(self, state: State, position: float) -> float | None:
-        return self.schedule.momentum(state, self._inner(position))
-
-    def plateau(self, state: State) -> Mapping[str, Any] | None:
-        return self.schedule.plateau(state)
-
     def _warming_at(self, position: float) -> bool:
         return self.warmup is not None and position < self.warmup.steps
 
     def _still_at(self, position: float) -> bool:
         """Whether noise keeps silent: timm's plateau is noisy only after the first position past its warm-up."""
-        return self.warmup is not None and self.remembers and position <= self.warmup.steps
+        return self.warmup is not None and self.is_stateful and position <= self.warmup.steps
 
     def _inner(self, position: float) -> float:
         """The position the schedule inside sees; its first while a prefixed warm-up lasts."""
@@ -154,11 +136,6 @@ MODIFIERS = tuple(field.name for field in fields_of(WithModifiers) if field.name
 def owned_modifiers(node: type) -> frozenset[str]:
     """The names in MODIFIERS that mean a field of the node itself: `min_lr` of a plateau, `max_lr` of one_cycle."""
     return frozenset(MODIFIERS) & {field.name for field in fields_of(node)}
-
-
-def remembers(schedule: Schedule) -> bool:
-    """Whether the schedule has a state that reports can change."""
-    return bool(getattr(schedule, "remembers", True))
 
 
 def peak_of(schedule: Schedule, state: State) -> float:

@@ -82,7 +82,6 @@ class Greedy:
     """
 
     type: ClassVar[str] = "greedy"
-    remembers: ClassVar[bool] = True
 
     monitor: str = "val_loss"
     mode: Mode = "auto"

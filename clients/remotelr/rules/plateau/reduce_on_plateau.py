@@ -67,7 +67,6 @@ class ReduceOnPlateau:
     """
 
     type: ClassVar[str] = "reduce_on_plateau"
-    remembers: ClassVar[bool] = True
 
     flavor: Flavor = "keras"
     monitor: str = "val_loss"
@@ -98,7 +97,7 @@ class ReduceOnPlateau:
             # Keras 3.11 takes the absolute value, and a callback that has run shows it negated.
             object.__setattr__(self, "min_delta", abs(self.min_delta or 0.0))
         object.__setattr__(self, "mode", self._direction())
-        self._refuse_contradictions()
+        self._check_consistency()
 
     def bind(self, binding: Binding) -> Self:
         if self.schedule is None:
@@ -234,7 +233,7 @@ class ReduceOnPlateau:
                 instead = _SYNONYMS[name][self.flavor] if name in _SYNONYMS else "nothing of the kind"
                 raise InvalidPolicy(f'belongs to flavor "{owner}"; "{self.flavor}" has {instead}', name)
 
-    def _refuse_contradictions(self) -> None:
+    def _check_consistency(self) -> None:
         if self.threshold_mode == "rel" and self.threshold is not None and self.threshold >= 1:
             raise InvalidPolicy(f'must be below 1 in threshold_mode "rel", is {self.threshold!r}', "threshold")
         if self.flavor == "optax" and self.mode == "max":

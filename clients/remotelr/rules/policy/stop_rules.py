@@ -1,4 +1,4 @@
-"""When a policy says that a run has trained enough: no improvement any more, a target reached, a budget spent."""
+"""Stop rules: early stopping, target and budget."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ Delta = Annotated[float, Range(least=-1e12, most=1e12)]
 
 @dataclass(frozen=True, slots=True)
 class EarlyStoppingResult:
-    """`best` and `wait` of early stopping (JSON, None before the first report), and whether it is over."""
+    """state: `best` and `wait` (JSON); None before the first report. stop: the run stops."""
 
-    memory: Mapping[str, Any] | None
+    state: Mapping[str, Any] | None
     stop: bool
 
 
@@ -27,10 +27,10 @@ class EarlyStopping:
     """Stops when `monitor` has not improved for `patience` epochs: Keras's `EarlyStopping`, quirks included.
 
     min_delta: `value + |min_delta| < best` improves (min), compared in float32.
-    patience: reports without improvement; 0 stops at the first one, as 1 does. Never at epoch 0.
-    baseline: an improvement that does not beat it too does not start the wait again.
-    start_from_epoch: reports of earlier epochs are not looked at.
-    nan_policy: as in `reduce_on_plateau`; "library" is Keras, where a NaN that comes first is never improved on.
+    patience: reports without improvement; 0 stops at the first one, as 1 does. It never stops at epoch 0.
+    baseline: an improvement resets the wait only if it is also better than this value.
+    start_from_epoch: reports of earlier epochs are ignored.
+    nan_policy: as in `reduce_on_plateau`; "library" is Keras, where no value improves on a NaN that comes first.
 
     A report without the metric changes nothing.
     """
@@ -48,12 +48,12 @@ class EarlyStopping:
         object.__setattr__(self, "mode", resolve_mode(self.mode, self.monitor))
         object.__setattr__(self, "min_delta", abs(self.min_delta))
 
-    def judge(self, memory: Mapping[str, Any] | None, value: float | None, epoch: int) -> "EarlyStoppingResult":
-        """What it remembers after one more report, and whether that is one too many. Raises InvalidReport."""
+    def evaluate(self, state: Mapping[str, Any] | None, value: float | None, epoch: int) -> "EarlyStoppingResult":
+        """Evaluate one report. Raises InvalidReport."""
         if value is None or epoch < self.start_from_epoch or not is_counted(value, self.monitor, self.nan_policy):
-            return EarlyStoppingResult(memory, False)
-        wait = 1 if memory is None else memory["wait"] + 1
-        best = None if memory is None or memory["best"] is None else number_from_json(memory["best"])
+            return EarlyStoppingResult(state, False)
+        wait = 1 if state is None else state["wait"] + 1
+        best = None if state is None or state["best"] is None else number_from_json(state["best"])
         rule = self._rule
         if not rule.improves(value, best):
             after = {"best": None if best is None else number_to_json(best), "wait": wait}
@@ -80,7 +80,7 @@ class EarlyStopping:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Stops when `monitor` has reached `value`: is at most it, or with mode "max" at least."""
+    """Stops when `monitor` is at most `value`, or at least `value` with mode "max"."""
 
     monitor: str = "val_loss"
     value: Value
@@ -98,9 +98,9 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """Stops when so many epochs are trained, or so many optimizer steps made, whichever comes first.
+    """Stops after a number of epochs or of optimizer steps, whichever comes first.
 
-    Steps count where the run knows them: from its reports, or from its steps_per_epoch.
+    Steps are known from reports or from the run's steps_per_epoch.
     """
 
     epochs: Count | None = None
@@ -109,10 +109,10 @@ class Budget:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.epochs is None and self.steps is None:
-            raise InvalidPolicy("is empty: give epochs, or steps, or both", "epochs")
+            raise InvalidPolicy("is empty; set epochs, steps or both", "epochs")
 
     def spent(self, epoch: int, step: int | None) -> bool:
-        """Whether nothing is left of it at the beginning of `epoch`, after `step` optimizer steps."""
+        """Whether the budget is spent at the beginning of `epoch`, after `step` optimizer steps."""
         if self.epochs is not None and epoch >= self.epochs:
             return True
         return self.steps is not None and step is not None and step >= self.steps
@@ -120,9 +120,10 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """When a run has trained enough; its decisions then say `stop`. The first rule that holds is the one named.
+    """Stop rules: if one applies, decisions have the action `stop`. The first rule that applies is named.
 
-    A release lets the run go on, and early stopping wait anew; a target still reached, or a budget spent, stops again.
+    A release continues the run and resets the wait of early stopping. A target or a budget that is still reached
+    stops it again.
     """
 
     early_stopping: EarlyStopping | None = None
@@ -133,5 +134,5 @@ class Stop:
         check_fields(self)
 
     def monitors(self) -> tuple[str, ...]:
-        """The metrics it looks at."""
+        """The metrics that the rules evaluate."""
         return tuple(rule.monitor for rule in (self.early_stopping, self.target) if rule is not None)

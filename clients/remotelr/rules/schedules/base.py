@@ -75,14 +75,14 @@ class OpenLoop:
 
     __slots__ = ()
 
-    remembers = False
+    is_stateful = False
 
     def __post_init__(self) -> None:
         check_fields(self)
-        # What one field alone cannot tell, the nodes that have such rules refuse themselves.
-        refuse_contradictions = getattr(self, "_refuse_contradictions", None)
-        if refuse_contradictions is not None:
-            refuse_contradictions()
+        # Rules between several fields are in the node.
+        check_consistency = getattr(self, "_check_consistency", None)
+        if check_consistency is not None:
+            check_consistency()
 
     def start(self, learning_rate: float) -> State:
         return None
@@ -123,6 +123,43 @@ class FromOwnRates(OpenLoop):
 
     def momentum(self, state: State, position: float) -> float | None:
         return None
+
+
+class Wrapper:
+    """A node around one schedule: its state is that of the schedule, at the position `_inner`."""
+
+    __slots__ = ()
+
+    schedule: Schedule
+
+    @property
+    def is_stateful(self) -> bool:
+        return is_stateful(self.schedule)
+
+    @property
+    def initial_learning_rate(self) -> float | None:
+        return getattr(self.schedule, "initial_learning_rate", None)
+
+    def start(self, learning_rate: float) -> State:
+        return self.schedule.start(learning_rate)
+
+    def observe(self, state: State, point: Point) -> State:
+        return self.schedule.observe(state, replace(point, position=self._inner(point.position)))
+
+    def momentum(self, state: State, position: float) -> float | None:
+        return self.schedule.momentum(state, self._inner(position))
+
+    def plateau(self, state: State) -> Mapping[str, Any] | None:
+        return self.schedule.plateau(state)
+
+    def _inner(self, position: float) -> float:
+        """The position of the schedule when the node is at `position`."""
+        raise NotImplementedError
+
+
+def is_stateful(schedule: Schedule) -> bool:
+    """Whether the schedule has a state that reports can change."""
+    return bool(getattr(schedule, "is_stateful", True))
 
 
 def rate_of_run(binding: Binding) -> float:

@@ -36,7 +36,7 @@ class Cosine(FromInitialRate):
     k_decay: Exponent = 1.0
     beyond_end: Literal["hold", "periodic"] = "hold"
 
-    def _refuse_contradictions(self) -> None:
+    def _check_consistency(self) -> None:
         refuse_two_ends(self.alpha, self.end_learning_rate)
 
     def learning_rate(self, state: State, position: float) -> float:
@@ -73,7 +73,7 @@ class CosineRestarts(FromInitialRate):
     k_decay: Exponent = 1.0
     cycle_limit: Count | None = None
 
-    def _refuse_contradictions(self) -> None:
+    def _check_consistency(self) -> None:
         refuse_two_ends(self.alpha, self.end_learning_rate)
 
     def learning_rate(self, state: State, position: float) -> float:
@@ -103,7 +103,7 @@ class Tanh(FromInitialRate):
     m_mul_on: Literal["range", "peak"] = "peak"
     cycle_limit: Count = 1
 
-    def _refuse_contradictions(self) -> None:
+    def _check_consistency(self) -> None:
         if self.lower >= self.upper:
             raise InvalidPolicy(f"must be below upper ({self.upper:g}), is {self.lower:g}", "lower")
 

@@ -49,7 +49,7 @@ class OneCycle(OpenLoop):
     base_momentum: Fraction = 0.85
     max_momentum: Fraction = 0.95
 
-    def _refuse_contradictions(self) -> None:
+    def _check_consistency(self) -> None:
         if self.three_phase and self.pct_start > 0.5:
             raise InvalidPolicy(f"must be at most 0.5 with three phases, is {self.pct_start!r}", "pct_start")
 
@@ -127,7 +127,7 @@ class Cyclic(OpenLoop):
     base_momentum: Fraction = 0.8
     max_momentum: Fraction = 0.9
 
-    def _refuse_contradictions(self) -> None:
+    def _check_consistency(self) -> None:
         if self.base_lr > self.max_lr:
             raise InvalidPolicy(f"must be at least base_lr ({self.base_lr:g}), is {self.max_lr:g}", "max_lr")
 

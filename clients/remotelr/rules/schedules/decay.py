@@ -45,7 +45,7 @@ class MultiStep(FromInitialRate):
     milestones: tuple[Offset, ...]
     gamma: Factor = 0.1
 
-    def _refuse_contradictions(self) -> None:
+    def _check_consistency(self) -> None:
         object.__setattr__(self, "milestones", tuple(sorted(self.milestones)))
 
     def learning_rate(self, state: State, position: float) -> float:
@@ -132,7 +132,7 @@ class Polynomial(FromInitialRate):
     m_mul_on: Literal["range", "peak"] = "peak"
     cycle_limit: Count = 1
 
-    def _refuse_contradictions(self) -> None:
+    def _check_consistency(self) -> None:
         if self.cycle and self.cycle_limit > 1:
             raise InvalidPolicy("cannot be combined with cycle_limit, which restarts in another way", "cycle")
 

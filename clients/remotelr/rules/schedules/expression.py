@@ -65,13 +65,13 @@ class Expression:
             raise error.under("expression") from None
 
     @property
-    def remembers(self) -> bool:
+    def is_stateful(self) -> bool:
         return "lr" in self._formula.names
 
     @property
     def initial_learning_rate(self) -> float | None:
         """The rate it begins at, where it alone can tell."""
-        if self.remembers or self._open_names():
+        if self.is_stateful or self._open_names():
             return self.initial
         return self.value(0.0, 0.0)
 
@@ -90,7 +90,7 @@ class Expression:
         """Try the formula. Raises InvalidPolicy where it has no finite value, or a negative one in the run."""
         # A report moves the state to the first position of the epoch that ended, so the next epoch is two epochs ahead.
         ahead = 2 * (binding.epoch_length or 1) * self._formula.size
-        if self.remembers and ahead > BUDGET:
+        if self.is_stateful and ahead > BUDGET:
             raise InvalidPolicy(
                 f"uses lr, so two epochs of {binding.epoch_length:,} positions evaluate {ahead:,} parts, and may "
                 f"evaluate {BUDGET:,}: write the formula without lr, or count epochs",
@@ -103,7 +103,7 @@ class Expression:
             raise InvalidPolicy(problem, "expression")
 
     def start(self, learning_rate: float) -> State:
-        if not self.remembers:
+        if not self.is_stateful:
             return None
         return {"position": 0, "learning_rate": learning_rate if self.initial is None else self.initial}
 
@@ -135,7 +135,7 @@ class Expression:
     @property
     def cost(self) -> int:
         """The parts evaluated for one rate at most; see `policy.cost`."""
-        return BUDGET if self.remembers else _TRIES_BACK * self._formula.size
+        return BUDGET if self.is_stateful else _TRIES_BACK * self._formula.size
 
     @property
     def _formula(self) -> Formula:
@@ -219,7 +219,7 @@ _trail = lru_cache(maxsize=256)(_Trail)
 def _problem(node: Expression, first: float, length: float | None) -> str | None:
     """Why a bound formula cannot be a policy; None when it can. Kept, since a run is bound again at each restart."""
     lr = first
-    for position in _recursive_grid(length) if node.remembers else _grid(length):
+    for position in _recursive_grid(length) if node.is_stateful else _grid(length):
         value = node.value(position, lr)
         if value is None:
             way_out = "bound it with min, max or clip"

@@ -29,7 +29,7 @@ class PiecewiseConstant(FromOwnRates):
     values: tuple[RateOrZero, ...]
     boundary: Literal["at", "after"] = "at"
 
-    def _refuse_contradictions(self) -> None:
+    def _check_consistency(self) -> None:
         refuse_unsorted(self.boundaries, "boundaries")
         if len(self.values) != len(self.boundaries) + 1:
             raise InvalidPolicy(
@@ -63,7 +63,7 @@ class PiecewiseInterpolate(FromOwnRates):
     values: tuple[RateOrZero, ...]
     interpolation: Literal["linear", "cosine"] = "linear"
 
-    def _refuse_contradictions(self) -> None:
+    def _check_consistency(self) -> None:
         refuse_unsorted(self.boundaries, "boundaries")
         if not self.boundaries:
             raise InvalidPolicy("must hold at least one point", "boundaries")

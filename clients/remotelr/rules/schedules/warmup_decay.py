@@ -89,7 +89,7 @@ class WarmupStableDecay(FromInitialRate):
     decay_power: Exponent = 0.5
     decay_ratio: OpenFraction = 0.1
 
-    def _refuse_contradictions(self) -> None:
+    def _check_consistency(self) -> None:
         if self.decay_shape == "geometric" and self.end_learning_rate == 0:
             raise InvalidPolicy("must be above 0 for a geometric decay, which cannot reach 0", "end_learning_rate")
         if self.stable_shape != "constant" and not self._timescale:

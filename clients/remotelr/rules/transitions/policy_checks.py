@@ -1,8 +1,8 @@
-"""What a policy's guard and stop rules make of a point, before its schedule sees it."""
+"""Evaluates the guard and the stop rules of a policy on a point, before its schedule observes it."""
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from remotelr.rules.policy.guard import Guard, evaluate
 from remotelr.rules.policy.stop_rules import EarlyStopping, Stop, Target
@@ -13,10 +13,10 @@ from remotelr.rules.values.metrics import number_to_json
 
 
 def check_point(run: Run, metrics: Mapping[str, float], epoch: int) -> tuple[RunState, dict[str, Any]]:
-    """The run's state after guard and stop rules have looked at the metrics of `epoch`, and what they saw.
+    """The run's state after guard and stop rules, and the members that they add to the decision's `why`.
 
-    What was seen has a member `guard` if and only if the guard acts. Raises InvalidReport where early stopping
-    refuses a value that is not finite.
+    These have a member `guard` if and only if the guard acts. Raises InvalidReport if early stopping rejects a value
+    that is not finite.
     """
     state, seen = run.state, dict[str, Any]()
     if run.policy.guard is not None:
@@ -42,7 +42,7 @@ def _check_guard(run: Run, guard: Guard, metrics: Mapping[str, float], epoch: in
 def _check_stop_rules(
     state: RunState, rules: Stop, metrics: Mapping[str, float], epoch: int, seen: dict[str, Any]
 ) -> RunState:
-    """The state after the stop rules; the first one that holds is added to what was `seen`."""
+    """The state after the stop rules; the first one that applies is added to `seen`."""
     if rules.early_stopping is not None:
         state = _check_early_stopping(state, rules.early_stopping, metrics, epoch, seen)
     if rules.target is not None:
@@ -54,28 +54,27 @@ def _check_early_stopping(
     state: RunState, rule: EarlyStopping, metrics: Mapping[str, float], epoch: int, seen: dict[str, Any]
 ) -> RunState:
     value = metrics.get(rule.monitor)
-    after = rule.judge(state.early_stopping, value, epoch)
-    state = replace(state, early_stopping=after.memory)
-    if not after.stop or state.stopped_by is not None or value is None or after.memory is None:
+    after = rule.evaluate(state.early_stopping, value, epoch)
+    state = replace(state, early_stopping=after.state)
+    if not after.stop or value is None or after.state is None:
         return state
-    seen["stop"] = {
-        "by": "early_stopping",
-        "monitor": rule.monitor,
-        "value": number_to_json(value),
-        **after.memory,
-        "patience": rule.patience,
-    }
-    return replace(state, stopped_by="early_stopping")
+    evaluated = {"monitor": rule.monitor, "value": number_to_json(value), **after.state, "patience": rule.patience}
+    return _stopped_by("early_stopping", state, evaluated, seen)
 
 
 def _check_target(state: RunState, rule: Target, metrics: Mapping[str, float], seen: dict[str, Any]) -> RunState:
     value = metrics.get(rule.monitor)
-    if state.stopped_by is not None or value is None or not rule.reached(value):
+    if value is None or not rule.reached(value):
         return state
-    seen["stop"] = {
-        "by": "target",
-        "monitor": rule.monitor,
-        "value": number_to_json(value),
-        "target": rule.value,
-    }
-    return replace(state, stopped_by="target")
+    evaluated = {"monitor": rule.monitor, "value": number_to_json(value), "target": rule.value}
+    return _stopped_by("target", state, evaluated, seen)
+
+
+def _stopped_by(
+    rule: Literal["early_stopping", "target"], state: RunState, evaluated: dict[str, Any], seen: dict[str, Any]
+) -> RunState:
+    """The state stopped by a rule, which is added to `seen`, unless an earlier rule stopped it."""
+    if state.stopped_by is not None:
+        return state
+    seen["stop"] = {"by": rule, **evaluated}
+    return replace(state, stopped_by=rule)
