@@ -1,28 +1,28 @@
-"""What can go wrong beside the rules, in the domain's words. `api/errors.py` gives each a status.
+"""Errors of the service. `http/error_handlers.py` gives each an HTTP status.
 
     ServiceError
-    ├── RunNotFound          no run has this key
-    ├── ExperimentNotFound   no experiment has this name
-    ├── ExperimentConflict   the run exists in another experiment
-    ├── CommandNotFound      no command has this number
-    ├── TooManyRuns          one command is for so many runs, and no more
-    ├── TooManyTags          a run holds 32
-    ├── StepsUnknown         rates of single steps are asked for, of an epoch without a known length
-    ├── LogTooLong        a run has gone through more than is gone through again in one request
-    ├── EpochUndecided       a decision is asked for, of an epoch that has none
-    ├── ExperimentOutOfReach the token is for another experiment
-    ├── TokenNotFound        no token has this number
-    ├── TokenNameTaken       a token that is not revoked has this name
-    ├── AdminTokenNeeded     without one left, nobody could change anything about tokens any more
-    ├── DatabaseUnavailable         retry: the outcome is unknown, and a repetition is safe
-    ├── RunBusy              retry: another replica holds the run
-    ├── Overloaded           retry: the queue is full, or the service is stopping
-    ├── InvalidDatabaseUrl   at start
-    ├── DatabaseInUse        at start: another process has the SQLite file
-    ├── DatabaseDamaged      at start: restore a backup
-    └── SchemaOutdated       at start: run the migrations
+    ├── RunNotFound           no run has this key
+    ├── ExperimentNotFound    no experiment has this name
+    ├── ExperimentConflict    the run belongs to another experiment
+    ├── CommandNotFound       no command has this number
+    ├── TooManyRuns           a bulk command selects more runs than its limit
+    ├── TooManyTags           a run has at most 32 tags
+    ├── StepsUnknown          rates of single steps need an epoch of known length
+    ├── LogTooLong            the run's log is too long to replay in one request
+    ├── EpochUndecided        the epoch has no decision yet
+    ├── ExperimentOutOfReach  the token is bound to another experiment
+    ├── TokenNotFound         no token has this number
+    ├── TokenNameTaken        a token that is not revoked has this name
+    ├── AdminTokenNeeded      the last admin token must stay
+    ├── DatabaseUnavailable   retry: the outcome is unknown, and a repeated request is safe
+    ├── RunBusy               retry: another replica holds the run
+    ├── Overloaded            retry: the queue is full, or the service is stopping
+    ├── InvalidDatabaseUrl    at start
+    ├── DatabaseInUse         at start: another process has the SQLite file
+    ├── DatabaseDamaged       at start: restore a backup
+    └── SchemaOutdated        at start: run the migrations
 
-The refusals of the rules are `remotelr.rules.RulesError` and below.
+Errors of the rules derive from `remotelr.rules.RulesError`.
 """
 
 from collections.abc import Mapping
@@ -30,10 +30,10 @@ from typing import Any, ClassVar
 
 
 class ServiceError(Exception):
-    """The base of what the service itself refuses or cannot do.
+    """Base of the service's own errors.
 
-    code: on the wire, never renamed. details: further members of the answer.
-    retry_after_s: asking again after this many seconds may succeed; None where it cannot.
+    code: the problem's code on the wire, never renamed. details: further members of the problem.
+    retry_after_s: seconds until a retry may succeed; None if a retry is useless.
     """
 
     code: ClassVar[str] = "service_error"
@@ -46,28 +46,28 @@ class ServiceError(Exception):
 
 
 class DatabaseUnavailable(ServiceError):
-    """The database cannot be reached or cannot write now. What was asked may or may not have been stored."""
+    """The database is unreachable or cannot write. The action may or may not be stored."""
 
     code = "database_unavailable"
     retry_after_s = 1
 
 
 class RunBusy(ServiceError):
-    """Another replica held the run for longer than this one waits. Nothing was stored."""
+    """Another replica held the run's lock until the timeout. Nothing is stored."""
 
     code = "run_busy"
     retry_after_s = 1
 
 
 class Overloaded(ServiceError):
-    """More waits to be written than the queue takes, or the service is stopping. Nothing was stored."""
+    """The writer's queue is full, or the service is stopping. Nothing is stored."""
 
     code = "overloaded"
     retry_after_s = 1
 
 
 class InvalidDatabaseUrl(ServiceError):
-    """A database URL that names no database this service speaks to."""
+    """The URL does not name a supported database."""
 
     code = "invalid_database_url"
 
@@ -79,13 +79,13 @@ class DatabaseInUse(ServiceError):
 
 
 class DatabaseDamaged(ServiceError):
-    """The SQLite file is not whole, or no SQLite file."""
+    """The file is damaged, or is not a SQLite file."""
 
     code = "database_damaged"
 
 
 class SchemaOutdated(ServiceError):
-    """The tables are older, or newer, than this release knows."""
+    """The tables are of an older or newer release."""
 
     code = "schema_outdated"
 
@@ -102,7 +102,7 @@ class ExperimentNotFound(ServiceError):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"there is no experiment {name!r}: PUT /v1/experiments/{name} makes it, and so does its first run",
+            f"there is no experiment {name!r}; create it with PUT /v1/experiments/{name} or with its first run",
             experiment=name,
         )
 
@@ -133,7 +133,7 @@ class TooManyTags(ServiceError):
 
     def __init__(self, key: str, count: int, limit: int) -> None:
         super().__init__(
-            f"the run {key!r} would have {count} tags, and may have {limit}: set others to null", run=key, limit=limit
+            f"the run {key!r} may have {limit} tags, got {count}; set others to null", run=key, limit=limit
         )
 
 
@@ -150,16 +150,16 @@ class EpochUndecided(ServiceError):
 
     def __init__(self, key: str, epoch: int, newest: int) -> None:
         super().__init__(
-            f"epoch {epoch} of the run {key!r} has no decision yet: the newest is for epoch {newest}", newest=newest
+            f"epoch {epoch} of the run {key!r} has no decision yet; the newest decided epoch is {newest}", newest=newest
         )
 
 
 class ExperimentOutOfReach(ServiceError):
     code = "forbidden"
 
-    def __init__(self, kept_to: str | None, asked: str | None) -> None:
-        reach = "one run, and for no experiment" if kept_to is None else f"runs of the experiment {kept_to!r}"
-        super().__init__(f"this token is for {reach}, not for {asked!r}")
+    def __init__(self, bound_to: str | None, requested: str | None) -> None:
+        bound = "one run without an experiment" if bound_to is None else f"the experiment {bound_to!r}"
+        super().__init__(f"this token is bound to {bound}, got {requested!r}; use another token")
 
 
 class TokenNotFound(ServiceError):
@@ -174,7 +174,7 @@ class TokenNameTaken(ServiceError):
 
     def __init__(self, name: str, token_id: int) -> None:
         super().__init__(
-            f"the token {token_id} has the name {name!r}: give another name, or revoke that token first",
+            f"the token {token_id} has the name {name!r}; use another name, or revoke that token first",
             token=token_id,
         )
 
@@ -184,4 +184,4 @@ class AdminTokenNeeded(ServiceError):
 
 
 class UserError(Exception):
-    """Something only the person at the command line can put right; the message says what and how."""
+    """An error that the operator can fix; the message says how."""

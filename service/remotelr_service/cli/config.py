@@ -59,13 +59,13 @@ def _without_user(value: str) -> str:
 
 def _service() -> dict[str, Setting]:
     """The settings that `remotelr serve` would use in this shell."""
-    from remotelr_service.settings import PREFIX, SECRETS, read_settings, shown_url
+    from remotelr_service.settings import SECRETS, read_settings, shown_url, variable_of
 
     settings = read_settings()
     shown: dict[str, Setting] = {}
     for name in type(settings).model_fields:
         value: Any = getattr(settings, name)
-        variable = f"{PREFIX}{name.upper()}"
+        variable = variable_of(name)
         source = next((each for each in (variable, f"{variable}_FILE") if each in os.environ), "default")
         if name == "database_url":
             value = shown_url(value)
