@@ -1,4 +1,4 @@
-"""What is logged, and how: one line per event, JSON for machines or plain for people, with the request's id."""
+"""Logging: one line per event with the request's id, as JSON or as console text."""
 
 import asyncio
 import atexit
@@ -18,45 +18,44 @@ from pydantic import TypeAdapter
 from structlog.types import EventDict, Processor, WrappedLogger
 
 REQUEST_ID: ContextVar[str | None] = ContextVar("remotelr_request_id", default=None)
-# The ids of the trace and of the span that the request belongs to, where it said so.
+# Trace id and span id of the request's `traceparent`.
 TRACE: ContextVar[tuple[str, str] | None] = ContextVar("remotelr_trace", default=None)
 
-# The second can write anything; the first is four times as fast.
+# _ENCODER writes any value; _LINE is four times as fast.
 _LINE = TypeAdapter(dict[str, Any])
 _ENCODER = json.JSONEncoder(separators=(",", ":"), default=repr)
 
-# Libraries have their say when something is wrong, not when all is well.
+# These libraries log from WARNING on.
 _LIBRARIES = ("uvicorn", "sqlalchemy", "alembic", "asyncio")
 
-# How every token begins.
+# Prefix of every token.
 PREFIX = "rlr_"
-# Also one that was cut off, or pasted with something behind it.
-_INSIDE = re.compile(rf"{PREFIX}[0-9A-Za-z]{{12,}}")
+# Also matches a truncated token, and one with text behind it.
+_TOKEN = re.compile(rf"{PREFIX}[0-9A-Za-z]{{12,}}")
 
 
 def new_request_id() -> str:
-    # No secret: it only has to be another one each time. To ask the kernel for it would also hand the interpreter
-    # to the writer's thread, for every request.
+    # Not a secret. os.urandom would release the GIL to the writer's thread in every request.
     return f"{random.getrandbits(64):016x}"
 
 
-class Gathered:
-    """Lines for `stream`, written in one go at the end of each turn of the event loop; without a loop, at once.
+class BufferedLines:
+    """Writes lines to `stream` once per iteration of the event loop; without a loop, at once.
 
-    A line that is flushed by itself hands the interpreter to another thread and back, for every decision.
+    Flushing each line would release the GIL to another thread for every decision.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._lines: list[str] = []
-        # The loop whose turn ends with writing out. Another loop does not wait for it: it may never turn again.
+        # The loop that will write the lines. Lines of another loop do not wait for it: it may have stopped.
         self._due: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
-        # The last turn of a loop may have said something too.
+        # The last iteration of a loop may have left lines.
         atexit.register(self.write_out)
 
     def write(self, line: str) -> int:
-        # Whatever way a token may have found into a message, it is written nowhere.
+        # A message may contain a token by accident.
         with self._lock:
             self._lines.append(redact_tokens(line))
         return len(line)
@@ -74,16 +73,16 @@ class Gathered:
     def write_out(self) -> None:
         with self._lock:
             lines, self._lines, self._due = self._lines, [], None
-            # A terminal that has gone is no reason to fail.
+            # The terminal may be closed.
             with suppress(OSError, ValueError):
                 self._stream.write("".join(lines))
                 self._stream.flush()
 
 
 def log_line(event: str, members: dict[str, Any]) -> None:
-    """What `structlog.get_logger().info(event, **members)` writes, in some half of the time where lines are JSON.
+    """Write what `structlog.get_logger().info(event, **members)` writes; JSON lines in about half the time.
 
-    For the line that every report has: through structlog it took a sixth of the event loop's time.
+    For the line of every report: structlog took a sixth of the event loop's time for it.
     """
     if _json_lines is None:
         structlog.get_logger("remotelr").info(event, **members)
@@ -94,17 +93,17 @@ def log_line(event: str, members: dict[str, Any]) -> None:
     _json_lines.flush()
 
 
-# Where `tell` writes: None for lines that are for people, or for nobody.
-_json_lines: Gathered | None = None
+# The target of `log_line`; None if lines are console text, or `info` is not logged.
+_json_lines: BufferedLines | None = None
 
 
 def configure(level: str, style: str, stream: TextIO | None = None) -> None:
-    """Log to `stream` (standard error) from `level` on; style: `json`, `console` or `auto`, as in the settings."""
+    """Log to `stream` (default stderr) from `level` on; style: `json`, `console` or `auto`, as in the settings."""
     stream = stream or sys.stderr
     is_json = style == "json" or (style == "auto" and not stream.isatty())
     threshold = logging.getLevelNamesMapping()[level.upper()]
-    lines = Gathered(stream)
-    gathered = cast(TextIO, lines)
+    lines = BufferedLines(stream)
+    buffered = cast(TextIO, lines)
     global _json_lines  # noqa: PLW0603  # as structlog's own configuration is
     _json_lines = lines if is_json and threshold <= logging.INFO else None
     before: list[Processor] = [
@@ -119,10 +118,10 @@ def configure(level: str, style: str, stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[*before, *render],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(file=gathered),
+        logger_factory=structlog.WriteLoggerFactory(file=buffered),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(gathered)
+    handler = logging.StreamHandler(buffered)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
@@ -145,7 +144,7 @@ def _add_request(_: WrappedLogger | None, __: str, event: EventDict) -> EventDic
 
 
 def _printable(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Nobody writes lines or colours into a terminal by what they send. (JSON escapes by itself.)"""
+    """Escape control characters, so that a request cannot forge lines or colours. JSON escapes them anyway."""
     return {
         name: ascii(value) if isinstance(value, str) and name != "exception" and not value.isprintable() else value
         for name, value in event.items()
@@ -156,10 +155,10 @@ def _dumps(event: Any, **_: Any) -> str:
     try:
         return _LINE.dump_json(event, ensure_ascii=True, fallback=repr).decode()
     except ValueError:
-        # Half a character, or bytes that are no text.
+        # A lone surrogate, or bytes that are not UTF-8.
         return _ENCODER.encode(event)
 
 
 def redact_tokens(text: str) -> str:
-    """The text without what could be a token in it: for what is written down or told."""
-    return _INSIDE.sub(f"{PREFIX}***", text) if PREFIX in text else text
+    """The text with everything that could be a token masked."""
+    return _TOKEN.sub(f"{PREFIX}***", text) if PREFIX in text else text

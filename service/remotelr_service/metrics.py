@@ -1,7 +1,7 @@
-"""What the service counts of itself, and how Prometheus reads it. docs/operations.md says what to watch.
+"""Prometheus metrics of the service. docs/operations.md lists the ones to watch.
 
-Every label takes its values from a closed set. No run, experiment, metric or anything else that a user has
-named is ever one: there may be a hundred thousand of them, and each would be a series of its own.
+Every label has a closed set of values. Names chosen by users, such as runs, are never labels: each of 100,000 runs
+would be a series.
 """
 
 from collections.abc import Callable
@@ -30,37 +30,41 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 class Metrics:
-    """The counters of one service process. Nothing of them is global: two services in one process count apart."""
+    """The metrics of one service; two services in one process count separately."""
 
     content_type: ClassVar[str] = CONTENT_TYPE_PLAIN_0_0_4
 
     def __init__(self) -> None:
-        # They would double the page, and nobody needs them.
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # it ships without one
+        # The `_created` series would double the page.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no types
         self._registry = CollectorRegistry()
-        reports = self._counter("remotelr_reports", "Reports answered, by how.", "outcome")
-        decisions = self._counter("remotelr_decisions", "Decisions taken, by their reason.", "reason")
-        # Made now: a counter that appears with its first event hides that event from rate().
+        reports = self._counter("remotelr_reports", "Reports answered, by outcome.", "outcome")
+        decisions = self._counter("remotelr_decisions", "Decisions made, by reason.", "reason")
+        # All series exist from the start: a series that appears with its first event hides it from rate().
         self._reports = {outcome: reports.labels(outcome) for outcome in get_args(Outcome)}
         self._decisions = {reason: decisions.labels(reason) for reason in get_args(Reason)}
         self._requests = self._counter("remotelr_http_requests", "Requests answered.", "method", "route", "status")
         self._durations = self._histogram(
-            "remotelr_http_request_duration_seconds", "From its head to its answer.", _SECONDS, "method", "route"
+            "remotelr_http_request_duration_seconds",
+            "Seconds from a request's head to its response.",
+            _SECONDS,
+            "method",
+            "route",
         )
         self._by_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self._turned_away = self._counter("remotelr_http_requests_rejected", "Stood in line too long: 503.")
+        self._rejected = self._counter("remotelr_http_requests_rejected", "Requests rejected by the full queue (503).")
         self._group_sizes = self._histogram(
-            "remotelr_writer_group_size", "Actions that shared a transaction.", _GROUP_SIZES
+            "remotelr_writer_group_size", "Actions per write transaction.", _GROUP_SIZES
         )
         self._transactions = self._histogram(
-            "remotelr_writer_transaction_duration_seconds", "From BEGIN to the end of COMMIT.", _SECONDS
+            "remotelr_writer_transaction_duration_seconds", "Seconds from BEGIN to the end of COMMIT.", _SECONDS
         )
-        refusals = self._counter("remotelr_refusals", "Requests refused at the door, by why.", "code")
+        refusals = self._counter("remotelr_refusals", "Requests refused by the access gate, by code.", "code")
         self._refusals = {code: refusals.labels(code) for code in get_args(RefusalCode)}
         ProcessCollector(registry=self._registry)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """A request was answered. route: its template, never its path."""
+        """Count an answered request. route: the path template, never the path."""
         key = (method, route, status)
         found = self._by_request.get(key)
         if found is None:
@@ -71,20 +75,20 @@ class Metrics:
         found[0].inc()
         found[1].observe(seconds)
 
-    def turned_away(self) -> None:
-        """A request stood in line too long."""
-        self._turned_away.inc()
+    def rejected(self) -> None:
+        """Count a request that the full queue rejected."""
+        self._rejected.inc()
 
     def refusal(self, code: RefusalCode) -> None:
-        """Somebody was refused at the door."""
+        """Count a request that the access gate refused."""
         self._refusals[code].inc()
 
     def report(self, outcome: Outcome) -> None:
-        """A report was answered."""
+        """Count an answered report."""
         self._reports[outcome].inc()
 
     def answer(self, answer: Decision | Waiting) -> None:
-        """A report was answered like this."""
+        """Count a report by its answer, and the decision."""
         if isinstance(answer, Waiting):
             self.report("waiting")
             return
@@ -92,27 +96,27 @@ class Metrics:
         self.decision(answer)
 
     def decision(self, decision: Decision) -> None:
-        """A decision was told. One that was taken before is not counted again."""
+        """Count a decision, unless it repeats an earlier one."""
         if not decision.replayed:
             self._decisions[decision.reason].inc()
 
     def group(self, size: int, seconds: float) -> None:
-        """A transaction of the writer was committed."""
+        """Count a committed write transaction of `size` actions."""
         self._group_sizes.observe(size)
         self._transactions.observe(seconds)
 
     def watch(self, name: str, help_text: str, value: Callable[[], float]) -> None:
-        """Ask for a value whenever somebody reads the metrics."""
+        """Add a gauge whose value is read at each scrape."""
         Gauge(name, help_text, registry=self._registry).set_function(value)
 
-    def tell_build(self, release: str) -> None:
-        build = Gauge(
-            "remotelr_build_info", "1, with the release.", ["release", "rules_version"], registry=self._registry
-        )
+    def set_build_info(self, release: str) -> None:
+        """Add the gauge whose labels are the release and the version of the rules."""
+        labels = ["release", "rules_version"]
+        build = Gauge("remotelr_build_info", "1, with the release as label.", labels, registry=self._registry)
         build.labels(release, str(RULES_VERSION)).set(1)
 
     def page(self) -> bytes:
-        """All of it, in Prometheus's text format, of type `content_type`."""
+        """All metrics in Prometheus's text format."""
         return generate_latest(self._registry)
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:

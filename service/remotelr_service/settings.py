@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Host names of this service, separated by commas; `*.example.org` allows all subdomains. Requests "
-        "with another `Host` are rejected. Default: any name if tokens are required, else `localhost` and IP addresses.",
+        "with another `Host` are rejected. Default: any name if tokens are needed, else `localhost` and IP addresses.",
     )
     rate_limit: CountOrZero = Field(
         default=1_000,

@@ -213,13 +213,13 @@ def test_a_password_of_any_characters_gets_into_the_url(monkeypatch):
         ({"ADMIN_TOKEN_FILE": "/no/such/file"}, "REMOTELR_ADMIN_TOKEN_FILE: /no/such/file cannot be read"),
         ({"ADMIN_TOKEN_FILE": "/dev/null"}, "REMOTELR_ADMIN_TOKEN_FILE: /dev/null is empty"),
         ({"ADMIN_TOKEN_FILE": "/dev/null", "ADMIN_TOKEN": ADMIN}, "are both set"),
-        ({"ADMIN_TOKEN": "short"}, "32 letters"),
-        ({"ADMIN_TOKEN": "ä" * 40}, "32 letters"),
+        ({"ADMIN_TOKEN": "short"}, "at least 32 characters"),
+        ({"ADMIN_TOKEN": "ä" * 40}, "at least 32 characters"),
         ({"ADMIN_TOKEN": "changeme" * 5}, "could be guessed"),
         ({"ADMIN_TOKEN": "admin-secret-token-password-0123456789"}, "could be guessed"),
         ({"ADMIN_TOKEN": "a" * 64}, "could be guessed"),
-        ({"DATABASE_PASSWORD": "x"}, "goes with a URL like postgresql://user@host/name"),
-        ({"DATABASE_PASSWORD": "x", "DATABASE_URL": "postgresql://me:y@host/db"}, "no password of its own"),
+        ({"DATABASE_PASSWORD": "x"}, "like postgresql://user@host/name"),
+        ({"DATABASE_PASSWORD": "x", "DATABASE_URL": "postgresql://me:y@host/db"}, "a user and no password"),
     ],
 )
 def test_a_secret_that_cannot_be_one_is_refused_without_being_shown(monkeypatch, variables, said):

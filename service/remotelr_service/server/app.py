@@ -1,4 +1,4 @@
-"""The service as an ASGI application. Nothing is opened before it starts, nothing is made by importing it."""
+"""The ASGI application. Importing this module creates nothing; the database opens when the application starts."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -60,14 +60,14 @@ ROUTERS = (
     batches,
 )
 
-DESCRIPTION = """The learning-rate control plane: it holds the policy and the plateau state of every training run.
+DESCRIPTION = """The learning-rate control plane: it stores the policy and the plateau state of every training run.
 
-Trainers report what they measured after each epoch and get the next learning rate back. A repeated report gets
-the same answer again; every refusal is `application/problem+json` with a stable `code`."""
+Trainers report their metrics after each epoch and receive the next learning rate. A repeated report gets the same
+answer; every error is `application/problem+json` with a stable `code`."""
 
 
 class SharedState(State):
-    """What all requests have in common. Starlette's own finds each part by a function, eight times for a report."""
+    """State of all requests. Starlette's class calls `__getattr__` for each attribute, eight times per report."""
 
     @override
     def __setattr__(self, name: Any, value: Any) -> None:
@@ -75,9 +75,9 @@ class SharedState(State):
 
 
 class Application(FastAPI):
-    """FastAPI behind a front of our own, which leads to `behind`.
+    """FastAPI behind `front`, an ASGI application that ends in `behind`.
 
-    The front is not added as middleware: FastAPI has layers before those, and a plain report goes through none of them.
+    The front is not middleware, because FastAPI has layers before it; `FastReports` must bypass them.
     """
 
     front: ASGIApp
@@ -92,9 +92,9 @@ class Application(FastAPI):
 
 
 def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
-    """The application over the database of `settings`, whose tables must be up to date.
+    """The application over the database of `settings`, whose schema must be current.
 
-    opened: a context that is open already; else one is opened when the application starts. It closes it at its end.
+    opened: a context to use; without one, the application opens its own at start. It closes either at its end.
     """
 
     @asynccontextmanager
@@ -103,11 +103,11 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
         app.state.limiter = ConcurrencyLimiter(settings.max_requests, settings.queue_timeout_s)
         ctx.streams.limit = settings.max_streams
         stalls = Stalls(ctx.writer, ctx.reads)
-        ctx.metrics.watch("remotelr_runs_stalled", "Runs whose trainer has fallen silent.", lambda: stalls.count)
+        ctx.metrics.watch("remotelr_runs_stalled", "Runs whose trainer stopped reporting.", lambda: stalls.count)
         gate = app.state.gate = AccessGate(settings, ctx)
-        _watch(app)
+        _add_gauges(app)
 
-        def tell(decision: Decision) -> None:
+        def record(decision: Decision) -> None:
             log_decision(decision)
             ctx.metrics.decision(decision)
 
@@ -116,7 +116,7 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
                 gate.refreshing_tokens(),
                 ctx.streams.kept(),
                 stalls.watched(),
-                deadline_task(ctx.writer, ctx.reads, tell),
+                deadline_task(ctx.writer, ctx.reads, record),
                 bulk_executor(ctx.writer, ctx.reads) as app.state.bulk_executor,
             ):
                 yield
@@ -145,10 +145,10 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
     return app
 
 
-def _watch(app: FastAPI) -> None:
+def _add_gauges(app: FastAPI) -> None:
     metrics, limiter, draining = app.state.context.metrics, app.state.limiter, app.state.draining
-    metrics.tell_build(app.version)
-    metrics.watch("remotelr_http_requests_in_progress", "Requests worked on.", lambda: limiter.taken)
-    metrics.watch("remotelr_http_requests_queued", "Requests that stand in line.", lambda: limiter.queue_length)
+    metrics.set_build_info(app.version)
+    metrics.watch("remotelr_http_requests_in_progress", "Requests being processed.", lambda: limiter.taken)
+    metrics.watch("remotelr_http_requests_queued", "Requests in the queue.", lambda: limiter.queue_length)
     metrics.watch("remotelr_http_requests_waiting", "Requests that wait for a decision.", lambda: limiter.waiting)
-    metrics.watch("remotelr_draining", "1 once the service has been told to end.", draining.is_set)
+    metrics.watch("remotelr_draining", "1 while the service shuts down.", draining.is_set)

@@ -1,17 +1,17 @@
-"""What `remotelr serve` says when it is ready: where it is, where the runs are kept, what to paste into a trainer."""
+"""The text that `remotelr serve` prints when it is ready."""
 
 import shlex
 from pathlib import Path
 
 from remotelr_service.settings import shown_url
 
-_EVERYBODY = ("0.0.0.0", "::", "")
+_ALL_INTERFACES = ("0.0.0.0", "::", "")
 
 
 def banner(address: str, database_url: str, release: str, token_file: Path | None = None) -> str:
-    """token_file: where the first token lies, if it was made just now."""
-    made = [
-        f"    token      in {token_file}: it may do everything, and is for you alone",
+    """Address, database and first steps. token_file: the file of the first token, if this start created it."""
+    token = [
+        f"    token      in {token_file} (scope admin: keep it secret)",
         f"               export REMOTELR_TOKEN=$(cat {shlex.quote(str(token_file))})",
     ]
     return "\n".join(
@@ -21,27 +21,27 @@ def banner(address: str, database_url: str, release: str, token_file: Path | Non
             "",
             f"    address    {address}   (documentation: {address}/docs)",
             f"    database   {shown_url(database_url)}",
-            *(made if token_file is not None else []),
+            *(token if token_file is not None else []),
             "    in Keras   from remotelr.keras import RemoteLR",
             f'               model.fit(..., callbacks=[RemoteLR(url="{address}", run="my-run", patience=5)])',
             "",
-            "  Ctrl-C ends it; nothing that was answered is lost.",
+            "  Ctrl-C stops the service; every acknowledged report is stored.",
             "",
         ]
     )
 
 
-def warning_of_exposure(host: str, *, needs_token: bool) -> str | None:
-    """What to say about a host that others reach, else None."""
+def exposure_warning(host: str, *, needs_token: bool) -> str | None:
+    """The warning about an address that other machines reach; None for a loopback address."""
     if host in ("127.0.0.1", "::1", "localhost"):
         return None
-    reach = "every network of this machine" if host in _EVERYBODY else host
+    interfaces = "every network of this machine" if host in _ALL_INTERFACES else host
     if needs_token:
         return (
-            f"note: listening on {reach} without TLS: tokens can be read on their way. Where that matters, put a proxy "
-            f"with a certificate in front (docs/operations.md)."
+            f"note: listening on {interfaces} without TLS: the network can read tokens. Use a TLS proxy unless the "
+            f"network is trusted (docs/operations.md)."
         )
     return (
-        f"warning: listening on {reach}, and no token is needed: whoever reaches this port can read and "
-        f"change every run. Keep it behind a firewall, or serve without --insecure."
+        f"warning: listening on {interfaces}, and no token is needed: any client of this port can read and change all "
+        f"runs. Use a firewall, or serve without --insecure."
     )

@@ -1,15 +1,15 @@
-"""The commands of `remotelr` that run on the service's own machine. Each imports what it needs when it is called."""
+"""Commands of `remotelr` that run on the service's machine. Each imports its dependencies when it runs."""
 
 import sys
 from typing import Annotated
 
 import typer
 
-database = typer.Typer(help="The tables of the database.", no_args_is_help=True, rich_markup_mode=None)
+database = typer.Typer(help="Manage the database.", no_args_is_help=True, rich_markup_mode=None)
 
 DatabaseUrl = Annotated[
     str | None,
-    typer.Option(help="sqlite:///file or postgresql://user:password@host/name; else REMOTELR_DATABASE_URL."),
+    typer.Option(help="sqlite:///file or postgresql://user:password@host/name [REMOTELR_DATABASE_URL]."),
 ]
 
 
@@ -18,12 +18,12 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one [8000].")] = None,
     database_url: DatabaseUrl = None,
     insecure: Annotated[
-        bool | None, typer.Option("--insecure", help="Ask nobody for a token, whoever reaches the address.")
+        bool | None, typer.Option("--insecure", help="Require no token on an address that other machines reach.")
     ] = None,
 ) -> None:
-    """Serve until Ctrl-C. Without a database URL the runs are kept in remotelr.db, here.
+    """Run the service.
 
-    Everything else is set by environment variables; `remotelr settings` lists them.
+    Without a database URL it uses the file remotelr.db in this folder. `remotelr settings` lists all settings.
     """
     from remotelr_service.server.startup import serve as serve_with
     from remotelr_service.settings import read_settings
@@ -33,7 +33,10 @@ def serve(
 
 @database.command()
 def upgrade(database_url: DatabaseUrl = None) -> None:
-    """Bring the tables to this release. Safe to run twice, and from several machines at once."""
+    """Migrate the tables to this release.
+
+    It may run twice, and on several machines at once.
+    """
     from remotelr_service.db import migrate
     from remotelr_service.db.engine import exclusive_use
     from remotelr_service.settings import read_settings
@@ -48,7 +51,7 @@ def upgrade(database_url: DatabaseUrl = None) -> None:
 
 @database.command()
 def current(database_url: DatabaseUrl = None) -> None:
-    """Print the revision of the tables, and whether this release can work with them."""
+    """Print the tables' revision and whether this release supports it."""
     from remotelr_service.db import migrate
     from remotelr_service.settings import read_settings
 
@@ -58,16 +61,15 @@ def current(database_url: DatabaseUrl = None) -> None:
 
 @database.command()
 def prune(
-    days: Annotated[float, typer.Option("--older-than-days", min=0, help="Not touched for so many days.")],
-    experiment: Annotated[str | None, typer.Option(help="Of this experiment alone.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print which, and take none away.")] = False,
+    days: Annotated[float, typer.Option("--older-than-days", min=0, help="Without a change for this many days.")],
+    experiment: Annotated[str | None, typer.Option(help="Only runs of this experiment.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and delete nothing.")] = False,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Take away the runs that ended and were not touched for so long, with all their events, and print their keys.
+    """Delete old finished runs.
 
-    Without `--experiment` what came of commands to many runs that were finished so long ago goes too.
-
-    An SQLite file must not be in use meanwhile; PostgreSQL may be. Stopped in the middle, it is just begun again.
+    Prints the key of each deleted run. Without `--experiment`, old finished bulk commands are deleted too. A SQLite
+    file must not be in use; a PostgreSQL database may be. After an interruption, run it again.
     """
     from datetime import timedelta
 
@@ -78,26 +80,26 @@ def prune(
 
     ctx = open_migrated(read_settings(database_url=database_url).database_url)
     stale, count = PruneFilter(age=timedelta(days=days), experiment=experiment), 0
-    what_is_done = "would be taken away" if dry_run else "were taken away"
+    effect = "would be deleted" if dry_run else "deleted"
     try:
         for key in (keys_to_prune if dry_run else pruned)(ctx, stale):
             print(key)
             count += 1
         if bulk := sum(1 for _ in (bulk_to_prune if dry_run else bulk_pruned)(ctx, stale)):
-            print(f"{bulk} commands to many runs {what_is_done}", file=sys.stderr)
+            print(f"{bulk} bulk commands {effect}", file=sys.stderr)
     finally:
         ctx.close()
-        print(f"{count} runs {what_is_done}", file=sys.stderr)
+        print(f"{count} runs {effect}", file=sys.stderr)
 
 
 @database.command()
 def token(
-    name: Annotated[str, typer.Argument(help="What the token's orders are noted under.")],
+    name: Annotated[str, typer.Argument(help="The name that the log records for its commands.")],
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Make a token of the scope admin in the database itself, and print it: when nobody can get in any more.
+    """Create an admin token in the database and print it.
 
-    An SQLite file must not be in use meanwhile; PostgreSQL may be.
+    For an operator who has lost all admin tokens. A SQLite file must not be in use; a PostgreSQL database may be.
     """
     from remotelr_service.features.tokens.bootstrap import token_made_here
     from remotelr_service.server.startup import open_migrated
@@ -111,7 +113,10 @@ def token(
 
 
 def demo() -> None:
-    """Train small models through a service of their own, kill one, start it again: the curve goes on."""
+    """Train small models, kill one trainer and resume it.
+
+    The demo starts its own service and compares the rates with an uninterrupted run.
+    """
     from remotelr_service.demo import run_demo
 
     sys.exit(run_demo())
@@ -128,7 +133,7 @@ def openapi() -> None:
 
 
 def settings() -> None:
-    """Print all settings, as Markdown."""
+    """Print all settings as Markdown."""
     from remotelr_service.settings import settings_page
 
     print(settings_page(), end="")

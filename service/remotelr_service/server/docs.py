@@ -1,4 +1,4 @@
-"""The interactive documentation at /docs, from files of this installation: it works without an internet."""
+"""The interactive documentation at /docs, served from installed files, so that it works offline."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,12 +24,12 @@ _PAGE = """<!doctype html>
 </body>
 </html>
 """
-# `validatorUrl: null`, else the page asks a server of Swagger's for a badge.
+# Without `validatorUrl: null` the page requests a badge from a server of Swagger.
 _START = """SwaggerUIBundle({
   url: "openapi.json", dom_id: "#api", deepLinking: true, validatorUrl: null, tryItOutEnabled: true
 });
 """
-# Swagger UI sets styles and draws icons from within; scripts come from files alone.
+# Swagger UI has inline styles and icons; scripts are files.
 _POLICY = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'; "
     "base-uri 'none'; form-action 'none'"
@@ -58,7 +58,7 @@ def install(app: FastAPI) -> None:
 
 
 def _assets_folder() -> Path:
-    """Where the package that brings Swagger UI keeps it; found without importing that package."""
+    """The folder of Swagger UI in its package, found without importing the package."""
     spec = find_spec("fastapi_offline")
     assert spec is not None and spec.origin is not None, "fastapi-offline is installed with the service"
     return Path(spec.origin).parent / "static"

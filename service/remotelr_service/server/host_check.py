@@ -1,8 +1,8 @@
-"""The names this service goes by, and pages that are not its own.
+"""Checks of the headers Host and Origin.
 
-A page that somebody's browser has open can ask this service things too. Where no token is needed that alone would be
-enough, so a request has to be meant for us (its Host; else a site could let its own name lead here), and one that
-changes something must not come from a page of another site (its Origin). CORS is off: no such page reads an answer.
+A page in an operator's browser can send requests to this service, which matters if no token is needed. So the Host must
+be a name of this service (against DNS rebinding), and a request that changes data must not have the Origin of another
+site. CORS is off, so no page of another site can read a response.
 """
 
 import ipaddress
@@ -14,17 +14,14 @@ from remotelr_service.http.auth.gate import AccessGate
 from remotelr_service.http.problems import problem
 from remotelr_service.settings import Settings
 
-# Who asks these asks how we are, often by an address.
+# Probes often use another host name.
 _EXEMPT = frozenset({"/livez", "/readyz", "/metrics"})
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
 
 
 class HostCheck:
-    """Answers what is meant for this service, and what no page of another site orders.
-
-    settings: by which names it goes.
-    """
+    """Rejects requests with another service's Host, and changes with another site's Origin."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -38,24 +35,24 @@ class HostCheck:
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         found = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
         if found is None:
-            detail = "a request names the host it is meant for, once, in the header Host"
+            detail = "a request must have exactly one valid Host header"
             return await problem("malformed_request", detail)(scope, receive, send)
-        if not self._is_ours(found[1].decode().lower(), gate, scope):
+        if not self._is_own_name(found[1].decode().lower(), gate, scope):
             gate.record_refusal("misdirected_request", scope, None)
-            detail = "this service does not go by the name in the header Host: REMOTELR_ALLOWED_HOSTS lists its names"
+            detail = "the Host header is not a name of this service; add it to REMOTELR_ALLOWED_HOSTS"
             return await problem("misdirected_request", detail)(scope, receive, send)
         if scope["method"] not in _READING and not self._is_same_site(hosts[0], scope):
             gate.record_refusal("cross_origin", scope, None)
-            detail = "a page of another site (see the header Origin) does not change anything here"
+            detail = "requests from pages of another site (Origin header) must not change data"
             return await problem("cross_origin", detail)(scope, receive, send)
         return await self._app(scope, receive, send)
 
-    def _is_ours(self, name: str, gate: AccessGate, scope: Scope) -> bool:
+    def _is_own_name(self, name: str, gate: AccessGate, scope: Scope) -> bool:
         if name in ("localhost", "127.0.0.1", "[::1]") or self._is_listed(name):
             return True
         if self._names or self._endings:
             return False
-        # A page on another name has no token, and a browser adds none by itself.
+        # If a token is needed, a page under another name cannot send one.
         return _is_address(name) or gate.needs_token(scope)
 
     def _is_listed(self, name: str) -> bool:

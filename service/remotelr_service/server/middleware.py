@@ -1,4 +1,4 @@
-"""What holds for every request: it has an id, and whatever happens inside, it gets an answer."""
+"""Middleware of every request: ids, security headers, and a response to unexpected errors."""
 
 import asyncio
 import re
@@ -16,7 +16,7 @@ from remotelr_service.server.trace_context import Trace, read_traceparent
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
 _CLOSE = ((b"connection", b"close"),)
-# For whoever opens an answer in a browser: it is no page, it is not kept, and nobody frames it.
+# For responses that are opened in a browser: no scripts, no frames, no caching.
 _SAFE = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -33,9 +33,9 @@ log = structlog.get_logger("remotelr")
 
 
 class RequestIds:
-    """Give every request an id: its own `X-Request-Id` where that is plain, else a new one. A `traceparent` is kept.
+    """Gives every request an id: its `X-Request-Id` if valid, else a new one. `traceparent` is returned unchanged.
 
-    A failure nobody foresaw is logged under that id and answered with a problem that says no more.
+    An unexpected error is logged with the id and answered with a problem that contains the id only.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -58,12 +58,12 @@ class RequestIds:
             nonlocal has_begun
             if message["type"] == "http.response.start":
                 has_begun = True
-                # Who is answered while we stop shall ask the next thing of somebody else.
+                # During shutdown the client must use a new connection, to another replica.
                 closing = _CLOSE if draining.is_set() else ()
                 headers = message["headers"]
                 safe = _SAFE if any(name == b"content-security-policy" for name, _ in headers) else _NO_PAGE
                 message["headers"] = [*headers, *safe, *named, *closing]
-            elif message.get("more_body") and not _is_still_let_in(scope):
+            elif message.get("more_body") and not _is_still_authorized(scope):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
                 raise ClientDisconnect
             await send(message)
@@ -79,7 +79,7 @@ class RequestIds:
 
 
 class ErrorMiddleware:
-    """Answers a failure nobody foresaw before Starlette does, whose answer is no problem."""
+    """Answers an unexpected error with a problem; Starlette would answer with plain text."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -103,29 +103,29 @@ class ErrorMiddleware:
 
 
 class HeadAsGet:
-    """Answer HEAD wherever GET is answered. The server beneath leaves the body out."""
+    """Handles HEAD as GET; the server omits the body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = {**scope, "method": "GET", IS_HEAD: True} if scope.get("method") == "HEAD" else scope
-        await self._app(asked, receive, send)
-        if "route" in asked:
-            # Requests are counted by it.
-            scope["route"] = asked["route"]
+        inner = {**scope, "method": "GET", IS_HEAD: True} if scope.get("method") == "HEAD" else scope
+        await self._app(inner, receive, send)
+        if "route" in inner:
+            # RequestMetrics reads it.
+            scope["route"] = inner["route"]
 
 
 def _failure(scope: Scope, error: Exception) -> Response:
-    """What is answered to a failure, which is logged."""
+    """Log the error and return the problem for it."""
     request_id = REQUEST_ID.get()
     log.error("the service failed", exc_info=error, path=scope["path"][:200], method=scope["method"])
-    detail = f"the service failed; its log tells more under request id {request_id}"
+    detail = f"the service failed; see its log for request id {request_id}"
     return problem("internal_error", detail, request_id=request_id)
 
 
-def _is_still_let_in(scope: Scope) -> bool:
-    """Whether a stream goes on: not with a token that was revoked since, nor without one that is needed by now."""
+def _is_still_authorized(scope: Scope) -> bool:
+    """Whether a stream may continue: its token may be revoked, or a token may be needed by now."""
     gate: AccessGate = scope["app"].state.gate
     return gate.is_still_authorized(scope)
 

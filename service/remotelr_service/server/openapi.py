@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI finds in the routes, and the problems that every one of them can answer with."""
+"""The OpenAPI document: FastAPI's, with security schemes and the problems of each route."""
 
 from typing import Any
 
@@ -23,14 +23,14 @@ _WITH_BODY = ("malformed_json", "request_timeout", "body_too_large", "unsupporte
 
 
 def install(app: FastAPI) -> None:
-    """Let `app` describe itself in full."""
+    """Replace the OpenAPI document of `app`."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             app.openapi_schema = _document(app)
         return app.openapi_schema
 
-    app.openapi = openapi  # type: ignore[method-assign]  # the way FastAPI offers
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI documents this
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
@@ -51,15 +51,15 @@ _TOKEN = {
     "type": "http",
     "scheme": "bearer",
     "bearerFormat": "rlr_...",
-    "description": "A token of this service. None is needed on this machine's own address as long as there is none.",
+    "description": "A token of this service. A loopback address needs none until the first token exists.",
 }
 
 
 def _add_problems(operation: dict[str, Any], more: tuple[str, ...]) -> None:
     codes = _ALWAYS + more + (_WITH_BODY if "requestBody" in operation else ())
     responses = operation["responses"]
-    told = " ".join(response["description"] for response in responses.values())
-    for status, response in described(*(code for code in codes if f"`{code}`" not in told)).items():
+    listed = " ".join(response["description"] for response in responses.values())
+    for status, response in described(*(code for code in codes if f"`{code}`" not in listed)).items():
         own = responses.setdefault(str(status), response)
         if own is not response:
             own["description"] += f" {response['description']}"

@@ -1,4 +1,4 @@
-"""Pruning from the command line: the actions, asked one after the other."""
+"""Synchronous pruning for the command line."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -13,7 +13,7 @@ _BY = "remotelr db prune"
 
 
 def keys_to_prune(ctx: Context, stale: PruneFilter) -> Iterator[str]:
-    """Which runs would go."""
+    """Keys of the runs that pruning would delete."""
     after: str | None = None
     while keys := list_stale(ctx.reads, stale, after):
         yield from keys
@@ -21,18 +21,18 @@ def keys_to_prune(ctx: Context, stale: PruneFilter) -> Iterator[str]:
 
 
 def pruned(ctx: Context, stale: PruneFilter) -> Iterator[str]:
-    """Takes them away; gives each when it is gone for good."""
+    """Delete the runs; yields each key after its deletion is committed."""
     for keys in _each(prune(ctx.writer, ctx.reads, stale, by=_BY)):
         yield from keys
 
 
 def bulk_to_prune(ctx: Context, stale: PruneFilter) -> Iterator[int]:
-    """Which commands to many runs would go."""
+    """Ids of the bulk commands that pruning would delete."""
     yield from list_stale_bulk(ctx.reads, stale)
 
 
 def bulk_pruned(ctx: Context, stale: PruneFilter) -> Iterator[int]:
-    """Takes the commands to many runs away; gives the id of each when it is gone for good."""
+    """Delete the bulk commands; yields each id after its deletion is committed."""
     return _each(prune_bulk(ctx.writer, ctx.reads, stale, by=_BY))
 
 

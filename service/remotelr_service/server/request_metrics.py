@@ -1,4 +1,4 @@
-"""The stream of requests: how they are let in, and how each is measured."""
+"""Admission and measurement of all requests."""
 
 import random
 import time
@@ -9,21 +9,18 @@ from remotelr_service.http.admission import ConcurrencyLimiter
 from remotelr_service.http.context import Context
 from remotelr_service.http.problems import problem
 
-# Who asks these asks how we are.
-_ALWAYS_LET_IN = frozenset({"/livez", "/readyz", "/metrics"})
-# Asked back after different times, or they would all come at once; and not at once, for to refuse is work too.
-_TURNED_AWAY = [
-    problem(
-        "overloaded", "more is asked of the service than it can do: send the same again", headers={"Retry-After": s}
-    )
-    for s in "456789"
+# Probes bypass the queue.
+_EXEMPT = frozenset({"/livez", "/readyz", "/metrics"})
+# Different delays spread the retries; a short delay would not reduce the load, for rejecting costs time too.
+_REJECTIONS = [
+    problem("overloaded", "the service is overloaded; retry the request", headers={"Retry-After": s}) for s in "456789"
 ]
 _REPORTS = "/v1/runs/{run}/reports"
 _UNROUTED = "none"
 
 
 class RequestMetrics:
-    """Lets requests in as places come free, turns away in few steps who waited too long, and counts them all."""
+    """Admits requests through the limiter, rejects those whose wait times out, and counts all."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -35,9 +32,9 @@ class RequestMetrics:
         limiter: ConcurrencyLimiter = state.limiter
         ctx: Context = state.context
         began, status = time.perf_counter(), 500
-        if scope["path"] not in _ALWAYS_LET_IN and not await limiter.acquire():
-            ctx.metrics.turned_away()
-            return await random.choice(_TURNED_AWAY)(scope, receive, send)
+        if scope["path"] not in _EXEMPT and not await limiter.acquire():
+            ctx.metrics.rejected()
+            return await random.choice(_REJECTIONS)(scope, receive, send)
 
         async def send_noted(message: Message) -> None:
             nonlocal status
@@ -48,7 +45,7 @@ class RequestMetrics:
         try:
             await self._app(scope, receive, send_noted)
         finally:
-            # Also one that took no place, as for a path that is none, was let in before somebody else.
+            # Also after a request that never took a place, such as one to an unknown path.
             limiter.admit_next()
             route = getattr(scope.get("route"), "path", _UNROUTED)
             ctx.metrics.request(scope["method"], route, status, time.perf_counter() - began)

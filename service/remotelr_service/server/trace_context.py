@@ -1,15 +1,15 @@
-"""The trace a request belongs to, as W3C Trace Context has it. Only what is well formed is believed."""
+"""The request's trace, from a valid `traceparent` header of W3C Trace Context."""
 
 import re
 from dataclasses import dataclass
 
 _TRACEPARENT = re.compile(rb"(?P<version>[0-9a-f]{2})-(?P<trace>[0-9a-f]{32})-(?P<parent>[0-9a-f]{16})-[0-9a-f]{2}")
-_LONGEST = 512
+_MAX_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """traceparent: as it came. trace_id and parent_id: for the log."""
+    """traceparent: the header, unchanged. trace_id, parent_id: its ids, for the log."""
 
     traceparent: bytes
     trace_id: str
@@ -17,12 +17,12 @@ class Trace:
 
 
 def read_traceparent(value: bytes) -> Trace | None:
-    """The trace, or None for what is no `traceparent`.
+    """The trace; None if the header is invalid.
 
-    A version we do not know may have more behind a dash; `ff` is none, and ids of zeros only are none.
+    An unknown version may have more fields after a dash. Version `ff` and ids of zeros only are invalid.
     """
     found = _TRACEPARENT.match(value)
-    if found is None or found["version"] == b"ff" or len(value) > _LONGEST:
+    if found is None or found["version"] == b"ff" or len(value) > _MAX_BYTES:
         return None
     rest = value[found.end() :]
     if rest and (found["version"] == b"00" or not re.fullmatch(rb"-[\x21-\x7e]*", rest)):

@@ -1,5 +1,4 @@
-"""The HTTP server: uvicorn, bound before anything else is opened, patient with nobody who sends too slowly,
-and quick to end when it is told to."""
+"""The HTTP server: uvicorn with limits on connections, request heads and their timing, and a graceful shutdown."""
 
 import asyncio
 import contextlib
@@ -23,15 +22,15 @@ from remotelr_service.settings import Settings
 MAX_TARGET_BYTES = 8 * 1024
 MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADERS = 100
-# With the line of the request, and what stands between names, values and lines.
+# With the request line and the separators of names, values and lines.
 _MAX_RAW_HEAD_BYTES = MAX_HEAD_BYTES + MAX_TARGET_BYTES + 4 * (MAX_HEADERS + 10)
 
-# How long connections have to be let go of by those who use them, before the idle ones are closed on them.
+# Time for clients to close their connections at shutdown; after it, idle connections are closed.
 ABORT_AFTER_S = 0.25
 
 
 class CannotListen(UserError):
-    """The address cannot be had; the message says which and what to do."""
+    """The address cannot be bound."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -42,27 +41,27 @@ def listen(host: str, port: int) -> socket.socket:
         )[0]
         bound = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise CannotListen(f"{host} is no address to listen on: {error.strerror}") from None
+        raise CannotListen(f"cannot listen on {host}: {error.strerror}; use another address with --host") from None
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except OSError as error:
         bound.close()
-        raise CannotListen(_why(error, host, port)) from None
+        raise CannotListen(_reason(error, host, port)) from None
     return bound
 
 
 def address_of(bound: socket.socket) -> str:
-    """`http://host:port` of a bound socket, as somebody on this machine reaches it."""
+    """The URL at which this machine reaches a bound socket."""
     host, port = bound.getsockname()[:2]
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
 class Server(uvicorn.Server):
-    """One process that serves `app` until it is told to end: then whoever waits is answered first.
+    """Serves `app` in one process. At shutdown, waiting requests are answered first.
 
-    ready: called once, when requests are answered.
+    ready: called once, when the server accepts requests.
     """
 
     def __init__(self, app: FastAPI, settings: Settings, ready: Callable[[], None] = lambda: None) -> None:
@@ -97,31 +96,31 @@ class Server(uvicorn.Server):
         if self._drain_s and not self.force_exit:
             self._draining.set()
             await self._serve_on(self._drain_s)
-        # Nobody new from here on: whoever is told to let go of a connection is refused the next one, not cut off.
+        # Refuse new connections first: a client that is asked to close must not get a new one that is then cut off.
         for server in self.servers:
             server.close()
-        # Those who wait for a decision are answered now, /readyz is red, and every answer says `connection: close`.
+        # Now long polls are answered, /readyz fails, and every response has `connection: close`.
         self._draining.set()
-        await self._let_go()
+        await self._await_closed_connections()
         await super().shutdown(sockets)
 
     @override
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        # uvicorn raises the signal again at its end; a service that ended as it was told has not failed.
+        # uvicorn re-raises the signal at its end; a graceful shutdown must exit with 0.
         with super().capture_signals():
             yield
             self._captured_signals.clear()
 
     @override
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # Somebody who presses Ctrl-C waits in front of it: no draining then.
+        # An operator waits after Ctrl-C, so the service does not drain.
         if sig == signal.SIGINT:
             self._drain_s = 0.0
         super().handle_exit(sig, frame)
 
     def stop(self) -> None:
-        """End, from any thread."""
+        """Begin the shutdown; callable from any thread."""
         self.should_exit = True
 
     async def _serve_on(self, seconds: float) -> None:
@@ -130,8 +129,8 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0.1)
             await self.on_tick(0)
 
-    async def _let_go(self) -> None:
-        """Let those who talk to us end it. A connection closed on its owner may carry a request already on its way."""
+    async def _await_closed_connections(self) -> None:
+        """Wait until clients close their connections: closing them here could lose a request that is on its way."""
         deadline = asyncio.get_running_loop().time() + ABORT_AFTER_S
         while self.server_state.connections and not self.force_exit:
             if asyncio.get_running_loop().time() >= deadline:
@@ -139,49 +138,49 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0.01)
 
 
-def _why(error: OSError, host: str, port: int) -> str:
+def _reason(error: OSError, host: str, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} is in use: stop what has it, or give another one with --port"
+        return f"port {port} on {host} is in use; stop the other process, or use another port with --port"
     if error.errno in (errno.EACCES, errno.EPERM):
-        return f"port {port} on {host} is not ours to take: give one above 1023 with --port"
-    return f"{host}:{port} cannot be listened on: {error.strerror}"
+        return f"port {port} on {host} is not permitted; use a port above 1023 with --port"
+    return f"cannot listen on {host}:{port}: {error.strerror}"
 
 
 _TOO_LARGE = (
     "headers_too_large",
-    f"the head of a request holds up to {MAX_HEADERS} headers of {MAX_HEAD_BYTES} bytes in all",
+    f"a request may have {MAX_HEADERS} headers of {MAX_HEAD_BYTES} bytes in total",
 )
 
 
 def _size(headers: list[tuple[bytes, bytes]], at_most: int) -> int:
-    """Bytes of the headers, which are no more than that; counted only where it could make a difference."""
+    """Bytes of the headers, counted only if `at_most` exceeds the limit; else `at_most`."""
     return at_most if at_most <= MAX_HEAD_BYTES else sum(len(name) + len(value) for name, value in headers)
 
 
 def _protocol(header_timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
-    """uvicorn's protocol, with bounds on how many connections there are, and on a head's size and time."""
+    """uvicorn's protocol with limits on the number of connections and on a head's size and time."""
 
     class BoundedProtocol(HttpToolsProtocol):
         _timer: asyncio.TimerHandle | None = None
         _refusal: tuple[str, str] | None = None
         _is_in_head = True
-        # What is known of the size of a head before all of it is there, by what was received: at least what came in
-        # pieces with nothing else in them, and at most all that came since the piece in which it began.
+        # Bounds of the size of an incomplete head: at least the chunks that hold nothing else, at most all bytes since
+        # the chunk in which it began.
         _at_least = 0
         _at_most = 0
         _has_ended = False
 
         @override
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
             super().connection_made(transport)
             if len(self.connections) > max_connections:
-                self._answer("overloaded", f"{max_connections} connections are open, and no more are taken")
+                self._answer("overloaded", f"all {max_connections} connections are in use; retry later")
             else:
-                self._await_head()
+                self._start_head_timer()
 
         @override
         def connection_lost(self, exc: Exception | None) -> None:
-            self._head_came()
+            self._stop_head_timer()
             super().connection_lost(exc)
 
         @override
@@ -199,7 +198,7 @@ def _protocol(header_timeout_s: float, max_connections: int) -> type[asyncio.Pro
                 self._answer(*_TOO_LARGE)
                 return
             if self._timer is None:
-                self._await_head()
+                self._start_head_timer()
 
         @override
         def on_message_begin(self) -> None:
@@ -210,22 +209,22 @@ def _protocol(header_timeout_s: float, max_connections: int) -> type[asyncio.Pro
         def on_url(self, url: bytes) -> None:
             super().on_url(url)
             if len(self.url) > MAX_TARGET_BYTES:
-                self._refuse("target_too_long", f"addresses hold up to {MAX_TARGET_BYTES} bytes")
+                self._refuse("target_too_long", f"the request target may have {MAX_TARGET_BYTES} bytes")
 
         @override
         def on_header(self, name: bytes, value: bytes) -> None:
             if not self._is_in_head:
-                # uvicorn would add it to the headers, which were looked at long ago.
-                self._refuse("malformed_request", "headers behind a body (trailers) are not taken")
+                # uvicorn would add it to the headers, which are checked already.
+                self._refuse("malformed_request", "headers after the body (trailers) are not supported")
             super().on_header(name, value)
 
         @override
         def on_headers_complete(self) -> None:
             self._is_in_head, self._has_ended = False, True
-            self._head_came()
+            self._stop_head_timer()
             if len(self.headers) > MAX_HEADERS or _size(self.headers, self._at_most) > MAX_HEAD_BYTES:
                 self._refuse(*_TOO_LARGE)
-            # A stream is not to wait for who does not read it: closing would.
+            # A stream aborts the connection of a subscriber that does not read; closing would wait for it.
             self.scope["extensions"] = {ABORT: {"abort": self.transport.abort}}
             super().on_headers_complete()
 
@@ -236,18 +235,18 @@ def _protocol(header_timeout_s: float, max_connections: int) -> type[asyncio.Pro
 
         @override
         def send_400_response(self, msg: str) -> None:
-            code, detail = self._refusal or ("malformed_request", "this is not a request of HTTP/1.1")
+            code, detail = self._refusal or ("malformed_request", "this is not a valid HTTP/1.1 request")
             self._answer(code, detail)
 
-        def _await_head(self) -> None:
-            self._timer = self.loop.call_later(header_timeout_s, self._head_is_late)
+        def _start_head_timer(self) -> None:
+            self._timer = self.loop.call_later(header_timeout_s, self._head_timed_out)
 
-        def _head_came(self) -> None:
+        def _stop_head_timer(self) -> None:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
 
-        def _head_is_late(self) -> None:
+        def _head_timed_out(self) -> None:
             if not self.transport.is_closing():
                 self._answer("request_timeout", f"the head of the request did not arrive within {header_timeout_s:g} s")
 

@@ -158,22 +158,21 @@ def test_what_came_of_a_command_to_many_goes_and_what_it_did_stays(process: Proc
     ]
 
 
-def test_the_command_line_says_which_runs_go_and_takes_none_when_it_is_only_asked(process: Process):
+def test_db_prune_prints_the_deleted_runs_and_a_dry_run_deletes_none(process: Process):
     ended(process, "old")
     process.put("running")
     commanded(process, LONG_AGO)
     process.close()
     command = [sys.executable, "-m", "remotelr_service", "db", "prune", "--older-than-days", "7"]
-    asked, told, again = [
+    dry_run, first, second = [
         subprocess.run([*command, "--database-url", process.url, *more], capture_output=True, text=True, check=True)
         for more in (["--dry-run"], [], [])
     ]
 
-    bulk = "1 commands to many runs"
-    assert ("old\n", [f"{bulk} would be taken away", "1 runs would be taken away"]) == _said(asked)
-    assert ("old\n", [f"{bulk} were taken away", "1 runs were taken away"]) == _said(told)
-    assert ("", ["0 runs were taken away"]) == _said(again)
+    assert ("old\n", ["1 bulk commands would be deleted", "1 runs would be deleted"]) == _output(dry_run)
+    assert ("old\n", ["1 bulk commands deleted", "1 runs deleted"]) == _output(first)
+    assert ("", ["0 runs deleted"]) == _output(second)
 
 
-def _said(done: subprocess.CompletedProcess[str]) -> tuple[str, list[str]]:
-    return done.stdout, [line for line in done.stderr.splitlines() if line.endswith("taken away")]
+def _output(done: subprocess.CompletedProcess[str]) -> tuple[str, list[str]]:
+    return done.stdout, [line for line in done.stderr.splitlines() if line.endswith("deleted")]

@@ -1,4 +1,4 @@
-"""The command line: what it says, and that a mistake is one line and never a traceback."""
+"""Commands on the service's machine. A user error is one line without a traceback."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from remotelr_service.server.banner import banner, warning_of_exposure
+from remotelr_service.server.banner import banner, exposure_warning
 from remotelr_service.server.uvicorn_server import listen
 from remotelr_service.settings import shown_url
 
@@ -25,9 +25,9 @@ def remotelr(*arguments: str, folder: Path, **environment: str) -> subprocess.Co
     )
 
 
-def assert_mistake(done: subprocess.CompletedProcess[str], said: str) -> None:
+def assert_user_error(done: subprocess.CompletedProcess[str], message: str) -> None:
     assert (1, "") == (done.returncode, done.stdout)
-    assert re.fullmatch(f"remotelr: .*{said}.*\n", done.stderr), done.stderr
+    assert re.fullmatch(f"remotelr: .*{message}.*\n", done.stderr), done.stderr
 
 
 def test_the_version_is_printed(tmp_path):
@@ -38,23 +38,23 @@ def test_the_version_is_printed(tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [["serve", "--colour"], ["fly"], ["serve", "--port", "http"]])
-def test_wrong_usage_is_code_two(tmp_path, arguments):
+def test_wrong_usage_is_exit_code_2(tmp_path, arguments):
     done = remotelr(*arguments, folder=tmp_path)
 
     assert (2, True, False) == (done.returncode, "Usage:" in done.stderr, "Traceback" in done.stderr)
 
 
-def test_a_port_that_is_taken_is_a_mistake(tmp_path):
+def test_a_port_in_use_is_a_user_error(tmp_path):
     with listen("127.0.0.1", 0) as taken:
         taken.listen()
         done = remotelr("serve", "--port", str(taken.getsockname()[1]), folder=tmp_path)
 
-    assert_mistake(done, "is in use: .* --port")
+    assert_user_error(done, "is in use; .* --port")
     assert [] == list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("mysql://me:secret@host/db", "'mysql' are not supported"),
         ("what is this", "cannot be read"),
@@ -63,44 +63,44 @@ def test_a_port_that_is_taken_is_a_mistake(tmp_path):
         ("postgresql://me:secret@127.0.0.1:1/db", "cannot be reached: .*127.0.0.1.* refused"),
     ],
 )
-def test_a_database_that_cannot_be_used_is_a_mistake_that_keeps_its_password(tmp_path, url, said):
+def test_an_unusable_database_is_a_user_error_without_the_password(tmp_path, url, message):
     done = remotelr("serve", "--port", "0", "--database-url", url, folder=tmp_path)
 
-    assert_mistake(done, said)
+    assert_user_error(done, message)
     assert "secret" not in done.stderr
 
 
-def test_a_file_that_is_no_database_is_a_mistake(tmp_path):
-    (tmp_path / "remotelr.db").write_text("a letter to a friend, " * 500)
+def test_a_file_that_is_not_a_database_is_a_user_error(tmp_path):
+    (tmp_path / "remotelr.db").write_text("some text, " * 500)
 
-    assert_mistake(remotelr("serve", "--port", "0", folder=tmp_path), "is damaged")
+    assert_user_error(remotelr("serve", "--port", "0", folder=tmp_path), "is damaged")
 
 
-def test_a_setting_that_cannot_be_is_a_mistake(tmp_path):
+def test_an_invalid_setting_is_a_user_error(tmp_path):
     done = remotelr("serve", folder=tmp_path, REMOTELR_DRAIN_S="soon")
 
-    assert_mistake(done, "REMOTELR_DRAIN_S: Input should be a valid number")
+    assert_user_error(done, "REMOTELR_DRAIN_S: Input should be a valid number")
 
 
-def test_an_option_that_cannot_be_is_named_as_it_was_given(tmp_path):
+def test_an_invalid_option_is_named_as_an_option(tmp_path):
     done = remotelr("serve", "--port", "99999", folder=tmp_path, REMOTELR_PORT="8001")
 
-    assert_mistake(done, "--port: Input should be less than or equal to 65535")
+    assert_user_error(done, "--port: Input should be less than or equal to 65535")
 
 
-def test_a_second_service_on_one_file_is_a_mistake(sqlite_url, start_service, tmp_path):
+def test_a_second_service_on_a_sqlite_file_is_a_user_error(sqlite_url, start_service, tmp_path):
     start_service(sqlite_url).wait_ready()
 
-    assert_mistake(remotelr("serve", "--port", "0", "--database-url", sqlite_url, folder=tmp_path), "stop it")
+    assert_user_error(remotelr("serve", "--port", "0", "--database-url", sqlite_url, folder=tmp_path), "stop it")
 
 
-def test_an_outdated_postgresql_is_refused_with_the_command_to_run(empty_postgres_url, tmp_path):
+def test_an_outdated_postgresql_schema_is_rejected_with_the_command_to_run(empty_postgres_url, tmp_path):
     done = remotelr("serve", "--port", "0", "--database-url", empty_postgres_url, folder=tmp_path)
 
-    assert_mistake(done, "run `remotelr db upgrade`")
+    assert_user_error(done, "run `remotelr db upgrade`")
 
 
-def test_serve_makes_and_migrates_the_file_it_is_given(empty_sqlite_url, start_service):
+def test_serve_creates_and_migrates_the_sqlite_file(empty_sqlite_url, start_service):
     service = start_service(empty_sqlite_url)
     ready_s = service.wait_ready()
     service.end()
@@ -111,21 +111,21 @@ def test_serve_makes_and_migrates_the_file_it_is_given(empty_sqlite_url, start_s
     assert "arning" not in service.log.read_text()
 
 
-def test_the_tables_are_brought_up_once_and_told(empty_database_url, tmp_path):
+def test_db_upgrade_migrates_once_and_db_current_prints_the_revision(empty_database_url, tmp_path):
     def db(command: str) -> str:
         done = remotelr("db", command, "--database-url", empty_database_url, folder=tmp_path)
         assert 0 == done.returncode, done.stderr
         return done.stdout
 
-    said = [db("current"), db("upgrade"), db("upgrade"), db("current")]
+    outputs = [db("current"), db("upgrade"), db("upgrade"), db("current")]
 
-    assert "no tables (this release needs" in said[0]
-    assert said[1].endswith("now\n")
-    assert said[2].endswith("already\n")
-    assert said[3].endswith("(current)\n")
+    assert "no tables (this release needs" in outputs[0]
+    assert outputs[1].endswith("now\n")
+    assert outputs[2].endswith("already\n")
+    assert outputs[3].endswith("(current)\n")
 
 
-def test_to_look_at_a_file_that_is_not_there_does_not_make_it(tmp_path):
+def test_db_current_does_not_create_a_missing_file(tmp_path):
     done = remotelr("db", "current", folder=tmp_path)
 
     assert (0, "") == (done.returncode, done.stderr)
@@ -133,13 +133,13 @@ def test_to_look_at_a_file_that_is_not_there_does_not_make_it(tmp_path):
     assert [] == list(tmp_path.iterdir())
 
 
-def test_the_url_may_come_from_the_environment(tmp_path):
+def test_the_database_url_may_come_from_the_environment(tmp_path):
     done = remotelr("db", "upgrade", folder=tmp_path, REMOTELR_DATABASE_URL="sqlite:///here.db")
 
     assert (0, True) == (done.returncode, (tmp_path / "here.db").exists())
 
 
-def test_the_banner_says_where_and_what_to_paste():
+def test_the_banner_shows_the_address_and_a_callback():
     text = banner("http://127.0.0.1:8000", "postgresql://me:secret@db/runs", "0.1.0")
 
     assert "http://127.0.0.1:8000/docs" in text
@@ -158,26 +158,26 @@ def test_the_banner_says_where_and_what_to_paste():
         ("postgresql:///db?host=/run&password=x", "postgresql:///db"),
     ],
 )
-def test_no_password_is_shown(url, shown):
+def test_a_shown_url_has_no_password(url, shown):
     assert shown == shown_url(url)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "gpu-box"])
-def test_a_host_that_others_reach_without_a_token_is_warned_of(host):
-    assert "no token is needed" in (warning_of_exposure(host, needs_token=False) or "")
+def test_a_public_address_without_tokens_causes_a_warning(host):
+    assert "no token is needed" in (exposure_warning(host, needs_token=False) or "")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.7"])
-def test_tokens_without_tls_are_worth_a_note(host):
-    assert "without TLS" in (warning_of_exposure(host, needs_token=True) or "")
+def test_tokens_without_tls_cause_a_note(host):
+    assert "without TLS" in (exposure_warning(host, needs_token=True) or "")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
-def test_this_machine_alone_is_no_cause_for_a_warning(host):
-    assert warning_of_exposure(host, needs_token=False) is None
+def test_a_loopback_address_causes_no_warning(host):
+    assert exposure_warning(host, needs_token=False) is None
 
 
-def test_the_warning_is_printed_when_serving_everybody(sqlite_url, start_service):
+def test_serving_on_all_interfaces_prints_the_warning(sqlite_url, start_service):
     service = start_service(sqlite_url, REMOTELR_HOST="0.0.0.0", REMOTELR_INSECURE="true")
     service.wait_ready()
 

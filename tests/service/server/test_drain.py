@@ -1,4 +1,4 @@
-"""SIGTERM: what was accepted is answered, nobody is kept waiting, and behind a load balancer nobody waiters."""
+"""Shutdown by SIGTERM: accepted requests are answered, and a load balancer sees no error."""
 
 import signal
 import socket
@@ -12,23 +12,22 @@ import pytest
 
 from support.fixtures.balancer import Balancer, Trainer, create_runs
 
-# What the settings and docs/operations.md promise: REMOTELR_DRAIN_S + REMOTELR_SHUTDOWN_TIMEOUT_S at most.
+# Settings and docs/operations.md: a shutdown takes at most REMOTELR_DRAIN_S + REMOTELR_SHUTDOWN_TIMEOUT_S.
 SHUTDOWN_TIMEOUT_S = 10.0
 
-
-# What a machine that has much else to do may add to it.
+# Added by a loaded machine.
 BUSY_S = 20.0
 
 
 def await_answers(trainers: list[Trainer], count: int) -> None:
-    """Until they have been answered so often, together."""
+    """Wait until the trainers have `count` answers in total."""
     while sum(each.epoch for each in trainers) < count:
         assert all(each.is_alive() for each in trainers)
         time.sleep(0.01)
 
 
 def await_waiting(url: str, count: int) -> None:
-    """Until so many requests wait for a decision."""
+    """Wait until `count` requests wait for a decision."""
     while (
         f"remotelr_http_requests_waiting {count}.0\n"
         not in httpx.get(f"{url}/metrics", timeout=60, trust_env=False).text
@@ -36,16 +35,14 @@ def await_waiting(url: str, count: int) -> None:
         time.sleep(0.05)
 
 
-def kept_epochs(url: str, trainers: list[Trainer]) -> list[int]:
+def stored_epochs(url: str, trainers: list[Trainer]) -> list[int]:
     with httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
         return [http.get(f"/v1/runs/{each.run_key}").json()["epoch"] for each in trainers]
 
 
-def test_thirty_two_clients_under_load_lose_no_request_that_was_accepted(database_url, start_service):
-    """
-    A connection that is refused was not accepted; a request that was sent and never answered is lost.
-    """
-    # As long as the clients of a busy machine need to let go of their connections.
+def test_a_shutdown_under_load_loses_no_accepted_request(database_url, start_service):
+    """A refused connection was not accepted. A request that was sent and not answered is lost."""
+    # Time for clients on a loaded machine to close their connections.
     service = start_service(database_url, REMOTELR_LOG_LEVEL="warning", LET_GO_S="20")
     service.wait_ready()
     ending = threading.Event()
@@ -55,7 +52,7 @@ def test_thirty_two_clients_under_load_lose_no_request_that_was_accepted(databas
         for each in trainers:
             each.start()
         await_answers(trainers, 500)
-        balancer.stop_looking()  # the hard case: this balancer does not notice
+        balancer.stop_looking()  # the hard case: the balancer does not notice the shutdown
         took_s = service.end()
         ending.set()
         for each in trainers:
@@ -67,11 +64,11 @@ def test_thirty_two_clients_under_load_lose_no_request_that_was_accepted(databas
 
     assert (0, 0) == (service.process.returncode, seen["lost"])
     assert set(seen) <= {"200", "refused"}
-    assert [each.epoch for each in trainers] == kept_epochs(again.url, trainers)
+    assert [each.epoch for each in trainers] == stored_epochs(again.url, trainers)
     assert took_s < SHUTDOWN_TIMEOUT_S + BUSY_S
 
 
-def test_behind_a_balancer_that_looks_at_readyz_nobody_notices_a_replica_that_goes(postgres_url, start_service):
+def test_a_balancer_that_checks_readyz_hides_the_shutdown_of_a_replica(postgres_url, start_service):
     replicas = [start_service(postgres_url, REMOTELR_DRAIN_S="10", REMOTELR_LOG_LEVEL="warning") for _ in range(2)]
     for each in replicas:
         each.wait_ready()
@@ -91,12 +88,12 @@ def test_behind_a_balancer_that_looks_at_readyz_nobody_notices_a_replica_that_go
     print(f"ended after {took_s:.2f} s, longest answer {max(each.longest_s for each in trainers):.2f} s: {dict(seen)}")
 
     assert {"200"} == set(seen)
-    assert [each.epoch for each in trainers] == kept_epochs(replicas[1].url, trainers)
+    assert [each.epoch for each in trainers] == stored_epochs(replicas[1].url, trainers)
     assert 10.0 <= took_s < 10.0 + SHUTDOWN_TIMEOUT_S + BUSY_S
     assert 0 == replicas[0].process.returncode
 
 
-def test_long_polls_are_answered_when_the_service_ends(database_url, start_service):
+def test_long_polls_are_answered_at_shutdown(database_url, start_service):
     service = start_service(database_url, REMOTELR_SHUTDOWN_TIMEOUT_S="45")
     service.wait_ready()
     create_runs(service.url, ["quiet"])
@@ -114,7 +111,7 @@ def test_long_polls_are_answered_when_the_service_ends(database_url, start_servi
     assert took_s < BUSY_S
 
 
-def test_a_client_that_never_reads_its_answer_delays_the_end_by_a_bound(sqlite_url, start_service):
+def test_a_stuck_client_delays_the_shutdown_by_its_timeout_only(sqlite_url, start_service):
     service = start_service(sqlite_url, REMOTELR_SHUTDOWN_TIMEOUT_S="1", REMOTELR_BODY_TIMEOUT_S="60")
     service.wait_ready()
     host, port = service.url.removeprefix("http://").split(":")
@@ -130,7 +127,7 @@ def test_a_client_that_never_reads_its_answer_delays_the_end_by_a_bound(sqlite_u
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
-def test_an_idle_service_waits_for_nothing_before_it_ends(sqlite_url, start_service, by):
+def test_an_idle_service_shuts_down_at_once(sqlite_url, start_service, by):
     service = start_service(sqlite_url, REMOTELR_SHUTDOWN_TIMEOUT_S="45")
     service.wait_ready()
     took_s = service.end(by)

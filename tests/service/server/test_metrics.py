@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics: true, named by its conventions, and without a word of any user's."""
+"""/metrics: values, names and labels. No label has a value from user input."""
 
 import re
 import threading
@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.fixtures.service import Service, serving
 
 RUN = {"policy": {"type": "reduce_on_plateau", "monitor": "val_loss", "patience": 1}, "initial_learning_rate": 0.1}
-# Whatever a user may name, and what would break a line of the format.
+# A name that would break a line of the text format.
 HOSTILE = 'evil"} 1\n# HELP x'
 LABELS = {
     "remotelr_refusals": {"code"},
@@ -58,7 +58,7 @@ def train(service: Service, run: str) -> None:
         service.http.post(f"/v1/runs/{run}/reports", json={"epoch": epoch, "metrics": {"val_loss": loss}})
 
 
-def test_reports_decisions_and_requests_are_counted_as_they_were_answered(service):
+def test_reports_decisions_and_requests_are_counted_by_outcome(service):
     train(service, "a")
     service.http.post("/v1/runs/a/reports", json={"epoch": 2, "metrics": {"val_loss": 1.0}})
     service.http.post("/v1/runs/a/reports", json={"epoch": 2, "metrics": {"val_loss": 2.0}})
@@ -80,14 +80,14 @@ def test_reports_decisions_and_requests_are_counted_as_they_were_answered(servic
     assert 6 == value(families, "remotelr_http_request_duration_seconds_count", method="POST", route=route)
 
 
-def test_the_writer_tells_how_many_shared_a_commit_and_how_long_it_took(service):
+def test_group_sizes_and_durations_of_transactions_are_measured(service):
     train(service, "a")
     deadline = time.monotonic() + 30
-    # Who asked is answered before it is counted.
+    # A request is counted after its response.
     while value(families := read(service.http), "remotelr_writer_group_size_count") < 4:
         assert time.monotonic() < deadline
 
-    # One run put, three reports, nobody else there to share a transaction with.
+    # One PUT and three reports, each in its own transaction.
     assert (4, 4) == (
         value(families, "remotelr_writer_group_size_count"),
         value(families, "remotelr_writer_group_size_sum"),
@@ -96,7 +96,7 @@ def test_the_writer_tells_how_many_shared_a_commit_and_how_long_it_took(service)
     assert (0, 0) == tuple(value(families, f"remotelr_writer_{name}") for name in ("queue_length", "failing"))
 
 
-def test_who_waits_is_counted_and_takes_no_place(sqlite_url):
+def test_a_waiting_request_is_counted_and_takes_no_place(sqlite_url):
     with serving(sqlite_url, max_requests=1) as service:
         service.http.put("/v1/runs/a", json=RUN)
         with httpx.Client(base_url=service.url, trust_env=False, timeout=90) as other:
@@ -111,10 +111,8 @@ def test_who_waits_is_counted_and_takes_no_place(sqlite_url):
     assert (200, 0) == (report.status_code, after)
 
 
-def test_labels_are_a_closed_set_whatever_users_name(service):
-    """
-    Twice the runs, metrics, tags and nonsense: not one series more.
-    """
+def test_labels_are_a_closed_set_for_all_user_input(service):
+    """Twice as many runs, metrics, tags and invalid requests add no series."""
     counts = []
     for batch in range(2):
         for number in range(5):
@@ -129,19 +127,19 @@ def test_labels_are_a_closed_set_whatever_users_name(service):
         families = read(service.http)
         text = service.http.get("/metrics").text
         counts.append(sum(len(family.samples) for family in families.values()))
-    ours = {name: family for name, family in families.items() if name.startswith("remotelr_")}
+    own = {name: family for name, family in families.items() if name.startswith("remotelr_")}
 
     assert counts[0] == counts[1]
-    assert LABELS == {name: {key for each in family.samples for key in each.labels} for name, family in ours.items()}
+    assert LABELS == {name: {key for each in family.samples for key in each.labels} for name, family in own.items()}
     assert re.search(r"run-\d|metric_run|evil|M0", text) is None
     assert {"none"} == {
         each.labels["route"]
-        for each in ours["remotelr_http_requests"].samples
+        for each in own["remotelr_http_requests"].samples
         if not each.labels["route"].startswith(("/v1/", "/metrics", "/livez", "/readyz"))
     }
 
 
-def test_names_follow_the_conventions_of_prometheus(service):
+def test_metric_names_follow_the_conventions_of_prometheus(service):
     train(service, "a")
     text = service.http.get("/metrics").text
     helped = set(re.findall(r"^# HELP (\S+) \S", text, re.MULTILINE))
@@ -158,10 +156,8 @@ def test_names_follow_the_conventions_of_prometheus(service):
     assert all(unit in text for unit in ("duration_seconds", "resident_memory_bytes"))
 
 
-def test_every_outcome_and_reason_is_there_before_it_happens(service):
-    """
-    A counter that appears with its first event hides that event from rate().
-    """
+def test_every_outcome_and_reason_has_a_series_from_the_start(service):
+    """A series that appears with its first event hides that event from rate()."""
     families = read(service.http)
 
     assert {"decided", "replayed", "waiting", "refused", "failed"} == {
@@ -172,13 +168,13 @@ def test_every_outcome_and_reason_is_there_before_it_happens(service):
     }
 
 
-def test_the_page_says_which_release_is_asked(service):
+def test_build_info_has_the_release(service):
     release = service.http.get("/version").json()["version"]
 
     assert 1 == value(read(service.http), "remotelr_build_info", release=release)
 
 
-def test_two_services_in_one_process_count_apart(service, shared_service):
+def test_two_services_in_one_process_count_separately(service, shared_service):
     before = value(read(shared_service.http), "remotelr_reports_total")
     train(service, "a")
 
@@ -186,15 +182,15 @@ def test_two_services_in_one_process_count_apart(service, shared_service):
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/livez", "/readyz"])
-def test_an_overloaded_service_still_says_how_it_is(sqlite_url, path):
+def test_an_overloaded_service_still_answers_probes(sqlite_url, path):
     with serving(sqlite_url, max_requests=1, queue_timeout_s=0.1) as service:
-        limiter = service.server.config.app.state.limiter  # type: ignore[union-attr]  # it is our application
+        limiter = service.server.config.app.state.limiter  # type: ignore[union-attr]  # the application's own class
         limiter.taken = 1
-        turned_away, answer = service.http.get("/v1/runs"), service.http.get(path)
+        rejected, answer = service.http.get("/v1/runs"), service.http.get(path)
         limiter.taken = 0
         served = service.http.get("/v1/runs")
         counted = value(read(service.http), "remotelr_http_requests_rejected_total")
 
-    assert (503, "overloaded") == (turned_away.status_code, turned_away.json()["code"])
-    assert turned_away.headers["retry-after"] in "456789"
+    assert (503, "overloaded") == (rejected.status_code, rejected.json()["code"])
+    assert rejected.headers["retry-after"] in "456789"
     assert (200, 200, 1) == (answer.status_code, served.status_code, counted)

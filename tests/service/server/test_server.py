@@ -1,4 +1,4 @@
-"""The server itself: it starts soon, ends soon, loses nothing, and is patient with nobody who sends too slowly."""
+"""The HTTP server: start, shutdown, and limits on slow, invalid and large requests."""
 
 import json
 import signal
@@ -23,11 +23,11 @@ RUN = {"policy": {"type": "constant", "learning_rate": 0.1}}
 
 
 class Trainers:
-    """Trainers that report as fast as they are answered, and remember what was acknowledged."""
+    """Trainers that report without pauses and record the acknowledged epochs."""
 
     def __init__(self, url: str, count: int) -> None:
         self.acknowledged: dict[str, int] = {}
-        self.strange: list[str] = []
+        self.unexpected: list[str] = []
         self._url = url
         self._threads = [threading.Thread(target=self._train, args=(f"run-{number}",)) for number in range(count)]
 
@@ -48,7 +48,7 @@ class Trainers:
                     if answer.status_code == 503:
                         return
                     if answer.status_code != 200:
-                        self.strange.append(answer.text)
+                        self.unexpected.append(answer.text)
                         return
                     self.acknowledged[key] = epoch
             except httpx.TransportError:
@@ -64,7 +64,7 @@ def pollers(url: str, count: int, pool: ThreadPoolExecutor) -> list[Any]:
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_under_load_ends_the_service_at_once_and_loses_nothing(database_url, start_service, by):
+def test_a_signal_under_load_loses_no_acknowledged_report(database_url, start_service, by):
     first: ServiceProcess = start_service(database_url, REMOTELR_SHUTDOWN_TIMEOUT_S="45")
     ready_s = first.wait_ready()
     httpx.put(f"{first.url}/v1/runs/quiet", json=RUN, timeout=60, trust_env=False)
@@ -83,20 +83,20 @@ def test_a_signal_under_load_ends_the_service_at_once_and_loses_nothing(database
         statuses = {poll.result() for poll in polls}
     second: ServiceProcess = start_service(database_url)
     second.wait_ready()
-    kept = {
+    stored = {
         key: httpx.get(f"{second.url}/v1/runs/{key}", timeout=60, trust_env=False).json()["epoch"] - 1
         for key in trainers.acknowledged
     }
-    print(f"ready after {ready_s:.2f} s, ended after {ended_s:.2f} s, {sum(kept.values())} reports")
+    print(f"ready after {ready_s:.2f} s, ended after {ended_s:.2f} s, {sum(stored.values())} reports")
 
-    assert (0, {200}, []) == (first.process.returncode, statuses, trainers.strange)
+    assert (0, {200}, []) == (first.process.returncode, statuses, trainers.unexpected)
     assert 8 == len(trainers.acknowledged)
-    # What was stored but not answered may be one epoch ahead.
-    assert all(kept[key] - epoch in (0, 1) for key, epoch in trainers.acknowledged.items())
+    # One epoch may be stored and not acknowledged.
+    assert all(stored[key] - epoch in (0, 1) for key, epoch in trainers.acknowledged.items())
     assert ended_s < 40, first.log.read_text()
 
 
-def test_the_log_of_a_service_that_ends_well_has_no_complaint(sqlite_url, start_service):
+def test_the_log_of_a_graceful_shutdown_has_no_warning(sqlite_url, start_service):
     service = start_service(sqlite_url, REMOTELR_LOG_FORMAT="json")
     service.wait_ready()
     httpx.put(f"{service.url}/v1/runs/a", json=RUN, timeout=60, trust_env=False)
@@ -110,7 +110,7 @@ def test_the_log_of_a_service_that_ends_well_has_no_complaint(sqlite_url, start_
     assert all("request_id" in line for line in lines)
 
 
-def test_a_service_that_drains_says_so_and_serves_on(sqlite_url):
+def test_a_draining_service_is_not_ready_and_still_serves(sqlite_url):
     with serving(sqlite_url, drain_s=60.0) as service:
         service.server.stop()
         deadline = time.monotonic() + 30
@@ -118,7 +118,7 @@ def test_a_service_that_drains_says_so_and_serves_on(sqlite_url):
             assert time.monotonic() < deadline
         alive = service.http.get("/livez")
         put = service.http.put("/v1/runs/late", json=RUN)
-        # Nobody has to wait for the rest.
+        # Skip the rest of the drain.
         service.server._drain_s = 0.0
 
     assert (503, "not_ready", "stopping") == (
@@ -130,7 +130,7 @@ def test_a_service_that_drains_says_so_and_serves_on(sqlite_url):
     assert (200, 201) == (alive.status_code, put.status_code)
 
 
-def test_a_healthy_service_is_ready_by_every_check(service):
+def test_a_healthy_service_passes_every_readiness_check(service):
     ready = service.http.get("/readyz?verbose")
 
     assert {"database": "ok", "schema": "ok", "writes": "ok", "serving": "ok"} == ready.json()["checks"]
@@ -141,7 +141,7 @@ def test_a_healthy_service_is_ready_by_every_check(service):
     )
 
 
-def test_a_database_of_another_release_is_not_ready(empty_sqlite_url):
+def test_a_database_without_tables_is_not_ready(empty_sqlite_url):
     with serving(empty_sqlite_url) as service:
         ready = service.http.get("/readyz?verbose=true")
         report = service.http.post("/v1/runs/a/reports", json={"epoch": 0, "metrics": {}})
@@ -150,12 +150,12 @@ def test_a_database_of_another_release_is_not_ready(empty_sqlite_url):
     assert (503, "application/problem+json") == (report.status_code, report.headers["content-type"])
 
 
-def test_the_version_is_told(service):
+def test_version_has_the_api_and_rules_versions(service):
     assert ("v1", 1) == tuple(service.http.get("/version").json()[name] for name in ("api", "rules_version"))
 
 
 def raw(service: Service, sent: bytes, wait_s: float = 60.0) -> bytes:
-    """What comes back on one connection until it is closed."""
+    """The bytes received on one connection until it is closed."""
     host, port = service.url.removeprefix("http://").split(":")
     received = b""
     with socket.create_connection((host, int(port)), timeout=wait_s) as connection:
@@ -184,7 +184,7 @@ CHUNKED = (
         (CHUNKED + b"1\r\n{\r\n0\r\nX: a\r\n\r\n", 400, "malformed_request"),
     ],
 )
-def test_a_head_that_is_wrong_or_too_large_is_a_problem_too(shared_service, sent, status, code):
+def test_an_invalid_or_too_large_head_is_answered_with_a_problem(shared_service, sent, status, code):
     head, _, body = raw(shared_service, sent).partition(b"\r\n\r\n")
 
     assert head.startswith(b"HTTP/1.1 %d " % status)
@@ -208,7 +208,7 @@ HALF_A_BODY = (
     ],
     ids=["nothing", "half a head", "half a body"],
 )
-def test_who_sends_too_slowly_is_sent_away(sqlite_url, sent, timeout):
+def test_a_slow_request_is_answered_408(sqlite_url, sent, timeout):
     with serving(sqlite_url, **{timeout: 0.3}) as service:
         began = time.monotonic()
         answer = raw(service, sent)
@@ -218,7 +218,7 @@ def test_who_sends_too_slowly_is_sent_away(sqlite_url, sent, timeout):
     assert 0.2 < time.monotonic() - began < 30
 
 
-def test_who_sends_half_a_head_behind_a_whole_request_is_answered_and_then_sent_away(sqlite_url):
+def test_half_a_head_after_a_complete_request_is_answered_408(sqlite_url):
     whole = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with serving(sqlite_url, header_timeout_s=0.3) as service:
         answers = raw(service, whole + b"GET /livez HTTP/1.1\r\nHost:")
@@ -228,7 +228,7 @@ def test_who_sends_half_a_head_behind_a_whole_request_is_answered_and_then_sent_
 
 
 def in_pieces(service: Service, *pieces: bytes) -> bytes:
-    """What comes back on one connection on which these came one by one."""
+    """The bytes received on one connection to which the pieces are sent separately."""
     host, port = service.url.removeprefix("http://").split(":")
     received = b""
     with socket.create_connection((host, int(port)), timeout=60.0) as connection:
@@ -247,7 +247,7 @@ LAST = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 @pytest.mark.parametrize("begin", [5, 25], ids=["in its first line", "in a header"])
-def test_a_head_may_come_in_pieces_behind_a_large_request(shared_service, begin):
+def test_a_head_may_arrive_in_pieces_after_a_large_request(shared_service, begin):
     padded = b'{"policy": {"type": "constant", "learning_rate": 0.1}, "count": 1%s}' % (b" " * 2 * MAX_HEAD_BYTES)
     request = b"POST /v1/policies/preview HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     request += b"Content-Length: %d\r\n\r\n%s" % (len(padded), padded)
@@ -256,7 +256,7 @@ def test_a_head_may_come_in_pieces_behind_a_large_request(shared_service, begin)
     assert 2 == answers.count(b"HTTP/1.1 200 ")
 
 
-def test_a_head_that_is_too_large_is_found_so_wherever_it_begins(shared_service):
+def test_a_too_large_head_is_rejected_wherever_it_begins(shared_service):
     large = b"GET /livez HTTP/1.1\r\nX: %s\r\n" % (b"a" * (MAX_HEAD_BYTES + 1))
     answers = in_pieces(shared_service, WHOLE + large, b"Host: localhost\r\n\r\n")
 
@@ -264,7 +264,7 @@ def test_a_head_that_is_too_large_is_found_so_wherever_it_begins(shared_service)
 
 
 def test_a_body_may_be_larger_than_a_head(shared_service):
-    """And come together with it, with the head of the next request behind it."""
+    """Also if head, body and the head of the next request arrive together."""
     padded = b'{"policy": {"type": "constant", "learning_rate": 0.1}, "count": 1%s}' % (b" " * 2 * MAX_HEAD_BYTES)
     request = b"POST /v1/policies/preview HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     request += b"Content-Length: %d\r\n\r\n%s" % (len(padded), padded)
@@ -273,7 +273,7 @@ def test_a_body_may_be_larger_than_a_head(shared_service):
     assert 3 == raw(shared_service, request + request + last).count(b"HTTP/1.1 200 ")
 
 
-def test_a_long_poll_is_no_slow_request(sqlite_url):
+def test_a_long_poll_does_not_time_out(sqlite_url):
     with serving(sqlite_url, header_timeout_s=3.0, body_timeout_s=3.0) as service:
         service.http.put("/v1/runs/a", json=RUN)
         answer = service.http.get("/v1/runs/a/decision?after=1&wait=4")
@@ -281,7 +281,7 @@ def test_a_long_poll_is_no_slow_request(sqlite_url):
     assert 200 == answer.status_code
 
 
-def test_an_idle_connection_is_still_good_for_a_next_request(sqlite_url):
+def test_an_idle_connection_accepts_the_next_request(sqlite_url):
     with serving(sqlite_url, header_timeout_s=1.0) as service:
         answers = [service.http.get("/livez")]
         time.sleep(1.5)
@@ -290,25 +290,25 @@ def test_an_idle_connection_is_still_good_for_a_next_request(sqlite_url):
     assert [200, 200] == [answer.status_code for answer in answers]
 
 
-def test_an_address_that_is_taken_is_named_with_the_way_out():
+def test_a_port_in_use_is_named_with_the_option():
     with listen("127.0.0.1", 0) as taken:
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(CannotListen, match=f"port {port} on 127.0.0.1 is in use: .* --port"):
+        with pytest.raises(CannotListen, match=f"port {port} on 127.0.0.1 is in use; .* --port"):
             listen("127.0.0.1", port)
 
 
-def test_an_address_that_is_none_is_named():
-    with pytest.raises(CannotListen, match=r"no\.such\.host\.invalid is no address"):
+def test_an_invalid_address_is_named():
+    with pytest.raises(CannotListen, match=r"cannot listen on no\.such\.host\.invalid"):
         listen("no.such.host.invalid", 0)
 
 
-def test_the_revision_that_a_start_looks_for_is_the_newest_migration():
+def test_the_required_revision_is_the_newest_migration():
     assert migrate.head() == NEWEST_REVISION
 
 
 @pytest.mark.parametrize("module", ["alembic", "psycopg", "keras", "httpx"])
-def test_a_start_on_a_migrated_file_imports_no_more_than_it_needs(module):
+def test_a_start_on_a_migrated_database_does_not_import(module):
     code = f"import sys, remotelr_service.cli.main, remotelr_service.server.startup; print({module!r} in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

@@ -1,4 +1,4 @@
-"""The log: one line per event, whatever is in it, for machines and for people."""
+"""The log: one line per event, as JSON and as console text."""
 
 import asyncio
 import io
@@ -12,12 +12,12 @@ import structlog
 
 from remotelr_service import logs
 
-FORGED = "all is well\r\n\x1b[2J\u2028level=error"
+FORGED = "no error\r\n\x1b[2J\u2028level=error"
 
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    """Logging is global: what a test sets up shall not outlive it."""
+    """Restore the global logging configuration."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -27,18 +27,18 @@ def restored() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("style", ["json", "console"])
-def test_nobody_forges_a_line_of_the_log(style):
+def test_input_cannot_forge_a_log_line(style):
     stream = io.StringIO()
     logs.configure("info", style, stream)
-    structlog.get_logger("new").info("said", detail=FORGED)
-    logging.getLogger("remotelr_service.db.writer.writer").info("said %s", FORGED)
+    structlog.get_logger("new").info("event", detail=FORGED)
+    logging.getLogger("remotelr_service.db.writer.writer").info("event %s", FORGED)
 
     written = stream.getvalue()
     assert 2 == len(written.splitlines())
     assert not {"\r", "\x1b", "\u2028"} & set(written)
 
 
-def test_a_line_for_machines_is_one_object_with_the_request_it_belongs_to():
+def test_a_json_line_has_the_request_id():
     stream = io.StringIO()
     logs.configure("info", "json", stream)
     logs.REQUEST_ID.set("abc")
@@ -53,7 +53,7 @@ def test_a_line_for_machines_is_one_object_with_the_request_it_belongs_to():
 
 @pytest.mark.parametrize("style", ["json", "console"])
 @pytest.mark.parametrize("level", ["debug", "info", "warning"])
-def test_the_line_of_a_decision_is_the_one_that_structlog_would_write(style, level):
+def test_log_line_writes_the_same_line_as_structlog(style, level):
     stream = io.StringIO()
     logs.configure(level, style, stream)
     members = {"run": "a\u2028b", "learning_rate": 1e-07, "changed": False, "odd": {1, 2}, "half": "\ud800"}
@@ -72,7 +72,7 @@ def without_time(line: str) -> str:
     return re.sub(r"20\d\d-\d\d-\d\dT[\d:.]+Z", "at", line)
 
 
-def test_what_is_below_the_level_is_not_written():
+def test_events_below_the_level_are_not_logged():
     stream = io.StringIO()
     logs.configure("warning", "json", stream)
     structlog.get_logger("new").info("decision")
@@ -82,7 +82,7 @@ def test_what_is_below_the_level_is_not_written():
     assert stream.getvalue() == ""
 
 
-def test_libraries_are_heard_when_something_is_wrong():
+def test_warnings_of_libraries_are_logged():
     stream = io.StringIO()
     logs.configure("info", "json", stream)
     logging.getLogger("uvicorn.error").info("started")
@@ -92,7 +92,7 @@ def test_libraries_are_heard_when_something_is_wrong():
 
 
 class Writes(io.StringIO):
-    """Counts how often it is written to."""
+    """Counts its writes."""
 
     count = 0
 
@@ -101,34 +101,34 @@ class Writes(io.StringIO):
         return super().write(text)
 
 
-def test_the_lines_of_one_turn_of_the_loop_are_written_together_and_in_order():
+def test_lines_of_one_loop_iteration_are_written_together_in_order():
     stream = Writes()
     logs.configure("info", "json", stream)
 
-    async def say() -> int:
+    async def log_three() -> int:
         structlog.get_logger("new").info("first")
         logging.getLogger("remotelr_service").info("second")
         structlog.get_logger("new").info("third")
         return stream.count
 
-    before = asyncio.run(say())
+    before = asyncio.run(log_three())
 
     assert (0, 1) == (before, stream.count)
     assert ["first", "second", "third"] == [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
 
 
-def test_a_line_whose_loop_never_turns_again_comes_with_the_next_one():
+def test_a_line_of_a_stopped_loop_is_written_with_the_next_line():
     stream = io.StringIO()
     logs.configure("info", "json", stream)
 
-    async def say_last_of_all() -> None:
+    async def log_and_stop() -> None:
         structlog.get_logger("new").info("first")
         asyncio.get_running_loop().stop()
 
     loop = asyncio.new_event_loop()
-    saying = loop.create_task(say_last_of_all())
+    logging_task = loop.create_task(log_and_stop())
     loop.run_forever()
-    assert saying.done()
+    assert logging_task.done()
     loop.close()
     asyncio.run(asyncio.to_thread(structlog.get_logger("new").info, "second"))
 

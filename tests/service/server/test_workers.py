@@ -1,4 +1,4 @@
-"""Several processes: as many as one likes on PostgreSQL, one on SQLite."""
+"""Several processes: any number on PostgreSQL, one on SQLite."""
 
 import os
 import signal
@@ -16,13 +16,11 @@ from support.fixtures.balancer import Balancer, Trainer, create_runs
 from support.ports import free_port
 
 
-def test_uvicorn_runs_workers_and_replaces_one_that_is_killed(postgres_url, tmp_path):
-    """
-    The kernel spreads the connections over the workers; a trainer whose worker dies sends the same again.
-    """
+def test_uvicorn_replaces_a_killed_worker_and_no_report_is_lost(postgres_url, tmp_path):
+    """The kernel spreads connections over the workers; a trainer of a killed worker retries."""
     url = f"http://127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "uvicorn", "--factory", "remotelr_service.serving:from_environment"]
-    # uvicorn kills a worker that does not say within five seconds that it lives.
+    # By default uvicorn kills a worker that fails its health check for five seconds.
     command += ["--workers", "2", "--timeout-worker-healthcheck", "60", "--port", url.rpartition(":")[2]]
     environment = {**os.environ, "REMOTELR_DATABASE_URL": postgres_url, "REMOTELR_LOG_LEVEL": "warning"}
     log = (tmp_path / "uvicorn.log").open("w")
@@ -43,7 +41,7 @@ def test_uvicorn_runs_workers_and_replaces_one_that_is_killed(postgres_url, tmp_
             ending.set()
             for each in trainers:
                 each.join()
-            kept = [epoch_of(url, each.run_key) for each in trainers]
+            stored = [epoch_of(url, each.run_key) for each in trainers]
     finally:
         supervisor.send_signal(signal.SIGTERM)
         returncode = supervisor.wait(60)
@@ -53,20 +51,20 @@ def test_uvicorn_runs_workers_and_replaces_one_that_is_killed(postgres_url, tmp_
 
     assert (2, 2) == (len(before), len(again))
     assert set(seen) <= {"200", "lost", "refused", "503"}
-    assert [each.epoch for each in trainers] == kept
+    assert [each.epoch for each in trainers] == stored
     assert returncode in (0, -signal.SIGTERM)
 
 
-def test_a_second_process_on_an_sqlite_file_is_refused_in_one_line(sqlite_url, start_service):
+def test_a_second_process_on_a_sqlite_file_is_refused_in_one_line(sqlite_url, start_service):
     first = start_service(sqlite_url)
     first.wait_ready()
     second = start_service(sqlite_url)
     second.process.wait(90)
 
-    said = second.log.read_text()
+    output = second.log.read_text()
     assert 1 == second.process.returncode
-    assert said.startswith(f"remotelr: another service process ({first.process.pid}) has ")
-    assert said.rstrip().endswith("stop it, or use PostgreSQL to run several")
+    assert output.startswith(f"remotelr: another service process ({first.process.pid}) has ")
+    assert output.rstrip().endswith("stop it, or use PostgreSQL to run several")
 
 
 def epoch_of(url: str, run: str) -> int:
@@ -77,7 +75,7 @@ def epoch_of(url: str, run: str) -> int:
 def workers(supervisor: int) -> list[psutil.Process]:
     found = []
     for each in psutil.Process(supervisor).children():
-        # It may end while it is looked at.
+        # The process may end during the check.
         with suppress(psutil.NoSuchProcess):
             if each.status() != psutil.STATUS_ZOMBIE and "spawn_main" in " ".join(each.cmdline()):
                 found.append(each)
@@ -85,14 +83,14 @@ def workers(supervisor: int) -> list[psutil.Process]:
 
 
 def await_workers(supervisor: int, count: int, *, but: psutil.Process | None = None) -> list[psutil.Process]:
-    """The workers once there are so many that serve; uvicorn looks after them every few seconds."""
+    """Wait until `count` workers run, without `but`; uvicorn checks them every few seconds."""
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         found = [each for each in workers(supervisor) if each != but]
         if len(found) >= count:
             return found
         time.sleep(0.1)
-    raise AssertionError(f"{count} workers are not there")
+    raise AssertionError(f"{count} workers did not start")
 
 
 def connections(process: psutil.Process) -> int:
