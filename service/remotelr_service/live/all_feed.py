@@ -1,4 +1,4 @@
-"""Following all runs, or many, in one order that the replicas share; see `db/feed.py` for how that can be."""
+"""Subscriptions to many runs, in one order for all replicas. `db/queries/feed.py` describes the order."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -10,25 +10,25 @@ from sqlalchemy import Connection, Engine
 from remotelr_service.db.queries import feed
 from remotelr_service.db.queries.feed import Cursor, Entry, Hole
 from remotelr_service.live.messages import Batch, Item
-from remotelr_service.live.subscribers import Poller, Subscriber, ask
+from remotelr_service.live.subscribers import Poller, Subscriber, run_query
 
-# How long what comes behind a hole is kept back for what may come in it; then it goes first.
-PATIENCE_S = 2.0
+# How long entries above a hole are held back for an entry in it.
+HOLE_WAIT_S = 2.0
 PAUSE_S = 0.02
-# No transaction of ours lasts so long: the database ends it before.
-HOLE_LIFE_S = 60.0
+# The database ends every transaction of the service before this age.
+HOLE_MAX_AGE_S = 60.0
 PAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which runs to follow: those that have all that is given."""
+    """Conditions for runs, all of which must hold. None is no condition."""
 
     experiment: str | None = None
     status: str | None = None
     tag: tuple[str, str] | None = None
 
-    def takes(self, entry: Entry) -> bool:
+    def includes(self, entry: Entry) -> bool:
         if self.experiment is not None and entry.experiment != self.experiment:
             return False
         if self.status is not None and entry.status != self.status:
@@ -38,7 +38,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """What one look has found. ids: of each entry, the cursor behind it; `before` and `after` are those around all."""
+    """The entries of one poll. ids: the cursor after each entry. before, after: the cursors around all of them."""
 
     before: Cursor
     entries: Sequence[Entry]
@@ -47,131 +47,130 @@ class _Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Doubt:
-    """Something may still come here, as long as there are transactions below `bound`. since: by the loop's clock."""
+class _OpenHole:
+    """An entry may come while transactions below `bound` are open. since: by the loop's clock."""
 
     bound: int | None
     since: float
 
 
 class AllStreams:
-    """Those who follow all runs, or many. engine: `Database.reads`."""
+    """Subscriptions to many runs. engine: `Database.reads`."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._followers: set[Subscriber[_Batch]] = set()
+        self._subscribers: set[Subscriber[_Batch]] = set()
         self._cursor = Cursor(0)
-        # What is not known to be over.
-        self._doubts: dict[Hole, _Doubt] = {}
-        self.looking = Poller(self._begin, self._look, lambda: bool(self._followers))
+        self._open_holes: dict[Hole, _OpenHole] = {}
+        self.poller = Poller(self._begin, self._poll, lambda: bool(self._subscribers))
 
     @property
     def count(self) -> int:
-        return len(self._followers)
+        return len(self._subscribers)
 
-    def heard(self) -> None:
-        """Something was committed, here or elsewhere."""
-        if self._followers:
-            self.looking.wake()
+    def wake(self) -> None:
+        """Poll soon: this replica or another one has committed."""
+        if self._subscribers:
+            self.poller.wake()
 
-    async def follow(self, selection: Selection, after: Cursor | None, rest_s: float) -> AsyncGenerator[Batch, None]:
+    async def follow(self, selection: Selection, after: Cursor | None, idle_s: float) -> AsyncGenerator[Batch, None]:
         """As `Streams.follow_all`."""
-        is_lost = after is not None and after.high > await ask(self._engine, feed.handed_out)
-        follower: Subscriber[_Batch] = Subscriber(missed=after is not None and not is_lost)
-        self._followers.add(follower)
+        is_lost = after is not None and after.high > await run_query(self._engine, feed.highest_position_taken)
+        subscriber: Subscriber[_Batch] = Subscriber(missed=after is not None and not is_lost)
+        self._subscribers.add(subscriber)
         clock = asyncio.get_running_loop().time
         try:
-            await self.looking.begun()
+            await self.poller.start()
             cursor = self._cursor if after is None or is_lost else after
-            # Nobody shall be silent for long, also when much happens that is not for them.
-            told_at = clock()
-            yield Batch(cursor.written(), is_lost=is_lost)
+            # A heartbeat is due also when many entries are not selected.
+            sent_at = clock()
+            yield Batch(cursor.to_text(), is_lost=is_lost)
             while True:
-                while follower.missed:
-                    follower.missed = False
+                while subscriber.missed:
+                    subscriber.missed = False
                     while True:
-                        # Before the page is read: what is seen live meanwhile may not be in it.
+                        # Read before the page, which may lack entries that are polled meanwhile.
                         known = self._cursor
-                        page = await ask(self._engine, partial(feed.list_feed, cursor=cursor, limit=PAGE))
+                        page = await run_query(self._engine, partial(feed.list_feed, cursor=cursor, limit=PAGE))
                         if not page:
                             break
-                        told, cursor = _caught_up(page, cursor, known, selection)
-                        yield Batch(cursor.written(), told)
-                    cursor = cursor.settled_by(known)
-                for batch in await follower.news(rest_s):
-                    told, cursor = _taken(batch, cursor, selection)
-                    if told:
-                        told_at = clock()
-                        yield Batch(cursor.written(), told)
-                if clock() - told_at >= rest_s:
-                    told_at = clock()
-                    yield Batch(cursor.written())
+                        items, cursor = _advance_page(page, cursor, known, selection)
+                        yield Batch(cursor.to_text(), items)
+                    cursor = cursor.settle(known)
+                for batch in await subscriber.next_items(idle_s):
+                    items, cursor = _advance_live(batch, cursor, selection)
+                    if items:
+                        sent_at = clock()
+                        yield Batch(cursor.to_text(), items)
+                if clock() - sent_at >= idle_s:
+                    sent_at = clock()
+                    yield Batch(cursor.to_text())
         finally:
-            self._followers.discard(follower)
+            self._subscribers.discard(subscriber)
 
     async def _begin(self) -> None:
-        """Begin at the newest entry. Those that are being committed below it have to be over, or known as holes."""
-        high, bound = await ask(
+        """Begin at the newest entry. Open transactions below it must end first, or their positions become holes."""
+        high, bound = await run_query(
             self._engine, lambda connection: (feed.newest_position(connection), feed.take_transaction_id(connection))
         )
-        self._cursor, self._doubts = Cursor(high), {}
+        self._cursor, self._open_holes = Cursor(high), {}
         clock = asyncio.get_running_loop().time
         began = clock()
         while bound is not None:
-            running = await ask(self._engine, feed.oldest_running)
+            running = await run_query(self._engine, feed.oldest_open_transaction)
             if running is None or running >= bound:
                 return
-            if clock() - began > PATIENCE_S:
+            if clock() - began > HOLE_WAIT_S:
                 break
             await asyncio.sleep(PAUSE_S)
         else:
             return
-        holes = await ask(self._engine, partial(feed.holes_below, high=high))
+        holes = await run_query(self._engine, partial(feed.list_holes, high=high))
         self._cursor = Cursor(high, holes)
-        self._doubts = dict.fromkeys(holes, _Doubt(bound, began))
+        self._open_holes = dict.fromkeys(holes, _OpenHole(bound, began))
 
-    async def _look(self) -> bool:
-        entries, running, bound = await ask(self._engine, partial(_read, cursor=self._cursor))
+    async def _poll(self) -> bool:
+        entries, running, bound = await run_query(self._engine, partial(_read, cursor=self._cursor))
         batch = self._batch(entries, running, bound)
         self._cursor = batch.after
         if batch.entries:
-            for follower in self._followers:
-                follower.give(batch, len(batch.entries))
-        # Some are kept back for what may come before them, or there are more than a page holds.
+            for subscriber in self._subscribers:
+                subscriber.put(batch, len(batch.entries))
+        # Entries are held back, or the page is full.
         return len(batch.entries) < len(entries) or len(entries) >= PAGE
 
     def _batch(self, entries: Sequence[Entry], running: int | None, bound: int | None) -> _Batch:
-        """What of the entries can be told now; the others are kept back for what may come before them."""
+        """The entries that can be sent now; those above a hole are held back."""
         now = asyncio.get_running_loop().time()
         before = cursor = self._cursor
-        told: list[Entry] = []
+        items: list[Entry] = []
         ids: list[str] = []
         for entry in entries:
             assert entry.position is not None
             hole = (cursor.high + 1, entry.position - 1)
-            # Without a bound there is no hole in which anything could come.
+            # Without a bound no transaction can fill the hole.
             may_come = hole[0] <= hole[1] and bound is not None
             if may_come:
-                doubt = self._doubts.setdefault(hole, _Doubt(bound, now))
-                may_come = not _is_over(doubt, running, now)
-                if may_come and now - doubt.since < PATIENCE_S:
+                open_hole = self._open_holes.setdefault(hole, _OpenHole(bound, now))
+                may_come = not _is_over(open_hole, running, now)
+                if may_come and now - open_hole.since < HOLE_WAIT_S:
                     break
-            cursor = cursor.passed(entry.position, None if may_come else Cursor(entry.position))
-            told.append(entry)
-            ids.append(cursor.written())
-        # Only now: what has come in a hole has been taken out of it.
-        for hole, doubt in list(self._doubts.items()):
-            if _is_over(doubt, running, now):
-                cursor = cursor.closed(hole)
+            cursor = cursor.advance(entry.position, None if may_come else Cursor(entry.position))
+            items.append(entry)
+            ids.append(cursor.to_text())
+        # Only now: the entries that came have been taken out of their holes.
+        for hole, open_hole in list(self._open_holes.items()):
+            if _is_over(open_hole, running, now):
+                cursor = cursor.close(hole)
                 if hole[0] <= cursor.high:
-                    del self._doubts[hole]
-        return _Batch(before, told, ids, cursor)
+                    del self._open_holes[hole]
+        return _Batch(before, items, ids, cursor)
 
 
 def _read(connection: Connection, cursor: Cursor) -> tuple[list[Entry], int | None, int | None]:
-    """What is new, an id below which all was over before that was read, and one above all that could fill its holes."""
-    # In this order. Each statement sees what was committed before it; see the top of `db/feed.py`.
-    running = feed.oldest_running(connection)
+    """The new entries, an id below which all transactions ended before, and one above all that may fill the holes."""
+    # In this order: each statement sees what was committed before it.
+    running = feed.oldest_open_transaction(connection)
     entries = feed.list_feed(connection, cursor, PAGE)
     positions = [entry.position for entry in entries if entry.position is not None and entry.position > cursor.high]
     has_hole = bool(positions) and positions[-1] - cursor.high != len(positions)
@@ -179,38 +178,40 @@ def _read(connection: Connection, cursor: Cursor) -> tuple[list[Entry], int | No
     return entries, running, bound
 
 
-def _is_over(doubt: _Doubt, running: int | None, now: float) -> bool:
-    is_settled = running is not None and doubt.bound is not None and running >= doubt.bound
-    return is_settled or now - doubt.since > HOLE_LIFE_S
+def _is_over(open_hole: _OpenHole, running: int | None, now: float) -> bool:
+    is_settled = running is not None and open_hole.bound is not None and running >= open_hole.bound
+    return is_settled or now - open_hole.since > HOLE_MAX_AGE_S
 
 
-def _taken(batch: _Batch, cursor: Cursor, selection: Selection) -> tuple[list[Item], Cursor]:
-    """What of a batch is for a follower who has `cursor`, and what they have then."""
+def _advance_live(batch: _Batch, cursor: Cursor, selection: Selection) -> tuple[list[Item], Cursor]:
+    """The selected entries of a batch that a subscriber at `cursor` lacks, and its new cursor."""
     if cursor == batch.before:
-        told = [
+        items = [
             Item(written, entry)
             for written, entry in zip(batch.ids, batch.entries, strict=True)
-            if selection.takes(entry)
+            if selection.includes(entry)
         ]
-        return told, batch.after
-    # Somebody who has read from the database has some of it already.
-    told = []
+        return items, batch.after
+    # A subscriber that has read from the database has some of the entries.
+    items = []
     for entry in batch.entries:
         assert entry.position is not None
-        if cursor.has(entry.position):
+        if cursor.contains(entry.position):
             continue
-        cursor = cursor.passed(entry.position)
-        if selection.takes(entry):
-            told.append(Item(cursor.written(), entry))
-    return told, cursor.settled_by(batch.after)
+        cursor = cursor.advance(entry.position)
+        if selection.includes(entry):
+            items.append(Item(cursor.to_text(), entry))
+    return items, cursor.settle(batch.after)
 
 
-def _caught_up(page: Sequence[Entry], cursor: Cursor, known: Cursor, selection: Selection) -> tuple[list[Item], Cursor]:
-    """The same for a page of the database. known: what those who follow live had at that time, or before."""
-    told = []
+def _advance_page(
+    page: Sequence[Entry], cursor: Cursor, known: Cursor, selection: Selection
+) -> tuple[list[Item], Cursor]:
+    """The same for a page of the database. known: the cursor of the poller when the page was read, or before."""
+    items = []
     for entry in page:
         assert entry.position is not None
-        cursor = cursor.passed(entry.position, known)
-        if selection.takes(entry):
-            told.append(Item(cursor.written(), entry))
-    return told, cursor
+        cursor = cursor.advance(entry.position, known)
+        if selection.includes(entry):
+            items.append(Item(cursor.to_text(), entry))
+    return items, cursor

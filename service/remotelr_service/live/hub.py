@@ -1,8 +1,8 @@
-"""Following runs live: every event once and in order, for as many as want to, at the price of one who looks.
+"""Subscriptions to runs: every event once and in order, with one polling task for all subscribers.
 
-One task looks at the database for all who follow: when this process has committed something that concerns them, when
-another replica says that it has, and once in a while. What it finds it hands to each follower, who holds neither a
-thread nor a connection. Whoever comes back with what they had last, or cannot keep up, reads what is missing.
+The task reads the database after a commit of this process, after a signal of another replica, and at intervals. It
+hands the entries to each subscriber, which holds neither a thread nor a connection. A subscriber that resumes after
+its last id, or that is too slow, reads the missing entries from the database.
 """
 
 import asyncio
@@ -22,67 +22,67 @@ __all__ = ["Batch", "Cursor", "Entry", "Item", "Place", "Selection", "Stall", "S
 
 
 class Streams:
-    """All who follow runs in this process. Used from one event loop, but for `committed`.
+    """The subscriptions of this process. Used from one event loop, except `committed`.
 
-    engine: `Database.reads`. limit: how many may follow at once.
+    engine: `Database.reads`. limit: the maximal number of subscribers.
     """
 
     def __init__(self, engine: Engine, limit: int = 1_000) -> None:
         self.limit = limit
         self._runs = RunStreams(engine)
         self._all = AllStreams(engine)
-        self._signals = ReplicaSignals(engine, self._heard)
+        self._signals = ReplicaSignals(engine, self._mark_all)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def count(self) -> int:
-        """How many follow."""
+        """The number of subscribers."""
         return self._runs.count + self._all.count
 
     @asynccontextmanager
-    async def kept(self) -> AsyncIterator[None]:
-        """Within this block other replicas are heard, and hear of us. At its end nobody is told any more."""
+    async def running(self) -> AsyncIterator[None]:
+        """Exchange signals with other replicas within this block. At its end no subscriber receives more entries."""
         self._loop = asyncio.get_running_loop()
         try:
-            async with self._signals.kept():
+            async with self._signals.running():
                 yield
         finally:
-            await self._runs.looking.end()
-            await self._all.looking.end()
+            await self._runs.poller.end()
+            await self._all.poller.end()
 
     def committed(self, keys: Collection[str]) -> None:
-        """Say that these runs have moved; after the commit, from any thread."""
+        """Announce that these runs have changed; after the commit, from any thread."""
         self._signals.committed()
-        followed = self._runs.followed(keys)
-        if self._loop is None or not (followed or self._all.count):
+        subscribed = self._runs.select_subscribed(keys)
+        if self._loop is None or not (subscribed or self._all.count):
             return
-        # A loop that is closed has nobody left who follows.
+        # A closed loop has no subscribers.
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._moved, followed)
+            self._loop.call_soon_threadsafe(self._mark_changed, subscribed)
 
-    def follow_run(self, key: str, after: Place | None, rest_s: float) -> AsyncGenerator[Batch, None]:
-        """What happens to the run `key` behind `after`, or from now on; a quiet step when nothing does for `rest_s`.
+    def follow_run(self, key: str, after: Place | None, idle_s: float) -> AsyncGenerator[Batch, None]:
+        """The entries of the run `key` after `after`, or from now on; an empty batch after `idle_s` without any.
 
-        It ends when the run is deleted. Its first step says where it begins, or raises RunNotFound or
-        DatabaseUnavailable. Raises Overloaded.
+        It ends when the run is deleted. The first batch has the id of the begin.
+        Raises Overloaded; the first batch raises RunNotFound or DatabaseUnavailable.
         """
-        self._check_room()
-        return self._runs.follow(key, after, rest_s)
+        self._check_limit()
+        return self._runs.follow(key, after, idle_s)
 
-    def follow_all(self, selection: Selection, after: Cursor | None, rest_s: float) -> AsyncGenerator[Batch, None]:
-        """What happens to the runs that `selection` takes, behind `after` or from now on; else as `follow_run`."""
-        self._check_room()
-        return self._all.follow(selection, after, rest_s)
+    def follow_all(self, selection: Selection, after: Cursor | None, idle_s: float) -> AsyncGenerator[Batch, None]:
+        """The entries of the selected runs after `after`, or from now on; else as `follow_run`."""
+        self._check_limit()
+        return self._all.follow(selection, after, idle_s)
 
-    def _check_room(self) -> None:
+    def _check_limit(self) -> None:
         if self.count >= self.limit:
-            raise Overloaded(f"{self.limit} streams are open, and no more are")
+            raise Overloaded(f"{self.limit} streams are open, which is the limit; retry later")
 
-    def _moved(self, keys: Collection[str]) -> None:
+    def _mark_changed(self, keys: Collection[str]) -> None:
         if keys:
-            self._runs.moved(keys)
-        self._all.heard()
+            self._runs.mark_changed(keys)
+        self._all.wake()
 
-    def _heard(self) -> None:
-        self._runs.heard()
-        self._all.heard()
+    def _mark_all(self) -> None:
+        self._runs.mark_all()
+        self._all.wake()

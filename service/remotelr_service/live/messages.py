@@ -1,17 +1,17 @@
-"""What those who follow are told, step by step."""
+"""The messages of a subscription."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from remotelr_service.db.queries.feed import Entry
 
-# Where an entry stands in its run: the number of its event, and 1 for the stall behind that.
+# The position of an entry in its run: the seq of its event, and 1 for the stall after that event.
 Place = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One entry for a follower. id: what to come back with after it."""
+    """One entry. id: resumes the subscription after it."""
 
     id: str
     entry: Entry
@@ -19,11 +19,11 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a follower is given at once: entries, or the quiet. id: what to come back with after it.
+    """Entries that a subscriber receives together; none in a heartbeat. id: resumes the subscription after them.
 
-    is_lost: what they had is of another history, such as before a backup was restored; it begins anew here.
+    is_lost: the given cursor is of another history, for example of before a restored backup; the stream begins anew.
     """
 
     id: str
-    told: Sequence[Item] = ()
+    items: Sequence[Item] = ()
     is_lost: bool = False

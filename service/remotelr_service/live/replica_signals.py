@@ -1,8 +1,8 @@
-"""Between replicas on PostgreSQL: "something was committed", by LISTEN and NOTIFY.
+"""Signals between replicas on PostgreSQL that something was committed, by LISTEN and NOTIFY.
 
-A signal says no more than to look, and may be lost: whoever waits for one looks once in a while all the same. It is
-not sent in the transaction it tells of, which would make the commits of all replicas wait for each other, but a moment
-later and at most a few times a second, by the one connection a process has for it.
+A signal has no content and may be lost, so its receivers also poll. It is not sent in the transaction that it
+announces, because the commits of all replicas would then wait for each other. It follows a moment later, at most once
+in `PAUSE_S`, on a connection of its own.
 """
 
 import asyncio
@@ -15,53 +15,53 @@ from sqlalchemy import Engine
 log = logging.getLogger(__name__)
 
 CHANNEL = "remotelr"
-# A signal goes out so long after its commit at most, and another one not before.
+# The longest delay of a signal, and the shortest pause between two.
 PAUSE_S = 0.1
-TRY_AGAIN_S = 2.0
+RECONNECT_S = 2.0
 
 
 class ReplicaSignals:
-    """Tells the other replicas of our commits, and us of theirs. On SQLite there are no others, and it does nothing.
+    """Sends a signal after this replica's commits, and receives those of the others. On SQLite it does nothing.
 
-    heard: called in the event loop when another replica has committed something.
+    received: called in the event loop after a commit of another replica.
     """
 
-    def __init__(self, engine: Engine, heard: Callable[[], None]) -> None:
+    def __init__(self, engine: Engine, received: Callable[[], None]) -> None:
         self._url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
         self._is_postgresql = engine.dialect.name == "postgresql"
-        self._heard = heard
-        self._has_news = False
+        self._received = received
+        self._is_pending = False
 
     def committed(self) -> None:
-        """Something was committed here; from any thread."""
-        self._has_news = True
+        """Send a signal soon; from any thread."""
+        self._is_pending = True
 
     @asynccontextmanager
-    async def kept(self) -> AsyncIterator[None]:
-        """Within this block signals go out and come in."""
+    async def running(self) -> AsyncIterator[None]:
+        """Send and receive signals within this block."""
         if not self._is_postgresql:
             yield
             return
-        talking = asyncio.create_task(self._talk())
+        task = asyncio.create_task(self._run())
         try:
             yield
         finally:
-            talking.cancel()
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await talking
+                await task
 
-    async def _talk(self) -> None:
-        # Importing it takes longer than all the rest of a start, and SQLite has no use for it.
+    async def _run(self) -> None:
+        # The import takes longer than the rest of the start, and SQLite does not need it.
         import psycopg  # noqa: PLC0415
 
         while True:
             try:
-                await self._listen()
+                await self._exchange()
             except psycopg.Error as error:
-                log.debug("no signals from other replicas, because: %s", error)
-            await asyncio.sleep(TRY_AGAIN_S)
+                log.debug("the connection for signals between replicas failed: %s", error)
+            await asyncio.sleep(RECONNECT_S)
 
-    async def _listen(self) -> None:
+    async def _exchange(self) -> None:
         from psycopg import AsyncConnection  # noqa: PLC0415  # as above
 
         connection = await AsyncConnection.connect(
@@ -69,18 +69,18 @@ class ReplicaSignals:
         )
         async with connection:
             await connection.execute(f"LISTEN {CHANNEL}")
-            # Nobody knows what was missed before.
-            self._heard()
+            # Signals before LISTEN are lost.
+            self._received()
             own = connection.info.backend_pid
             while True:
                 async for signal in connection.notifies(timeout=PAUSE_S):
                     if signal.pid != own:
-                        self._heard()
-                if self._has_news:
-                    # First, for more may be committed while it is said.
-                    self._has_news = False
+                        self._received()
+                if self._is_pending:
+                    # Reset first: another commit may follow during NOTIFY.
+                    self._is_pending = False
                     try:
                         await connection.execute(f"NOTIFY {CHANNEL}")
                     except Exception:
-                        self._has_news = True
+                        self._is_pending = True
                         raise

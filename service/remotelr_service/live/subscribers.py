@@ -1,4 +1,4 @@
-"""Those who follow something live, and the one task that looks for all of them."""
+"""Subscribers of a feed, and the task that polls the database for all of them."""
 
 import asyncio
 import logging
@@ -17,73 +17,74 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-# How often it is looked: at once after a rest, and not again before. Without news once in `LOOK_AGAIN_S`.
+# The shortest pause between two polls, and the longest.
 TICK_S = 0.5
-LOOK_AGAIN_S = 1.0
-# More than this waits for nobody: who is so late reads it from the database.
-MAX_WAITING = 2_000
+POLL_S = 1.0
+# A subscriber with more queued entries reads them from the database.
+MAX_QUEUED = 2_000
 
 
 @dataclass(slots=True, eq=False)
 class Subscriber(Generic[T]):
-    """What waits for one who follows. missed: something is to be read from the database first."""
+    """The queue of one subscriber. missed: the subscriber has to read from the database first."""
 
-    waiting: deque[T] = field(default_factory=deque)
-    has_news: asyncio.Event = field(default_factory=asyncio.Event)
+    queue: deque[T] = field(default_factory=deque)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
     missed: bool = True
-    is_over: bool = False
+    is_ended: bool = False
     count: int = 0
 
-    def give(self, item: T, count: int) -> None:
-        """Let `item`, which holds so many entries, wait for them."""
-        self.has_news.set()
-        if self.count + count > MAX_WAITING:
+    def put(self, item: T, count: int) -> None:
+        """Queue `item`, which contains `count` entries."""
+        self.wake.set()
+        if self.count + count > MAX_QUEUED:
             self.missed, self.count = True, 0
-            self.waiting.clear()
-        # What is missed is read from the database, and all that has come since with it.
+            self.queue.clear()
+        # The read from the database also finds later entries.
         if not self.missed:
-            self.waiting.append(item)
+            self.queue.append(item)
             self.count += count
 
     def end(self) -> None:
-        self.is_over = True
-        self.has_news.set()
+        self.is_ended = True
+        self.wake.set()
 
-    async def news(self, rest_s: float) -> Sequence[T]:
-        """What has come since, or nothing when nothing does for `rest_s`."""
+    async def next_items(self, idle_s: float) -> Sequence[T]:
+        """The queued items; none if nothing comes within `idle_s`."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(rest_s):
-                await self.has_news.wait()
-        self.has_news.clear()
-        items, self.count = list(self.waiting), 0
-        self.waiting.clear()
+            async with asyncio.timeout(idle_s):
+                await self.wake.wait()
+        self.wake.clear()
+        items, self.count = list(self.queue), 0
+        self.queue.clear()
         return items
 
 
 class Poller:
-    """A task that looks as long as anybody follows, and rests when there is nothing new.
+    """A task that polls while there are subscribers.
 
-    begin: called before the first look, and again after nobody followed. look: gives whether to look again at once.
-    is_wanted: whether anybody follows.
+    begin: called before the first poll, and again after a time without subscribers.
+    poll: returns whether to poll again after `TICK_S`.
+    is_needed: whether there are subscribers.
     """
 
     def __init__(
         self,
         begin: Callable[[], Awaitable[None]],
-        look: Callable[[], Awaitable[bool]],
-        is_wanted: Callable[[], bool],
+        poll: Callable[[], Awaitable[bool]],
+        is_needed: Callable[[], bool],
     ) -> None:
-        self._begin, self._look, self._is_wanted = begin, look, is_wanted
-        self._news = asyncio.Event()
+        self._begin, self._poll, self._is_needed = begin, poll, is_needed
+        self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[None] | None = None
 
     def wake(self) -> None:
-        """There is something new."""
-        self._news.set()
+        """Poll soon: something has changed."""
+        self._wake.set()
 
-    async def begun(self) -> None:
-        """Until it looks. Raises what its begin raises."""
+    async def start(self) -> None:
+        """Start the task, if it is not running, and wait until `begin` has returned. Raises what `begin` raises."""
         if self._task is None or self._task.done():
             loop = asyncio.get_running_loop()
             self._ready = loop.create_future()
@@ -100,32 +101,32 @@ class Poller:
     async def _run(self, ready: asyncio.Future[None]) -> None:
         try:
             await self._begin()
-        except Exception as error:  # noqa: BLE001  # whatever it was is told to all who wait for it
+        except Exception as error:  # noqa: BLE001  # `start` raises it in every subscriber
             ready.set_exception(error)
             return
         ready.set_result(None)
-        is_hurried = False
-        while self._is_wanted():
-            if not is_hurried:
+        has_more = False
+        while self._is_needed():
+            if not has_more:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_AGAIN_S):
-                        await self._news.wait()
-            self._news.clear()
+                    async with asyncio.timeout(POLL_S):
+                        await self._wake.wait()
+            self._wake.clear()
             try:
-                is_hurried = await self._look()
-            except DatabaseUnavailable as away:
-                log.debug("no look at what is new, because: %s", away)
+                has_more = await self._poll()
+            except DatabaseUnavailable as error:
+                log.debug("the poll for events failed: %s", error)
             except Exception:
-                # One look that fails must not be the last.
-                log.exception("the look at what is new failed")
+                # An error in one poll must not end the task.
+                log.exception("the poll for events failed")
             await asyncio.sleep(TICK_S)
 
 
-async def ask(engine: Engine, question: Callable[[Connection], T]) -> T:
-    """The answer of the database, whose connection is held no longer than that takes. Raises DatabaseUnavailable."""
+async def run_query(engine: Engine, query: Callable[[Connection], T]) -> T:
+    """The result of `query` in a short transaction of its own. Raises DatabaseUnavailable."""
 
-    def asked() -> T:
+    def run() -> T:
         with reading(engine) as connection:
-            return question(connection)
+            return query(connection)
 
-    return await asyncio.to_thread(asked)
+    return await asyncio.to_thread(run)

@@ -1,8 +1,7 @@
-"""Who waits for news of a run, in this process. Nobody holds a thread or a transaction while waiting.
+"""Requests that wait for a run to change, in this process. A waiting request holds no thread and no transaction.
 
-A thousand ranks may wait for one decision. So one look at the database serves all who wait, whoever they are
-and whatever for: it is taken when somebody comes, when this process has committed something, and once in a
-while, because nothing tells of the commits of other replicas.
+A thousand ranks may wait for one decision, so one query serves all waiting requests. It runs when a request begins to
+wait, after each commit of this process, and every `POLL_S` because of the commits of other replicas.
 """
 
 import asyncio
@@ -16,97 +15,94 @@ from remotelr_service.db.engine import reading
 from remotelr_service.db.queries.events import RunPosition, list_positions
 from remotelr_service.errors import DatabaseUnavailable
 
-LOOK_AGAIN_S = 1.0
+POLL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiter:
     until: Callable[[RunPosition], bool]
-    told: asyncio.Future[RunPosition | None]
+    result: asyncio.Future[RunPosition | None]
 
 
 class RunWaiters:
-    """Wakes those who wait for a run when it stands where they wait for it. All of them wait in one event loop.
-
-    engine: `Database.reads`.
-    """
+    """The requests of one event loop that wait for a position of a run. engine: `Database.reads`."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._waiters: dict[str, set[_Waiter]] = {}
-        self._unseen: set[str] = set()
-        self._news = asyncio.Event()
-        self._looking: asyncio.Task[None] | None = None
+        self._changed: set[str] = set()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def wait(self, key: str, until: Callable[[RunPosition], bool]) -> RunPosition | None:
-        """Where the run `key` stands, as soon as `until` holds of it; None when there is no such run.
+        """The first position of the run `key` that meets `until`; None if there is no such run.
 
-        Raises DatabaseUnavailable when a look at it fails.
+        Raises DatabaseUnavailable.
         """
         self._loop = asyncio.get_running_loop()
         waiter = _Waiter(until, self._loop.create_future())
         self._waiters.setdefault(key, set()).add(waiter)
-        self._look_at([key])
+        self._mark_changed([key])
         try:
-            return await waiter.told
+            return await waiter.result
         finally:
             self._waiters[key].discard(waiter)
             if not self._waiters[key]:
                 del self._waiters[key]
             if not self._waiters:
-                self._news.set()
+                self._wake.set()
 
     def publish(self, keys: Collection[str]) -> None:
-        """Say that these runs have moved; after the commit, from any thread."""
-        # Whoever begins to wait after this line looks for itself, and sees what is committed.
+        """Announce that these runs have changed; after the commit, from any thread."""
+        # A request that begins to wait after this line reads the committed state.
         if not self._waiters or self._loop is None:
             return
-        # A loop that is closed has nobody left who waits.
+        # A closed loop has no waiting requests.
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._look_at, keys)
+            self._loop.call_soon_threadsafe(self._mark_changed, keys)
 
-    def _look_at(self, keys: Iterable[str]) -> None:
-        self._unseen.update(key for key in keys if key in self._waiters)
-        if not self._unseen:
+    def _mark_changed(self, keys: Iterable[str]) -> None:
+        self._changed.update(key for key in keys if key in self._waiters)
+        if not self._changed:
             return
-        self._news.set()
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.get_running_loop().create_task(self._look())
+        self._wake.set()
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._poll())
 
-    async def _look(self) -> None:
-        """Look, and tell, as long as anybody waits."""
+    async def _poll(self) -> None:
+        """Query changed runs, and every `POLL_S` all of them, until no request waits."""
         loop = asyncio.get_running_loop()
-        again_at = loop.time() + LOOK_AGAIN_S
+        poll_at = loop.time() + POLL_S
         while self._waiters:
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(again_at):
-                    await self._news.wait()
-            keys = self._unseen
-            if loop.time() >= again_at:
-                keys, again_at = set(self._waiters), loop.time() + LOOK_AGAIN_S
-            self._unseen = set()
-            self._news.clear()
-            await self._tell(sorted(keys))
+                async with asyncio.timeout_at(poll_at):
+                    await self._wake.wait()
+            keys = self._changed
+            if loop.time() >= poll_at:
+                keys, poll_at = set(self._waiters), loop.time() + POLL_S
+            self._changed = set()
+            self._wake.clear()
+            await self._answer(sorted(keys))
 
-    async def _tell(self, keys: list[str]) -> None:
-        # A set of waiters may change while the database is asked: who comes meanwhile is for the next look.
-        asked = {key: tuple(self._waiters[key]) for key in keys if key in self._waiters}
-        if not asked:
+    async def _answer(self, keys: list[str]) -> None:
+        # A copy: a request that begins to wait during the query is answered by the next one.
+        waiting = {key: tuple(self._waiters[key]) for key in keys if key in self._waiters}
+        if not waiting:
             return
         try:
-            found = await asyncio.to_thread(self._standings, list(asked))
-        except DatabaseUnavailable as away:
-            for waiter in (each for waiters in asked.values() for each in waiters):
-                if not waiter.told.done():
-                    waiter.told.set_exception(DatabaseUnavailable(away.message))
+            found = await asyncio.to_thread(self._read, list(waiting))
+        except DatabaseUnavailable as error:
+            for waiter in (each for waiters in waiting.values() for each in waiters):
+                if not waiter.result.done():
+                    waiter.result.set_exception(DatabaseUnavailable(error.message))
             return
-        for key, waiters in asked.items():
-            standing = found.get(key)
+        for key, waiters in waiting.items():
+            position = found.get(key)
             for waiter in waiters:
-                if not waiter.told.done() and (standing is None or waiter.until(standing)):
-                    waiter.told.set_result(standing)
+                if not waiter.result.done() and (position is None or waiter.until(position)):
+                    waiter.result.set_result(position)
 
-    def _standings(self, keys: list[str]) -> Mapping[str, RunPosition]:
+    def _read(self, keys: list[str]) -> Mapping[str, RunPosition]:
         with reading(self._engine) as connection:
             return list_positions(connection, keys)

@@ -114,7 +114,7 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
         try:
             async with (
                 gate.refreshing_tokens(),
-                ctx.streams.kept(),
+                ctx.streams.running(),
                 stalls.watched(),
                 deadline_task(ctx.writer, ctx.reads, record),
                 bulk_executor(ctx.writer, ctx.reads) as app.state.bulk_executor,

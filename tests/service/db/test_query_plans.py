@@ -148,8 +148,8 @@ def test_nothing_is_read_that_is_not_asked_for(process: Process, ask: Ask):
     ("question", "by"),
     [
         (lambda connection: feed.list_feed(connection, feed.Cursor(3, ((2, 2),)), 10), "ix_events_position"),
-        (lambda connection: feed.list_of_runs(connection, {1: (2, 0)}, 10), "run_id=? AND seq>?"),
-        (lambda connection: feed.list_of_runs(connection, {1: (2, 0), 2: (0, 1)}, 10), "run_id=? AND seq>?"),
+        (lambda connection: feed.list_run_entries(connection, {1: (2, 0)}, 10), "run_id=? AND seq>?"),
+        (lambda connection: feed.list_run_entries(connection, {1: (2, 0), 2: (0, 1)}, 10), "run_id=? AND seq>?"),
         (lambda connection: stalls.list_quiet(connection, 30.0, None, among=10), "ix_runs_status_key"),
         (lambda connection: stalls.pace_of(connection, 1), "run_id=?"),
     ],

@@ -190,7 +190,7 @@ def test_whoever_waits_for_a_decision_hears_of_it_at_once(process: Process, monk
     """
     And not when the database is looked into again, which here would be too late.
     """
-    monkeypatch.setattr(waiters, "LOOK_AGAIN_S", 600.0)
+    monkeypatch.setattr(waiters, "POLL_S", 600.0)
     put(process, "run")
 
     async def wait_and_report() -> Any:

@@ -13,22 +13,22 @@ def test_a_cursor_has_what_it_passed_and_nothing_else():
         passed = rng.sample(range(1, 30), rng.randrange(1, 20))
         cursor = hub.Cursor(0)
         for position in passed:
-            cursor = cursor.passed(position)
+            cursor = cursor.advance(position)
 
-        assert [position in passed for position in range(1, 40)] == [cursor.has(each) for each in range(1, 40)]
-        assert cursor == hub.Cursor.read(cursor.written())
+        assert [position in passed for position in range(1, 40)] == [cursor.contains(each) for each in range(1, 40)]
+        assert cursor == hub.Cursor.parse(cursor.to_text())
 
 
 def test_holes_in_which_nothing_can_come_are_forgotten():
-    mine = hub.Cursor(0).passed(3).passed(7).passed(20)
+    mine = hub.Cursor(0).advance(3).advance(7).advance(20)
     theirs = hub.Cursor(10, ((5, 5),))
 
-    assert "20!1-2,4-6,8-19" == mine.written()
-    assert "20!5-5,11-19" == mine.settled_by(theirs).written()
+    assert "20!1-2,4-6,8-19" == mine.to_text()
+    assert "20!5-5,11-19" == mine.settle(theirs).to_text()
 
 
 @pytest.mark.parametrize(
     "written", ["", "1!", "!1-2", "1!2", "1!3-2", "1!1-2,", "1.5", "²", "1\n", "1!" + "1-2," * 64 + "1-2"]
 )
 def test_what_is_no_cursor_is_not_read(written: str):
-    assert hub.Cursor.read(written) is None
+    assert hub.Cursor.parse(written) is None

@@ -35,8 +35,8 @@ def report(http: httpx.Client, run: str, epoch: int) -> None:
     assert answer.status_code == 200, answer.text
 
 
-def places(told: list[Heard]) -> list[tuple[str, int, str]]:
-    return [each.place for each in told if each.event not in ("begin", "lost")]
+def places(items: list[Heard]) -> list[tuple[str, int, str]]:
+    return [each.place for each in items if each.event not in ("begin", "lost")]
 
 
 def log_of(http: httpx.Client, run: str) -> list[tuple[str, int, str]]:
@@ -74,12 +74,12 @@ def test_a_run_is_told_as_it_happens_with_the_numbers_of_its_log(service: Servic
         service.http.post("/v1/runs/live/commands", json={"type": "set_learning_rate", "value": 0.01, "reason": "why"})
         report(service.http, "live", 1)
         service.http.post("/v1/runs/live/finish", json={"status": "completed"})
-        told = listener.wait(lambda told: len(told) == 6)
+        items = listener.wait(lambda items: len(items) == 6)
 
-    assert ["begin", "attempt", "decision", "command", "decision", "finished"] == [each.event for each in told]
-    assert ["1", "2", "3", "4", "5", "6"] == [each.id for each in told]
-    assert 0.01 == told[4].data["decision"]["learning_rate"]
-    assert all(each.data["sentence"].endswith(".") for each in told[1:])
+    assert ["begin", "attempt", "decision", "command", "decision", "finished"] == [each.event for each in items]
+    assert ["1", "2", "3", "4", "5", "6"] == [each.id for each in items]
+    assert 0.01 == items[4].data["decision"]["learning_rate"]
+    assert all(each.data["sentence"].endswith(".") for each in items[1:])
 
 
 def test_all_runs_are_told_and_those_that_are_selected_alone(service: Service):
@@ -94,22 +94,22 @@ def test_all_runs_are_told_and_those_that_are_selected_alone(service: Service):
             for run in "abc":
                 report(http, run, epoch)
         http.post("/v1/runs/c/finish", json={"status": "failed"})
-        told = [
-            {place[0] for place in places(each.wait(lambda told, count=count: len(told) >= count))}
+        items = [
+            {place[0] for place in places(each.wait(lambda items, count=count: len(items) >= count))}
             for each, count in zip(listeners, [11, 8, 7, 4, 2], strict=True)
         ]
 
-    assert [{"a", "b", "c"}, {"a", "c"}, {"a", "b"}, {"a"}, {"c"}] == told
+    assert [{"a", "b", "c"}, {"a", "c"}, {"a", "b"}, {"a"}, {"c"}] == items
 
 
 def test_the_whole_log_is_told_to_who_asks_for_it(service: Service):
     put(service.http, "old")
     for epoch in range(4):
         report(service.http, "old", epoch)
-    told = listen(f"{service.url}/v1/runs/old/stream?after=0", lambda told: len(told) == 6)
-    rest = listen(f"{service.url}/v1/runs/old/stream", lambda told: len(told) == 3, last_id="3")
+    items = listen(f"{service.url}/v1/runs/old/stream?after=0", lambda items: len(items) == 6)
+    rest = listen(f"{service.url}/v1/runs/old/stream", lambda items: len(items) == 3, last_id="3")
 
-    assert log_of(service.http, "old") == places(told)
+    assert log_of(service.http, "old") == places(items)
     assert [4, 5] == [each.data["seq"] for each in rest[1:]]
 
 
@@ -126,14 +126,14 @@ def test_a_silent_run_is_told_in_its_place(service: Service):
         stalls = Stalls(ctx.writer, ctx.reads)
         _run(service, stalls.look(datetime.now(UTC) + timedelta(seconds=100)))
         report(service.http, "silent", 4)
-        told = one.wait(lambda told: len(told) == 3)
-        told_of_all = all_of_them.wait(lambda told: len(told) == 3)
-    again = listen(f"{service.url}/v1/runs/silent/stream", lambda told: len(told) == 3, last_id="5")
-    behind = listen(f"{service.url}/v1/runs/silent/stream", lambda told: len(told) == 2, last_id="5s")
+        items = one.wait(lambda items: len(items) == 3)
+        told_of_all = all_of_them.wait(lambda items: len(items) == 3)
+    again = listen(f"{service.url}/v1/runs/silent/stream", lambda items: len(items) == 3, last_id="5")
+    behind = listen(f"{service.url}/v1/runs/silent/stream", lambda items: len(items) == 2, last_id="5s")
 
-    assert [("stalled", "5s"), ("decision", "6")] == [(each.event, each.id) for each in told[1:]]
+    assert [("stalled", "5s"), ("decision", "6")] == [(each.event, each.id) for each in items[1:]]
     assert ["stalled", "decision"] == [each.event for each in told_of_all[1:]]
-    assert told[1].data["sentence"].startswith("Run silent has not reported since ")
+    assert items[1].data["sentence"].startswith("Run silent has not reported since ")
     assert [["5s", "6"], ["6"]] == [[each.id for each in found[1:]] for found in (again, behind)]
 
 
@@ -162,7 +162,7 @@ def test_who_is_cut_off_again_and_again_hears_everything_once(database_url: str)
         while len(heard) < total:
             until = min(rng.randrange(1, 30), total - len(heard))
             found = listen(
-                f"{rng.choice(replicas).url}/v1/stream", lambda told, until=until: len(told) > until, last_id
+                f"{rng.choice(replicas).url}/v1/stream", lambda items, until=until: len(items) > until, last_id
             )
             assert found[0].event == "begin"
             heard += found[1:]
@@ -184,7 +184,7 @@ def test_who_comes_back_to_a_run_hears_everything_once(service: Service):
         last_id = heard[-1].id if heard else "1"
         until = min(7, 60 - len(heard))
         url = f"{service.url}/v1/runs/run/stream"
-        heard += listen(url, lambda told, until=until: len(told) > until, last_id)[1:]
+        heard += listen(url, lambda items, until=until: len(items) > until, last_id)[1:]
     training.join()
 
     assert log_of(service.http, "run")[1:] == places(heard)
@@ -195,7 +195,7 @@ def test_what_is_committed_late_is_told_late_and_never_lost(postgres_url: str, m
     One replica takes its place in the order, and is slow to commit; another one is faster. Whoever has heard of
     the later event knows that the earlier one is missing, also when they come back elsewhere.
     """
-    monkeypatch.setattr(all_feed, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(all_feed, "HOLE_WAIT_S", 0.3)
     monkeypatch.setattr(engine, "POSTGRES_IDLE_TIMEOUT_MS", 60_000)
     with serving(postgres_url) as slow, serving(postgres_url) as fast:
         put(slow.http, "slow")
@@ -203,12 +203,12 @@ def test_what_is_committed_late_is_told_late_and_never_lost(postgres_url: str, m
         with Listener(f"{slow.url}/v1/stream") as one, Listener(f"{fast.url}/v1/stream") as another:
             holding = _Holding(slow, "slow", epoch=0)
             report(fast.http, "fast", 0)
-            early = [each.wait(lambda told: len(told) == 2)[1] for each in (one, another)]
+            early = [each.wait(lambda items: len(items) == 2)[1] for each in (one, another)]
             holding.commit()
-            late = [each.wait(lambda told: len(told) == 3)[2] for each in (one, another)]
-        found = [listen(f"{fast.url}/v1/stream", lambda told: len(told) == 2, each.id)[1] for each in early]
+            late = [each.wait(lambda items: len(items) == 3)[2] for each in (one, another)]
+        found = [listen(f"{fast.url}/v1/stream", lambda items: len(items) == 2, each.id)[1] for each in early]
         report(fast.http, "fast", 1)
-        after = listen(f"{slow.url}/v1/stream", lambda told: len(told) == 2, late[0].id)
+        after = listen(f"{slow.url}/v1/stream", lambda items: len(items) == 2, late[0].id)
 
     assert [("fast", 2, "report")] * 2 == [each.place for each in early]
     assert all("!" in each.id for each in early), early
@@ -223,36 +223,36 @@ def test_what_is_committed_while_somebody_catches_up_is_told_to_them(monkeypatch
     entries = [_entry(2), _entry(3)]
 
     async def ask(_: Any, question: Any) -> Any:
-        if question is feed.handed_out:
+        if question is feed.highest_position_taken:
             return after.high
-        page = [each for each in entries if not question.keywords["cursor"].has(each.position)]
+        page = [each for each in entries if not question.keywords["cursor"].contains(each.position)]
         if everybody._cursor == after:
             return page
         # The page was read before 2 was committed; by the time it is here, all who follow live have both.
         everybody._cursor = after
-        for follower in everybody._followers:
-            follower.give(all_feed._Batch(before, entries, ["2", "3"], after), 2)
+        for subscriber in everybody._subscribers:
+            subscriber.put(all_feed._Batch(before, entries, ["2", "3"], after), 2)
         return page[1:]
 
-    async def begun() -> None:
+    async def start() -> None:
         pass
 
     async def hear() -> list[int | None]:
-        told: list[int | None] = []
-        async for step in everybody.follow(all_feed.Selection(), before, rest_s=0.0):
-            told += [each.entry.position for each in step.told]
-            if step.id == "3" and not step.told:
+        items: list[int | None] = []
+        async for step in everybody.follow(all_feed.Selection(), before, idle_s=0.0):
+            items += [each.entry.position for each in step.items]
+            if step.id == "3" and not step.items:
                 break
-        return told
+        return items
 
-    monkeypatch.setattr(all_feed, "ask", ask)
-    monkeypatch.setattr(everybody.looking, "begun", begun)
+    monkeypatch.setattr(all_feed, "run_query", ask)
+    monkeypatch.setattr(everybody.poller, "start", start)
 
     assert asyncio.run(asyncio.wait_for(hear(), LONG_S)) == [3, 2]
 
 
 def test_what_is_about_to_be_committed_is_waited_for_first(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(all_feed, "PATIENCE_S", LONG_S)
+    monkeypatch.setattr(all_feed, "HOLE_WAIT_S", LONG_S)
     monkeypatch.setattr(engine, "POSTGRES_IDLE_TIMEOUT_MS", 60_000)
     with serving(postgres_url) as slow, serving(postgres_url) as fast:
         put(slow.http, "slow")
@@ -261,55 +261,55 @@ def test_what_is_about_to_be_committed_is_waited_for_first(postgres_url: str, mo
             holding = _Holding(slow, "slow", epoch=0)
             report(fast.http, "fast", 0)
             holding.commit()
-            told = listener.wait(lambda told: len(told) == 3)
+            items = listener.wait(lambda items: len(items) == 3)
 
-    assert [("slow", 2, "report"), ("fast", 2, "report")] == places(told)
-    assert not any("!" in each.id for each in told)
+    assert [("slow", 2, "report"), ("fast", 2, "report")] == places(items)
+    assert not any("!" in each.id for each in items)
 
 
 def test_what_was_rolled_back_holds_nobody_up(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(all_feed, "PATIENCE_S", LONG_S)
+    monkeypatch.setattr(all_feed, "HOLE_WAIT_S", LONG_S)
     monkeypatch.setattr(engine, "POSTGRES_IDLE_TIMEOUT_MS", 60_000)
     with serving(postgres_url) as service:
         put(service.http, "run")
         with Listener(f"{service.url}/v1/stream") as listener:
             _Holding(service, "run", epoch=0).fail()
             report(service.http, "run", 0)
-            told = listener.wait(lambda told: len(told) == 2)
+            items = listener.wait(lambda items: len(items) == 2)
 
-    assert [("run", 2, "report")] == places(told)
-    assert "!" not in told[1].id
+    assert [("run", 2, "report")] == places(items)
+    assert "!" not in items[1].id
 
 
 def test_other_replicas_are_heard_without_looking_for_them(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(subscribers, "LOOK_AGAIN_S", 10 * LONG_S)
+    monkeypatch.setattr(subscribers, "POLL_S", 10 * LONG_S)
     with serving(postgres_url) as here, serving(postgres_url) as there:
         put(here.http, "run")
         with Listener(f"{there.url}/v1/runs/run/stream") as listener:
             for epoch in range(3):
                 report(here.http, "run", epoch)
-            told = listener.wait(lambda told: len(told) == 4)
+            items = listener.wait(lambda items: len(items) == 4)
 
-    assert [2, 3, 4] == [each.data["seq"] for each in told[1:]]
+    assert [2, 3, 4] == [each.data["seq"] for each in items[1:]]
 
 
 def test_signals_come_again_after_their_connection_was_lost(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(subscribers, "LOOK_AGAIN_S", 10 * LONG_S)
-    monkeypatch.setattr(replica_signals, "TRY_AGAIN_S", 0.1)
+    monkeypatch.setattr(subscribers, "POLL_S", 10 * LONG_S)
+    monkeypatch.setattr(replica_signals, "RECONNECT_S", 0.1)
     lost = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'remotelr signals' "
     lost += "AND datname = current_database()"
     with serving(postgres_url) as here, serving(postgres_url) as there:
         put(here.http, "run")
         with Listener(f"{there.url}/v1/runs/run/stream") as listener:
             report(here.http, "run", 0)
-            listener.wait(lambda told: len(told) == 2)
+            listener.wait(lambda items: len(items) == 2)
             with psycopg.connect(postgres_url.replace("+psycopg", "")) as connection:
                 assert connection.execute(lost).fetchall()
             for epoch in range(1, 5):
                 report(here.http, "run", epoch)
-            told = listener.wait(lambda told: len(told) == 6)
+            items = listener.wait(lambda items: len(items) == 6)
 
-    assert [2, 3, 4, 5, 6] == [each.data["seq"] for each in told[1:]]
+    assert [2, 3, 4, 5, 6] == [each.data["seq"] for each in items[1:]]
 
 
 def test_many_runs_are_followed_at_once_and_each_is_told_its_own(service: Service):
@@ -322,24 +322,24 @@ def test_many_runs_are_followed_at_once_and_each_is_told_its_own(service: Servic
             for run in runs[: 1 + epoch % 5]:
                 report(service.http, run, epoch // 5)
         logs = [log_of(service.http, run)[1:] for run in runs]
-        told = [
-            each.wait(lambda told, log=log: len(told) > len(log)) for each, log in zip(listeners, logs, strict=True)
+        items = [
+            each.wait(lambda items, log=log: len(items) > len(log)) for each, log in zip(listeners, logs, strict=True)
         ]
 
-    assert logs == [places(each) for each in told]
+    assert logs == [places(each) for each in items]
 
 
 def test_who_cannot_keep_up_reads_what_they_missed_from_the_log(service: Service, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(subscribers, "MAX_WAITING", 3)
+    monkeypatch.setattr(subscribers, "MAX_QUEUED", 3)
     monkeypatch.setattr(all_feed, "PAGE", 4)
     monkeypatch.setattr(run_feed, "PAGE", 4)
     put(service.http, "run")
     with Listener(f"{service.url}/v1/stream") as listener, Listener(f"{service.url}/v1/runs/run/stream") as of_run:
         reports = [{"epoch": epoch, "metrics": {}} for epoch in range(50)]
         assert 200 == service.http.post("/v1/runs/run/reports/batch", json={"reports": reports}).status_code
-        told = [each.wait(lambda told: len(told) >= 51) for each in (listener, of_run)]
+        items = [each.wait(lambda items: len(items) >= 51) for each in (listener, of_run)]
 
-    assert [log_of(service.http, "run")[1:]] * 2 == [places(each) for each in told]
+    assert [log_of(service.http, "run")[1:]] * 2 == [places(each) for each in items]
 
 
 def test_what_is_of_another_history_is_said_to_be_lost(service: Service):
@@ -401,9 +401,9 @@ def test_who_does_not_read_is_cut_off_and_keeps_nobody_waiting(sqlite_url: str, 
                     break
             wait_until(lambda: ctx.streams.count == 1)
             expected = log_of(service.http, "run")[1:]
-            told = reading.wait(lambda told: len(told) > len(expected))
+            items = reading.wait(lambda items: len(items) > len(expected))
 
-    assert expected == places(told)
+    assert expected == places(items)
 
 
 def test_streams_say_that_they_are_alive(sqlite_url: str, monkeypatch: pytest.MonkeyPatch):
@@ -427,9 +427,9 @@ def test_streams_end_with_the_service_and_nobody_holds_it_up(database_url: str, 
         listeners += [opened.enter_context(Listener(f"{service.url}/v1/runs/run/stream")) for _ in range(10)]
         opened.enter_context(_deaf(service.url))
         took_s = service.end()
-        told = [each.ended() for each in listeners]
+        items = [each.ended() for each in listeners]
 
-    assert [1] * 20 == list(map(len, told))
+    assert [1] * 20 == list(map(len, items))
     assert 0 == service.process.returncode
     # A second, as a rule; a stream that held it up would take the 300 above.
     assert took_s < 60
@@ -479,7 +479,7 @@ def _entry(position: int) -> feed.Entry:
         tags="{}",
         status="running",
         position=position,
-        what=what,
+        content=what,
         created_at=what.reported_at,
     )
 

@@ -72,7 +72,7 @@ async def stream_runs(
 
 
 def _cursor(written: str) -> Cursor:
-    cursor = Cursor.read(written)
+    cursor = Cursor.parse(written)
     if cursor is None:
         message = "is not an id of this stream"
         raise Refusal(

@@ -81,7 +81,7 @@ class EventStream(Response):
         """Send until there is no more to come. Raises TimeoutError when nothing is taken for too long."""
         await _send_part(send, _beginning(self._first))
         async for step in self._rest:
-            await _send_part(send, b"".join(map(_frame, step.told)) if step.told else _heartbeat(step))
+            await _send_part(send, b"".join(map(_frame, step.items)) if step.items else _heartbeat(step))
 
 
 async def _send_part(send: Send, part: bytes) -> None:
@@ -111,25 +111,25 @@ def _heartbeat(step: Batch) -> bytes:
     return f": still here\nid: {step.id}\n\n".encode()
 
 
-def _frame(told: Item) -> bytes:
-    entry = told.entry
+def _frame(item: Item) -> bytes:
+    entry = item.entry
     if entry.frame is None:
         entry.frame = f"event: {_name(entry)}\ndata: {_ENCODER.encode(_members(entry))}\n\n".encode()
-    return f"id: {told.id}\n".encode() + entry.frame
+    return f"id: {item.id}\n".encode() + entry.frame
 
 
 def _name(entry: Entry) -> str:
     """`decision` for all that took one but the begin of an attempt; else what it was."""
-    if isinstance(entry.what, Stall):
+    if isinstance(entry.content, Stall):
         return "stalled"
-    return "decision" if entry.what.kind in ("report", "timeout") and entry.what.decision else entry.what.kind
+    return "decision" if entry.content.kind in ("report", "timeout") and entry.content.decision else entry.content.kind
 
 
 def _members(entry: Entry) -> dict[str, Any]:
     common = {"run": entry.run, "experiment": entry.experiment, "created_at": entry.created_at.isoformat()}
-    if isinstance(entry.what, Stall):
-        return {**common, **_members_of_stall(entry.run, entry.what)}
-    return {**common, **_members_of_event(entry.what)}
+    if isinstance(entry.content, Stall):
+        return {**common, **_members_of_stall(entry.run, entry.content)}
+    return {**common, **_members_of_event(entry.content)}
 
 
 def _members_of_event(event: Event) -> dict[str, Any]:
