@@ -51,7 +51,7 @@ def test_a_trainer_that_is_told_to_slow_down_comes_back_with_the_same(one_guarde
         return 0.5 if asked[2:] == [key] else 0.0
 
     token = make_token(one_guarded.http, "fast", "report", run="fast")["token"]
-    monkeypatch.setattr("remotelr_service.http.auth.throttle.Throttle.take", third_time_is_too_often)
+    monkeypatch.setattr("remotelr_service.http.auth.throttle.TokenBucket.take", third_time_is_too_often)
     with Client(one_guarded.url, token=token, timeout_s=30) as client:
         run = client.run("fast", policy=PLATEAU, initial_learning_rate=0.125)
         run.begin(epoch=0)

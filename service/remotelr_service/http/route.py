@@ -17,7 +17,6 @@ from remotelr_service.http.auth.gate import AccessGate
 from remotelr_service.http.problems import Refusal
 
 MAX_BODY_BYTES = 1024 * 1024
-MAX_REPORT_BYTES = 64 * 1024
 
 # An extension of ASGI's scope that our own server has: the request is here to its last byte.
 IS_WHOLE: Final = "remotelr.is_whole"
@@ -95,7 +94,7 @@ class StrictRoute(APIRoute):
             await gate.authorize(request.scope, call)
             query = request.scope["query_string"]
             if query:
-                _check_query(query, known)
+                read_query(query, known)
             if has_body:
                 check_content_type(request.headers.get("content-type"))
             given = request_class(request.scope, request.receive)
@@ -108,17 +107,20 @@ class StrictRoute(APIRoute):
         return strict
 
 
-def _check_query(query: bytes, known: frozenset[str]) -> None:
+def read_query(query: bytes, known: frozenset[str]) -> dict[str, str]:
+    """The query parameters by name. Raises Refusal for an unknown or repeated name."""
     try:
-        names = [name for name, _ in parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict")]
+        found = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict")
     except ValueError:
         raise Refusal("invalid_request", "the query string is not UTF-8 in percent-encoding") from None
+    names = [name for name, _ in found]
     for name in names:
         if name not in known:
             takes = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
             raise _wrong_parameter(name, f"unknown query parameter: {takes}")
         if names.count(name) > 1:
             raise _wrong_parameter(name, "stands in the address more than once")
+    return dict(found)
 
 
 def _wrong_parameter(name: str, message: str) -> Refusal:

@@ -25,11 +25,8 @@ from remotelr_service.features.runs.history_endpoints import router as history
 from remotelr_service.features.runs.stalls import Stalls
 from remotelr_service.features.streams.endpoints import router as streams
 from remotelr_service.features.tokens.endpoints import router as tokens
-from remotelr_service.features.training.attempt_endpoints import router as attempts
 from remotelr_service.features.training.deadlines import deadline_task
-from remotelr_service.features.training.decision_endpoints import router as decisions
-from remotelr_service.features.training.endpoints import batches
-from remotelr_service.features.training.endpoints import router as reports
+from remotelr_service.features.training.endpoints import router as training
 from remotelr_service.features.training.fast_reports import FastReports
 from remotelr_service.features.training.responses import log_decision
 from remotelr_service.http import error_handlers
@@ -44,9 +41,7 @@ from remotelr_service.settings import Settings
 
 # In the order of the OpenAPI document.
 ROUTERS = (
-    reports,
-    attempts,
-    decisions,
+    training,
     runs,
     history,
     commands,
@@ -57,7 +52,6 @@ ROUTERS = (
     streams,
     tokens,
     health,
-    batches,
 )
 
 DESCRIPTION = """The learning-rate control plane: it stores the policy and the plateau state of every training run.

@@ -1,87 +1,103 @@
-"""The short way of the hot call: a plain report is found first, read, and answered without FastAPI.
+"""Answers reports before the request reaches FastAPI.
 
-FastAPI works out anew for every request what a call declares, which took longer than all the rest of a report, and
-goes through six layers to find it. What is done is done by the call in `routes/reports.py`; it takes the reports with
-a query itself.
+FastAPI resolves a route's declarations for every request and has six layers in front of it. Both took longer than all
+other work of a report. FastAPI handles only the reports whose run key is invalid, which it rejects.
 """
 
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from remotelr_service.features.training.endpoints import ReportStrictRequest, report, router
-from remotelr_service.features.training.schemas import ReportRequest
+from remotelr_service.features.training.endpoints import report, router
+from remotelr_service.features.training.schemas import ReportQuery, ReportRequest
 from remotelr_service.http.auth.gate import AccessGate
 from remotelr_service.http.fields import KEY_PATTERN
-from remotelr_service.http.route import check_content_type
+from remotelr_service.http.route import StrictRequest, check_content_type, read_query
+
+MAX_REPORT_BYTES = 64 * 1024
+
+Model = TypeVar("Model", bound=BaseModel)
 
 _PATH = re.compile(rf"/v1/runs/({KEY_PATTERN.strip('^$')})/reports")
-# Under its name the answers are counted, and its fields are hinted at.
-_DESCRIBED = next(route for route in router.routes if isinstance(route, APIRoute))
+# Metrics count reports under this route, and problems name its fields.
+_ROUTE = next(route for route in router.routes if isinstance(route, APIRoute) and route.operation_id == "report")
+_NO_QUERY = ReportQuery()
+
+
+class ReportStrictRequest(StrictRequest):
+    """The request of one report."""
+
+    limit_bytes = MAX_REPORT_BYTES
 
 
 class FastReports:
-    """Answers the reports that have nothing in their query; the rest is for the application behind it."""
+    """ASGI middleware that answers reports. All other requests go to the application behind it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        run = _run(scope)
-        if run is None:
+        found = None
+        if scope["type"] == "http" and scope["method"] == "POST":
+            found = _PATH.fullmatch(scope["path"])
+        if found is None:
             await self._app(scope, receive, send)
             return
-        scope["route"], scope["path_params"] = _DESCRIBED, {"run": run}
+        run = found[1]
+        scope["route"], scope["path_params"] = _ROUTE, {"run": run}
         request = ReportStrictRequest(scope, receive, send)
         try:
             response = await _answer(run, request)
-        except Exception as error:  # noqa: BLE001  # what has no answer of its own is raised again
+        except Exception as error:  # noqa: BLE001  # an error without a handler is raised again
             response = await _problem(request, error)
         await response(scope, receive, send)
 
 
-def _run(scope: Scope) -> str | None:
-    """The key of the run whose plain report this is."""
-    if scope["type"] != "http" or scope["method"] != "POST" or scope["query_string"]:
-        return None
-    found = _PATH.fullmatch(scope["path"])
-    return None if found is None else found[1]
-
-
 async def _answer(run: str, request: ReportStrictRequest) -> Response:
-    state = request.app.state
+    state, scope = request.app.state, request.scope
     gate: AccessGate = state.gate
-    # The writer looks whether the run is there for the caller: it reads the run anyhow.
-    caller = await gate.authorize(request.scope, "report", checks_run=False)
+    query_string = scope["query_string"]
+    # Without a query only the writer reads the run, and the writer checks the caller's access itself.
+    caller = await gate.authorize(scope, "report", checks_run=query_string != b"")
+    query = _read(ReportQuery, "query", read_query(query_string, _QUERY_NAMES)) if query_string else _NO_QUERY
     check_content_type(request.headers.get("content-type"))
     document = await request.json() if await request.body() else None
     with state.limiter:
         return await report(
-            run=run, body=_read(document), request=request, ctx=gate.context_for(caller), settings=state.settings
+            run=run,
+            body=_read(ReportRequest, "body", document),
+            request=request,
+            ctx=gate.context_for(caller),
+            settings=state.settings,
+            wait=query.wait,
+            steps_wanted=query.steps,
         )
 
 
-async def _problem(request: ReportStrictRequest, error: Exception) -> Response:
-    """What the application answers to such an error; raises it where it has no answer."""
-    answers = request.app.exception_handlers
-    for kind in type(error).__mro__:
-        if kind in answers:
-            answer: Response = await answers[kind](request, error)
-            return answer
-    raise error
+_QUERY_NAMES = frozenset(ReportQuery.model_fields)
 
 
-def _read(document: Any) -> ReportRequest:
-    """Raises RequestValidationError, as FastAPI does."""
+def _read(model: type[Model], part: str, document: Any) -> Model:
+    """The model of this part of the request. Raises RequestValidationError, as FastAPI does."""
     if document is None:
-        raise RequestValidationError([{"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}])
+        raise RequestValidationError([{"type": "missing", "loc": (part,), "msg": "Field required", "input": None}])
     try:
-        return ReportRequest.model_validate(document)
+        return model.model_validate(document)
     except ValidationError as error:
-        wrong = error.errors(include_url=False)
-        raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in wrong]) from None
+        errors = error.errors(include_url=False)
+        raise RequestValidationError([{**each, "loc": (part, *each["loc"])} for each in errors]) from None
+
+
+async def _problem(request: ReportStrictRequest, error: Exception) -> Response:
+    """The application's response to the error. Raises an error that has no handler."""
+    handlers = request.app.exception_handlers
+    for kind in type(error).__mro__:
+        if kind in handlers:
+            response: Response = await handlers[kind](request, error)
+            return response
+    raise error

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from remotelr.rules import AttemptRequest, Report
 from remotelr_service.http.bodies import RequestBody, ResponseBody, measured_metrics
@@ -14,6 +14,8 @@ from remotelr_service.http.fields import (
     Metrics,
     Sequence,
     Steps,
+    Wait,
+    WithSteps,
     WorldSize,
 )
 
@@ -61,6 +63,13 @@ class ReportRequest(RequestBody):
             last_seq=self.last_seq,
             local=self.local,
         )
+
+
+class ReportQuery(BaseModel):
+    """The query parameters of a report."""
+
+    wait: Wait = 0.0
+    steps: WithSteps = False
 
 
 class BatchRequest(RequestBody):
