@@ -1,14 +1,20 @@
-"""The bugs that such services have, to plant: the power table of the proofs.
+"""Known bugs of such services, to plant: each must make the test named beside it fail.
 
-A mutant is code appended to files of a copy of the packages. It names what it changes, and does not apply when
-that name has gone, so that a mutant cannot quietly turn into a service without a bug.
+A mutant is code that is appended to files of a copy of the packages. `Mutant.mistakes` finds names in that code which
+the file no longer defines, so that a renamed function cannot turn a mutant into a service without a bug.
 """
 
-import re
+import ast
+import builtins
+import importlib
+import importlib.util
 import shutil
-from collections.abc import Mapping
+import symtable
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("clients/remotelr", "service/remotelr_service", "migrations")
@@ -21,7 +27,11 @@ FIRST_MIGRATION = "migrations/versions/0001_initial.py"
 
 @dataclass(frozen=True)
 class Mutant:
-    """A bug. code: to append, by file. caught_by: the proof that must fail. says: what its failure must show."""
+    """A bug.
+
+    code: the code to append, by file. caught_by: the test that must fail. says: a part of that failure.
+    cheap: whether the default run plants it.
+    """
 
     name: str
     code: Mapping[str, str]
@@ -30,16 +40,66 @@ class Mutant:
     cheap: bool = False
 
     def plant(self, folder: Path) -> list[Path]:
-        """Make a copy of the packages with the bug in it. Gives what goes on PYTHONPATH."""
+        """Make a copy of the packages with the bug in it. Returns the entries of PYTHONPATH."""
+        assert not self.mistakes(), self.mistakes()
         for part in PARTS:
             shutil.copytree(ROOT / part, folder / part)
         for file, code in self.code.items():
             path = folder / file
-            source = path.read_text()
-            for replaced in re.findall(r"^(?:_right_?\w*) = ([\w.]+)$", code, re.MULTILINE):
-                assert re.search(rf"\b{replaced.rpartition('.')[2]}\b", source), f"{file} has no {replaced} any more"
-            path.write_text(source + code)
+            path.write_text(path.read_text() + code)
         return [folder / "service", folder / "clients"]
+
+    def mistakes(self) -> list[str]:
+        """The reasons why the code has no effect, or fails by a mistake of its own."""
+        return [f"{file}: {mistake}" for file, code in self.code.items() for mistake in _mistakes(file, code)]
+
+
+def _mistakes(file: str, code: str) -> Iterator[str]:
+    source = (ROOT / file).read_text()
+    defined = _namespace(ROOT / file)
+    top = symtable.symtable(code, file, "exec")
+    bound = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned()}
+    read = {
+        symbol.get_name()
+        for scope in _scopes(top)
+        for symbol in scope.get_symbols()
+        if symbol.is_referenced() and (scope is top or symbol.is_global())
+    }
+    yield from (f"{name} is not defined" for name in sorted(read - bound - defined.keys()))
+    yield from (f"{name} replaces nothing and is not used" for name in sorted(bound - read - defined.keys()))
+    is_applied = bool(bound & defined.keys())
+    for node in ast.walk(ast.parse(code)):
+        match node:
+            case ast.Attribute(value=ast.Name(id="self"), attr=name) if f"self.{name}" not in source:
+                yield f"self.{name} is not used in the file"
+            case ast.Attribute(value=ast.Name(id=owner), attr=name, ctx=context) if _has_members(defined.get(owner)):
+                is_applied |= isinstance(context, ast.Store)
+                if not hasattr(defined[owner], name):
+                    yield f"{owner}.{name} is not defined"
+    if not is_applied:
+        yield "no definition is replaced"
+
+
+def _has_members(value: Any) -> bool:
+    return isinstance(value, type | ModuleType)
+
+
+def _scopes(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
+    yield table
+    for child in table.get_children():
+        yield from _scopes(child)
+
+
+def _namespace(path: Path) -> dict[str, Any]:
+    """The global names of the module at `path`, builtins included."""
+    if path.is_relative_to(ROOT / "migrations"):
+        spec = importlib.util.spec_from_file_location("planted_migration", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    else:
+        module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts[1:]))
+    return vars(builtins) | vars(module)
 
 
 # The database refuses what these bugs would store, which turns them into errors; to see that the proofs find the
@@ -161,9 +221,6 @@ def report(run, report, log):
         {
             f"{RULES}/transitions/report.py": """
 
-_right = _refuse_foreign_attempt
-
-
 def _refuse_foreign_attempt(run, report):
     pass
 """
@@ -176,9 +233,6 @@ def _refuse_foreign_attempt(run, report):
         "a rewind is ignored",
         {
             f"{RULES}/transitions/attempt.py": """
-
-_right = _restored
-
 
 def _restored(run, epoch, snapshot, log):
     return run.state
@@ -240,7 +294,6 @@ def _on_connect(engine, pragmas):
         {
             f"{CLIENT}/_http/responses.py": """
 
-_right = _rate
 _rate = _number
 """
         },
@@ -252,7 +305,6 @@ _rate = _number
         {
             f"{CLIENT}/_session/session.py": """
 
-_right = Session._decide_locally
 Session._decide_locally = lambda self, request: None
 """
         },
@@ -264,7 +316,6 @@ Session._decide_locally = lambda self, request: None
         {
             f"{CLIENT}/_session/breaker.py": """
 
-_right = Breaker.failed
 Breaker.failed = lambda self, began_s, now_s: self
 """
         },
@@ -276,7 +327,6 @@ Breaker.failed = lambda self, began_s, now_s: self
         {
             f"{CLIENT}/_session/breaker.py": """
 
-_right = Breaker.rested
 Breaker.rested = lambda self: self
 """
         },

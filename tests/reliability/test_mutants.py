@@ -47,6 +47,28 @@ def test_a_bug_takes_what_the_right_code_takes(mutant: Mutant):
         }
 
 
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_the_code_of_a_bug_replaces_a_definition_and_reads_only_defined_names(mutant: Mutant):
+    assert [] == mutant.mistakes()
+
+
+@pytest.mark.parametrize(
+    ("code", "mistake"),
+    [
+        ("_right = gone\n", "gone is not defined"),
+        ("def _check_file(file):\n    return gone(file)\n", "gone is not defined"),
+        ("def gone(file):\n    pass\n", "gone replaces nothing and is not used"),
+        ("Database.gone = lambda self: None\n", "Database.gone is not defined"),
+        ("Database.close = lambda self: self.gone\n", "self.gone is not used in the file"),
+        ("_right = _check_file\n_right(None)\n", "no definition is replaced"),
+    ],
+)
+def test_a_name_that_has_gone_is_found_in_the_code_of_a_bug(code: str, mistake: str):
+    file = "service/remotelr_service/db/engine.py"
+
+    assert f"{file}: {mistake}" in Mutant("renamed", {file: code}, "", "").mistakes()
+
+
 def test_a_copy_without_a_bug_passes(tmp_path: Path, postgres_server: str):
     """
     Or the failures above might be the copy's.
