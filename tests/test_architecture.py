@@ -183,6 +183,11 @@ SERVICE = (
     ),
     *_feature_rooms(),
     Room("remotelr_service.errors", (), "errors need nothing"),
+    Room(
+        "remotelr_service.evaluation",
+        ("remotelr.rules", "remotelr_service.errors"),
+        "long evaluations run in a process of their own, which starts fast and knows no database",
+    ),
     Room("remotelr_service.logs", ("pydantic", "structlog"), "logs need nothing of the service"),
     Room(
         "remotelr_service.metrics",

@@ -8,6 +8,7 @@
     ├── TooManyRuns           a bulk command selects more runs than its limit
     ├── TooManyTags           a run has at most 32 tags
     ├── StepsUnknown          rates of single steps need an epoch of known length
+    ├── EvaluationTooLong     a curve needs more evaluation than one request may take
     ├── LogTooLong            the run's log is too long to replay in one request
     ├── EpochUndecided        the epoch has no decision yet
     ├── ExperimentOutOfReach  the token is bound to another experiment
@@ -139,6 +140,10 @@ class TooManyTags(ServiceError):
 
 class StepsUnknown(ServiceError):
     code = "steps_unknown"
+
+
+class EvaluationTooLong(ServiceError):
+    code = "evaluation_too_long"
 
 
 class LogTooLong(ServiceError):

@@ -56,6 +56,7 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "schema_outdated": (503, "The database needs a migration"),
     "invalid_request": (422, "The request is not what this call takes"),
     "too_many_tags": (422, "A run cannot have so many tags"),
+    "evaluation_too_long": (422, "The evaluation takes too long"),
     "log_too_long": (422, "The run has gone through too much for one request"),
     "epoch_undecided": (404, "The epoch has no decision"),
     "steps_unknown": (422, "The number of steps of an epoch is not known"),

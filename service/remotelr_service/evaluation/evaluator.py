@@ -1,0 +1,122 @@
+"""Runs long evaluations in a process of their own, so that they slow neither reports nor other calls.
+
+A thread would share the interpreter's lock with the event loop and the writer, and nothing could end it. The process
+has the lowest priority, serves one task at a time, and is killed when a task takes too long or its caller is gone.
+"""
+
+import asyncio
+import json
+import sys
+from contextlib import suppress
+from typing import Any, Final
+
+from remotelr.rules import InvalidPolicy, RulesError
+from remotelr.rules.errors import InvalidReport
+from remotelr_service.errors import EvaluationTooLong, Overloaded
+
+# Seconds that one task may take, and how many may wait for their turn.
+TIMEOUT_S: Final = 10.0
+QUEUE_SIZE: Final = 16
+
+# Evaluated parts (see `remotelr.rules.policy.cost`) that may be spent outside this process, some 10 ms; and at all.
+INLINE_COST: Final = 100_000
+MAX_COST: Final = 400_000_000
+
+_MAX_LINE_BYTES = 256 * 1024 * 1024
+_ERRORS: dict[str, type[RulesError]] = {InvalidReport.code: InvalidReport}
+
+
+class Evaluator:
+    """The process and the queue before it. It starts with the first task, and anew after a task that was ended."""
+
+    def __init__(self, timeout_s: float = TIMEOUT_S, queue_size: int = QUEUE_SIZE) -> None:
+        self._timeout_s = timeout_s
+        self._queue_size = queue_size
+        self._waiting = 0
+        self._turn = asyncio.Lock()
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def run(self, task: str, arguments: dict[str, Any]) -> Any:
+        """The result of a task of `evaluation.tasks`. If it is cancelled, the task ends.
+
+        Raises Overloaded when too many tasks wait, EvaluationTooLong, and what the rules raise.
+        """
+        if self._waiting >= self._queue_size:
+            raise Overloaded(f"{self._waiting} long evaluations wait, and no more fit: send the request later")
+        self._waiting += 1
+        try:
+            async with self._turn:
+                answer = await self._evaluate(task, arguments)
+        finally:
+            self._waiting -= 1
+        if "error" in answer:
+            raise _error(answer["error"])
+        return answer["result"]
+
+    async def close(self) -> None:
+        """End the process at once."""
+        process, self._process = self._process, None
+        if process is not None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    async def _evaluate(self, task: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        done = False
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                process = await self._started()
+                assert process.stdin is not None and process.stdout is not None
+                request = {"task": task, "arguments": arguments, "timeout_s": self._timeout_s}
+                process.stdin.write(json.dumps(request).encode() + b"\n")
+                await process.stdin.drain()
+                line = await process.stdout.readline()
+            if not line:
+                raise EvaluationTooLong("the evaluation ended without a result: evaluate fewer positions at once")
+            answer: dict[str, Any] = json.loads(line)
+            done = True
+        except TimeoutError:
+            raise EvaluationTooLong(
+                f"the evaluation takes longer than {self._timeout_s:g} s: evaluate fewer positions at once, or use a "
+                f"policy with fewer formulas and less noise"
+            ) from None
+        except (BrokenPipeError, ConnectionResetError):
+            raise EvaluationTooLong("the evaluation ended without a result: evaluate fewer positions at once") from None
+        finally:
+            # Whatever ended it, its process is in the middle of a task: the next task gets another one.
+            if not done:
+                await self.close()
+        return answer
+
+    async def _started(self) -> asyncio.subprocess.Process:
+        if self._process is None or self._process.returncode is not None:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "remotelr_service.evaluation.worker",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                limit=_MAX_LINE_BYTES,
+            )
+        return self._process
+
+
+def check_cost(count: int, cost: int, what: str) -> bool:
+    """Whether `count` positions of `cost` parts each are few enough to evaluate in place.
+
+    Raises EvaluationTooLong where they are more than any evaluation may be. what: the member that gives the count.
+    """
+    if count * cost > MAX_COST:
+        raise EvaluationTooLong(
+            f"{what}: {count:,} positions of {cost:,} evaluated parts each are more than {MAX_COST:,}: evaluate "
+            f"{MAX_COST // cost:,} positions or fewer at once",
+            count=count,
+            limit=MAX_COST // cost,
+        )
+    return count * cost <= INLINE_COST
+
+
+def _error(found: dict[str, Any]) -> RulesError:
+    if found["code"] == InvalidPolicy.code:
+        return InvalidPolicy(found["message"], found["path"])
+    return _ERRORS.get(found["code"], RulesError)(found["message"], **found["details"])
