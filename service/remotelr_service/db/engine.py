@@ -14,16 +14,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, QueuePool
 
 from remotelr_service.db import driver
+from remotelr_service.db.faults import classify_error, ends_connection
 from remotelr_service.errors import DatabaseDamaged, DatabaseInUse, DatabaseUnavailable, InvalidDatabaseUrl
 
 SQLITE_BUSY_TIMEOUT_MS = 5_000
@@ -39,15 +40,6 @@ POSTGRES_MIGRATION_TIMEOUT_MS = 60_000
 POSTGRES_TABLE_LOCK_TIMEOUT_MS = 100
 
 _READERS: dict[str, Any] = {"pool_size": 5, "max_overflow": 10, "pool_timeout": 2, "pool_use_lifo": True}
-
-# serialization_failure, deadlock_detected, lock_not_available.
-_RACE_STATES = frozenset({"40001", "40P01", "55P03"})
-_CANCELLED_STATE = "57014"
-
-Fault = Literal["race", "lost", "slow", "unavailable", "other"]
-
-# What is raised when the database cannot be reached, cannot write, or has no connection left in time.
-UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +87,17 @@ def open_database(url: str) -> Database:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A short transaction to read in. Raises DatabaseUnavailable when the database cannot be reached."""
+    """A short transaction to read in. Raises DatabaseUnavailable, DatabaseDamaged."""
     try:
         with engine.begin() as connection:
             yield connection
-    except UNAVAILABLE as error:
-        raise DatabaseUnavailable("the database cannot be reached: ask again") from error
+    except (DBAPIError, PoolTimeout) as error:
+        fault = classify_error(error)
+        if fault == "damaged":
+            raise damaged(engine.url.database or "the database", error_text(error)) from error
+        if fault == "other":
+            raise
+        raise DatabaseUnavailable("the database cannot be reached; retry the request") from error
 
 
 def migration_engine(url: str) -> Engine:
@@ -192,26 +189,6 @@ def transaction_limit_s(engine: Engine) -> float:
     return (SQLITE_BUSY_TIMEOUT_MS if engine.dialect.name == "sqlite" else POSTGRES_STATEMENT_TIMEOUT_MS) / 1000 + 1
 
 
-def classify_error(error: Exception) -> Fault:
-    """What it means that a transaction failed like this:
-
-    race       another transaction was faster; the same one may succeed now
-    lost       the connection broke, maybe after the commit; a new one may be had
-    slow       it was cut off for taking too long, or was cancelled
-    away       the database cannot be reached, or cannot write; nobody else will fare better
-    its own    a mistake of its own, that another try cannot heal
-    """
-    if isinstance(error, DBAPIError):
-        state = getattr(error.orig, "sqlstate", None)
-        if isinstance(error, IntegrityError) or state in _RACE_STATES:
-            return "race"
-        if error.connection_invalidated:
-            return "lost"
-        if state == _CANCELLED_STATE:
-            return "slow"
-    return "unavailable" if isinstance(error, UNAVAILABLE) else "other"
-
-
 def is_lock_conflict(error: Exception) -> bool:
     """Whether a change of the schema failed because somebody else holds what it needs, and will let go of it.
 
@@ -259,7 +236,19 @@ def _postgres_engine(
         f"SET LOCAL idle_in_transaction_session_timeout = {POSTGRES_IDLE_TIMEOUT_MS}",
     )
     driver.flush_before(engine)
+    _replace_lost_connections(engine)
     return engine
+
+
+def _replace_lost_connections(engine: Engine) -> None:
+    """Connect anew after the errors of `faults` that end a connection, beside those that SQLAlchemy knows."""
+    dialect = engine.dialect
+    is_disconnect = dialect.is_disconnect
+
+    def is_lost(error: Any, connection: Any, cursor: Any) -> bool:
+        return ends_connection(error) or is_disconnect(error, connection, cursor)
+
+    dialect.is_disconnect = is_lost  # type: ignore[assignment]  # what SQLAlchemy and `driver` both call
 
 
 def _sqlite_writer(url: URL, poolclass: type[QueuePool] | type[NullPool] = QueuePool) -> Engine:

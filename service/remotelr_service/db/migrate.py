@@ -11,13 +11,13 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DatabaseError
 
 from remotelr_service.db.engine import (
-    UNAVAILABLE,
     damaged,
     database_exists,
     error_text,
     inspection_engine,
     is_lock_conflict,
 )
+from remotelr_service.db.faults import UNAVAILABLE
 from remotelr_service.errors import DatabaseUnavailable, SchemaOutdated
 
 log = logging.getLogger(__name__)

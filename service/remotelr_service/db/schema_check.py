@@ -31,6 +31,20 @@ def schema_mismatch(engine: Engine, at: str | None) -> str | None:
     return f"at {at}, where this release misses {gone}" if gone else None
 
 
+def check_writable(engine: Engine) -> None:
+    """Raises DatabaseUnavailable if the server takes no writes, as a primary that became a standby.
+
+    Then the pooled connections are replaced: a new one may lead to the new primary.
+    """
+    if engine.dialect.name != "postgresql":
+        return
+    with reading(engine) as connection:
+        is_read_only = connection.execute(text("SELECT current_setting('transaction_read_only')")).scalar() == "on"
+    if is_read_only:
+        engine.dispose()
+        raise DatabaseUnavailable("the database server is read-only: connect the service to the primary")
+
+
 def stored_revision(engine: Engine) -> str | None:
     """The revision of the tables, from one short query. Raises DatabaseUnavailable, also where there are no tables."""
     try:

@@ -36,12 +36,13 @@ from typing import Any, Literal, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from remotelr_service.db.engine import Fault, classify_error, transaction_limit_s
+from remotelr_service.db.engine import damaged, error_text, transaction_limit_s
+from remotelr_service.db.faults import Fault, classify_error
 from remotelr_service.db.queries import runs
 from remotelr_service.db.writer.prefetch import Point
 from remotelr_service.db.writer.run_cache import RunCache
 from remotelr_service.db.writer.transaction import WriteTransaction
-from remotelr_service.errors import DatabaseUnavailable, Overloaded, RunBusy
+from remotelr_service.errors import DatabaseDamaged, DatabaseUnavailable, Overloaded, RunBusy
 
 T = TypeVar("T")
 
@@ -251,16 +252,19 @@ class Writer:
         for index, job in enumerate(jobs):
             try:
                 self._commit_alone(job)
-            except DatabaseUnavailable as error:
+            except (DatabaseUnavailable, DatabaseDamaged) as error:
+                # Once, and without the driver's traceback of 40 lines, until a transaction succeeds.
+                if self.failing != error.message:
+                    log.error("%s: %s", error.message, error.__cause__)  # noqa: TRY400
                 # The next actions would not reach it either, after one timeout each.
                 self._failed = (time.monotonic(), error.message)
-                # Without the driver's traceback of 40 lines for each transaction.
-                log.error("the database is unavailable: %s", error.__cause__)  # noqa: TRY400
                 self._fail([*jobs[index:], *self._take_all()], error)
                 return
 
     def _commit_alone(self, job: _Job) -> None:
-        """Run one action in its own transaction. Raises DatabaseUnavailable if no transaction is possible."""
+        """Run one action in its own transaction. Raises DatabaseUnavailable or DatabaseDamaged if no transaction
+        is possible.
+        """
         for left in reversed(range(TRIES)):
             try:
                 self._transact([job])
@@ -272,6 +276,8 @@ class Writer:
                     return
                 if fault in ("race", "lost") and left:
                     continue
+                if fault == "damaged":
+                    raise damaged(self._engine.url.database or "the database", error_text(error)) from error
                 if fault in ("lost", "unavailable"):
                     raise DatabaseUnavailable(
                         "the database cannot be reached or cannot write; retry the request"
@@ -291,9 +297,9 @@ class Writer:
                     jobs.append(item)
         return jobs
 
-    def _fail(self, jobs: list[_Job], error: DatabaseUnavailable) -> None:
+    def _fail(self, jobs: list[_Job], error: DatabaseUnavailable | DatabaseDamaged) -> None:
         for job in jobs:
-            job.error = DatabaseUnavailable(error.message)
+            job.error = type(error)(error.message)
         _answer(jobs)
 
 

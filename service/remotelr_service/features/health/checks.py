@@ -2,8 +2,8 @@
 
 from sqlalchemy import Engine
 
-from remotelr_service.db.schema_check import schema_mismatch, stored_revision
-from remotelr_service.errors import DatabaseUnavailable
+from remotelr_service.db.schema_check import check_writable, schema_mismatch, stored_revision
+from remotelr_service.errors import DatabaseDamaged, DatabaseUnavailable
 from remotelr_service.http.context import Context
 
 OK = "ok"
@@ -12,9 +12,10 @@ OK = "ok"
 def database_checks(engine: Engine) -> dict[str, str]:
     """The checks `database` and `schema`, each `ok` or what is wrong."""
     try:
+        check_writable(engine)
         return {"database": OK, "schema": schema_mismatch(engine, stored_revision(engine)) or OK}
-    except DatabaseUnavailable as away:
-        return {"database": away.message, "schema": "not known"}
+    except (DatabaseDamaged, DatabaseUnavailable) as error:
+        return {"database": error.message, "schema": "not known"}
 
 
 def write_check(ctx: Context) -> str:
