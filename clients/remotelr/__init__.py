@@ -1,6 +1,8 @@
-"""Learning rates decided in one durable place. `Client`, `Run` and `Decision` are for your own loop, `RunView`,
-`Reported` and `Commanded` are what else they give; `remotelr.keras` is the callback for Keras; `remotelr.rules` is
-how a rate evolves."""
+"""The client of RemoteLR, a control plane for learning rates.
+
+`Client`, `Run` and `Decision` serve a custom training loop, and return `RunView`, `ReportRecord` and `CommandReceipt`.
+`remotelr.keras` has the callback for Keras, `remotelr.rules` the rules by which a rate evolves.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -42,7 +44,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The public names, imported when first used: who imports `remotelr.rules` alone (the service) needs no httpx."""
+    """Import a public name at its first use: the service imports `remotelr.rules` without httpx."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""The service, for a trainer's own loop: `Client` finds it, `Run` is one training job, `Decision` what it is told.
+"""The client for a custom training loop: `Client` connects to the service, `Run` is one training job.
 
     with Client("http://127.0.0.1:8000") as client:
         run = client.run("mnist-7", policy={"type": "reduce_on_plateau", "patience": 3}, initial_learning_rate=0.01)
@@ -8,8 +8,8 @@
             decision = run.report(decision.epoch, {"val_loss": val_loss})
         run.finish()
 
-Calls either give what the service decided or raise ServiceUnreachable or ServiceRefused; each asks
-again, within one budget, what may be asked again. This module sends and sleeps, and does nothing else.
+Every call returns the service's answer or raises ServiceUnreachable or ServiceRefused; within its time budget it
+retries what may succeed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -41,18 +41,17 @@ class Client:
     0.1
 
     url: its address, `http://127.0.0.1:8000`.
-    timeout_s: budget of one call, over all its tries and the pauses between them. It holds: whatever
-        the network does, the call ends by then.
-    token: what the service lets us in by, sent with every request; `REMOTELR_TOKEN` when not given, or what stands
-        in the file `REMOTELR_TOKEN_FILE`. It is never sent over plain http to another machine, unless `allow_http`
-        (or `REMOTELR_ALLOW_HTTP=1`) says that nobody listens on the way.
-    verify: a file or a folder of certificates to trust instead of the usual ones, or an `ssl.SSLContext`; False
-        trusts anybody, with a warning.
-    headers: sent with every request. proxy, trust_env: as httpx has them.
-    transport: what carries requests instead of HTTP, for tests.
+    timeout_s: strict budget in seconds of one call with all its tries and pauses, > 0.
+    token: sent with every request; by default `REMOTELR_TOKEN`, or the content of the file `REMOTELR_TOKEN_FILE`.
+        Over plain http it goes only to this machine, unless `allow_http` (or `REMOTELR_ALLOW_HTTP=1`) says that the
+        network is trusted.
+    verify: a file or folder of certificates to trust instead of the default ones, or an `ssl.SSLContext`; False
+        trusts any server, with a warning.
+    headers: sent with every request. proxy, trust_env: as in httpx.
+    transport: sends the requests instead of HTTP, for tests.
 
-    A client may be shared between threads. It opens no connection before its first call; as a context
-    manager it closes them at the end.
+    A client may be shared between threads. It connects at its first call; as a context manager it closes its
+    connections at the end.
     """
 
     def __init__(
@@ -69,16 +68,16 @@ class Client:
         transport: Transport | None = None,
     ) -> None:
         if not timeout_s > 0:
-            raise ValueError(f"timeout_s is a time in seconds, > 0, not {timeout_s!r}")
+            raise ValueError(f"timeout_s must be a number of seconds > 0, got {timeout_s!r}")
         self.url = address(url)
         self.timeout_s = timeout_s
         if transport is None:
             secret = bearer(url, token, allow_http=allow_http)
             if secret and url.startswith("http://"):
-                # It was to stay on this machine: a proxy of the environment is another one.
+                # The token must stay on this machine, so no proxy of the environment may be used.
                 trust_env = False
-            told = {**secret, **(headers or {})}
-            transport = HttpTransport(url, headers=told, proxy=proxy, verify=verify, trust_env=trust_env)
+            headers = {**secret, **(headers or {})}
+            transport = HttpTransport(url, headers=headers, proxy=proxy, verify=verify, trust_env=trust_env)
         self._service = Service(transport, timeout_s)
 
     def run(
@@ -95,15 +94,15 @@ class Client:
         on_conflict: OnConflict | None = None,
         timeout_s: float | None = None,
     ) -> Run:
-        """The run of that key, created where there is none.
+        """The run with that key, created if it does not exist.
 
-        policy: a document (`{"type": "cosine", …}`), or a policy of `remotelr.rules`. Without one a run that is
-            there keeps its own, and a new one has its experiment's.
-        initial_learning_rate: the trainer's own rate; needed where the policy names none.
-        world_size: ranks of a new run; in one that is there, `begin` says how many.
-        steps_per_epoch, total_epochs: lengths, where known.
-        on_conflict: what to do when the run exists with another policy: `error` (default), `keep` its own,
-            `replace` it and keep what a plateau remembers, `restart` with a fresh state.
+        policy: a document (`{"type": "cosine", …}`) or a policy of `remotelr.rules`. By default an existing run keeps
+            its policy, and a new one has that of its experiment.
+        initial_learning_rate: the trainer's rate; required if the policy names none.
+        world_size: ranks of a new run; `begin` changes the number of an existing one.
+        steps_per_epoch, total_epochs: lengths, if known.
+        on_conflict: if the run exists with another policy: `error` (default), `keep` its own, `replace` it and keep
+            the state, or `restart` with a new state.
 
         Raises ServiceRefused (`invalid_policy`, `policy_conflict`…) and ServiceUnreachable.
         """
@@ -120,13 +119,13 @@ class Client:
         return Run(self._service, self._service.call(requests.put_run(key, members), responses.read_run, timeout_s))
 
     def get_run(self, key: str, *, timeout_s: float | None = None) -> Run:
-        """The run of that key, which exists. Raises ServiceRefused (`run_not_found`) and ServiceUnreachable."""
+        """The existing run with that key. Raises ServiceRefused (`run_not_found`) and ServiceUnreachable."""
         return Run(self._service, self._service.call(requests.get_run(key), responses.read_run, timeout_s))
 
     def runs(
         self, *, experiment: str | None = None, status: str | None = None, tag: str | None = None
     ) -> Iterator[Run]:
-        """The runs in order of their keys, fetched page by page as they are asked for.
+        """The runs in order of their keys, fetched page by page.
 
         status: `running`, `completed`, `failed` or `stopped`. tag: `name:value`.
         """
@@ -141,19 +140,19 @@ class Client:
                 return
 
     def answers(self, key: str, *, timeout_s: float) -> bool:
-        """Whether the service says anything of the run of that key: one try, and no other."""
+        """Whether the service answers a single request for the run, a refusal included."""
         return self._service.answers(requests.get_run(key), timeout_s)
 
     @property
     def transport(self) -> Transport:
-        """What carries the requests."""
+        """The transport that sends the requests."""
         return self._service.transport
 
     def __repr__(self) -> str:
         return f"Client({self.url!r})"
 
     def close(self) -> None:
-        """Let go of the connection. The client can be used again; it then opens a new one."""
+        """Close the connection. A later call opens a new one."""
         self._service.transport.close()
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""A decision as the client gives it: the service's, and the rate of each step that follows from it."""
+"""The client's decision: the service's decision with the run's policy, which gives the rate of each step."""
 
 from dataclasses import field, fields
 from math import isclose
@@ -10,9 +10,9 @@ from remotelr.rules.values.records import record
 
 
 class Plan:
-    """The policy of a run as the service described it, read when it is first needed.
+    """The policy of a run as the service described it, parsed at its first use.
 
-    spec: its policy, initial_learning_rate, world_size and lengths, as written.
+    spec: the JSON of its policy, initial_learning_rate, world_size and lengths.
     """
 
     def __init__(self, spec: Json) -> None:
@@ -21,7 +21,7 @@ class Plan:
 
     @property
     def policy(self) -> Policy:
-        """With its rates and lengths filled in. Raises InvalidPolicy for one that is newer than this package."""
+        """The policy with its rates and lengths. Raises InvalidPolicy for a policy that is newer than this package."""
         if self._policy is None:
             self._policy = RunSpec.from_json(self._spec).bound()
         return self._policy
@@ -32,12 +32,12 @@ class Plan:
         return bool(self._spec["policy"].get("unit") == "step")
 
     def agrees_with(self, decision: rules.Decision) -> bool:
-        """The policy gives the decision's rate."""
+        """Whether the policy gives the decision's rate."""
         try:
-            ours = self._rate(decision, 0)
+            rate = self._rate(decision, 0)
         except (RulesError, LookupError, TypeError, ValueError):
             return False
-        return isclose(ours, decision.learning_rate, rel_tol=1e-9)
+        return isclose(rate, decision.learning_rate, rel_tol=1e-9)
 
     def rate(self, decision: rules.Decision, step: int) -> float:
         """The rate at `step` optimizer steps after the beginning of the decision's epoch."""
@@ -50,7 +50,7 @@ class Plan:
 
 @record
 class Decision(rules.Decision):
-    """The rate of one epoch of one run, as the service decided it, and of every step in it.
+    """The service's decision for one epoch of a run, and the rate of every step in it.
 
     >>> from remotelr import Client
     >>> from remotelr.testing import InMemoryService
@@ -70,10 +70,10 @@ class Decision(rules.Decision):
     plan: Plan = field(repr=False, compare=False)
 
     def at(self, step: int) -> float:
-        """The learning rate at `step` optimizer steps after the beginning of the epoch; nobody is asked for it.
+        """The learning rate at `step` optimizer steps after the beginning of the epoch, computed without a request.
 
-        For a policy that counts epochs it is the epoch's. Raises InvalidPolicy for a policy that is newer than
-        this package.
+        A policy that counts epochs has the same rate at every step. Raises InvalidPolicy for a policy that is newer
+        than this package.
         """
         return self.plan.rate(self, step)
 

@@ -1,9 +1,9 @@
-"""What can go wrong between a trainer and the service: two failures, told apart by what to do next.
+"""The errors between a trainer and the service; each class calls for a different reaction.
 
 RemoteLRError
-├── ServiceUnreachable    no usable answer in time: go on with the last rate, ask again later
-│   └── RanksMissing      the report is kept, but other ranks have not reported yet
-└── ServiceRefused        the request was understood and refused: asking again cannot help
+├── ServiceUnreachable    no usable answer in time: go on with the last rate, retry later
+│   └── RanksMissing      the report is stored, but other ranks have not reported yet
+└── ServiceRefused        the service rejected the request: a retry cannot help
     └── StaleAttempt      a newer attempt has taken over: this process must stop
 """
 
@@ -12,27 +12,27 @@ from typing import Any
 
 
 class RemoteLRError(Exception):
-    """The base of everything the client raises on account of the service."""
+    """The base of the errors that the service causes."""
 
 
 class ServiceUnreachable(RemoteLRError):
     """No usable answer came in time.
 
-    url: where the service was sought. attempts: how often it was asked. reason: what went wrong last.
+    url: of the service. attempts: the number of tries. reason: of the last failure.
     """
 
     def __init__(self, url: str, attempts: int, reason: str, waited_s: float) -> None:
         times = "once" if attempts == 1 else f"{attempts} times"
-        super().__init__(f"no usable answer from {url} (asked {times} in {waited_s:.1f} s): {reason}")
+        super().__init__(f"no usable answer from {url} (tried {times} in {waited_s:.1f} s): {reason}")
         self.url = url
         self.attempts = attempts
         self.reason = reason
 
 
 class RanksMissing(ServiceUnreachable):
-    """The report is stored, and the epoch is decided when the other ranks have reported.
+    """The report is stored; the epoch is decided when the other ranks have reported.
 
-    have: ranks heard so far. need: ranks that decide.
+    have: ranks that have reported. need: ranks that a decision needs.
     """
 
     def __init__(self, url: str, attempts: int, waited_s: float, have: int, need: int) -> None:
@@ -42,10 +42,10 @@ class RanksMissing(ServiceUnreachable):
 
 
 class ServiceRefused(RemoteLRError):
-    """The service understood the request and refused it.
+    """The service rejected the request.
 
-    code: stable, for programs (`policy_conflict`, `report_conflict`…). status: of HTTP.
-    detail: the service's sentence for people. members: what else it said of this problem.
+    code: stable, for programs (`policy_conflict`, `report_conflict`…). status: the HTTP status.
+    detail: a sentence for the user. members: further members of the problem.
     """
 
     def __init__(self, code: str, detail: str, status: int, members: Mapping[str, Any]) -> None:
@@ -61,4 +61,4 @@ class StaleAttempt(ServiceRefused):
 
 
 class RemoteLRWarning(UserWarning):
-    """Training goes on, but not as it would with the service. Given once per cause, not once per epoch."""
+    """Training goes on, but not as it would with the service. Issued once per cause, not once per epoch."""

@@ -1,4 +1,4 @@
-"""One training job: what its trainer tells of it and is told, and what an operator may order of it."""
+"""`Run`, one training job: the calls of its trainer and the commands of its operators."""
 
 import time
 import uuid
@@ -18,12 +18,12 @@ from remotelr.rules.run.command import Continuity, Mode, OperatorCommandType, St
 
 
 class CommandOptions(TypedDict, total=False):
-    """What every order takes, by name.
+    """The options of every command.
 
-    reason, actor: for the log: why, and who (with a token, the service notes the token's name).
-    key: the same key is the same order, which counts once; random when not given.
-    expected_seq: the number of the newest event seen of the run; the order is refused where there is a newer one.
-    timeout_s: another budget than the client's.
+    reason, actor: for the log (with a token, the service logs the token's name as the actor).
+    key: two commands with the same key are one command; random by default.
+    expected_seq: the `seq` of the newest known event; the service rejects the command if there is a newer one.
+    timeout_s: the budget of this call; by default the client's.
     """
 
     reason: str | None
@@ -34,9 +34,9 @@ class CommandOptions(TypedDict, total=False):
 
 
 class RunCommands:
-    """What an operator orders of the run `key`. It bears on the first epoch that has no rate yet.
+    """The commands to the run `key`. A command affects the first epoch without a decision.
 
-    Every order takes what `About` names.
+    Every command takes `CommandOptions`.
 
     Raises ServiceRefused (`invalid_command`, `seq_conflict`…) and ServiceUnreachable.
     """
@@ -51,66 +51,66 @@ class RunCommands:
         mode: Mode = "pin",
         until_epoch: int | None = None,
         until_time: str | None = None,
-        **about: Unpack[CommandOptions],
+        **options: Unpack[CommandOptions],
     ) -> CommandReceipt:
         """Set the rate.
 
-        mode: `pin` holds it, whatever the schedule says; `one_shot` holds it for one epoch; `rebase` lets the
-            schedule go on from it.
-        until_epoch: the first epoch that is the schedule's again. until_time: as that, from a time on, in ISO
-            8601 with its offset.
+        mode: `pin` holds it instead of the schedule's rate, `one_shot` holds it for one epoch, `rebase` lets the
+            schedule continue from it.
+        until_epoch: the first epoch with the schedule's rate again. until_time: the time of that, in ISO 8601 with
+            an offset.
         """
         until = {"epoch": until_epoch} if until_time is None else {"time": until_time}
-        held = until_epoch is None and until_time is None
-        return self.command("set_learning_rate", value=value, mode=mode, until=None if held else until, **about)
+        unlimited = until_epoch is None and until_time is None
+        return self.command("set_learning_rate", value=value, mode=mode, until=None if unlimited else until, **options)
 
-    def scale(self, factor: float, **about: Unpack[CommandOptions]) -> CommandReceipt:
-        """Multiply what is in force."""
-        return self.command("scale", factor=factor, **about)
+    def scale(self, factor: float, **options: Unpack[CommandOptions]) -> CommandReceipt:
+        """Multiply the rate in force."""
+        return self.command("scale", factor=factor, **options)
 
-    def release(self, **about: Unpack[CommandOptions]) -> CommandReceipt:
-        """Back to the policy's own curve, and no longer told to stop."""
-        return self.command("release", **about)
+    def release(self, **options: Unpack[CommandOptions]) -> CommandReceipt:
+        """Remove all overrides and the command to stop."""
+        return self.command("release", **options)
 
-    def pause(self, **about: Unpack[CommandOptions]) -> CommandReceipt:
-        """Hold the rate in force, and let the schedule stand still."""
-        return self.command("pause", **about)
+    def pause(self, **options: Unpack[CommandOptions]) -> CommandReceipt:
+        """Hold the rate in force and stop the schedule's clock."""
+        return self.command("pause", **options)
 
-    def resume_schedule(self, **about: Unpack[CommandOptions]) -> CommandReceipt:
-        """Let the schedule go on from where it was paused."""
-        return self.command("resume_schedule", **about)
+    def resume_schedule(self, **options: Unpack[CommandOptions]) -> CommandReceipt:
+        """Let the schedule continue where it was paused."""
+        return self.command("resume_schedule", **options)
 
     def replace_policy(
-        self, policy: Policy | Mapping[str, Any], *, state: StateMode = "keep", **about: Unpack[CommandOptions]
+        self, policy: Policy | Mapping[str, Any], *, state: StateMode = "keep", **options: Unpack[CommandOptions]
     ) -> CommandReceipt:
-        """Another policy. state: `keep` what the schedule remembers where the new one has its shape, or `reset`."""
-        return self.command("replace_policy", policy=_document(policy), state=state, **about)
+        """Replace the policy. state: `keep` the schedule's state if the new policy has its shape, or `reset` it."""
+        return self.command("replace_policy", policy=_to_json(policy), state=state, **options)
 
     def extend(
-        self, total: int, *, continuity: Continuity = "keep_lr", **about: Unpack[CommandOptions]
+        self, total: int, *, continuity: Continuity = "keep_lr", **options: Unpack[CommandOptions]
     ) -> CommandReceipt:
-        """The run is `total` epochs long now.
+        """Change the run's length to `total` epochs.
 
-        continuity: `keep_lr` goes on from the rate in force, `keep_fraction` from the same part of the curve,
-            `restart` from the beginning of it.
+        continuity: `keep_lr` continues from the rate in force, `keep_fraction` from the same fraction of the curve,
+            `restart` from its beginning.
         """
-        return self.command("extend", total=total, continuity=continuity, **about)
+        return self.command("extend", total=total, continuity=continuity, **options)
 
-    def stop(self, **about: Unpack[CommandOptions]) -> CommandReceipt:
-        """Tell the trainer to end after the epoch it is in."""
-        return self.command("stop", **about)
+    def stop(self, **options: Unpack[CommandOptions]) -> CommandReceipt:
+        """End the training after the current epoch."""
+        return self.command("stop", **options)
 
-    def note(self, text: str, **about: Unpack[CommandOptions]) -> CommandReceipt:
-        """A remark for the log, that changes nothing."""
-        return self.command("note", text=text, **about)
+    def note(self, text: str, **options: Unpack[CommandOptions]) -> CommandReceipt:
+        """Add a remark to the log."""
+        return self.command("note", text=text, **options)
 
-    def cancel(self, seq: int, **about: Unpack[CommandOptions]) -> CommandReceipt:
-        """The order of that number, not yet delivered, is as if it had never been given."""
-        return self.command("cancel", seq=seq, **about)
+    def cancel(self, seq: int, **options: Unpack[CommandOptions]) -> CommandReceipt:
+        """Cancel the command with that `seq`, unless it was delivered."""
+        return self.command("cancel", seq=seq, **options)
 
     def command(
         self,
-        order: OperatorCommandType,
+        type: OperatorCommandType,
         *,
         reason: str | None = None,
         actor: str | None = None,
@@ -119,31 +119,31 @@ class RunCommands:
         timeout_s: float | None = None,
         **members: Any,
     ) -> CommandReceipt:
-        """Any order, with its members by their names on the wire. Gives its number and the epoch it holds from."""
-        # Always a key: an order given twice because its answer was lost must count once.
-        told = {**members, "reason": reason, "actor": actor, "key": key or uuid.uuid4().hex}
-        request = requests.command(self.key, {"type": order, **told, "expected_seq": expected_seq})
+        """Send a command. members: by their names in the HTTP API."""
+        # Always with a key: a retry after a lost response must not be a second command.
+        body = {**members, "reason": reason, "actor": actor, "key": key or uuid.uuid4().hex}
+        request = requests.command(self.key, {"type": type, **body, "expected_seq": expected_seq})
         return self._service.call(request, responses.read_receipt, timeout_s)
 
 
-def _document(policy: Policy | Mapping[str, Any]) -> Mapping[str, Any]:
+def _to_json(policy: Policy | Mapping[str, Any]) -> Mapping[str, Any]:
     return policy_to_json(policy) if isinstance(policy, Policy) else policy
 
 
 FinalStatus = Literal["completed", "failed", "stopped"]
 
-# The largest page the service gives.
+# The service's largest page.
 PAGE = 200
 
-# How often the other ranks of a run are asked after, when the service does not say.
+# The pause between two requests while other ranks are missing.
 _POLL_S = 1.0
 
-# Less time than this is not worth asking in: what is slow to answer is not away.
-_WORTH_ASKING_S = 0.5
+# With less time left than this there is no further request: a slow answer would count as an outage.
+_SHORTEST_WAIT_S = 0.5
 
 
 class Run(RunCommands):
-    """One training job, as this process sees it.
+    """One training job.
 
     >>> from remotelr import Client
     >>> from remotelr.testing import InMemoryService
@@ -161,8 +161,8 @@ class Run(RunCommands):
     >>> run.view.status
     'completed'
 
-    key: its name. view: what the service last said of it. decision: the newest decision known here.
-    attempt: the number of the attempt this process began, else None.
+    key: of the run. view: the service's last description. decision: the newest decision of this object.
+    attempt: the number of the attempt that this object began, else None.
     """
 
     def __init__(self, service: Service, view: RunView) -> None:
@@ -175,7 +175,7 @@ class Run(RunCommands):
 
     @property
     def policy(self) -> Policy:
-        """The run's policy with its rates and lengths filled in. Raises InvalidPolicy for one that is newer than us."""
+        """The policy with its rates and lengths. Raises InvalidPolicy for a policy newer than this package."""
         return self._plan.policy
 
     def begin(
@@ -189,15 +189,15 @@ class Run(RunCommands):
         last_seq: int | None = None,
         timeout_s: float | None = None,
     ) -> Decision:
-        """The decision for `epoch` (0-based), at which this process starts or starts again.
+        """Begin an attempt at `epoch` (0-based); returns the decision for it.
 
-        The run goes back to what it was before that epoch was reported, and older attempts are told to stop.
-        key: the same key is the same attempt; one for all ranks of a run. Random when not given.
-        step: optimizer steps made before that epoch, where the service cannot know.
-        world_size: how many ranks the run has from now on; absent, as many as before.
-        gap: accept that epochs before it were never reported.
-        last_seq: number of the newest decision an earlier life of this process held, so that a service which
-            has lost it says so.
+        The run is rewound to its state before that epoch was reported, and the service rejects older attempts.
+
+        key: identifies the attempt, equal in all ranks of the run; random by default.
+        step: optimizer steps made before that epoch, if the service cannot know.
+        world_size: the number of ranks from now on; by default unchanged.
+        gap: accept that epochs before it were not reported.
+        last_seq: of the newest decision of an earlier process; a service that has lost it answers `server_behind`.
 
         Raises StaleAttempt, ServiceRefused (`server_behind`, `attempt_conflict`…) and ServiceUnreachable.
         """
@@ -209,11 +209,11 @@ class Run(RunCommands):
             "gap": gap or None,
             "last_seq": last_seq,
         }
-        told = self._service.call(requests.begin_attempt(self.key, members), responses.read_attempt, timeout_s)
-        self.attempt = told.attempt
+        decision = self._service.call(requests.begin_attempt(self.key, members), responses.read_attempt, timeout_s)
+        self.attempt = decision.attempt
         if world_size is not None:
             self.view = replace(self.view, spec={**self.view.spec, "world_size": world_size})
-        return self._hold(told, timeout_s)
+        return self._hold(decision, timeout_s)
 
     def report(
         self,
@@ -228,18 +228,17 @@ class Run(RunCommands):
         wait_s: float = 60.0,
         timeout_s: float | None = None,
     ) -> Decision:
-        """The decision for the epoch after `epoch`, which ended with `metrics`.
+        """Report the metrics of `epoch`; returns the decision for the next epoch.
 
-        metrics: name to value; NaN and the infinities are values, None was not measured.
-        rank: which rank of the run reports (0). weight: samples behind the metrics, where ranks differ.
-        step: optimizer steps made by the end of the epoch; needed for a policy that counts steps when the
-            run has no steps_per_epoch. learning_rate: the rate really used; a difference is noted.
-        local: that rate was decided here, by the same rules, because the service could not be reached.
-        wait_s: how long to wait for the other ranks of the run, all tries together. Only the first one, which tells
-            what there is to tell, has all of `timeout_s`.
+        metrics: by name; NaN and the infinities are values, None is left out.
+        rank: of this process, 0 by default. weight: samples behind the metrics, if ranks differ.
+        step: optimizer steps by the end of the epoch; required for a policy that counts steps if the run has no
+            steps_per_epoch. learning_rate: the rate that was used; the service logs a drift.
+        local: that rate was decided by the local rules while the service was unreachable.
+        wait_s: how long to wait for the other ranks, in all tries. Only the first try has all of `timeout_s`.
 
-        A report may be repeated: the same point gets the same decision. Raises StaleAttempt,
-        ServiceRefused (`report_conflict`, `out_of_order`, `run_finished`…), RanksMissing and ServiceUnreachable.
+        A repeated report gets the same decision. Raises StaleAttempt, ServiceRefused (`report_conflict`,
+        `out_of_order`, `run_finished`…), RanksMissing and ServiceUnreachable.
         """
         members = {
             "epoch": epoch,
@@ -252,29 +251,30 @@ class Run(RunCommands):
             "last_seq": self.decision.seq,
         }
         request = requests.report(self.key, metrics, members)
-        began, asked = time.monotonic(), 0
+        began, tries = time.monotonic(), 0
         left_s = budget_s = self._service.timeout_s if timeout_s is None else timeout_s
         while True:
             answer = self._service.call(request, responses.read_answer, min(budget_s, left_s))
             if not isinstance(answer, Waiting):
                 return self._hold(answer, timeout_s)
-            asked, waited_s = asked + 1, time.monotonic() - began
+            tries, waited_s = tries + 1, time.monotonic() - began
             left_s = wait_s - waited_s - _POLL_S
-            if left_s < _WORTH_ASKING_S:
-                raise RanksMissing(self._service.transport.url, asked, waited_s, answer.have, answer.need)
+            if left_s < _SHORTEST_WAIT_S:
+                raise RanksMissing(self._service.transport.url, tries, waited_s, answer.have, answer.need)
             time.sleep(_POLL_S)
 
     def report_batch(
         self, reports: Sequence[Report], *, timeout_s: float | None = None
     ) -> list[Decision | Waiting | ServiceRefused]:
-        """The answers to reports that could not be sent before, oldest first, as if they had come one by one.
+        """Send reports of an outage, oldest first; returns one answer each, as if they had been sent one by one.
 
-        reports: at most 1000, of `remotelr.rules`. The first that is refused is the last to be answered:
-        those behind it were not tried. Raises ServiceRefused (`invalid_request`: one of them cannot be a
-        report) and ServiceUnreachable.
+        reports: at most 1000, of `remotelr.rules`. The answers end with the first refusal; the reports after it are
+            not processed.
+
+        Raises ServiceRefused (`invalid_request`: a report is malformed) and ServiceUnreachable.
         """
-        told = self._service.call(requests.report_batch(self.key, reports), responses.read_batch, timeout_s)
-        answers = [planned(each, self._plan) if isinstance(each, rules.Decision) else each for each in told]
+        batch = self._service.call(requests.report_batch(self.key, reports), responses.read_batch, timeout_s)
+        answers = [planned(each, self._plan) if isinstance(each, rules.Decision) else each for each in batch]
         self.decision = next((each for each in reversed(answers) if isinstance(each, Decision)), self.decision)
         return answers
 
@@ -283,7 +283,7 @@ class Run(RunCommands):
     ) -> Decision | None:
         """The decision in force.
 
-        after: only a newer one than this `seq`; waits up to wait_s seconds for it, and gives None when none came.
+        after: only a decision with a greater `seq`; waits up to wait_s seconds for it, then returns None.
         """
         budget_s = (self._service.timeout_s if timeout_s is None else timeout_s) + (wait_s or 0.0)
         request = requests.get_decision(self.key, after=after, wait_s=wait_s)
@@ -293,19 +293,19 @@ class Run(RunCommands):
     def finish(
         self, status: FinalStatus = "completed", *, last_seq: int | None = None, timeout_s: float | None = None
     ) -> None:
-        """Say that the run has ended. last_seq: number of the newest decision held here.
+        """End the run. last_seq: of the newest decision of this process.
 
-        Raises ServiceRefused (`run_finished`: otherwise; `server_behind`) and ServiceUnreachable.
+        Raises ServiceRefused (`run_finished`: with another status; `server_behind`) and ServiceUnreachable.
         """
         self.view = self._service.call(requests.finish(self.key, status, last_seq), responses.read_run, timeout_s)
 
     def refresh(self, *, timeout_s: float | None = None) -> None:
-        """Read the run anew: its policy, and where it stands."""
+        """Read the run again into `view` and `policy`."""
         self.view = self._service.call(requests.get_run(self.key), responses.read_run, timeout_s)
         self._plan = Plan(self.view.spec)
 
     def history(self) -> Iterator[ReportRecord]:
-        """The reports in the order they came, those a rewind undid marked; fetched page by page as they are needed."""
+        """The reports in order of arrival, superseded ones included; fetched page by page."""
         after: int | None = None
         while True:
             page = self._service.call(requests.history(self.key, after=after, limit=PAGE), responses.read_history)
@@ -314,11 +314,11 @@ class Run(RunCommands):
             if after is None:
                 return
 
-    def _hold(self, told: rules.Decision, timeout_s: float | None) -> Decision:
-        """The decision, with the policy it was made from: somebody may have given the run another one since."""
-        more = told.seq - self.decision.seq > int(self.view.spec["world_size"])
-        if self._plan.counts_steps and (more or not self._plan.agrees_with(told)):
+    def _hold(self, decision: rules.Decision, timeout_s: float | None) -> Decision:
+        """The decision with the policy that it was made from, which an operator may have replaced."""
+        more = decision.seq - self.decision.seq > int(self.view.spec["world_size"])
+        if self._plan.counts_steps and (more or not self._plan.agrees_with(decision)):
             with suppress(RemoteLRError):
                 self.refresh(timeout_s=timeout_s)
-        self.decision = planned(told, self._plan)
+        self.decision = planned(decision, self._plan)
         return self.decision

@@ -142,7 +142,7 @@ def test_a_missing_token_file_is_a_user_error(terminal, monkeypatch):
 def test_an_invalid_token_is_not_sent(terminal, monkeypatch, token):
     monkeypatch.setenv("REMOTELR_TOKEN", token)
 
-    assert (1, True) == ((result := terminal("runs", "list")).code, "the token is one word" in result.err)
+    assert (1, True) == ((result := terminal("runs", "list")).code, "the token must be" in result.err)
 
 
 def test_doctor_times_out_on_a_port_that_does_not_respond(terminal, monkeypatch):

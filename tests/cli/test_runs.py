@@ -109,7 +109,7 @@ def test_the_same_key_is_the_same_command(terminal, trained):
         (["runs", "set-lr", "nobody", "1", "--until-epoch", "3", "--until-time", "now"], 1, "give one of them"),
         (["runs", "watch", "nobody", "--once"], 1, "run_not_found"),
         (["runs", "list", "--url", "http://127.0.0.1:1"], 3, "run `remotelr doctor`"),
-        (["runs", "list", "--url", "127.0.0.1:1"], 1, "begins with http"),
+        (["runs", "list", "--url", "127.0.0.1:1"], 1, "must begin with http"),
         (["runs", "list", "--url", "http://"], 1, "must name a host"),
         (["runs", "show", ""], 1, "a run's key must not be"),
         (["runs", "show", ".."], 1, "a run's key must not be"),

@@ -233,7 +233,7 @@ def test_a_policy_that_cannot_be_one_is_refused_when_the_callback_is_made(argume
 
 
 def test_a_run_that_cannot_be_one_is_refused_when_the_callback_is_made():
-    with pytest.raises(ValueError, match=r"a run's key is 1 to 200 letters.*, not 'my run/7'"):
+    with pytest.raises(ValueError, match=r"a run's key must be 1 to 200 letters.*, got 'my run/7'"):
         RemoteLR(NOWHERE, "my run/7")
 
 

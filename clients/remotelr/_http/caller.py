@@ -1,4 +1,4 @@
-"""What `Client` and `Run` ask through: sends, and sends again while that may help, within one budget."""
+"""Sends the requests of `Client` and `Run`, with retries, within one time budget per call."""
 
 import random
 import time
@@ -14,19 +14,19 @@ from remotelr.errors import ServiceRefused, ServiceUnreachable
 
 T = TypeVar("T")
 
-# Not the module's shared generator: a seeded training must not notice that we threw dice.
+# A private generator: the jitter must not consume the random numbers of a seeded training.
 _RNG = random.SystemRandom()
 
 
 class Service:
-    """The service behind `transport`. timeout_s: budget of a call that brings none of its own."""
+    """The service behind `transport`. timeout_s: the default budget of a call, > 0."""
 
     def __init__(self, transport: Transport, timeout_s: float) -> None:
         self.transport = transport
         self.timeout_s = timeout_s
 
     def call(self, request: Request, read: Callable[[Json], T], timeout_s: float | None = None) -> T:
-        """What the service answers, within `timeout_s` over all tries. Raises ServiceRefused, ServiceUnreachable."""
+        """The service's answer, within `timeout_s` over all tries. Raises ServiceRefused and ServiceUnreachable."""
         budget_s = self.timeout_s if timeout_s is None else timeout_s
         began = time.monotonic()
         retries = Retries()
@@ -35,13 +35,13 @@ class Service:
             if not isinstance(answer, Failure):
                 return answer
             waited_s = time.monotonic() - began
-            retries = retries.after(answer, remaining_s=budget_s - waited_s, dice=_RNG.random())
+            retries = retries.after(answer, remaining_s=budget_s - waited_s, jitter=_RNG.random())
             if retries.pause_s is None:
                 raise ServiceUnreachable(self.transport.url, retries.failures, answer.reason, waited_s)
             time.sleep(retries.pause_s)
 
     def answers(self, request: Request, timeout_s: float) -> bool:
-        """Whether one try gets an answer."""
+        """Whether a single try gets an answer, a refusal included."""
         try:
             return not isinstance(self._try(request, dict, timeout_s), Failure)
         except ServiceRefused:

@@ -1,4 +1,4 @@
-"""What the service lets a client in by: where it comes from, and to whom it is never shown."""
+"""The service's address and the client's token, with the checks that keep the token secret."""
 
 import os
 from collections.abc import Mapping
@@ -6,36 +6,38 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-# Longer than any token of the service; what is longer is some other file.
-_LONGEST = 1_000
+# Longer than any token of the service, which detects a wrong file.
+_MAX_CHARACTERS = 1_000
 
 
 def address(url: str) -> str:
-    """`url`, if it can be the service's address. Raises ValueError, which shows nothing that might be secret."""
+    """`url`, if it can be the service's address. Raises ValueError; its message contains no password."""
     if not url.startswith(("http://", "https://")):
-        raise ValueError(f"the service's address begins with http:// or https://, not {url!r}")
+        raise ValueError(f"the service's address must begin with http:// or https://, got {url!r}")
     if "@" in urlsplit(url).netloc:
-        raise ValueError("the service's address has no name or password in it: give what lets you in as `token=`")
+        raise ValueError("the service's address must not contain a name or password: give the token as `token=`")
     return url
 
 
 def bearer(url: str, token: str | None = None, *, allow_http: bool = False) -> dict[str, str]:
-    """The header that carries the token; none where there is no token.
+    """The header with the token; empty without a token.
 
-    token: else `REMOTELR_TOKEN`, or what stands in the file `REMOTELR_TOKEN_FILE`.
+    token: by default `REMOTELR_TOKEN`, or the content of the file `REMOTELR_TOKEN_FILE`.
 
-    Raises ValueError for what can be no token, and where others could read it on its way: over http to another
-    machine. No message shows it.
+    Raises ValueError for an invalid token, and for one that would go over http to another machine. No message
+    contains the token.
     """
     found = _found(token, os.environ)
     if found is None:
         return {}
-    if not found or len(found) > _LONGEST or not all("!" <= character <= "~" for character in found):
-        raise ValueError("the token is one word of printable ASCII; this one is empty, too long, or has something else")
+    if not found or len(found) > _MAX_CHARACTERS or not all("!" <= character <= "~" for character in found):
+        raise ValueError(
+            f"the token must be 1 to {_MAX_CHARACTERS} characters of printable ASCII without spaces: check its source"
+        )
     if not (allow_http or os.environ.get("REMOTELR_ALLOW_HTTP") == "1" or _is_private(url)):
         raise ValueError(
-            f"the token would go to {urlsplit(url).hostname} over http, where others can read it: use https, or say "
-            f"allow_http=True (REMOTELR_ALLOW_HTTP=1) if nobody listens on the way"
+            f"the token would go to {urlsplit(url).hostname} over http, where others can read it: use https, or set "
+            f"allow_http=True (REMOTELR_ALLOW_HTTP=1) if the network is trusted"
         )
     return {"authorization": f"Bearer {found}"}
 
@@ -43,20 +45,20 @@ def bearer(url: str, token: str | None = None, *, allow_http: bool = False) -> d
 def _found(token: str | None, environ: Mapping[str, str]) -> str | None:
     if token is not None:
         return token.strip()
-    word, file = environ.get("REMOTELR_TOKEN"), environ.get("REMOTELR_TOKEN_FILE")
-    if word and file:
+    value, file = environ.get("REMOTELR_TOKEN"), environ.get("REMOTELR_TOKEN_FILE")
+    if value and file:
         raise ValueError("REMOTELR_TOKEN and REMOTELR_TOKEN_FILE are both set: set one of them")
     if not file:
-        return word.strip() if word else None
+        return value.strip() if value else None
     try:
         with Path(file).open(encoding="ascii", errors="replace") as opened:
-            return opened.read(_LONGEST + 2).strip()
+            return opened.read(_MAX_CHARACTERS + 2).strip()
     except OSError as error:
         raise ValueError(f"REMOTELR_TOKEN_FILE: {file} cannot be read: {error.strerror}") from None
 
 
 def _is_private(url: str) -> bool:
-    """Nobody on the way can read what is sent there: it is encrypted, or stays on this machine."""
+    """Whether a request to `url` is encrypted or stays on this machine."""
     parts = urlsplit(url)
     if parts.scheme == "https":
         return True

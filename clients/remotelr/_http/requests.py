@@ -45,16 +45,14 @@ def begin_attempt(key: str, members: Json) -> Request:
 
 
 def report(key: str, metrics: Mapping[str, float | None], members: Json) -> Request:
-    """`metrics`: NaN and the infinities go by name, for JSON has none; None was not measured and is left out."""
+    """metrics: NaN and the infinities are sent by name, which JSON has no numbers for; None is left out."""
     measured = {name: float(value) for name, value in metrics.items() if value is not None}
     return _request("POST", f"{_path(key)}/reports", body={"metrics": metrics_to_json(measured), **members})
 
 
 def report_batch(key: str, reports: Sequence[Report]) -> Request:
-    """Several reports at once, oldest first."""
-    return _request(
-        "POST", f"{_path(key)}/reports/batch", body={"reports": [_report_members(each) for each in reports]}
-    )
+    members = {"reports": [_report_members(each) for each in reports]}
+    return _request("POST", f"{_path(key)}/reports/batch", body=members)
 
 
 def get_decision(key: str, *, after: int | None, wait_s: float | None) -> Request:
@@ -68,7 +66,7 @@ def command(key: str, members: Json) -> Request:
 
 
 def get_commands(key: str, *, after: int, wait_s: float) -> Request:
-    """The commands after `after`, as soon as there is one."""
+    """after: the `seq` of the last known event. wait_s: how long the service waits for a command."""
     params = {"kind": "command", "after": str(after), "wait": f"{wait_s:.3f}"}
     return _request("GET", f"{_path(key)}/events", params=params)
 
@@ -83,7 +81,7 @@ def history(key: str, *, after: int | None, limit: int) -> Request:
 
 
 def _report_members(report: Report) -> Json:
-    """What differs from the report that says nothing but its epoch and metrics."""
+    """The members without those that have their default."""
     members = {
         "attempt": report.attempt,
         "rank": report.rank or None,
@@ -97,10 +95,10 @@ def _report_members(report: Report) -> Json:
 
 
 def run_key(key: str) -> str:
-    """`key`, if the service takes it for one. Raises ValueError."""
+    """`key`, if the service accepts it as a run's key. Raises ValueError."""
     if _KEY.fullmatch(key) is None:
         form = "1 to 200 letters, digits, '.', '_', ':' or '-', beginning with a letter or digit"
-        raise ValueError(f"a run's key is {form}, not {key!r}")
+        raise ValueError(f"a run's key must be {form}, got {key!r}")
     return key
 
 

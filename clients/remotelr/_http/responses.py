@@ -26,12 +26,12 @@ A = TypeVar("A")
 
 
 class Unreadable(Exception):
-    """An answer that cannot have come from the service."""
+    """The response cannot have come from the service."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """What came back. headers: their names in lower case."""
+    """An HTTP response. headers: by names in lower case."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Response:
 class RunView:
     """A run as the service last described it.
 
-    spec: its policy, initial_learning_rate, world_size and lengths, as written.
+    spec: the JSON of its policy, initial_learning_rate, world_size and lengths.
     epoch: the next epoch to be reported; `learning_rate` is its rate, `step` the optimizer steps before it.
     decision: the decision in force.
     """
@@ -62,7 +62,7 @@ class RunView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandReceipt:
-    """A command as the service noted it. effective_from: the first epoch whose rate it bears on."""
+    """The service's acknowledgement of a command. effective_from: the first epoch whose rate it affects."""
 
     run: str
     seq: int
@@ -71,7 +71,7 @@ class CommandReceipt:
 
 @dataclass(frozen=True, slots=True)
 class LoggedCommand:
-    """A command in the run's log, and the number it has there."""
+    """A command and the `seq` of its event."""
 
     seq: int
     command: Command
@@ -79,11 +79,11 @@ class LoggedCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportRecord:
-    """One report of one rank, as the log has it.
+    """One report of one rank in the log.
 
-    learning_rate: decided for it. used_learning_rate: what the trainer says it used.
-    next_learning_rate, reason: what the report was answered; None while other ranks were awaited.
-    superseded_by: the attempt that went back to before it; such a report counts no more.
+    learning_rate: decided for the epoch. used_learning_rate: reported by the trainer.
+    next_learning_rate, reason: of the decision; None while other ranks are missing.
+    superseded_by: the attempt that rewound the run to before this report; None if the report is effective.
     """
 
     epoch: int
@@ -100,14 +100,14 @@ class ReportRecord:
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T, A]):
-    """Some of a list. next: what to ask for the rest with; None when there is none."""
+    """A part of a list. next: the `after` of the next page; None on the last page."""
 
     items: Sequence[T]
     next: A | None
 
 
 def read(response: Response) -> Json:
-    """The object in an answer that grants the request. Raises ServiceRefused and Unreadable."""
+    """The JSON object of a response with a 2xx status. Raises ServiceRefused and Unreadable."""
     document = _document(response)
     if 200 <= response.status < 300:
         return document
@@ -115,7 +115,7 @@ def read(response: Response) -> Json:
 
 
 def read_decision(document: Json) -> Decision:
-    """A decision. Raises Unreadable."""
+    """Raises Unreadable, as all readers here do."""
     return Decision(
         run=_text(document, "run"),
         attempt=_integer(document, "attempt"),
@@ -124,7 +124,7 @@ def read_decision(document: Json) -> Decision:
         step=_optional(_integer, document, "step"),
         learning_rate=_rate(document, "learning_rate"),
         momentum=_optional(_number, document, "momentum"),
-        # A newer service may know more reasons and actions; they are no sign of a stranger.
+        # Any text: a newer service may have further reasons and actions.
         reason=cast(Reason, _text(document, "reason")),
         changed=_boolean(document, "changed"),
         action=cast(Action, _text(document, "action")),
@@ -138,7 +138,6 @@ def read_decision(document: Json) -> Decision:
 
 
 def read_answer(document: Json) -> Decision | Waiting:
-    """The answer to a report. Raises Unreadable."""
     if document.get("status") != "waiting":
         return read_decision(document)
     return Waiting(
@@ -151,7 +150,7 @@ def read_answer(document: Json) -> Decision | Waiting:
 
 
 def read_batch(document: Json) -> list[Decision | Waiting | ServiceRefused]:
-    """The answers to several reports, up to the first that was refused. Raises Unreadable."""
+    """One answer for each report, up to and including the first that is refused."""
     return [_batch_answer(answer) for answer in _objects(document, "answers")]
 
 
@@ -163,7 +162,6 @@ def _batch_answer(document: Json) -> Decision | Waiting | ServiceRefused:
 
 
 def read_run(document: Json) -> RunView:
-    """A run. Raises Unreadable."""
     spec = {name: document.get(name) for name in ("initial_learning_rate", "steps_per_epoch", "total_epochs")}
     return RunView(
         key=_text(document, "run"),
@@ -181,21 +179,18 @@ def read_run(document: Json) -> RunView:
 
 
 def read_runs(document: Json) -> Page[RunView, str]:
-    """Runs in order of their keys. Raises Unreadable."""
     return Page([read_run(run) for run in _objects(document, "runs")], _optional(_text, document, "next"))
 
 
 def read_attempt(document: Json) -> Decision:
-    """The decision for an attempt's first epoch. Raises Unreadable."""
     return read_decision(_object(document, "decision"))
 
 
 def read_history(document: Json) -> Page[ReportRecord, int]:
-    """Reports in the order they came. Raises Unreadable."""
-    return Page([_reported(row) for row in _objects(document, "reports")], _optional(_integer, document, "next"))
+    return Page([_report_record(row) for row in _objects(document, "reports")], _optional(_integer, document, "next"))
 
 
-def _reported(document: Json) -> ReportRecord:
+def _report_record(document: Json) -> ReportRecord:
     return ReportRecord(
         epoch=_integer(document, "epoch"),
         attempt=_integer(document, "attempt"),
@@ -211,14 +206,13 @@ def _reported(document: Json) -> ReportRecord:
 
 
 def read_receipt(document: Json) -> CommandReceipt:
-    """A command's answer. Raises Unreadable."""
     return CommandReceipt(
         run=_text(document, "run"), seq=_integer(document, "seq"), effective_from=_integer(document, "effective_from")
     )
 
 
 def read_commands(document: Json) -> list[LoggedCommand]:
-    """The commands of a page of events. Raises Unreadable; a command that is newer than this package is left out."""
+    """The commands of a page of events, without those that only a newer package knows."""
     events = [event for event in _objects(document, "events") if event.get("kind") == "command"]
     commands = [(_integer(event, "seq"), _command(_object(event, "payload"))) for event in events]
     return [LoggedCommand(seq, command) for seq, command in commands if command is not None]
@@ -234,7 +228,7 @@ def _command(payload: Json) -> Command | None:
 
 
 def failure_reason(response: Response) -> str:
-    """What an answer that is worth asking again for says of itself."""
+    """The reason in a response that is worth a retry."""
     try:
         document = _document(response)
     except Unreadable as error:
@@ -246,8 +240,8 @@ def _document(response: Response) -> Json:
     content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type not in ("application/json", "application/problem+json"):
         raise Unreadable(
-            f"HTTP {response.status} with content type {content_type or 'none'}, where JSON was expected: "
-            f"is this the address of a RemoteLR service?"
+            f"HTTP {response.status} with content type {content_type or 'none'} instead of JSON: check the "
+            f"address of the service"
         )
     try:
         document = json.loads(response.body, parse_constant=_refuse_constant)
@@ -273,30 +267,23 @@ def _optional(read_member: Callable[[Json, str], T], document: Json, name: str) 
     return None if document.get(name) is None else read_member(document, name)
 
 
-def _text(document: Json, name: str) -> str:
-    value = document.get(name)
-    if isinstance(value, str):
-        return value
-    raise _unreadable(name, value)
+def _reader(kind: type[T]) -> Callable[[Json, str], T]:
+    def read_member(document: Json, name: str) -> T:
+        value = document.get(name)
+        # A bool is an int in Python, but not in JSON.
+        if isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
+            return value
+        raise _unreadable(name, value)
+
+    return read_member
 
 
-def _boolean(document: Json, name: str) -> bool:
-    value = document.get(name)
-    if isinstance(value, bool):
-        return value
-    raise _unreadable(name, value)
-
-
-def _integer(document: Json, name: str) -> int:
-    value = document.get(name)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    raise _unreadable(name, value)
+_text, _boolean, _integer, _object = _reader(str), _reader(bool), _reader(int), _reader(dict)
 
 
 def _number(document: Json, name: str) -> float:
     value = document.get(name)
-    # Compared and not converted: an integer may be too long for a float.
+    # Compared before the conversion: an integer may exceed the range of a float.
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
         return float(value)
     raise _unreadable(name, value)
@@ -305,13 +292,6 @@ def _number(document: Json, name: str) -> float:
 def _rate(document: Json, name: str) -> float:
     value = _number(document, name)
     if 0 <= value <= MAX_LEARNING_RATE:
-        return value
-    raise _unreadable(name, value)
-
-
-def _object(document: Json, name: str) -> Json:
-    value = document.get(name)
-    if isinstance(value, dict):
         return value
     raise _unreadable(name, value)
 

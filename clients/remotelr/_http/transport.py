@@ -1,9 +1,8 @@
-"""The only module that touches httpx, or httpx2: one request out, one whole answer back, by a deadline that holds.
+"""The only module that imports httpx, or httpx2: sends one request and returns its response by a strict deadline.
 
-httpx bounds each operation on a socket, never the call: a body that drips one byte per 0.3 s took
-11.8 s with `timeout=0.5`, and a name that does not resolve is not bounded at all. So the call runs in
-a thread of its own. At the deadline the caller goes on, the connection is shut down under the
-thread, and the thread ends.
+httpx limits each operation on a socket, not the call: a body of one byte per 0.3 s took 11.8 s with `timeout=0.5`,
+and a DNS lookup has no limit at all. Each call therefore runs in a thread of its own. At the deadline the caller
+returns, the connection is shut down, and so the thread ends.
 """
 
 import contextlib
@@ -20,29 +19,29 @@ from typing import Any, Protocol
 try:
     import httpx
 except ImportError:
-    # Its continuation under another name, with the same interface: an environment may have that one alone.
+    # The successor of httpx, with the same interface.
     import httpx2 as httpx  # type: ignore[no-redef]
 
 from remotelr._http.requests import Request
 from remotelr._http.responses import Response
 from remotelr.errors import RemoteLRWarning
 
-# Far above the largest page the service sends; what is longer does not come from it.
+# Far above the largest page that the service sends.
 MAX_RESPONSE_BYTES = 1024 * 1024
 
-# A connection at rest for longer is not used again: uvicorn closes it after 5 s, and a router that
-# forgot it would swallow the next epoch's whole budget.
+# An idle connection is used again for this long. uvicorn closes it after 5 s, and a router that has dropped it would
+# cost the next epoch its whole budget.
 KEEP_ALIVE_S = 4.0
 
-# Connecting is quick or it fails; what is left of the budget belongs to another try.
+# A connection that takes longer fails as a rule; the rest of the budget is for another try.
 MAX_CONNECT_S = 2.0
 
-# How long the caller waits for a thread whose connection it has just shut down.
+# How long the caller waits for a thread whose connection it has shut down.
 _JOIN_TIMEOUT_S = 0.2
 
 
 class NoAnswer(Exception):
-    """One request had no whole answer. reused: it went over a connection that had been used before."""
+    """A request without a complete response. reused: its connection had been used before."""
 
     def __init__(self, reason: str, *, reused: bool = False) -> None:
         super().__init__(reason)
@@ -51,24 +50,24 @@ class NoAnswer(Exception):
 
 
 class Transport(Protocol):
-    """What a client sends with."""
+    """Sends requests to the service at `url`."""
 
     url: str
 
     def send(self, request: Request, timeout_s: float) -> Response:
-        """The whole answer to `request`, within `timeout_s`. Raises NoAnswer."""
+        """The complete response to `request`, within `timeout_s`. Raises NoAnswer."""
 
     def close(self) -> None:
-        """Let go of every connection. A later `send` opens a new one."""
+        """Close every connection. A later `send` opens a new one."""
 
 
 class HttpTransport:
     """Sends over HTTP/1.1.
 
-    url: the service's address; a path in it is kept. headers: sent with every request.
-    verify: a file or folder of certificates to trust, an `ssl.SSLContext`, or False to trust anybody.
-    proxy, trust_env: as httpx has them (`HTTPS_PROXY`, `SSL_CERT_FILE`… count while trust_env).
-    handler: what carries requests instead of the network (an httpx transport), for tests.
+    url: the service's address; may have a path. headers: sent with every request.
+    verify: a file or folder of certificates to trust, an `ssl.SSLContext`, or False to trust any server.
+    proxy, trust_env: as in httpx (trust_env reads `HTTPS_PROXY`, `SSL_CERT_FILE`…).
+    handler: an httpx transport that replaces the network, for tests.
     """
 
     def __init__(
@@ -82,7 +81,8 @@ class HttpTransport:
         handler: httpx.BaseTransport | None = None,
     ) -> None:
         self.url = url.rstrip("/")
-        verify = _nobody() if verify is True and proxy is None and self.url.startswith("http://") else _trusted(verify)
+        plain = verify is True and proxy is None and self.url.startswith("http://")
+        verify = _trusting_no_server() if plain else _verification(verify)
         self._settings: dict[str, Any] = {
             "headers": headers,
             "proxy": proxy,
@@ -93,7 +93,7 @@ class HttpTransport:
 
         def connect() -> httpx.Client:
             return httpx.Client(
-                # identity: a compressed body could unfold to any size, whatever its length on the wire.
+                # identity: a short compressed body could expand to any size.
                 headers={"accept": "application/json", "accept-encoding": "identity", **(headers or {})},
                 follow_redirects=False,
                 limits=httpx.Limits(max_keepalive_connections=1, keepalive_expiry=KEEP_ALIVE_S),
@@ -104,18 +104,18 @@ class HttpTransport:
             )
 
         self._connections = _ConnectionHolder(connect)
-        # A `fit` that raises never tells its callbacks: the last one to drop us closes the connection.
+        # A `fit` that raises does not call on_train_end: the connection closes with the last reference.
         self._finalizer = weakref.finalize(self, self._connections.close)
 
     def send(self, request: Request, timeout_s: float) -> Response:
-        """The whole answer to `request`, within `timeout_s`. Raises NoAnswer."""
+        """The complete response to `request`, within `timeout_s`. Raises NoAnswer."""
         try:
             connection = self._connections.current()
             call = _Call(connection, self.url, request, timeout_s)
             answer = call.run()
         except Exception as error:
-            # No thread to be had, certificates that are not there: nothing that a training shall die of.
-            raise NoAnswer(_words(error)) from error
+            # For example no thread left, or no certificates: the training must go on.
+            raise NoAnswer(_description(error)) from error
         if call.abandoned:
             self._connections.drop(connection)
         if isinstance(answer, NoAnswer):
@@ -123,20 +123,20 @@ class HttpTransport:
         return answer
 
     def close(self) -> None:
-        """Let go of every connection. A later `send` opens a new one."""
+        """Close every connection. A later `send` opens a new one."""
         self._connections.close()
 
     def clone(self) -> "HttpTransport":
-        """One to the same service that shares no connection with this one."""
+        """A transport to the same service with connections of its own."""
         return HttpTransport(self.url, **self._settings)
 
     def abort(self) -> None:
-        """End the call in flight, from another thread: it raises NoAnswer there."""
+        """Abort the call in progress, from another thread; that call raises NoAnswer."""
         self._connections.abort()
 
 
 class _Connection:
-    """An httpx client, and the newest connection it opened."""
+    """An httpx client and the socket that it opened last."""
 
     def __init__(self, client: httpx.Client) -> None:
         self.client = client
@@ -144,13 +144,13 @@ class _Connection:
 
     def abort(self) -> None:
         if self.socket is not None:
-            # Shutting down wakes a thread that reads from the socket; closing it would not.
+            # Unlike close, shutdown wakes a thread that reads from the socket.
             with contextlib.suppress(OSError):
                 self.socket.shutdown(socket.SHUT_RDWR)
 
 
 class _ConnectionHolder:
-    """The connection in use, made when it is first needed: building its TLS context takes 20 ms and more."""
+    """The current connection, made at its first use: building its TLS context takes 20 ms and more."""
 
     def __init__(self, connect: Callable[[], httpx.Client]) -> None:
         self._connect = connect
@@ -163,8 +163,8 @@ class _ConnectionHolder:
 
     def current(self) -> _Connection:
         if self._owner != os.getpid():
-            # Forked: on our parent's connection each of us would read the other's answers, and who knows
-            # whether a thread that was not forked with us held the lock.
+            # After a fork: parent and child would read each other's responses, and a thread that was not forked may
+            # hold the lock.
             self._begin()
         with self._lock:
             if self._connection is None:
@@ -172,13 +172,13 @@ class _ConnectionHolder:
             return self._connection
 
     def abort(self) -> None:
-        # Without the lock: a collector of garbage may be who hangs up, in a thread that holds it.
+        # Without the lock: the garbage collector may call this in a thread that holds it.
         connection = self._connection
         if connection is not None:
             connection.abort()
 
     def drop(self, connection: _Connection) -> None:
-        """Use `connection` no more; the thread that still runs in it closes it."""
+        """Forget `connection`; the thread that still uses it closes it."""
         with self._lock:
             if self._connection is connection:
                 self._connection = None
@@ -204,7 +204,7 @@ class _Call:
         self._lock = threading.Lock()
 
     def run(self) -> Response | NoAnswer:
-        # A daemon, because the look-up of a name cannot be ended from outside and must not hold up the exit.
+        # A daemon: a DNS lookup cannot be aborted and must not delay the exit.
         thread = threading.Thread(target=self._work, name="remotelr-call", daemon=True)
         thread.start()
         thread.join(self._timeout_s)
@@ -214,7 +214,7 @@ class _Call:
             self.abandoned = True
             self._connection.abort()
         thread.join(_JOIN_TIMEOUT_S)
-        return self._late()
+        return self._timed_out()
 
     def _work(self) -> None:
         answer = self._exchange()
@@ -228,13 +228,13 @@ class _Call:
         try:
             return self._send()
         except (httpx.ReadTimeout, httpx.WriteTimeout):
-            return self._late()
-        except Exception as error:  # noqa: BLE001 - whatever it is, there is no answer, and a thread has nobody to raise to
+            return self._timed_out()
+        except Exception as error:  # noqa: BLE001 - a thread has no caller to raise to
             broken = isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
-            return NoAnswer(_words(error), reused=broken and not self._connected)
+            return NoAnswer(_description(error), reused=broken and not self._connected)
 
-    def _late(self) -> NoAnswer:
-        return NoAnswer(f"no whole answer within {self._timeout_s:.1f} s")
+    def _timed_out(self) -> NoAnswer:
+        return NoAnswer(f"no complete response within {self._timeout_s:.1f} s")
 
     def _send(self) -> Response:
         with self._connection.client.stream(
@@ -247,15 +247,15 @@ class _Call:
             extensions={"trace": self._trace},
         ) as response:
             body = bytearray()
-            # Raw: what claims to be compressed is not ours, and is not unpacked.
+            # Raw: a compressed response is not from the service and is not expanded.
             for chunk in response.iter_raw():
                 body += chunk
                 if len(body) > MAX_RESPONSE_BYTES:
-                    raise _TooLong(f"the answer is longer than {MAX_RESPONSE_BYTES} bytes")
+                    raise _TooLong(f"the response is longer than {MAX_RESPONSE_BYTES} bytes")
             return Response(status=response.status_code, headers=dict(response.headers), body=bytes(body))
 
     def _trace(self, event: str, info: dict[str, Any]) -> None:
-        """Called by httpx at each stage of the call: keeps a new connection where the deadline can reach it."""
+        """Called by httpx at each stage of the call: registers a new socket for `abort`."""
         if not event.endswith(("connect_tcp.complete", "start_tls.complete")):
             return
         self._connected = True
@@ -269,18 +269,18 @@ class _TooLong(Exception):
     pass
 
 
-def _trusted(verify: Any) -> Any:
-    """Whom to trust, as httpx wants it said."""
+def _verification(verify: Any) -> Any:
+    """`verify` as httpx takes it."""
     if verify is False:
         warnings.warn(
-            "RemoteLR: verify=False trusts whoever answers, and shows them the token. Give the certificates of your "
-            "service as verify='ca.pem' instead.",
+            "RemoteLR: verify=False trusts any server and sends it the token. Give the service's certificates as "
+            "verify='ca.pem' instead.",
             RemoteLRWarning,
             stacklevel=4,
         )
-        trusting = ssl.create_default_context()
-        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
-        return trusting
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return context
     if not isinstance(verify, str | os.PathLike):
         return verify
     path = Path(verify)
@@ -289,17 +289,17 @@ def _trusted(verify: Any) -> Any:
     return ssl.create_default_context(cafile=None if path.is_dir() else path, capath=path if path.is_dir() else None)
 
 
-def _nobody() -> ssl.SSLContext:
-    """What trusts nobody, for where nobody shows a certificate: to read whom to trust takes 30 ms."""
+def _trusting_no_server() -> ssl.SSLContext:
+    """A context without certificates, for plain http: reading the default certificates takes 30 ms."""
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-def _words(error: Exception) -> str:
-    """What happened, for people: some errors of httpx say nothing but their name."""
+def _description(error: Exception) -> str:
+    """The error for the user: some errors of httpx have no text."""
     if isinstance(error, _TooLong):
         return str(error)
     if isinstance(error, httpx.LocalProtocolError):
-        # It shows the header it stumbles over, which may be the one nobody shall see.
+        # Its text contains the header, which may be the token.
         return "a header that cannot be sent"
-    said = str(error)
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

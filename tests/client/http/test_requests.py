@@ -26,7 +26,7 @@ def test_what_was_not_given_is_not_sent():
 
 @pytest.mark.parametrize("key", ["../../x?y", "a/b", "my run", "", "-a", "a" * 201, "é", "a\n"])
 def test_a_key_that_the_service_would_not_take_is_not_sent(key):
-    with pytest.raises(ValueError, match="a run's key is 1 to 200 letters"):
+    with pytest.raises(ValueError, match="a run's key must be 1 to 200 letters"):
         begin_attempt(key, {"epoch": 0})
 
 

@@ -1,14 +1,14 @@
-"""When the client asks again: pure, the clock and the dice are arguments."""
+"""When the client asks again: pure, the clock and the jitter are arguments."""
 
 import pytest
 
 from remotelr._http.retry import Backoff, Failure, Retries, retry_after_s
 
 
-def pauses(failures: list[Failure], *, remaining_s: float = 60.0, dice: float = 1.0) -> list[float | None]:
+def pauses(failures: list[Failure], *, remaining_s: float = 60.0, jitter: float = 1.0) -> list[float | None]:
     standing, seen = Retries(), []
     for failure in failures:
-        standing = standing.after(failure, remaining_s=remaining_s, dice=dice)
+        standing = standing.after(failure, remaining_s=remaining_s, jitter=jitter)
         seen.append(standing.pause_s)
     return seen
 
@@ -18,7 +18,7 @@ def test_the_bound_of_the_pauses_doubles_up_to_its_cap():
 
 
 def test_a_pause_lies_anywhere_below_its_bound():
-    assert pauses([Failure(reason="refused")] * 2, dice=0.0) == [0.0, 0.0]
+    assert pauses([Failure(reason="refused")] * 2, jitter=0.0) == [0.0, 0.0]
 
 
 def test_a_reused_connection_that_broke_is_replaced_at_once_and_only_once():
@@ -28,7 +28,7 @@ def test_a_reused_connection_that_broke_is_replaced_at_once_and_only_once():
 
 
 def test_retry_after_is_waited_for_with_jitter_on_top():
-    assert pauses([Failure(reason="busy", retry_after_s=1.0)], dice=0.5) == [1.05]
+    assert pauses([Failure(reason="busy", retry_after_s=1.0)], jitter=0.5) == [1.05]
 
 
 def test_a_retry_after_beyond_the_budget_gives_up_at_once():
@@ -48,4 +48,4 @@ def test_retry_after_is_read_as_whole_seconds_or_not_at_all(header, seconds):
 
 
 def test_a_thousand_failures_do_not_overflow_the_pause():
-    assert Backoff().pause_s(1000, dice=1.0) == 2.0
+    assert Backoff().pause_s(1000, jitter=1.0) == 2.0

@@ -271,7 +271,7 @@ def test_a_retry_after_is_honoured(misbehaving):
 
 
 def test_an_address_without_a_scheme_is_refused_with_an_example():
-    with pytest.raises(ValueError, match="begins with http://"):
+    with pytest.raises(ValueError, match="must begin with http://"):
         Client("127.0.0.1:8000")
 
 
