@@ -1,4 +1,4 @@
-"""Rates held until a time: let go by the database's clock, by whoever waiters first, and once."""
+"""Rates held until a time: let go by the database's clock, by the first action or check, and once."""
 
 import asyncio
 import time

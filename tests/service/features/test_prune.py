@@ -74,7 +74,7 @@ def test_what_ended_long_ago_goes_with_its_events_and_nothing_else_does(process:
 
 
 def test_more_than_fit_a_transaction_go_in_several(process: Process, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pruning, "AT_ONCE", 2)
+    monkeypatch.setattr(pruning, "BATCH_SIZE", 2)
     monkeypatch.setattr(pruning.list_stale, "__defaults__", (None, 2))
     ended(process, *(f"run-{number}" for number in range(5)))
 

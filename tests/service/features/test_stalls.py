@@ -10,7 +10,7 @@ import pytest
 from remotelr_service.db.queries.stalls import Pace
 from remotelr_service.features.runs import stalls
 from remotelr_service.features.runs.runs import get_run, list_runs, put_run
-from remotelr_service.features.runs.stalls import LEAST_S, Stalls, patient_until, typical_epoch_s
+from remotelr_service.features.runs.stalls import MIN_SILENCE_S, Stalls, stall_deadline, typical_epoch_s
 from remotelr_service.http.context import Context
 from support.fixtures.service import Service
 from support.rules.run_histories import spec
@@ -42,11 +42,11 @@ def test_from_two_epochs_nobody_can_tell_what_is_usual(seconds: tuple[float, ...
     assert typical_epoch_s(decided(*seconds)) is None
 
 
-@pytest.mark.parametrize(("every_s", "silent_s"), [(0.05, LEAST_S), (60.0, 180.0), (3_600.0, 10_800.0)])
+@pytest.mark.parametrize(("every_s", "silent_s"), [(0.05, MIN_SILENCE_S), (60.0, 180.0), (3_600.0, 10_800.0)])
 def test_three_times_the_usual_time_is_too_long_and_half_a_minute_never_is(every_s: float, silent_s: float):
     pace = Pace(NOON, decided(0, every_s, 2 * every_s, 3 * every_s))
 
-    assert NOON + timedelta(seconds=silent_s) == patient_until(pace)
+    assert NOON + timedelta(seconds=silent_s) == stall_deadline(pace)
 
 
 # On a database.
@@ -81,14 +81,14 @@ def test_a_silent_run_is_marked_once_and_until_it_is_heard_of_again(ctx: Context
         await put_run(ctx.writer, "silent", spec({"type": "constant"}))
         began = datetime.now(UTC)
         await train(ctx, "silent", 0, 5)
-        assert [] == await one.look()
-        assert [] == await one.look(began + timedelta(seconds=LEAST_S - 5))
-        assert (["silent"], 1) == (await one.look(later(LEAST_S + 5)), one.count)
+        assert [] == await one.check()
+        assert [] == await one.check(began + timedelta(seconds=MIN_SILENCE_S - 5))
+        assert (["silent"], 1) == (await one.check(later(MIN_SILENCE_S + 5)), one.count)
         assert get_run(ctx.reads, "silent").stored.stalled_at is not None
-        assert [] == await one.look(later(LEAST_S + 10)) == await another.look(later(LEAST_S + 10))
+        assert [] == await one.check(later(MIN_SILENCE_S + 10)) == await another.check(later(MIN_SILENCE_S + 10))
         assert ["silent"] == stalled(ctx)
         await train(ctx, "silent", 5, 1)
-        assert ([], 0) == (await one.look(), one.count)
+        assert ([], 0) == (await one.check(), one.count)
         assert ([], False) == (stalled(ctx), get_run(ctx.reads, "silent").stored.stalled_at is not None)
 
     asyncio.run(story())
@@ -99,7 +99,7 @@ def test_two_replicas_that_look_at_once_mark_a_run_once(ctx: Context):
         await put_run(ctx.writer, "silent", spec({"type": "constant"}))
         await train(ctx, "silent", 0, 5)
         replicas = [Stalls(ctx.writer, ctx.reads) for _ in range(4)]
-        return await asyncio.gather(*(each.look(later(60)) for each in replicas))
+        return await asyncio.gather(*(each.check(later(60)) for each in replicas))
 
     assert [[], [], [], ["silent"]] == sorted(asyncio.run(story()))
 
@@ -112,7 +112,7 @@ def test_a_run_that_is_finished_or_unknown_is_not_silent(ctx: Context):
             await put_run(ctx.writer, key, spec({"type": "constant"}))
         await train(ctx, "finished", 0, 5)
         await finish_run(ctx.writer, "finished", "completed")
-        return await Stalls(ctx.writer, ctx.reads).look(later(1e6))
+        return await Stalls(ctx.writer, ctx.reads).check(later(1e6))
 
     assert [] == asyncio.run(story())
 
@@ -129,9 +129,9 @@ def test_a_run_at_rest_is_looked_at_once_and_not_again_before_its_patience_is_ov
         await put_run(ctx.writer, "slow", spec({"type": "constant"}))
         await train(ctx, "slow", 0, 2)
         watching = Stalls(ctx.writer, ctx.reads)
-        await watching.look(later(LEAST_S + 1))
+        await watching.check(later(MIN_SILENCE_S + 1))
         event.listen(ctx.reads, "before_cursor_execute", lambda *call: asked.append(call[2]))
-        await watching.look(later(LEAST_S + 2))
+        await watching.check(later(MIN_SILENCE_S + 2))
 
     asyncio.run(story())
 
@@ -152,7 +152,7 @@ def test_a_look_reads_some_of_the_runs_and_the_next_goes_on_with_the_others(
             await put_run(ctx.writer, key, spec({"type": "constant"}))
             await train(ctx, key, 0, 4)
         watching = Stalls(ctx.writer, ctx.reads)
-        return [await watching.look(later(60)) for _ in range(4)]
+        return [await watching.check(later(60)) for _ in range(4)]
 
     assert [keys[:2], keys[2:4], keys[4:], []] == asyncio.run(story())
 

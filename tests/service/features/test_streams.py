@@ -124,7 +124,7 @@ def test_a_silent_run_is_told_in_its_place(service: Service):
     ctx = context_of(service)
     with Listener(f"{service.url}/v1/runs/silent/stream") as one, Listener(f"{service.url}/v1/stream") as all_of_them:
         stalls = Stalls(ctx.writer, ctx.reads)
-        _run(service, stalls.look(datetime.now(UTC) + timedelta(seconds=100)))
+        _run(service, stalls.check(datetime.now(UTC) + timedelta(seconds=100)))
         report(service.http, "silent", 4)
         items = one.wait(lambda items: len(items) == 3)
         told_of_all = all_of_them.wait(lambda items: len(items) == 3)

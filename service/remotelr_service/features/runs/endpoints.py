@@ -1,4 +1,4 @@
-"""Runs: create or get, list, tag, finish, delete."""
+"""Endpoints of runs: create or get, list, tag, finish, delete."""
 
 from typing import Annotated
 
@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1/runs", tags=["runs"], route_class=StrictRoute)
 _CREATED: Responses = {
     201: {
         "model": RunAnswer,
-        "description": "The run is new.",
+        "description": "The run was created.",
         "headers": {"Location": {"description": "The run.", "schema": {"type": "string"}}},
     }
 }
@@ -39,8 +39,8 @@ _CREATED: Responses = {
     },
 )
 async def put_run(*, run: RunKey, body: RunRequest, ctx: Ctx, caller: CalledBy, response: Response) -> RunAnswer:
-    """Create the run, or get it: the same policy again is the same run."""
-    # Checking a policy can take some milliseconds, in which no other request shall wait.
+    """Create the run, or get it if it exists with the same policy."""
+    # Parsing a policy can take milliseconds, which would block the event loop.
     spec = await run_in_threadpool(body.spec)
     experiment = caller.experiment_for(body.experiment)
     view, is_new = await runs.put_run(
@@ -57,13 +57,15 @@ def list_runs(
     *,
     ctx: Ctx,
     experiment: Annotated[str | None, Query(pattern=KEY_PATTERN, description="Only runs of this experiment.")] = None,
-    status: Annotated[Status | None, Query(description="Only runs that stand so.")] = None,
-    tag: Annotated[str | None, Query(pattern=TAG_FILTER_PATTERN, description="Only runs with `name:value`.")] = None,
+    status: Annotated[Status | None, Query(description="Only runs with this status.")] = None,
+    tag: Annotated[
+        str | None, Query(pattern=TAG_FILTER_PATTERN, description="Only runs with this tag, as `name:value`.")
+    ] = None,
     stalled: Stalled = None,
-    after: Annotated[str | None, Query(pattern=KEY_PATTERN, description="Only keys behind this one.")] = None,
+    after: Annotated[str | None, Query(pattern=KEY_PATTERN, description="Only keys after this one.")] = None,
     limit: Limit = 100,
 ) -> RunPage:
-    """Runs in order of their keys, page by page."""
+    """Runs ordered by key, in pages."""
     page = runs.list_runs(
         ctx.reads,
         experiment=experiment,
@@ -80,7 +82,7 @@ def list_runs(
     "/{run}", operation_id="get_run", responses=described("run_not_found", "invalid_request", "database_unavailable")
 )
 def get_run(run: RunKey, ctx: Ctx) -> RunAnswer:
-    """The run, and where it stands."""
+    """The run and its current position."""
     return _answer(runs.get_run(ctx.reads, run))
 
 
@@ -90,7 +92,7 @@ def get_run(run: RunKey, ctx: Ctx) -> RunAnswer:
     responses=described("run_not_found", "too_many_tags", "invalid_request", "database_unavailable"),
 )
 async def tag_run(run: RunKey, body: TagsRequest, ctx: Ctx) -> RunAnswer:
-    """Change tags of the run, as a JSON Merge Patch (RFC 7396) does: the others stay."""
+    """Change tags of the run, as a JSON Merge Patch (RFC 7396): other tags stay."""
     return _answer(await runs.tag_run(ctx.writer, run, body.tags))
 
 
@@ -101,7 +103,7 @@ async def tag_run(run: RunKey, body: TagsRequest, ctx: Ctx) -> RunAnswer:
     responses=described("run_not_found", "invalid_request", "database_unavailable"),
 )
 async def delete_run(run: RunKey, ctx: Ctx, caller: CalledBy) -> None:
-    """Take the run and its whole log away, for good. The audit keeps what was ordered of it, and by whom."""
+    """Delete the run and its log permanently. The audit keeps the run's commands and their actors."""
     await runs.delete_run(ctx.writer, run, by=caller.name)
 
 
@@ -111,7 +113,7 @@ async def delete_run(run: RunKey, ctx: Ctx, caller: CalledBy) -> None:
     responses=described("run_not_found", "run_finished", "server_behind", "invalid_request", "database_unavailable"),
 )
 async def finish_run(run: RunKey, body: FinishRequest, ctx: Ctx) -> RunAnswer:
-    """Say how the run ended. It takes no further reports, until an attempt begins it again."""
+    """Finish the run. It rejects reports until a new attempt begins."""
     return _answer(await runs.finish_run(ctx.writer, run, body.status, body.last_seq))
 
 

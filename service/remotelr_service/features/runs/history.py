@@ -1,4 +1,4 @@
-"""What happened to a run: its curve, and its log."""
+"""Reads a run's reports and events."""
 
 import asyncio
 from contextlib import suppress
@@ -33,14 +33,14 @@ class HistoryRow:
 
 
 def history(engine: Engine, key: str, after: int = 0, limit: int = 200) -> list[HistoryRow]:
-    """Up to `limit` reports of the run in the order they came, from the first with a `seq` above `after` on.
+    """Up to `limit` reports of the run with a `seq` above `after`, in order of arrival, superseded ones too.
 
-    What an attempt rewound past is there too, marked. Raises RunNotFound.
+    Raises RunNotFound.
     """
     with reading(engine) as connection:
         stored = get_stored_run(connection, key)
         reports = stored_events.list_reports(connection, stored, after=after, limit=limit)
-        # A rank that waited, or came late, did not decide its point itself.
+        # The report of a rank that waited, or was late, has no decision of its own.
         points = {_point(event) for event, _, _ in reports if event.decision is None}
         decided = stored_events.list_point_decisions(connection, stored, points)
     return [HistoryRow(event, rate, event.decision or decided.get(_point(event)), at) for event, at, rate in reports]
@@ -53,7 +53,7 @@ def _point(event: Event) -> tuple[int, int | None]:
 def events(
     engine: Engine, key: str, after: int = 0, limit: int = 200, kind: Kind | None = None
 ) -> list[tuple[Event, datetime]]:
-    """Up to `limit` events of the run's log, from the first with a `seq` above `after` on, of one kind or of all.
+    """Up to `limit` events of the run with a `seq` above `after` and their times. kind: None means all kinds.
 
     Raises RunNotFound.
     """
@@ -65,22 +65,22 @@ def events(
 async def wait_for_events(
     engine: Engine, waiters: RunWaiters, key: str, after: int, *, wait_s: float, kind: Kind | None = None
 ) -> None:
-    """Until there is such an event with a `seq` above `after`, or `wait_s` are over.
+    """Wait up to `wait_s` seconds for an event of this kind with a `seq` above `after`.
 
-    Neither a thread nor a transaction is held while waiting. Raises RunNotFound, also when the run is deleted.
+    Waiting holds no thread and no transaction. Raises RunNotFound, also if the run is deleted meanwhile.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(wait_s):
             while True:
-                # What moves the run may be of another kind: then only what came since is looked through.
-                standing = await waiters.wait(key, partial(_is_beyond, after))
-                if standing is None:
+                # New events may have another kind. The next query then starts after them.
+                position = await waiters.wait(key, partial(_is_beyond, after))
+                if position is None:
                     raise RunNotFound(key)
                 found = await asyncio.to_thread(events, engine, key, after, 1, kind)
                 if found:
                     return
-                after = standing.seq
+                after = position.seq
 
 
-def _is_beyond(after: int, standing: RunPosition) -> bool:
-    return standing.seq > after
+def _is_beyond(after: int, position: RunPosition) -> bool:
+    return position.seq > after

@@ -1,4 +1,4 @@
-"""What happened to a run: its curve, as JSON or CSV, and its log."""
+"""Endpoints of a run's history: reports as JSON or CSV, and the log."""
 
 import csv
 from collections.abc import Iterator
@@ -20,12 +20,12 @@ from remotelr_service.http.route import StrictRoute
 
 router = APIRouter(prefix="/v1/runs/{run}", tags=["history"], route_class=StrictRoute)
 
-# A table that is asked for whole stops here: a spreadsheet does too.
+# The maximum of a CSV table without `limit`. Spreadsheets have a similar maximum.
 MAX_ROWS = 100_000
 
 Format = Annotated[
     Literal["json", "csv"] | None,
-    Query(alias="format", description="Absent, the header Accept decides: `text/csv` is CSV."),
+    Query(alias="format", description="Absent: the header Accept decides; `text/csv` gives CSV."),
 ]
 
 OneKind = Annotated[Kind | None, Query(description="Only events of this kind.")]
@@ -49,9 +49,9 @@ def get_history(
     limit: OptionalLimit = None,
     form: Format = None,
 ) -> HistoryPage | Response:
-    """The reports of the run in the order they came; what an attempt rewound past is there too, marked.
+    """The run's reports in order of arrival. Superseded reports are marked.
 
-    JSON comes in pages of 100 unless `limit` says otherwise, CSV whole, one column for each metric.
+    JSON has pages of 100 reports by default. CSV has all reports by default, with one column for each metric.
     """
     wants_csv = form == "csv" or (form is None and "text/csv" in request.headers.get("accept", ""))
     if wants_csv:
@@ -77,9 +77,9 @@ async def list_events(
     kind: OneKind = None,
     wait: Wait = 0.0,
 ) -> EventPage:
-    """The run's log, oldest first: reports, decisions, attempts, commands, policies.
+    """The run's events, oldest first: reports, decisions, attempts, commands, policies.
 
-    With `wait` the answer comes as soon as there is something to tell, and is empty when that takes longer.
+    With `wait`, the service answers when there is a new event. After `wait` seconds the answer is empty.
     """
     if wait > 0:
         wait_s = min(wait, settings.wait_limit_s)
@@ -105,17 +105,17 @@ def _epoch(row: history.HistoryRow) -> EpochAnswer:
 
 
 def _rows(ctx: Context, run: str, after: int, limit: int | None) -> Iterator[EpochAnswer]:
-    left = MAX_ROWS if limit is None else limit
-    while left > 0:
-        page = history.history(ctx.reads, run, after, min(left, MAX_PAGE))
+    remaining = MAX_ROWS if limit is None else limit
+    while remaining > 0:
+        page = history.history(ctx.reads, run, after, min(remaining, MAX_PAGE))
         yield from map(_epoch, page)
         if len(page) < MAX_PAGE:
             return
-        left, after = left - len(page), page[-1].event.seq
+        remaining, after = remaining - len(page), page[-1].event.seq
 
 
 def _table(rows: list[EpochAnswer]) -> str:
-    """The rows as CSV. Every name begins with a letter, so a spreadsheet takes none for a formula."""
+    """The rows as CSV. Every column name begins with a letter, so that no spreadsheet reads it as a formula."""
     columns = [name for name in EpochAnswer.model_fields if name != "metrics"]
     metrics = sorted({name for row in rows for name in row.metrics})
     table = StringIO()

@@ -1,8 +1,7 @@
-"""Taking away what ended long ago, so that the database does not grow for ever.
+"""Deletes runs and bulk commands that finished long ago.
 
-A run goes whole, or not at all: half a history could neither be gone on with nor replayed. So whoever is stopped in
-the middle has taken some runs away and left the others as they were, and may just begin again. Of a command to many
-runs the results go; what it did stands in the log of each run.
+A run is deleted whole, because a part of a log cannot be replayed. A stopped prune can be started again. Pruning a
+bulk command deletes its results; its effects stay in the logs of the runs.
 """
 
 from collections.abc import AsyncIterator
@@ -18,27 +17,27 @@ from remotelr_service.db.writer.transaction import WriteTransaction
 from remotelr_service.db.writer.writer import Writer
 from remotelr_service.http.auth import audit
 
-# Runs that are taken away in one transaction: service processes that share the database do not wait for long.
-AT_ONCE = 20
+# The number of runs deleted in one transaction. It bounds the time that reports wait.
+BATCH_SIZE = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneFilter:
-    """Which runs: those that have ended, were not touched for `age`, and are of the experiment, if one is named."""
+    """Selects finished runs without a change for `age`, of one experiment if it is set."""
 
     age: timedelta
     experiment: str | None = None
 
 
-def list_stale(engine: Engine, stale: PruneFilter, after: str | None = None, limit: int = AT_ONCE) -> list[str]:
-    """Up to `limit` keys of such runs, in order, from the first one behind `after` on."""
+def list_stale(engine: Engine, stale: PruneFilter, after: str | None = None, limit: int = BATCH_SIZE) -> list[str]:
+    """Up to `limit` keys of selected runs after the key `after`, in order."""
     with reading(engine) as connection:
         before = runs.database_time(connection) - stale.age
         return runs.list_ended(connection, before=before, experiment=stale.experiment, after=after, limit=limit)
 
 
 async def prune(writer: Writer, reads: Engine, stale: PruneFilter, *, by: str) -> AsyncIterator[list[str]]:
-    """Take all of them away; gives the keys that are gone after each transaction. The audit keeps who did it."""
+    """Delete all selected runs. Yields the deleted keys after each transaction. by: the actor for the audit."""
     after: str | None = None
     while keys := list_stale(reads, stale, after):
         after = keys[-1]
@@ -46,7 +45,7 @@ async def prune(writer: Writer, reads: Engine, stale: PruneFilter, *, by: str) -
 
 
 def list_stale_bulk(engine: Engine, stale: PruneFilter, limit: int | None = None) -> list[int]:
-    """The ids of up to `limit` commands to many runs, or of all, that were finished so long ago; of no experiment."""
+    """Up to `limit` ids of bulk commands that finished before the age; none if an experiment is set."""
     if stale.experiment is not None:
         return []
     with reading(engine) as connection:
@@ -55,8 +54,8 @@ def list_stale_bulk(engine: Engine, stale: PruneFilter, limit: int | None = None
 
 
 async def prune_bulk(writer: Writer, reads: Engine, stale: PruneFilter, *, by: str) -> AsyncIterator[int]:
-    """Take all of them away, each in a transaction; gives the id of each that is gone. The audit keeps what it was."""
-    while found := list_stale_bulk(reads, stale, AT_ONCE):
+    """Delete those bulk commands, each in a transaction. Yields each deleted id. by: the actor for the audit."""
+    while found := list_stale_bulk(reads, stale, BATCH_SIZE):
         for bulk_id in found:
             await writer.submit(partial(delete_bulk_commands, bulk_id, by))
             yield bulk_id
@@ -71,13 +70,13 @@ def delete_bulk_commands(bulk_id: int, by: str, tx: WriteTransaction) -> None:
 
 
 def delete_runs(keys: list[str], stale: PruneFilter, by: str, tx: WriteTransaction) -> list[str]:
-    gone = []
+    deleted = []
     for key in keys:
         stored = tx.find(key)
-        # Somebody may have begun another attempt since we looked.
+        # A new attempt may have begun after the keys were listed.
         if stored is None or stored.run.status == "running" or stored.updated_at > tx.now - stale.age:
             continue
         audit.note_deletion(tx, stored, by)
         tx.delete(stored)
-        gone.append(key)
-    return gone
+        deleted.append(key)
+    return deleted

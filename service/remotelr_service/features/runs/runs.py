@@ -1,4 +1,4 @@
-"""Runs: create or get, list, tag, finish, delete."""
+"""Creates, lists, tags, finishes and deletes runs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -56,17 +56,15 @@ async def put_run(
     on_conflict: OnConflict = "error",
     by: str | None = None,
 ) -> tuple[RunView, bool]:
-    """The run `key`, and whether it is new. The tags of a run that exists stay as they are.
+    """Create the run, or get it. Returns: the run, and whether it is new.
 
-    by: who asks; the audit says so where it sets another policy.
+    A new run gets its experiment's limits, missing tags and, with an UnboundSpec, policy. An existing run keeps its
+    tags and, with an UnboundSpec, its policy.
+    by: the caller's name, for the audit of a replaced policy.
 
-    A new run takes from its experiment the limits, the tags it does not have itself, and without a policy of its
-    own the policy. A run that exists keeps its policy when none is given.
-
-    Raises PolicyConflict as `on_conflict` says, ExperimentConflict when the run is in another
-    experiment than the given one, InvalidCommand when its limits forbid what a replaced policy does to the rate,
-    InvalidPolicy when the policy lacks what the run does not give, or when
-    there is none, TooManyTags.
+    Raises PolicyConflict as `on_conflict` determines; ExperimentConflict if the run has another experiment;
+    InvalidCommand if the limits forbid the new policy's rate; InvalidPolicy if there is no policy, or if it needs a
+    value that the run does not set; TooManyTags.
     """
 
     def action(tx: WriteTransaction) -> tuple[RunView, bool]:
@@ -77,7 +75,7 @@ async def put_run(
         if experiment is not None and experiment != stored.experiment:
             raise ExperimentConflict(key, stored.experiment, experiment)
         if isinstance(spec, RunSpec):
-            # Limits are the experiment's: whoever trains has none to say.
+            # Only the experiment sets limits.
             wanted = replace(spec, limits=stored.run.spec.limits)
             outcome = rules.put_policy(stored.run, wanted, on_conflict)
             stored = tx.append(stored, outcome)
@@ -131,12 +129,12 @@ def list_runs(
     after: str | None = None,
     limit: int = 100,
 ) -> RunPage:
-    """Up to `limit` runs in order of key, from the first one behind `after` on.
+    """Up to `limit` runs after the key `after`, in order of key.
 
-    experiment, status, tag (name and value), stalled: only the runs that have it.
+    experiment, status, tag (name and value), stalled: filters; None means no filter.
     """
     with reading(engine) as connection:
-        # One more than asked for tells whether there is a next page.
+        # One run more than the page tells whether there is a next page.
         stored_runs = runs.list_runs(
             connection, experiment=experiment, status=status, tag=tag, stalled=stalled, after=after, limit=limit + 1
         )
@@ -147,9 +145,9 @@ def list_runs(
 
 
 async def tag_run(writer: Writer, key: str, changes: Mapping[str, str | None]) -> RunView:
-    """The run with its tags changed: a value sets a tag, None removes it, all others stay.
+    """Change tags: a value sets a tag, None removes it, other tags stay. Returns: the changed run.
 
-    Raises RunNotFound, and TooManyTags where the run would then have more than it may.
+    Raises RunNotFound; TooManyTags above MAX_TAGS.
     """
 
     def action(tx: WriteTransaction) -> RunView:
@@ -165,9 +163,9 @@ async def tag_run(writer: Writer, key: str, changes: Mapping[str, str | None]) -
 
 
 async def finish_run(writer: Writer, key: str, status: FinalStatus, last_seq: int | None = None) -> RunView:
-    """The run at its end; the same end again changes nothing.
+    """Finish the run. A repeated call changes nothing. Returns: the finished run.
 
-    Raises RunNotFound, RunFinished for another end, ServerBehind where the trainer holds more than the log.
+    Raises RunNotFound; RunFinished for another status; ServerBehind if `last_seq` is beyond the log.
     """
 
     def action(tx: WriteTransaction) -> RunView:
@@ -179,7 +177,7 @@ async def finish_run(writer: Writer, key: str, status: FinalStatus, last_seq: in
 
 
 async def delete_run(writer: Writer, key: str, *, by: str | None = None) -> None:
-    """The run and its events are gone; the audit keeps what people ordered of it. Raises RunNotFound."""
+    """Delete the run and its events. The audit keeps its commands. Raises RunNotFound."""
 
     def action(tx: WriteTransaction) -> None:
         stored = tx.get(key)

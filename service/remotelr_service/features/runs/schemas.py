@@ -27,7 +27,7 @@ TagChanges = Annotated[
     dict[TagName, TagValue | None],
     Field(
         max_length=MAX_TAGS,
-        description="A value sets the tag, null removes it; tags that are not named stay.",
+        description="A value sets a tag, null removes it, other tags stay.",
         examples=[{"model": "resnet101", "draft": None}],
     ),
 ]
@@ -37,26 +37,26 @@ _SPEC_FIELDS = {"initial_learning_rate", "world_size", "steps_per_epoch", "total
 
 
 class RunRequest(RequestBody):
-    """What the owner of a run says of it."""
+    """The specification of a run."""
 
     policy: PolicyDocument | None = Field(
-        None, description="Absent, a new run takes its experiment's, and a run that exists keeps its own."
+        None, description="Absent: a new run gets its experiment's policy, an existing run keeps its own."
     )
     initial_learning_rate: LearningRate | None = Field(
-        None, description="The trainer's own rate; needed where the policy names none."
+        None, description="The trainer's rate. Required if the policy has none."
     )
     world_size: WorldSize = Field(
-        1, description="Ranks of a new run. In a run that exists only an attempt changes how many they are."
+        1, description="Number of ranks of a new run. In an existing run only an attempt changes it."
     )
     steps_per_epoch: int | None = Field(None, ge=1, le=MAX_INTEGER, description="Optimizer steps of one epoch.")
-    total_epochs: int | None = Field(None, ge=1, le=MAX_EPOCH, description="Length of the run.")
+    total_epochs: int | None = Field(None, ge=1, le=MAX_EPOCH, description="Length of the run in epochs.")
     experiment: Key | None = Field(None, description="A named group of runs.")
     tags: Tags = Field(default_factory=dict)
     on_conflict: Literal["error", "keep", "replace", "restart"] = Field(
         "error",
-        description="When the run exists with another policy: `error` refuses, `keep` leaves the run's own, "
-        "`replace` sets this one and keeps the plateau's state, as far as the experiment's `max_change` lets it; "
-        "`restart` sets it with fresh state, whatever the rate it begins at.",
+        description="If the run exists with another policy: `error` rejects the request, `keep` keeps its policy, "
+        "`replace` sets this policy and keeps the plateau's state within the experiment's `max_change`, `restart` sets "
+        "it with new state.",
     )
 
     def spec(self) -> RunSpec | UnboundSpec:
@@ -66,13 +66,13 @@ class RunRequest(RequestBody):
 
 
 class TagsRequest(RequestBody):
-    """What shall be different about the tags of a run."""
+    """Changes of a run's tags."""
 
     tags: TagChanges
 
 
 class FinishRequest(RequestBody):
-    """How a run ended."""
+    """The end of a run."""
 
     status: Literal["completed", "failed", "stopped"]
     last_seq: Sequence | None = Field(None, description="`seq` of the newest decision this trainer holds.")
@@ -86,95 +86,95 @@ def _limits_to_json(limits: Limits | None) -> dict[str, float] | None:
 
 
 class RunAnswer(ResponseBody):
-    """A run and where it stands."""
+    """A run and its current position."""
 
     run: str = Field(validation_alias="key")
     experiment: str | None
     tags: dict[str, str]
     policy: Annotated[dict[str, Any], BeforeValidator(policy_to_json)] = Field(
-        description="In its canonical form: every field explicit."
+        description="The policy in canonical form, with every field."
     )
     initial_learning_rate: float | None
     world_size: int
     steps_per_epoch: int | None
     total_epochs: int | None
     limits: Annotated[dict[str, float] | None, BeforeValidator(_limits_to_json)] = Field(
-        description="What its experiment allows at most; null for no bounds."
+        description="The limits of its experiment; null without limits."
     )
     policy_version: int
-    attempt: int = Field(description="The life of the trainer group in charge; 0 until one announces itself.")
+    attempt: int = Field(description="The attempt in force; 0 before the first one.")
     epoch: int = Field(description="The next epoch to be reported.")
     step: int | None
-    learning_rate: float = Field(description="The rate of that epoch.")
+    learning_rate: float = Field(description="The rate of `epoch`.")
     status: Status
     created_at: datetime
     updated_at: datetime
-    stalled: bool = Field(
-        description="Nothing was heard of its trainer for three times as long as its epochs take, and 30 s at least."
-    )
-    seq: int = Field(
-        description="Number of the newest event in its log: the `expected_seq` of who looks before ordering."
-    )
+    stalled: bool = Field(description="The trainer has not reported for three typical epochs and at least 30 s.")
+    seq: int = Field(description="Number of the newest event in its log. Send it as `expected_seq` of a command.")
     decision: DecisionAnswer = Field(description="The decision in force.")
 
 
 class RunPage(BaseModel):
-    """Runs in order of their keys."""
+    """Runs ordered by key."""
 
     runs: list[RunAnswer]
-    next: str | None = Field(description="Ask again with `after` set to this; null at the end.")
+    next: str | None = Field(description="The value of `after` for the next page; null on the last page.")
 
 
 class EpochAnswer(ResponseBody):
-    """One reported epoch of one rank."""
+    """One report of one rank."""
 
     seq: int = Field(description="Number of the report in the run's log.")
     epoch: int
     attempt: int
     rank: int
-    metrics: dict[str, float | str] = Field(description='Values that are not finite are "nan", "inf" and "-inf".')
-    learning_rate: float = Field(description="The rate the epoch was told to run with.")
-    used_learning_rate: float | None = Field(description="The rate the trainer says it ran with, where it says so.")
-    next_learning_rate: float | None = Field(description="What it was answered; null where it decided nothing.")
+    metrics: dict[str, float | str] = Field(description='Non-finite values are "nan", "inf" and "-inf".')
+    learning_rate: float = Field(description="The decided rate of the epoch.")
+    used_learning_rate: float | None = Field(description="The rate that the trainer used, if reported.")
+    next_learning_rate: float | None = Field(
+        description="The rate decided by the report's point; null while ranks are missing."
+    )
     reason: str | None
     action: str | None
-    superseded_by: int | None = Field(description="The attempt that rewound past it; such a report counts no more.")
+    superseded_by: int | None = Field(
+        description="The attempt that rewound past the report; null if the report is effective."
+    )
     created_at: datetime
 
 
 class HistoryPage(BaseModel):
-    """The curve of a run: its reports in the order they came."""
+    """The reports of a run in order of arrival."""
 
     run: str
     reports: list[EpochAnswer]
-    next: int | None = Field(description="Ask again with `after` set to this; null at the end.")
+    next: int | None = Field(description="The value of `after` for the next page; null on the last page.")
 
 
 class EventAnswer(ResponseBody):
-    """One thing that happened to a run."""
+    """One event of a run."""
 
     seq: int
     kind: Literal["created", "attempt", "report", "timeout", "command", "policy", "finished"] = Field(
-        description="`timeout`: a point was decided without the ranks that are missing."
+        description="`timeout`: a point was decided at its deadline, without the missing ranks."
     )
     attempt: int
     epoch: int | None
     rank: int | None
     key: str | None
-    effective_from: int = Field(description="The first epoch whose rate this event bears on.")
+    effective_from: int = Field(description="The first epoch whose rate the event affects.")
     payload: dict[str, Any]
     notes: dict[str, Any] = Field(
-        description="What was noticed: `gap`, `late`, `drift`, `live`; of a timeout the `ranks` that were there."
+        description="Observations: `gap`, `late`, `drift`, `live`; of a timeout the `ranks` that had reported."
     )
     decision: DecisionAnswer | None
-    sentence: str = Field(description="What happened, for people.")
+    sentence: str = Field(description="The event as an English sentence.")
     superseded_by: int | None
     created_at: datetime
 
 
 class EventPage(BaseModel):
-    """The log of a run, oldest first."""
+    """The events of a run, oldest first."""
 
     run: str
     events: list[EventAnswer]
-    next: int | None = Field(description="Ask again with `after` set to this; null at the end.")
+    next: int | None = Field(description="The value of `after` for the next page; null on the last page.")

@@ -1,8 +1,7 @@
-"""Runs that have fallen silent: a trainer that hangs, or died, says nothing; so it is noticed what is not said.
+"""Detects runs whose trainer stopped reporting.
 
-A run is stalled when nothing was heard of its trainer for three times as long as its epochs usually take. What tells
-the time is the database's clock, so replicas agree, and the one that is first marks the run. It is marked no longer
-when its trainer is heard of again.
+A run is stalled if its trainer has not reported for three typical epochs. The time is the database's clock, so replicas
+agree, and the first one marks the run. The trainer's next request removes the mark.
 """
 
 import asyncio
@@ -26,135 +25,136 @@ from remotelr_service.errors import ServiceError
 
 log = logging.getLogger(__name__)
 
-# So many times the usual time of an epoch is too long; but no silence shorter than that many seconds is.
-TIMES: Final = 3.0
-LEAST_S: Final = 30.0
-# How often a replica looks. One that begins to lead the others' work does no harm.
-LOOK_S: Final = 5.0
-# How many are marked in one transaction: nobody who reports shall wait for longer.
-_TOGETHER: Final = 50
-# How many running runs are looked at in one look; the next one goes on behind them, and then round again.
-_AMONG: Final = 500
-# Of how many runs it is remembered how long they may be silent.
-_REMEMBERED: Final = 50_000
-# From fewer epochs nobody can tell what is usual.
-_LEAST_EPOCHS = 2
+# A run is stalled after this many typical epochs, and not before this many seconds.
+TYPICAL_EPOCHS: Final = 3.0
+MIN_SILENCE_S: Final = 30.0
+# The interval of the check in seconds.
+CHECK_S: Final = 5.0
+# The number of runs marked in one transaction. It bounds the time that reports wait.
+_MARKS_PER_TRANSACTION: Final = 50
+# The number of running runs in one check; the next check continues after them, then from the start.
+_RUNS_PER_CHECK: Final = 500
+# The number of runs whose deadline is cached.
+_CACHED_RUNS: Final = 50_000
+# The minimum number of epochs for a typical duration.
+_MIN_EPOCHS = 2
 
 
 class Stalls:
-    """Looks for runs that have fallen silent. engine: `Database.reads`.
+    """Marks stalled runs. engine: `Database.reads`.
 
-    count: how many there are, as of the last look.
+    count: the number of stalled runs at the last check.
     """
 
     def __init__(self, writer: Writer, engine: Engine) -> None:
         self.count = 0
         self._writer = writer
         self._engine = engine
-        # What earlier looks have worked out: until when the run, as it stands, may be silent; None: nobody knows.
-        self._patience: dict[int, tuple[int, datetime | None]] = {}
+        # By run id: the `seq` of the run, and the time from which it is stalled; None if that is unknown.
+        self._deadlines: dict[int, tuple[int, datetime | None]] = {}
         self._after: str | None = None
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Within this block runs that fall silent are marked."""
+        """Context manager: checks for stalled runs periodically."""
         watching = asyncio.create_task(self._watch())
         try:
             yield
         finally:
-            # After a long outage all runs are silent: who ends does not mark them all first.
+            # After a long outage all runs are stalled. A stopping process does not mark them.
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
 
-    async def look(self, at: datetime | None = None) -> list[str]:
-        """Mark the runs that have fallen silent; gives their keys. Raises DatabaseUnavailable.
+    async def check(self, at: datetime | None = None) -> list[str]:
+        """Mark the runs that are stalled. Returns: their keys. Raises DatabaseUnavailable.
 
-        at: the time to judge by; by default the database's own.
+        at: the time of the check; by default the database's time.
         """
-        silent = await asyncio.to_thread(self._silent, at)
+        stalled = await asyncio.to_thread(self._list_stalled, at)
         marked: list[str] = []
-        for begin in range(0, len(silent), _TOGETHER):
-            marked += await self._mark(silent[begin : begin + _TOGETHER], at)
-        self.count = await asyncio.to_thread(self._counted)
+        for begin in range(0, len(stalled), _MARKS_PER_TRANSACTION):
+            marked += await self._mark(stalled[begin : begin + _MARKS_PER_TRANSACTION], at)
+        self.count = await asyncio.to_thread(self._count)
         return marked
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CHECK_S)
             try:
-                for key in await self.look():
-                    log.warning("the run %s has fallen silent", key)
+                for key in await self.check():
+                    log.warning("the run %s is stalled", key)
             except ServiceError as error:
-                log.debug("no look for silent runs, because: %s", error)
+                log.debug("the check for stalled runs failed: %s", error)
             except Exception:
-                # One look that fails must not be the last.
-                log.exception("the look for silent runs failed")
+                log.exception("the check for stalled runs failed")
 
-    def _silent(self, at: datetime | None) -> list[tuple[Quiet, Pace]]:
+    def _list_stalled(self, at: datetime | None) -> list[tuple[Quiet, Pace]]:
         with reading(self._engine) as connection:
             now = at or database_time(connection)
-            quiet, self._after = stalls.list_quiet(connection, LEAST_S, at, after=self._after, among=_AMONG)
-            if len(self._patience) > _REMEMBERED:
-                self._patience.clear()
-            return [found for run in quiet if (found := self._judged(connection, run, now)) is not None]
+            quiet, self._after = stalls.list_quiet(
+                connection, MIN_SILENCE_S, at, after=self._after, among=_RUNS_PER_CHECK
+            )
+            if len(self._deadlines) > _CACHED_RUNS:
+                self._deadlines.clear()
+            return [found for run in quiet if (found := self._check_run(connection, run, now)) is not None]
 
-    def _judged(self, connection: Connection, run: Quiet, now: datetime) -> tuple[Quiet, Pace] | None:
-        known = self._patience.get(run.id)
-        if known is not None and known[0] == run.seq and (known[1] is None or known[1] > now):
+    def _check_run(self, connection: Connection, run: Quiet, now: datetime) -> tuple[Quiet, Pace] | None:
+        cached = self._deadlines.get(run.id)
+        if cached is not None and cached[0] == run.seq and (cached[1] is None or cached[1] > now):
             return None
         pace = stalls.pace_of(connection, run.id)
-        until = patient_until(pace)
-        self._patience[run.id] = run.seq, until
-        return (run, pace) if until is not None and until <= now else None
+        deadline = stall_deadline(pace)
+        self._deadlines[run.id] = run.seq, deadline
+        return (run, pace) if deadline is not None and deadline <= now else None
 
-    async def _mark(self, silent: Sequence[tuple[Quiet, Pace]], at: datetime | None) -> list[str]:
-        """The keys of those among these that were marked."""
-        keys = [quiet.key for quiet, _ in silent]
+    async def _mark(self, stalled: Sequence[tuple[Quiet, Pace]], at: datetime | None) -> list[str]:
+        """Mark these runs. Returns: the keys of the marked ones."""
+        keys = [quiet.key for quiet, _ in stalled]
 
         def action(tx: WriteTransaction) -> list[str]:
-            return [quiet.key for quiet, pace in silent if _mark(tx, quiet=quiet, pace=pace, at=at)]
+            return [quiet.key for quiet, pace in stalled if _mark(tx, quiet=quiet, pace=pace, at=at)]
 
         try:
             return await self._writer.submit(action, *keys)
         except ServiceError as error:
-            log.debug("the runs %s are left to the next look, because: %s", keys, error)
+            log.debug("the runs %s are left to the next check: %s", keys, error)
             return []
 
-    def _counted(self) -> int:
+    def _count(self) -> int:
         with reading(self._engine) as connection:
             return stalls.count_stalled(connection)
 
 
 def typical_epoch_s(epochs: Sequence[tuple[int, int, datetime]]) -> float | None:
-    """The seconds an epoch usually takes: the median of the last ones. None where there are too few.
+    """The median duration of the epochs in seconds; None for too few epochs.
 
-    epochs: (attempt, epoch, time) of what was decided, newest first. What lies between two attempts is no epoch.
+    epochs: (attempt, epoch, time) of decided points, newest first. Pairs of different attempts are ignored.
     """
-    took = [
+    durations = [
         (later - earlier).total_seconds() / max(epoch - before, 1)
         for (attempt, epoch, later), (attempt_before, before, earlier) in pairwise(epochs)
         if attempt == attempt_before
     ]
-    return median(took) if len(took) >= _LEAST_EPOCHS else None
+    return median(durations) if len(durations) >= _MIN_EPOCHS else None
 
 
-def patient_until(pace: Pace) -> datetime | None:
-    """Until when silence means nothing; None when that is not known."""
-    usual = typical_epoch_s(pace.epochs)
-    if usual is None or pace.reported_at is None:
+def stall_deadline(pace: Pace) -> datetime | None:
+    """The time from which the run is stalled; None if its typical epoch is unknown."""
+    typical_s = typical_epoch_s(pace.epochs)
+    if typical_s is None or pace.reported_at is None:
         return None
-    return pace.reported_at + timedelta(seconds=max(TIMES * usual, LEAST_S))
+    return pace.reported_at + timedelta(seconds=max(TYPICAL_EPOCHS * typical_s, MIN_SILENCE_S))
 
 
 def _mark(tx: WriteTransaction, *, quiet: Quiet, pace: Pace, at: datetime | None) -> bool:
     stored = tx.find(quiet.key)
-    usual = typical_epoch_s(pace.epochs)
-    if stored is None or usual is None or pace.reported_at is None:
+    typical_s = typical_epoch_s(pace.epochs)
+    if stored is None or typical_s is None or pace.reported_at is None:
         return False
-    # Something may have come since it was looked; then the next look will see that.
+    # The run may have changed since the check; then the next check decides.
     if stored.id != quiet.id or stored.run.seq != quiet.seq or stored.stalled_at is not None:
         return False
     if stored.run.status != "running":
         return False
-    tx.stall(stored, pace.reported_at, usual, at or tx.now)
+    tx.stall(stored, pace.reported_at, typical_s, at or tx.now)
     return True

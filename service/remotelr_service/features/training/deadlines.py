@@ -1,7 +1,7 @@
-"""Points whose time is over: decided without the ranks that are missing, whoever waiters first.
+"""Decides points at their deadline, without the missing ranks.
 
-That may be a rank that asks again (`reports.py` beside this file) or any replica that looks; also one that was
-not there when the point began to wait. What tells the time is the database's clock, for all of them.
+A repeated report (`reports.py`) or the periodic check of any replica decides the point first. The time is the
+database's clock.
 """
 
 import asyncio
@@ -23,31 +23,31 @@ from remotelr_service.features.training.override_expiry import expire_due_overri
 
 log = logging.getLogger(__name__)
 
-# How often a replica looks, and how many runs it takes on at once.
-LOOK_S = 0.5
+# The interval of the check in seconds, and the number of runs in one check.
+CHECK_S = 0.5
 RUNS = 200
 
 
 @asynccontextmanager
-async def deadline_task(writer: Writer, engine: Engine, told: Callable[[Decision], None]) -> AsyncIterator[None]:
-    """Within this block points whose time is over are decided, and rates held until a time are let go of.
+async def deadline_task(writer: Writer, engine: Engine, decided: Callable[[Decision], None]) -> AsyncIterator[None]:
+    """Context manager: decides points at their deadline and expires timed overrides.
 
-    told: is given every decision this replica takes.
+    decided: called with every decision that this replica takes.
     """
     ended = asyncio.Event()
-    keeping = asyncio.create_task(_keep_time(writer, engine, told, ended))
+    task = asyncio.create_task(_check_periodically(writer, engine, decided, ended))
     try:
         yield
     finally:
         ended.set()
-        await keeping
+        await task
 
 
 async def decide_due(writer: Writer, engine: Engine) -> list[Decision]:
-    """Decide every point whose time is over; gives the decisions that nobody else was faster to take.
+    """Decide every point whose deadline has passed.
 
-    A run that cannot be decided now, because another replica holds it, is left to the next look.
-    Raises DatabaseUnavailable.
+    A run that another replica has locked is left to the next check.
+    Returns: the decisions that this call took. Raises DatabaseUnavailable.
     """
     due = await asyncio.to_thread(_list_due, engine)
     decisions = await asyncio.gather(*(_decide(writer, key) for key in due))
@@ -55,7 +55,7 @@ async def decide_due(writer: Writer, engine: Engine) -> list[Decision]:
 
 
 def decide_if_due(tx: WriteTransaction, stored: StoredRun) -> Decision | Waiting | None:
-    """The decision for the run's waiting point when its time is over; None when it is not."""
+    """The decision of the run's waiting point if its deadline has passed; otherwise None."""
     if not tx.is_due(stored):
         return None
     stored = expire_overrides(tx, stored)
@@ -64,21 +64,23 @@ def decide_if_due(tx: WriteTransaction, stored: StoredRun) -> Decision | Waiting
     return outcome.answer
 
 
-async def _keep_time(writer: Writer, engine: Engine, told: Callable[[Decision], None], ended: asyncio.Event) -> None:
+async def _check_periodically(
+    writer: Writer, engine: Engine, decided: Callable[[Decision], None], ended: asyncio.Event
+) -> None:
     while True:
         with suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_S):
+            async with asyncio.timeout(CHECK_S):
                 await ended.wait()
                 return
         try:
             await expire_due_overrides(writer, engine)
             for decision in await decide_due(writer, engine):
-                told(decision)
+                decided(decision)
         except ServiceError as error:
-            log.debug("no look at what is due, because: %s", error)
+            log.debug("the check of deadlines failed: %s", error)
         except Exception:
-            # One look that fails must not be the last: who waits would wait for ever.
-            log.exception("the look at what is due failed")
+            # Without the next check, waiting ranks would wait for ever.
+            log.exception("the check of deadlines failed")
 
 
 async def _decide(writer: Writer, key: str) -> Decision | None:
@@ -88,19 +90,18 @@ async def _decide(writer: Writer, key: str) -> Decision | None:
             return None
         try:
             return decide_if_due(tx, stored)
-        except RulesError as refusal:
-            # Nobody but a rank can say what is missing, and the next one that reports is asked for it.
-            log.warning("the run %r waits on, because: %s", key, refusal)
+        except RulesError as error:
+            # Only a rank can send what is missing. The next report gets this error.
+            log.warning("the run %r cannot be decided at its deadline: %s", key, error)
             tx.clear_deadline(stored)
             return None
 
     try:
         answer = await writer.submit(action, key)
     except ServiceError as error:
-        log.debug("the run %r is left to the next look, because: %s", key, error)
+        log.debug("the run %r is left to the next check: %s", key, error)
         return None
     except Exception:
-        # What is wrong with one run shall not keep the others waiting.
         log.exception("the run %r cannot be decided", key)
         return None
     return answer if isinstance(answer, Decision) else None

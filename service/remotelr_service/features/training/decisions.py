@@ -1,4 +1,4 @@
-"""Decisions: the one in force, and the next one to come."""
+"""Reads decisions and waits for the next one."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,9 +21,9 @@ def get_decision(engine: Engine, key: str) -> Decision:
 
 
 def decision_of_epoch(engine: Engine, key: str, epoch: int) -> Decision:
-    """The decision the run went, or goes, by in `epoch`: in a gap, the newest one before.
+    """The decision in force in `epoch`. In a gap it is the newest decision before the gap.
 
-    Raises RunNotFound, EpochUndecided for an epoch beyond the newest decision.
+    Raises RunNotFound; EpochUndecided for an epoch after the newest decision.
     """
     with reading(engine) as connection:
         stored = get_stored_run(connection, key)
@@ -36,28 +36,28 @@ def decision_of_epoch(engine: Engine, key: str, epoch: int) -> Decision:
 
 
 async def wait_for_decision(waiters: RunWaiters, key: str, after: int, wait_s: float) -> Decision | None:
-    """The decision in force as soon as its `seq` is above `after`; None when that takes longer than `wait_s`.
+    """Wait up to `wait_s` seconds for a decision with a `seq` above `after`; None after a timeout.
 
-    Neither a thread nor a transaction is held while waiting. Raises RunNotFound, also when the run is deleted.
+    Waiting holds no thread and no transaction. Raises RunNotFound, also if the run is deleted meanwhile.
     """
-    return await _awaited(waiters, key, lambda decision: decision.seq > after, wait_s)
+    return await _wait(waiters, key, lambda decision: decision.seq > after, wait_s)
 
 
 async def wait_for_ranks(waiters: RunWaiters, waiting: Waiting, wait_s: float) -> Decision | None:
-    """The decision in force as soon as the awaited point is decided, or a newer attempt has begun; else as above."""
+    """Wait until the point is decided or a newer attempt begins; otherwise as `wait_for_decision`."""
 
-    def over(decision: Decision) -> bool:
+    def is_over(decision: Decision) -> bool:
         return decision.epoch > waiting.epoch or decision.attempt != waiting.attempt
 
-    return await _awaited(waiters, waiting.run, over, wait_s)
+    return await _wait(waiters, waiting.run, is_over, wait_s)
 
 
-async def _awaited(waiters: RunWaiters, key: str, until: Callable[[Decision], bool], wait_s: float) -> Decision | None:
+async def _wait(waiters: RunWaiters, key: str, until: Callable[[Decision], bool], wait_s: float) -> Decision | None:
     try:
         async with asyncio.timeout(wait_s):
-            standing = await waiters.wait(key, lambda standing: until(standing.decision))
+            position = await waiters.wait(key, lambda position: until(position.decision))
     except TimeoutError:
         return None
-    if standing is None:
+    if position is None:
         raise RunNotFound(key)
-    return standing.decision
+    return position.decision

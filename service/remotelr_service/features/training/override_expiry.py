@@ -1,7 +1,7 @@
-"""Rates that operators hold until a time: let go when it has come, by whoever waiters first.
+"""Expires overrides that hold until a time.
 
-The rules have no clock, so the end is an event of its own. Whoever is about to decide appends it first; where
-nobody asks, the replica does that looks next. What tells the time is the database's clock, for all of them.
+The rules have no clock, so the end of an override is an event. An action that decides appends it first; otherwise the
+periodic check of any replica does. The time is the database's clock.
 """
 
 import asyncio
@@ -19,23 +19,23 @@ from remotelr_service.errors import ServiceError
 
 log = logging.getLogger(__name__)
 
-# How many runs one look takes on.
+# The number of runs in one check.
 RUNS = 200
 
 
 def expire_overrides(tx: WriteTransaction, stored: StoredRun) -> StoredRun:
-    """The run without the rates that were to be held until a time that has come."""
+    """The run without the overrides whose time has passed."""
     if not tx.has_expired_override(stored):
         return stored
-    while (order := rules.expired_override(stored.run, tx.now)) is not None:
-        stored = tx.append(stored, rules.command(stored.run, order, tx.log(stored.run.key)))
+    while (command := rules.expired_override(stored.run, tx.now)) is not None:
+        stored = tx.append(stored, rules.command(stored.run, command, tx.log(stored.run.key)))
     return stored
 
 
 async def expire_due_overrides(writer: Writer, engine: Engine) -> None:
-    """Let go of every rate whose time has come. Raises DatabaseUnavailable.
+    """Expire every override whose time has passed. Raises DatabaseUnavailable.
 
-    A run that another replica holds now is left to the next look.
+    A run that another replica has locked is left to the next check.
     """
     due = await asyncio.to_thread(_list_due, engine)
     await asyncio.gather(*(_expire(writer, key) for key in due))
@@ -50,10 +50,9 @@ async def _expire(writer: Writer, key: str) -> None:
     try:
         await writer.submit(action, key)
     except ServiceError as error:
-        log.debug("the run %r is left to the next look, because: %s", key, error)
+        log.debug("the run %r is left to the next check: %s", key, error)
     except Exception:
-        # What is wrong with one run shall not keep the others waiting.
-        log.exception("the rate of the run %r cannot be let go", key)
+        log.exception("the override of the run %r cannot be expired", key)
 
 
 def _list_due(engine: Engine) -> list[str]:

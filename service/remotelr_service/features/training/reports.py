@@ -1,4 +1,4 @@
-"""Reports: an epoch has ended. This is the hot path."""
+"""Stores reports and decides. This is the hot path."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,34 +14,34 @@ from remotelr_service.live.waiters import RunWaiters
 
 
 async def report(writer: Writer, key: str, report: Report) -> Decision | Waiting:
-    """The decision for the epoch after the reported one, or that other ranks are awaited.
+    """The decision for the epoch after the reported one; Waiting if reports of other ranks are missing.
 
-    A report that was already answered gets the same answer again, however much later.
-    Raises RunNotFound, and what `remotelr.rules.report` does; then nothing has changed.
+    A repeated report gets the same answer again, at any later time.
+    Raises RunNotFound, and the errors of `remotelr.rules.report`; then nothing is stored.
     """
-    return await _submitted(writer, key, report)
+    return await _submit(writer, key, report)
 
 
 async def await_ranks(
     writer: Writer, waiters: RunWaiters, report: Report, waiting: Waiting, wait_s: float
 ) -> Decision | Waiting:
-    """The answer to a report that other ranks were awaited for, as soon as its point is decided.
+    """The decision for a report that is waiting for other ranks; `waiting` after `wait_s` seconds.
 
-    Still `waiting` when that takes longer than `wait_s`. Raises what `report` does.
+    Raises what `report` raises.
     """
     decision = await wait_for_ranks(waiters, waiting, wait_s)
     if decision is None:
         return waiting
     if (decision.attempt, decision.epoch) == (waiting.attempt, waiting.epoch + 1):
         return replace(decision, replayed=True)
-    # The run has gone on, or back, meanwhile.
-    return await _submitted(writer, waiting.run, report)
+    # The run was decided further, or rewound, meanwhile.
+    return await _submit(writer, waiting.run, report)
 
 
 async def report_batch(writer: Writer, key: str, reports: Sequence[Report]) -> list[Decision | Waiting | RulesError]:
-    """The answers to reports in order, as if they had come one by one, in one transaction.
+    """The answers to the reports, in order, in one transaction.
 
-    The first refusal is the last entry: what stands before it is stored, what comes after it was not tried.
+    The first rejected report is the last entry: the reports before it are stored, those after it are ignored.
     Raises RunNotFound.
     """
 
@@ -51,28 +51,28 @@ async def report_batch(writer: Writer, key: str, reports: Sequence[Report]) -> l
         for each in reports:
             try:
                 answers.append(_report(tx, key, each))
-            except RulesError as refusal:
-                answers.append(refusal)
+            except RulesError as error:
+                answers.append(error)
                 break
         return answers
 
     return await writer.submit(action, key, prefetch=[(each.epoch, each.rank) for each in reports])
 
 
-async def _submitted(writer: Writer, key: str, report: Report) -> Decision | Waiting:
+async def _submit(writer: Writer, key: str, report: Report) -> Decision | Waiting:
     return await writer.submit(lambda tx: _report(tx, key, report), key, prefetch=[(report.epoch, report.rank)])
 
 
 def _report(tx: WriteTransaction, key: str, report: Report) -> Decision | Waiting:
     stored = tx.get(key)
     if report.epoch >= stored.run.epoch:
-        # A repetition is answered as it was, and changes nothing.
+        # A repeated report gets its first answer and changes nothing.
         stored = expire_overrides(tx, stored)
     outcome = rules.report(stored.run, report, tx.log(key))
     stored = tx.append(stored, outcome)
-    assert outcome.answer is not None, "a report is always answered"
+    assert outcome.answer is not None, "a report has an answer"
     if isinstance(outcome.answer, Waiting):
-        closed = decide_if_due(tx, stored)
-        if isinstance(closed, Decision) and closed.epoch == report.epoch + 1:
-            return closed
+        decision = decide_if_due(tx, stored)
+        if isinstance(decision, Decision) and decision.epoch == report.epoch + 1:
+            return decision
     return outcome.answer

@@ -1,4 +1,4 @@
-"""Telling a decision: to the log, one line each, and to who asked."""
+"""Log lines and responses of decisions."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ _MEMBERS = TypeAdapter(dict[str, Any])
 
 
 def log_decision(decision: Decision) -> None:
-    """One line with the reason; a repeated answer is no news."""
+    """Log the decision in one line; a repeated answer only at level debug."""
     members = {
         "run": decision.run,
         "attempt": decision.attempt,
@@ -47,7 +47,7 @@ def log_decision(decision: Decision) -> None:
 async def decision_answer(
     decision: Decision, ctx: Context, *, with_steps: bool
 ) -> DecisionAnswer | SteppedDecisionAnswer:
-    """The decision as an answer, with the rate of every step where that is wanted."""
+    """The response body of the decision, with the rate of every step if `with_steps` is set."""
     if not with_steps:
         return DecisionAnswer.read(decision)
     rates = await run_in_threadpool(step_rates.step_rates, ctx.reads, decision.run, decision)
@@ -55,7 +55,7 @@ async def decision_answer(
 
 
 def raw_decision_response(decision: Decision) -> Response:
-    """The bytes of a `DecisionAnswer`, without making one first: this is what the hot call answers."""
+    """The response of a `DecisionAnswer`, written without the model: this is the hot path."""
     return Response(_MEMBERS.dump_json(decision_to_json(decision)), media_type="application/json")
 
 

@@ -21,13 +21,13 @@ from remotelr_service.http.fields import (
 
 
 class AttemptStart(RequestBody):
-    """A trainer group begins, or begins again."""
+    """Begins an attempt."""
 
-    key: Key = Field(description="The same key is the same attempt: a scheduler's restart id, or random.")
+    key: Key = Field(description="The same key is the same attempt. Use a scheduler's restart id or a random key.")
     epoch: Epoch
     step: Steps | None = None
-    world_size: WorldSize | None = Field(None, description="Ranks of the run from now on. Absent: as many as before.")
-    gap: bool = Field(False, description="Accept that epochs before `epoch` were never reported.")
+    world_size: WorldSize | None = Field(None, description="Number of ranks from now on. Absent: unchanged.")
+    gap: bool = Field(False, description="Accept that epochs before `epoch` were not reported.")
     last_seq: Sequence | None = Field(None, description="`seq` of the newest decision this trainer holds.")
 
     def request(self) -> AttemptRequest:
@@ -35,20 +35,22 @@ class AttemptStart(RequestBody):
 
 
 class ReportRequest(RequestBody):
-    """`epoch` ended with these metrics."""
+    """The metrics of one epoch from one rank."""
 
     epoch: Epoch
     metrics: Metrics
     attempt: int | None = Field(
-        None, ge=0, le=MAX_INTEGER, description="Whose report it is; absent is the attempt in force."
+        None, ge=0, le=MAX_INTEGER, description="The attempt that reports. Absent: the attempt in force."
     )
     rank: int = Field(0, ge=0, lt=MAX_WORLD_SIZE)
-    weight: float = Field(1.0, gt=0, le=1e15, description="How many samples stand behind the metrics.")
+    weight: float = Field(1.0, gt=0, le=1e15, description="Number of samples behind the metrics.")
     step: Steps | None = Field(None, description="Optimizer steps made by the end of the epoch.")
-    learning_rate: float | None = Field(None, ge=0, description="The rate really used; a difference is logged.")
+    learning_rate: float | None = Field(
+        None, ge=0, description="The rate that the trainer used. The log records a difference as `drift`."
+    )
     last_seq: Sequence | None = Field(None, description="`seq` of the newest decision this trainer holds.")
     local: bool = Field(
-        False, description="The trainer decided the epoch's rate itself, by the same rules: the service was away."
+        False, description="The trainer's local replica decided the rate, because the service was unreachable."
     )
 
     def report(self) -> Report:
@@ -73,13 +75,13 @@ class ReportQuery(BaseModel):
 
 
 class BatchRequest(RequestBody):
-    """Reports that could not be sent before, oldest first."""
+    """Reports that were not acknowledged before, oldest first."""
 
     reports: list[ReportRequest] = Field(min_length=1, max_length=1000)
 
 
 class PlateauAnswer(ResponseBody):
-    """The plateau in force: the best value, reports without improvement since, and the cooldown left."""
+    """The state of the plateau schedule: best value, reports without improvement, and remaining cooldown."""
 
     best: float | None
     wait: int
@@ -87,36 +89,38 @@ class PlateauAnswer(ResponseBody):
 
 
 class DecisionAnswer(ResponseBody):
-    """The rate of one epoch of one run, taken once and never changed."""
+    """The decision for one epoch of one run. It never changes."""
 
     run: str
     attempt: int
-    seq: int = Field(description="Number of the event in the run's log that took it.")
+    seq: int = Field(description="Number of the decision's event in the run's log.")
     epoch: int = Field(description="The epoch the rate is for, 0-based.")
     step: int | None = Field(description="Optimizer steps made before that epoch.")
     learning_rate: float = Field(
-        ge=0, description="The rate of the epoch; of its first step when the policy counts steps."
+        ge=0, description="The rate of the epoch. Under a policy in steps: the rate of its first step."
     )
-    momentum: float | None = Field(description="What goes with the rate under one_cycle and cyclic.")
+    momentum: float | None = Field(description="The momentum of `one_cycle` and `cyclic`; otherwise null.")
     reason: Literal["start", "schedule", "plateau", "command", "bounds", "guard"]
-    changed: bool = Field(description="The rate differs from that of the epoch before.")
+    changed: bool = Field(description="The rate differs from the rate of the previous epoch.")
     action: Literal["continue", "stop", "rollback"] = Field(
-        description="`stop` asks the trainer to end; `rollback` to load the checkpoint made at the end of epoch "
-        "`rollback_to`, and to train `epoch` from there."
+        description="`stop`: end the training. `rollback`: load the checkpoint from the end of epoch `rollback_to`, "
+        "and train `epoch` from there."
     )
-    rollback_to: int | None = Field(description="The epoch whose checkpoint to load; null but with `rollback`.")
+    rollback_to: int | None = Field(
+        description="The epoch of the checkpoint to load. Null unless `action` is `rollback`."
+    )
     plateau: PlateauAnswer | None
-    state: dict[str, Any] = Field(description="What the rules need to go on from here without the service.")
+    state: dict[str, Any] = Field(description="The state from which the rules can continue without the service.")
     drift: float | None = Field(
-        description="The rate the epoch before was to run with, where the trainer says it used another one."
+        description="The decided rate of the previous epoch, if the trainer reported another rate."
     )
-    replayed: bool = Field(description="This answer was already given once.")
+    replayed: bool = Field(description="The service has sent this answer before.")
 
 
 class ExplainedDecisionAnswer(DecisionAnswer):
-    """A decision with the sentence that says why."""
+    """A decision with its explanation."""
 
-    why: dict[str, Any] | None = Field(description="What made it; null of releases before it was kept.")
+    why: dict[str, Any] | None = Field(description="The causes of the decision. Null for decisions of early releases.")
     sentence: str
 
 
@@ -127,7 +131,7 @@ class SteppedDecisionAnswer(DecisionAnswer):
 
 
 class WaitingAnswer(ResponseBody):
-    """The report is kept, and other ranks are awaited. Sending the same report again asks again."""
+    """The report is stored; reports of other ranks are missing. Send the same report again to get the decision."""
 
     status: Literal["waiting"]
     run: str
@@ -138,14 +142,14 @@ class WaitingAnswer(ResponseBody):
 
 
 class AttemptAnswer(ResponseBody):
-    """The number of the attempt, and the decision for its first epoch."""
+    """The attempt's number, and the decision for its first epoch."""
 
     attempt: int
     decision: DecisionAnswer | SteppedDecisionAnswer
 
 
 class RefusedAnswer(ResponseBody):
-    """A report of a batch that was refused; those behind it were not tried."""
+    """A rejected report of a batch. The reports after it were ignored."""
 
     status: Literal["refused"]
     code: str
@@ -154,6 +158,6 @@ class RefusedAnswer(ResponseBody):
 
 
 class BatchAnswer(ResponseBody):
-    """One answer for each report, in order, up to the first that was refused."""
+    """One answer for each report, in order, up to the first rejected report."""
 
     answers: list[DecisionAnswer | WaitingAnswer | RefusedAnswer]

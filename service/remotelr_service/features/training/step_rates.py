@@ -1,4 +1,4 @@
-"""The rates of the single steps of an epoch, for trainers that do not have the rules themselves."""
+"""The rates of an epoch's steps, for trainers without the rules."""
 
 from sqlalchemy import Engine
 
@@ -12,19 +12,22 @@ MAX_STEPS = 100_000
 
 
 def require_steps(engine: Engine, key: str) -> None:
-    """Raises StepsUnknown when the run does not say how many steps an epoch has, or too many; RunNotFound."""
+    """Check that step rates can be listed.
+
+    Raises StepsUnknown if `steps_per_epoch` is unknown or above MAX_STEPS; RunNotFound.
+    """
     with reading(engine) as connection:
         _checked(get_stored_run(connection, key).run.spec.steps_per_epoch)
 
 
 def step_rates(engine: Engine, key: str, decision: Decision) -> list[float]:
-    """The rate of every step of the decision's epoch: the same one for all when the policy counts epochs.
+    """The rate of every step of the decision's epoch. Under a policy in epochs all are equal.
 
-    Raises StepsUnknown as `require_steps` does, RunNotFound.
+    Raises what `require_steps` raises.
     """
     with reading(engine) as connection:
         stored = get_stored_run(connection, key)
-        # The policy may have been replaced since: the decision stands, and so does the rest of its epoch.
+        # A policy that was set after the decision does not change the decision's epoch.
         spec = spec_from_payload(EventLog(connection, stored).policy(decision.seq))
     count = _checked(spec.steps_per_epoch or stored.run.spec.steps_per_epoch)
     policy = spec.bound()
@@ -37,10 +40,10 @@ def step_rates(engine: Engine, key: str, decision: Decision) -> list[float]:
 
 def _checked(steps_per_epoch: int | None) -> int:
     if steps_per_epoch is None:
-        raise StepsUnknown("the run does not say how many steps an epoch has: give steps_per_epoch with the run")
+        raise StepsUnknown("steps_per_epoch of the run is unknown: set it when you create the run")
     if steps_per_epoch > MAX_STEPS:
         raise StepsUnknown(
-            f"an epoch of {steps_per_epoch} steps is too long to be listed: up to {MAX_STEPS} are; "
-            f"evaluate the policy with the client's rules instead"
+            f"steps_per_epoch must be at most {MAX_STEPS} to list step rates, got {steps_per_epoch}; "
+            f"evaluate the policy with the client's rules"
         )
     return steps_per_epoch
