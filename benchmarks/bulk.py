@@ -1,4 +1,4 @@
-"""How long one command to many runs takes, and what a trainer waiters of it meanwhile."""
+"""How long one command to many runs takes, and its effect on a trainer meanwhile."""
 
 import sqlite3
 import statistics

@@ -144,7 +144,7 @@ def test_a_look_reads_some_of_the_runs_and_the_next_goes_on_with_the_others(
     """
     However many runs there are, a look costs the same.
     """
-    monkeypatch.setattr(stalls, "_AMONG", 2)
+    monkeypatch.setattr(stalls, "_RUNS_PER_CHECK", 2)
     keys = [f"run-{number}" for number in range(5)]
 
     async def story() -> list[list[str]]:
