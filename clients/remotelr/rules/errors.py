@@ -1,18 +1,18 @@
-"""What can go wrong in the rules, in the domain's words. Nothing here knows of HTTP.
+"""Errors of the rules.
 
 RulesError
-├── InvalidPolicy      a policy document that cannot be one; names the path in the tree
-├── InvalidReport      a report the run cannot take: rank, step or a non-finite metric it refuses
-├── InvalidCommand     an order outside the policy's bounds or the limits, or one that makes no sense
-├── SeqConflict        the run has moved on since the operator looked
+├── InvalidPolicy      an invalid policy; names the path in the tree
+├── InvalidReport      an invalid rank or step, or a non-finite metric that the policy rejects
+├── InvalidCommand     an invalid command, or a rate outside the bounds or limits
+├── SeqConflict        the run has an event that the operator has not seen
 ├── PolicyConflict     the run exists with another policy
-├── AttemptConflict    the attempt key is known, for another epoch
-├── StaleAttempt       a newer attempt has taken over: this process must stop
-├── UnknownAttempt     an attempt this run never had
-├── ReportConflict     the same point, a different value
-├── OutOfOrder         a hole behind the last decided epoch
-├── ServerBehind       the trainer knows of decisions this log does not hold
-└── RunFinished        the run takes no further reports
+├── AttemptConflict    the attempt key is known for another epoch
+├── StaleAttempt       a newer attempt is in force: this process must stop
+├── UnknownAttempt     an attempt that this run does not have
+├── ReportConflict     a retry with other metrics
+├── OutOfOrder         an epoch before the newest decision that was not reported
+├── ServerBehind       the trainer has decisions that this log lacks
+└── RunFinished        the run is finished
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 
 class RulesError(Exception):
-    """The base of all refusals. `code` is on the wire and never renamed; `details` are its members."""
+    """Base of all errors. code: its name on the wire. details: members of the problem."""
 
     code: ClassVar[str] = "rules_error"
 
@@ -31,7 +31,7 @@ class RulesError(Exception):
 
 
 class InvalidPolicy(RulesError):
-    """A policy that cannot be one. `path` leads to the field, as in `schedule.schedules[1].factor`."""
+    """An invalid policy. path: of the field, such as `schedule.schedules[1].factor`."""
 
     code = "invalid_policy"
 
@@ -41,7 +41,7 @@ class InvalidPolicy(RulesError):
         self.path = path
 
     def under(self, parent: str) -> "InvalidPolicy":
-        """The same error seen from one level further up: `factor` under `schedule` is `schedule.factor`."""
+        """The same error with the path below `parent`: `factor` under `schedule` is `schedule.factor`."""
         joint = "" if not self.path or self.path.startswith("[") else "."
         return InvalidPolicy(self.reason, f"{parent}{joint}{self.path}")
 

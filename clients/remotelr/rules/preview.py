@@ -1,4 +1,4 @@
-"""The curve of a policy before any run has it."""
+"""The curve of a policy without a run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ def preview(
 ) -> Preview:
     """The rates at `count` positions of the policy's unit, from position `start` on.
 
-    initial_learning_rate: the trainer's own rate; needed where the policy names none.
+    initial_learning_rate: the trainer's rate; needed if the policy has none.
     metrics: what epoch 0, 1, 2… would report, for what looks at them; later epochs report no metric.
-    steps_per_epoch: how many positions an epoch has when the unit is the step.
+    steps_per_epoch: positions of one epoch if the unit is the step.
     total: the length of the run in the policy's unit; without it the run ends with the preview.
 
-    Raises InvalidPolicy when the policy lacks what is not given.
+    Raises InvalidPolicy if the policy needs a value that is missing.
     """
     spec = RunSpec(policy=policy, initial_learning_rate=initial_learning_rate)
     bound = policy.bind(Binding(initial_learning_rate, start + count if total is None else total))

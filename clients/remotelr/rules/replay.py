@@ -1,4 +1,4 @@
-"""Folding a stored history again, to prove that it is what the rules make of its inputs."""
+"""Replay: folds a stored log again and compares every event."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -20,13 +20,13 @@ from remotelr.rules.transitions.report import report
 
 
 class ReplayMismatch(AssertionError):
-    """A stored event is not what the rules decide from the same inputs."""
+    """A stored event differs from the event that the rules produce from the same input."""
 
 
 def replay(key: str, events: Iterable[Event]) -> Run:
-    """The run `key` as folding `events`, oldest first and from the first on, makes it.
+    """Fold `events`, oldest first, into the run `key`.
 
-    Raises ReplayMismatch at the first event that comes out otherwise than it is stored.
+    Raises ReplayMismatch at the first event that differs from the stored one.
     """
     log = MemoryLog()
     run: Run | None = None
@@ -43,14 +43,14 @@ def replay(key: str, events: Iterable[Event]) -> Run:
 
 
 def _as_stored(folded: Event, stored: Event) -> Event:
-    """The folded event without what the release that stored it did not keep: its why, and what a command does."""
+    """The folded event without members that the release which stored it did not have."""
     if folded.decision is not None and stored.decision is not None and stored.decision.why is None:
         folded = replace(folded, decision=replace(folded.decision, why=None))
     return replace(folded, notes={}) if folded.kind == "command" and not stored.notes else folded
 
 
 def reapply(key: str, run: Run | None, event: Event, log: Log) -> Outcome:
-    """What comes of the input behind `event`, taken once more."""
+    """The outcome of the input of `event`."""
     if run is None or event.kind == "created":
         return create(key, spec_from_payload(event))
     match event.kind:

@@ -18,7 +18,7 @@ from remotelr.rules.run.overrides import first_undecided, with_command
 from remotelr.rules.run.state import rate_at
 from remotelr.rules.transitions.decide import start_position
 from remotelr.rules.transitions.lifecycle import migrate_state, requested_policy
-from remotelr.rules.transitions.max_change import check_max_change
+from remotelr.rules.transitions.policy_checks import check_max_change
 
 
 def command(run: Run, command: Command, log: Log) -> Outcome:

@@ -1,4 +1,4 @@
-"""The clock of a run's schedule: it runs with the epochs (or steps), unless an operator pauses it."""
+"""The clock of a run's schedule, which a pause stops."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,11 +7,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clock:
-    """How the position a schedule is asked for follows from where the run is. All in the policy's unit.
+    """Maps the run's position to that of its schedule, in the policy's unit.
 
-    shift: how long it has stood still so far.
-    since: where in the run it was paused; None while it runs.
-    held: where in the run the rate that is held was in force.
+    shift: total length of past pauses. since: the run's position at the pause; None while the clock runs.
+    held: the run's position at which the held rate was in force.
     """
 
     shift: float = 0.0
@@ -27,15 +26,15 @@ class Clock:
         return (position if self.held is None else self.held) - self.shift
 
     def pausing(self, at: float, held: float) -> "Clock":
-        """Still from `at` on; a clock that stands still is not stopped a second time."""
+        """The clock stopped at `at`; a stopped clock stays as it is."""
         return self if self.paused else Clock(shift=self.shift, since=at, held=held)
 
     def resuming(self, at: float) -> "Clock":
-        """Going on at `at` where it was stopped."""
+        """The clock started again at `at`."""
         return self if self.since is None else Clock(shift=self.shift + at - self.since)
 
     def to_json(self) -> dict[str, float]:
-        """What is not at rest."""
+        """The members that differ from a clock that never stopped."""
         document = {"shift": self.shift} if self.shift else {}
         if self.since is not None and self.held is not None:
             document |= {"since": self.since, "held": self.held}

@@ -1,4 +1,4 @@
-"""What a run is told: the decision of one point, or that its other ranks are still awaited."""
+"""Decisions, and the answer that other ranks are missing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,23 +12,20 @@ Action = Literal["continue", "stop", "rollback"]
 
 @record
 class Decision:
-    """The rate of one epoch of one run, taken once and never changed.
+    """The rate of one epoch of one run; it never changes.
 
-    seq: number of the event in the run's log that took it.
-    epoch: the epoch the rate is for (0-based).
-    step: optimizer steps made before that epoch; None where the run never said.
-    learning_rate: the rate of the epoch, or of its first step when the policy's unit is the step; >= 0.
-    momentum: what goes with it (one_cycle, cyclic), else None.
-    changed: the rate differs from that of the epoch before.
-    action: `stop` asks the trainer to end after what it is doing; `rollback` to load the checkpoint made at the
-        end of epoch `rollback_to`, and to train `epoch` from there.
+    seq: number of its event in the run's log.
+    epoch: the epoch of the rate (0-based). step: optimizer steps before that epoch; None if unknown.
+    learning_rate: rate of the epoch, or of its first step if the policy's unit is the step; >= 0.
+    momentum: of one_cycle and cyclic, else None.
+    changed: the rate differs from that of the previous epoch.
+    action: `stop`: the trainer ends after the current work. `rollback`: it loads the checkpoint of the end of epoch
+        `rollback_to`, then trains `epoch`.
     plateau: `best`, `wait`, `cooldown` of the plateau in force, else None.
-    state: what the rules need to go on from here without the service (JSON).
-    drift: the rate the epoch before was to run with, where the trainer says it used another one; else None.
-    why: what made the rate (JSON, small), for `rules.sentence`; None in logs of releases before it was kept.
-    rollback_to: the epoch whose checkpoint to load, with action `rollback`; else None.
-    replayed: this answer was already given once.
-    local: a trainer that could not reach the service took it, by the same rules; never on the wire.
+    state: the run's state (JSON), from which the rules continue without the service.
+    drift: the decided rate of the previous epoch if the trainer used another one; else None.
+    why: the causes of the rate (JSON), for `describe`; None in logs of releases that did not store it.
+    replayed: the answer to a retry. local: decided by a local replica; never on the wire.
     """
 
     run: str
@@ -52,7 +49,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """The report is kept; the point is decided when `need` ranks have reported, of which `have` did."""
+    """The report is stored; the point is decided after `need` ranks reported it, `have` did so far."""
 
     run: str
     attempt: int

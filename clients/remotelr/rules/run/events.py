@@ -1,7 +1,6 @@
-"""The append-only log of one run: its events, and the few questions the rules ask of it.
+"""Events and the log of one run.
 
-The service answers them from its database, `MemoryLog` from a list: tests, replay and a trainer
-that is on its own use the second, so one set of rules serves all.
+The service implements `Log` with its database. `MemoryLog` serves replay, local replicas and tests.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,29 +12,29 @@ from remotelr.rules.values.records import record, replace
 
 Kind = Literal["created", "attempt", "report", "timeout", "command", "policy", "finished"]
 
-# The kinds that belong to a point, and may have decided it.
+# The kinds that belong to a point and may decide it.
 OF_A_POINT: frozenset[Kind] = frozenset({"report", "timeout"})
 
-# The kinds after which the schedule's state stands as it was before the epoch they hold from.
+# The kinds whose state is the one before the epoch `effective_from`.
 SNAPSHOTS: frozenset[Kind] = frozenset({"created", "attempt", "report", "timeout", "policy"})
 
 
 @record
 class Event:
-    """One thing that happened to a run, with what it led to.
+    """One row of a run's log.
 
-    seq: 1, 2, 3… without holes.
-    attempt: the attempt in force; for kind `attempt` the new one.
-    epoch: report, closing: the epoch that ended; attempt: the epoch it starts at; else None.
+    seq: 1, 2, 3… without gaps.
+    attempt: the attempt in force; of kind `attempt` the new one.
+    epoch: of a report or a timeout the epoch that ended; of an attempt its first epoch; else None.
     rank: of a report, else None.
-    key: the caller's own name of an attempt or a command, which makes a repetition the same one.
-    effective_from: the first epoch whose rate this event bears on.
-    payload: the input as it came, JSON (non-finite metrics as "nan", "inf", "-inf").
-    notes: what was noticed: `gap`, `late`; `drift`, the decided rate where another was used; `live`, the same
-        where a command that holds from the next epoch made it; of a timeout the `ranks` that were there.
-    state: the run's state after it; None where it left the state alone.
-    decision: the decision it took, if it took one.
-    superseded_by: the later attempt that rewound past it; such an event counts no more.
+    key: the caller's name of an attempt or a command; a retry has the same key.
+    effective_from: the first epoch whose rate this event affects.
+    payload: the input, JSON (non-finite metrics as "nan", "inf", "-inf").
+    notes: `gap`, `late`; `drift`: the decided rate if the trainer used another one; `live`: the same if a command for
+        the next epoch explains it; of a timeout the `ranks` that reported.
+    state: the run's state after it; None if it did not change.
+    decision: the decision that it caused, if any.
+    superseded_by: the later attempt that rewound past it.
     """
 
     seq: int
@@ -53,7 +52,7 @@ class Event:
 
 
 def supersedes(attempt: Event, earlier: Event) -> bool:
-    """Whether the start of `attempt` takes `earlier` out of the effective history."""
+    """Whether the attempt rewinds past the event `earlier`."""
     assert attempt.epoch is not None
     if earlier.epoch is None:
         return False
@@ -63,31 +62,31 @@ def supersedes(attempt: Event, earlier: Event) -> bool:
 
 
 class Log(Protocol):
-    """What the rules ask of a run's history. All but `keyed` and `since` see effective events only."""
+    """The queries of the rules. All but `keyed` and `since` see effective events only."""
 
     def report(self, epoch: int, rank: int) -> Event | None:
-        """What `rank` reported for `epoch`."""
+        """The report of `rank` for `epoch`."""
 
     def reports(self, epoch: int) -> Sequence[Event]:
-        """What all ranks reported for `epoch`, in order of rank."""
+        """The reports of all ranks for `epoch`, in order of rank."""
 
     def count(self, epoch: int) -> int:
-        """How many ranks reported `epoch`."""
+        """The number of ranks that reported `epoch`."""
 
     def next_reported(self, epoch: int) -> int | None:
         """The first epoch from `epoch` on that any rank reported."""
 
     def decided(self, epoch: int) -> Event | None:
-        """The report, or the closing, that decided the point `epoch`."""
+        """The report or timeout that decided the point `epoch`."""
 
     def snapshot(self, epoch: int) -> Event:
-        """The newest event whose state is as it was before `epoch` was reported."""
+        """The newest event whose state is the one before `epoch` was reported."""
 
     def has_reports(self) -> bool:
-        """Whether any point was ever decided."""
+        """Whether any point is decided, superseded or not."""
 
     def keyed(self, kind: Kind, key: str) -> Event | None:
-        """The attempt or command of that name, superseded or not."""
+        """The attempt or command with that key, superseded or not."""
 
     def since(self, kind: Kind, seq: int) -> Sequence[Event]:
         """The events of a kind after `seq`, oldest first."""

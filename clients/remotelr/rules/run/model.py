@@ -1,12 +1,12 @@
-"""A run, and what may be asked of it. The functions that answer stand beside this file:
+"""A run, its spec, and the inputs and outcomes of its transitions.
 
-    lifecycle.create ──▶ running ──reports.report──▶ running ──lifecycle.finish──▶ completed | failed | stopped
-                          ▲  └─ commands.command, lifecycle.put_policy ─┘                      │
-                          ▲  └─ closing.expire ─────────────────────────┘                      │
-                          └────────────────── attempts.begin_attempt ──────────────────────────┘
+    lifecycle.create ──▶ running ──report.report──▶ running ──lifecycle.finish──▶ completed | failed | stopped
+                          ▲  └─ execute.command, lifecycle.put_policy ─┘                      │
+                          ▲  └─ points.decide_timed_out ───────────────┘                      │
+                          └───────────────── attempt.begin_attempt ───────────────────────────┘
 
-Each takes the run, what is asked, and its log, and gives an `Outcome`. What is not allowed raises and
-leaves the old run valid, for it was never touched. Nothing here sends, stores or waits.
+A transition takes the run, an input and the log, and returns an `Outcome`. It is pure; if it raises, the run is
+unchanged.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from remotelr.rules.schedules.base import Binding
 from remotelr.rules.values.metrics import metrics_from_json
 from remotelr.rules.values.records import record
 
-# A run keeps the version of the rules that decided it; a change of any decided number is a new one.
+# Stored with each run. A change of any decided number needs a new version.
 RULES_VERSION = 1
 
 FinalStatus = Literal["completed", "failed", "stopped"]
@@ -34,14 +34,14 @@ OnConflict = Literal["error", "keep", "replace", "restart"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec:
-    """What the owner of a run says of it.
+    """The parameters of a run.
 
-    policy: as written, rates it leaves open not yet filled in.
-    initial_learning_rate: the trainer's own rate, > 0; needed where the policy names none.
-    steps_per_epoch, total_epochs: lengths, where known; a per-step policy or `total` may need them.
-    limits: what its experiment allows at most; not the trainer's to say.
-    asked: policy and total_epochs as the owner gave them, where an operator has changed them since: a trainer that
-        starts again asks for these, and means this run.
+    policy: as written; open rates are not filled in.
+    initial_learning_rate: the trainer's rate, > 0; needed if the policy has none.
+    steps_per_epoch, total_epochs: lengths; a policy that counts steps, or has `total`, may need them.
+    limits: of the experiment.
+    requested: policy and total_epochs as the owner gave them, if an operator has changed them since. A restarted
+        trainer requests these.
     """
 
     policy: Policy
@@ -53,7 +53,7 @@ class RunSpec:
     requested: Mapping[str, Any] | None = None
 
     def bound(self) -> Policy:
-        """The policy with the run's rate and length filled in. Raises InvalidPolicy where one is missing."""
+        """The policy with the run's rate and length filled in. Raises InvalidPolicy if one is missing."""
         return self.policy.bind(
             Binding(
                 self.initial_learning_rate,
@@ -63,11 +63,11 @@ class RunSpec:
         )
 
     def first_learning_rate(self) -> float:
-        """The rate the schedule starts from. Raises InvalidPolicy when neither policy nor run names one."""
+        """The first rate of the schedule. Raises InvalidPolicy if neither the policy nor the run has one."""
         named = self.policy.initial_learning_rate
         rate = self.initial_learning_rate if named is None else named
         if rate is None:
-            raise InvalidPolicy("the policy names no initial_learning_rate: give one in it or with the run")
+            raise InvalidPolicy("the policy has no initial_learning_rate; set it in the policy or with the run")
         return rate
 
     def to_json(self) -> dict[str, Any]:
@@ -97,11 +97,11 @@ class RunSpec:
 
 @record
 class Run:
-    """The head of a run: where it stands after its newest event.
+    """A run after its newest event.
 
-    policy: `spec.policy`, bound. policy_version: 1, and one more with each policy that replaced it.
-    attempt: the life of the trainer group now in charge; 0 until one announces itself.
-    epoch: the next epoch to be reported; `learning_rate` is its rate and `step` the optimizer steps before it.
+    policy: `spec.policy`, bound. policy_version: 1, plus 1 for each replacement.
+    attempt: number of the attempt in force; 0 before the first one.
+    epoch: the next epoch to report; `learning_rate` is its rate, `step` the optimizer steps before it.
     decided_seq: number of the event with the newest decision.
     """
 
@@ -121,9 +121,9 @@ class Run:
 
     @property
     def timeout_s(self) -> float | None:
-        """How many seconds after its first report a point is decided without the ranks that are missing.
+        """Seconds from the first report of a point to its decision without the missing ranks.
 
-        None: they are waited for, however long; or there are none.
+        None: there is no timeout, or only one rank.
         """
         aggregate = self.policy.aggregate
         return None if aggregate is None or self.spec.world_size == 1 else aggregate.timeout_s
@@ -131,11 +131,11 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRequest:
-    """A trainer group begins, or begins again, at `epoch`.
+    """A trainer group begins at `epoch`.
 
-    key: the same key is the same attempt: a scheduler's restart id, or random.
-    gap: accept that epochs before `epoch` were never reported.
-    last_seq: the newest decision the trainer holds.
+    key: identifies the attempt, so that a retry is the same one: a scheduler's restart id, or random.
+    gap: accept that epochs before `epoch` are not reported.
+    last_seq: number of the trainer's newest decision.
     """
 
     key: str
@@ -148,13 +148,13 @@ class AttemptRequest:
 
 @record
 class Report:
-    """`epoch` ended with these metrics, says one rank of one attempt.
+    """The metrics of `epoch` from one rank of one attempt.
 
-    attempt: None means the one in force, for trainers that do not announce themselves.
-    weight: how many samples stand behind the metrics, > 0; only their ratio between ranks matters.
-    step: optimizer steps made by the end of the epoch. learning_rate: the rate really used in it.
-    last_seq: the newest decision the trainer holds.
-    local: the rate of the epoch was the trainer's own decision, because the service could not be reached.
+    attempt: None means the one in force, for trainers that begin no attempts.
+    weight: number of samples behind the metrics, > 0; only the ratio between ranks matters.
+    step: optimizer steps made by the end of the epoch. learning_rate: the rate that the trainer used in it.
+    last_seq: number of the trainer's newest decision.
+    local: a local replica decided the rate of the epoch.
     """
 
     epoch: int
@@ -170,7 +170,7 @@ class Report:
 
 @record
 class Outcome:
-    """What came of it. event: what to append to the log; None when there is nothing new to store."""
+    """The result of a transition. event: the event to append to the log; None if nothing is to be stored."""
 
     run: Run
     event: Event | None
@@ -183,7 +183,7 @@ def spec_from_payload(event: Event) -> RunSpec:
 
 
 def report_from_event(event: Event) -> Report:
-    """What a rank said that an event of kind `report` keeps."""
+    """The report that an event of kind `report` stores."""
     assert event.epoch is not None and event.rank is not None
     members = {**event.payload, "metrics": metrics_from_json(event.payload["metrics"])}
     return Report(epoch=event.epoch, rank=event.rank, **members)

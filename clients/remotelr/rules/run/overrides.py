@@ -1,4 +1,4 @@
-"""What a command leaves to be done in the state of a run: at once, or as orders from its first epoch on."""
+"""The effect of commands on the state of a run."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -10,13 +10,13 @@ from remotelr.rules.run.state import Override, RunState
 
 
 def first_undecided(run: Run) -> int:
-    """The first epoch a command can bear on: `run.epoch` has its rate, unless no trainer was there to be given it."""
+    """The first epoch that a command can affect: the one after `run.epoch`, or epoch 0 of a run without an attempt."""
     untouched = run.attempt == 0 and run.epoch == 0
     return run.epoch if untouched else run.epoch + 1
 
 
 def with_command(state: RunState, command: Command, effective_from: int) -> RunState:
-    """The state with a command noted. A stop, its release and limits hold at once, rates from `effective_from` on."""
+    """The state with the command. A stop, its release and limits apply immediately, rates from `effective_from` on."""
     match command.type:
         case "stop":
             return replace(state, stop=True)
@@ -56,19 +56,19 @@ def _with_rate(state: RunState, command: Command, effective_from: int) -> RunSta
 
 
 def pending_overrides(log: Log, cancelled: Collection[int], first: int) -> tuple[Override, ...]:
-    """What the commands in the log, but for the cancelled ones, still have to do from epoch `first` on."""
+    """The overrides of the log's commands, without the cancelled ones, from epoch `first` on."""
     overrides = fold_commands(log, cancelled).overrides
     return tuple(override for override in overrides if override.epoch >= first)
 
 
 def cancelled_seqs(events: Collection[Event]) -> frozenset[int]:
-    """The numbers of the commands that commands among these events have cancelled."""
+    """The numbers of the commands that these events cancel."""
     cancels = [command_from_payload(event) for event in events if event.payload["type"] == "cancel"]
     return frozenset(each.seq for each in cancels if each.seq is not None)
 
 
 def fold_commands(log: Log, cancelled: Collection[int]) -> RunState:
-    """Every command ever noted, but for the cancelled ones, with none of them carried out."""
+    """A fresh state with all commands of the log but the cancelled ones, none of them applied."""
     state = RunState()
     for event in log.since("command", 0):
         if event.seq not in cancelled:

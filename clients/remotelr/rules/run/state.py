@@ -1,7 +1,7 @@
-"""The state of a run: what its schedule remembers, and what operators have ordered.
+"""The state of a run: that of its schedule, its guard and its stop rules, and the overrides.
 
-It travels with every decision, so that a trainer can go on alone, and is stored with every event,
-so that a run can go back. Its JSON leaves out what is at rest: an untouched run is {"schedule": …}.
+Every decision and every event contains it, for local replicas and for rewinds. Its JSON omits defaults: that of a
+run without commands is {"schedule": …}.
 """
 
 from collections.abc import Mapping
@@ -21,11 +21,11 @@ from remotelr.rules.values.records import record, replace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Override:
-    """A command, or its end, that bears on the rate from `epoch` on: one of these, or (none of them) a release.
+    """The part of a command that takes effect at `epoch`: one of the following members, or none for a release.
 
-    learning_rate: a pin. factor: a factor. one_shot: a one-shot rate. base: the rate the schedule goes on from.
-    until: the time at which a pin or a one-shot ends, for who has a clock.
-    ends: the end of a pin or of a one-shot. clock: the schedule's clock is stopped, or goes on.
+    learning_rate: a pin. factor: a factor. one_shot: a one-shot rate. base: the rate from which the schedule goes on.
+    ends: the end of a pin or a one-shot. clock: stops or starts the schedule's clock.
+    until: time at which the pin or the one-shot ends.
     """
 
     epoch: int
@@ -43,9 +43,9 @@ class Override:
         return all(value is None for value in values)
 
     def replaces(self, other: "Override") -> bool:
-        """Whether it takes the place of `other`, which is to hold from a later epoch.
+        """Whether it replaces `other`, which is due at a later epoch.
 
-        After a rewind an order of the earlier life may still lie ahead; and a new pin ends otherwise than the old one.
+        After a rewind, overrides of the earlier attempt may be due later; the end of an old pin may be too.
         """
         if self.learning_rate is not None or self.base is not None:
             return other.one_shot is None and other.ends != "one_shot" and other.clock is None
@@ -62,17 +62,17 @@ class Override:
 
 @record
 class RunState:
-    """Everything the next decision depends on, beside the policy and the report.
+    """The inputs of the next decision beside the policy and the report.
 
-    schedule: what the policy's schedule remembers.
-    pin: the rate an operator holds, whatever the schedule says; None when nobody does. one_shot: the rate held for
-        a while only, above pin and schedule. Each with the time it ends at, where it ends at a time.
-    scale: what operators multiply the scheduled rate with.
+    schedule: the state of the policy's schedule.
+    pin: the pinned rate, or None. one_shot: the one-shot rate, which precedes it. pin_until, one_shot_until: times at
+        which they end.
+    scale: the product of the operators' factors.
     clock: of the schedule.
-    overrides: commands that hold from an epoch not yet decided, oldest first.
-    stop: the run was told to stop by an operator. stopped_by: by what in its policy it was told to.
-    limits: what its experiment allows.
-    guard, early_stopping: what the policy's guard and its early stopping remember (JSON); None before the first report.
+    overrides: those due at an undecided epoch, oldest first.
+    stop: an operator stopped the run. stopped_by: the part of the policy that did.
+    limits: of the experiment.
+    guard, early_stopping: states of the policy's guard and of its early stopping (JSON; None before the first report).
     """
 
     schedule: State = None
@@ -89,17 +89,17 @@ class RunState:
     guard: GuardState = NO_GUARD_STATE
     early_stopping: Mapping[str, Any] | None = None
 
-    def with_override(self, order: Override) -> "RunState":
-        """The state with one more order, and without those of later epochs whose place it takes."""
-        kept = [other for other in self.overrides if other.epoch <= order.epoch or not order.replaces(other)]
-        return replace(self, overrides=tuple(sorted((*kept, order), key=lambda each: each.epoch)))
+    def with_override(self, override: Override) -> "RunState":
+        """The state with the override, and without the later ones that it replaces."""
+        kept = [other for other in self.overrides if other.epoch <= override.epoch or not override.replaces(other)]
+        return replace(self, overrides=tuple(sorted((*kept, override), key=lambda each: each.epoch)))
 
     def clock_at(self, policy: Policy, epoch: int, position: float) -> Clock:
-        """The schedule's clock once the orders that hold by `epoch`, which begins at `position`, are carried out."""
+        """The schedule's clock with the overrides due at `epoch`, which begins at `position`."""
         clock = self.clock
-        for order in self.overrides:
-            if order.epoch <= epoch:
-                clock = _clock_after(policy, clock, order, position)
+        for override in self.overrides:
+            if override.epoch <= epoch:
+                clock = _clock_after(policy, clock, override, position)
         return clock
 
     def to_json(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class RunState:
         if self.scale != 1.0:
             document["scale"] = self.scale
         if self.overrides:
-            document["overrides"] = [order.to_json() for order in self.overrides]
+            document["overrides"] = [override.to_json() for override in self.overrides]
         if self.stop:
             document["stop"] = True
         if self.pin_until is not None:
@@ -136,7 +136,7 @@ class RunState:
             return cls(schedule=document["schedule"])
         read: dict[str, Any] = dict(document)
         if "overrides" in read:
-            read["overrides"] = tuple(Override(**order) for order in read["overrides"])
+            read["overrides"] = tuple(Override(**override) for override in read["overrides"])
         if "clock" in read:
             read["clock"] = Clock.from_json(read["clock"])
         if "guard" in read:
@@ -148,9 +148,9 @@ class RunState:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A learning rate and what made it: the schedule, a command, the policy's guard, or bounds.
+    """A learning rate with its cause.
 
-    wanted: before the bounds of the policy and the limits. scheduled: what the schedule alone says.
+    wanted: the rate before bounds and limits. scheduled: the rate of the schedule alone.
     """
 
     learning_rate: float
@@ -160,10 +160,9 @@ class Rate:
 
 
 def rate_at(policy: Policy, state: RunState, epoch: int, position: float) -> Rate:
-    """The rate of a run at `position` (the policy's unit) inside `epoch`; commands, guard, bounds and limits included.
+    """The rate of a run at `position` (the policy's unit) in `epoch`, with overrides, guard, bounds and limits.
 
-    policy: bound to its run. This is what the service decides with at the beginning of an epoch and
-    what a trainer evaluates for every batch of it.
+    policy: bound to its run. Decisions evaluate it at the beginning of an epoch, clients at every step.
     """
     state = apply_due_overrides(policy, state, epoch, position)
     scheduled = scheduled_rate(policy, state, position)
@@ -175,51 +174,51 @@ def rate_at(policy: Policy, state: RunState, epoch: int, position: float) -> Rat
 
 
 def scheduled_rate(policy: Policy, state: RunState, position: float) -> float:
-    """What the schedule alone says, by its own clock."""
+    """The rate of the schedule alone, by its own clock."""
     clock = state.clock
     return policy.raw_learning_rate(state.schedule, position if clock is RUNNING else clock.read(position))
 
 
 def apply_due_overrides(policy: Policy, state: RunState, epoch: int, position: float) -> RunState:
-    """The state with every order that holds by `epoch`, which begins at `position`, carried out."""
+    """The state with the overrides due at `epoch`, which begins at `position`, applied."""
     if not state.overrides:
         return state
-    due = [order for order in state.overrides if order.epoch <= epoch]
+    due = [override for override in state.overrides if override.epoch <= epoch]
     if not due:
         return state
-    state = replace(state, overrides=tuple(order for order in state.overrides if order.epoch > epoch))
-    for order in due:
-        state = apply_override(policy, state, order, position)
+    state = replace(state, overrides=tuple(override for override in state.overrides if override.epoch > epoch))
+    for override in due:
+        state = apply_override(policy, state, override, position)
     return state
 
 
-def apply_override(policy: Policy, state: RunState, order: Override, position: float) -> RunState:
-    """The state with one order carried out, at `position` where the policy counts steps.
+def apply_override(policy: Policy, state: RunState, override: Override, position: float) -> RunState:
+    """The state with one override applied; `position` counts if the policy's unit is the step.
 
-    A factor multiplies what is in force: the pin where there is one, else the schedule; never a one-shot.
+    A factor multiplies the pin, or without a pin the schedule; never a one-shot.
     """
-    if order.learning_rate is not None:
-        return replace(state, pin=order.learning_rate, pin_until=order.until)
-    if order.one_shot is not None:
-        return replace(state, one_shot=order.one_shot, one_shot_until=order.until)
-    if order.base is not None:
-        return _rebased(policy, state, order.base, _effective_position(policy, order, position))
-    if order.ends == "pin":
+    if override.learning_rate is not None:
+        return replace(state, pin=override.learning_rate, pin_until=override.until)
+    if override.one_shot is not None:
+        return replace(state, one_shot=override.one_shot, one_shot_until=override.until)
+    if override.base is not None:
+        return _rebased(policy, state, override.base, _effective_position(policy, override, position))
+    if override.ends == "pin":
         return replace(state, pin=None, pin_until=None)
-    if order.ends == "one_shot":
+    if override.ends == "one_shot":
         return replace(state, one_shot=None, one_shot_until=None)
-    if order.clock is not None:
-        return replace(state, clock=_clock_after(policy, state.clock, order, position))
-    if order.factor is None:
+    if override.clock is not None:
+        return replace(state, clock=_clock_after(policy, state.clock, override, position))
+    if override.factor is None:
         state = replace(state, one_shot=None, one_shot_until=None, clock=RUNNING)
         return replace(state, pin=None, pin_until=None, scale=1.0)
     if state.pin is not None:
-        return replace(state, pin=bounded_product(state.pin, order.factor))
-    return replace(state, scale=bounded_product(state.scale, order.factor))
+        return replace(state, pin=bounded_product(state.pin, override.factor))
+    return replace(state, scale=bounded_product(state.scale, override.factor))
 
 
 def bounded_product(rate: float, factor: float) -> float:
-    """Their product, neither 0 nor infinite however many factors there were: a later one leads back."""
+    """The product, kept away from 0 and infinity so that later factors can reverse it."""
     return clamp(rate * factor, 1 / MAX_FACTOR, MAX_FACTOR)
 
 
@@ -239,8 +238,7 @@ def _requested_rate(state: RunState, scheduled: float) -> tuple[float, Reason]:
 
 
 def _rebased(policy: Policy, state: RunState, learning_rate: float, position: float) -> RunState:
-    """The schedule scaled so that it is at `learning_rate` now; where it is at 0 no factor leads there, and it is
-    pinned."""
+    """The state scaled so that the rate is `learning_rate` now, or pinned if the schedule is at 0."""
     now = scheduled_rate(policy, state, position) * state.guard.scale
     scale = learning_rate / now if now > 0 else 0.0
     if not 1 / MAX_FACTOR <= scale <= MAX_FACTOR:
@@ -248,16 +246,16 @@ def _rebased(policy: Policy, state: RunState, learning_rate: float, position: fl
     return replace(state, pin=None, pin_until=None, scale=scale)
 
 
-def _clock_after(policy: Policy, clock: Clock, order: Override, position: float) -> Clock:
-    if order.clock is None:
-        return RUNNING if order.releases else clock
-    at = _effective_position(policy, order, position)
-    if order.clock == "resume":
+def _clock_after(policy: Policy, clock: Clock, override: Override, position: float) -> Clock:
+    if override.clock is None:
+        return RUNNING if override.releases else clock
+    at = _effective_position(policy, override, position)
+    if override.clock == "resume":
         return clock.resuming(at)
-    # The rate in force is the one of the epoch before; of steps, the one that is reached.
+    # A pause holds the rate of the previous epoch, or that of the current step.
     return clock.pausing(at, max(at - 1.0, 0.0) if policy.unit == "epoch" else at)
 
 
-def _effective_position(policy: Policy, order: Override, position: float) -> float:
-    """Where in the run an order takes hold. After a gap an epoch can be named, a step cannot."""
-    return float(order.epoch) if policy.unit == "epoch" else position
+def _effective_position(policy: Policy, override: Override, position: float) -> float:
+    """The position at which an override applies. After a gap only epochs are known, not steps."""
+    return float(override.epoch) if policy.unit == "epoch" else position

@@ -6,7 +6,6 @@ from typing import Any
 from remotelr.rules.policy.codec import policy_to_json
 from remotelr.rules.run.command import Command, command_from_payload
 from remotelr.rules.run.events import Event
-from remotelr.rules.sentences.wording import format_factor, format_number
 
 _CONTINUITIES = {
     "keep_lr": "keeping the rate at the joint",
@@ -78,3 +77,18 @@ def _limits_text(command: Command) -> str:
     if not limits:
         return "takes the limits away"
     return f"sets the limits {', '.join(f'{name} {format_number(value)}' for name, value in limits.items())}"
+
+
+def format_number(value: float | str) -> str:
+    """Six significant digits; a non-finite number is stored as its name."""
+    return value if isinstance(value, str) else f"{value:.6g}"
+
+
+def times(count: int, noun: str) -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def format_factor(factor: float) -> str:
+    """`halved`, `doubled`, `multiplied by 0.1`."""
+    return {0.5: "halved", 2.0: "doubled"}.get(factor, f"multiplied by {format_number(factor)}")

@@ -7,8 +7,7 @@ from typing import Any
 from remotelr.rules.run.command import is_command
 from remotelr.rules.run.decision import Decision
 from remotelr.rules.run.events import Event
-from remotelr.rules.sentences.command_text import describe_command
-from remotelr.rules.sentences.wording import format_factor, format_number, times
+from remotelr.rules.sentences.command_text import describe_command, format_factor, format_number, times
 
 Why = Mapping[str, Any]
 

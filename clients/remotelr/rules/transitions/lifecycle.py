@@ -16,7 +16,7 @@ from remotelr.rules.run.model import FinalStatus, OnConflict, Outcome, Run, RunS
 from remotelr.rules.run.overrides import first_undecided
 from remotelr.rules.run.state import RunState
 from remotelr.rules.transitions.decide import check_last_seq, decide_rate
-from remotelr.rules.transitions.max_change import check_max_change
+from remotelr.rules.transitions.policy_checks import check_max_change
 
 # How many differences of two policies a message shows, and how much of each value.
 _SHOWN, _SHORT = 5, 60

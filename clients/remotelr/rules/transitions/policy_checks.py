@@ -1,13 +1,15 @@
-"""Evaluates the guard and the stop rules of a policy on a point, before its schedule observes it."""
+"""Checks of a policy: guard and stop rules on a point, and `max_change` on a command."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
+from remotelr.rules.errors import InvalidCommand
 from remotelr.rules.policy.guard import Guard, evaluate
 from remotelr.rules.policy.stop_rules import EarlyStopping, Stop, Target
 from remotelr.rules.run.model import Run
-from remotelr.rules.run.state import RunState
+from remotelr.rules.run.state import RunState, apply_due_overrides, rate_at
+from remotelr.rules.transitions.decide import start_position
 from remotelr.rules.transitions.why import why_of_guard
 from remotelr.rules.values.metrics import number_to_json
 
@@ -78,3 +80,34 @@ def _stopped_by(
         return state
     seen["stop"] = {"by": rule, **evaluated}
     return replace(state, stopped_by=rule)
+
+
+def check_max_change(run: Run, after: Run, epoch: int, *, field: str, curve: bool) -> None:
+    """Raises InvalidCommand if the rate of `epoch` changes from `run` to `after` by more than `max_change`.
+
+    It compares the effective rates, and the rates below a one-shot and a guard that holds the rate.
+    field: the member that the error names. curve: compare the rates below a pin too, because the curve changes.
+    """
+    limits = run.state.limits
+    if limits is None or limits.max_change is None:
+        return
+    for old, new in zip(_rates(run, epoch, curve=curve), _rates(after, epoch, curve=curve), strict=True):
+        lower, higher = sorted((old, new))
+        # The tolerance permits a factor of exactly max_change after rounding.
+        if higher > lower * limits.max_change * (1 + 1e-9):
+            raise InvalidCommand(
+                f"the change from {old!r} to {new!r} is more than a factor of {limits.max_change:g}, the max_change of "
+                f"the experiment's limits",
+                field=field,
+            )
+
+
+def _rates(run: Run, epoch: int, *, curve: bool) -> Iterator[float]:
+    """The effective rate of `epoch`, the rate below a one-shot, and with `curve` the rate below a pin."""
+    place = start_position(run, epoch)
+    state = apply_due_overrides(run.policy, run.state, epoch, place)
+    yield rate_at(run.policy, state, epoch, place).learning_rate
+    state = replace(state, one_shot=None, guard=replace(state.guard, held=None))
+    yield rate_at(run.policy, state, epoch, place).learning_rate
+    if curve:
+        yield rate_at(run.policy, replace(state, pin=None), epoch, place).learning_rate
