@@ -27,7 +27,7 @@ def test_another_policy_is_refused_with_what_differs(tmp_path, central):
         job.start()
 
     assert "policy.schedule.factor is 0.97, not 0.5; policy.schedule.patience is 1, not 3" in str(refused.value)
-    assert "on_conflict = keep, replace or restart" in str(refused.value)
+    assert "set on_conflict to keep, replace or restart" in str(refused.value)
 
 
 @pytest.mark.parametrize("central", [True, False], ids=["service", "alone"])

@@ -132,7 +132,7 @@ FIELDS: dict[str, tuple[dict[str, Any], str, str]] = {
     "huge attempt": ({"attempt": 2**53}, "attempt", "9007199254740991"),
     "negative rank": ({"rank": -1}, "rank", "0"),
     "huge rank": ({"rank": 4096}, "rank", "4096"),
-    "rank outside the world": ({"rank": 3}, "rank", "world of 1"),
+    "rank outside the world": ({"rank": 3}, "rank", "world_size of 1"),
     "no weight": ({"weight": 0}, "weight", "greater than 0"),
     "boolean as a weight": ({"weight": True}, "weight", "number"),
     "text as a weight": ({"weight": "1"}, "weight", "number"),

@@ -1,4 +1,4 @@
-"""A trainer group begins, or begins again."""
+"""The transition `begin_attempt`: a trainer group begins or rewinds."""
 
 from dataclasses import replace
 
@@ -14,14 +14,13 @@ from remotelr.rules.transitions.lifecycle import drop_foreign_state, migrate_sch
 
 
 def begin_attempt(run: Run, request: AttemptRequest, log: Log) -> Outcome:
-    """A new life of the trainer group, with the decision for its first epoch.
+    """Begin an attempt and decide its first epoch.
 
-    The state is as it was before that epoch was reported: reports from there on are superseded, the
-    commands of operators are kept and hold from the epochs they held from. An older attempt is fenced
-    off from now on. A finished run is running again.
+    The state is the one before that epoch was reported. Later reports are superseded; commands stay in force from
+    their epochs. Reports of older attempts are rejected from now on. A finished run is running again.
 
-    Raises StaleAttempt for the key of an attempt a newer one has taken over, AttemptConflict for a
-    known key with another epoch, ServerBehind when epochs before it are missing here.
+    Raises StaleAttempt for the key of an older attempt, AttemptConflict for a known key with another epoch,
+    ServerBehind if epochs before `request.epoch` are missing in the log.
     """
     known = log.keyed("attempt", request.key)
     if known is not None:
@@ -29,8 +28,8 @@ def begin_attempt(run: Run, request: AttemptRequest, log: Log) -> Outcome:
     check_last_seq(run, request.last_seq)
     if request.epoch > run.epoch and not request.gap and log.has_reports():
         raise ServerBehind(
-            f"the attempt begins at epoch {request.epoch}, but the newest report here is of epoch {run.epoch - 1}: "
-            f'send the missing reports first, or begin with "gap": true to leave them out',
+            f"the attempt begins at epoch {request.epoch}, but the newest report is of epoch {run.epoch - 1}; "
+            f'send the missing reports first, or set "gap": true to omit them',
             epoch=run.epoch,
             seq=run.seq,
         )
@@ -58,8 +57,7 @@ def _same_attempt(run: Run, request: AttemptRequest, known: Event) -> Outcome:
         raise stale_attempt_error(run, known.attempt)
     if known.epoch != request.epoch or known.decision is None:
         raise AttemptConflict(
-            f"the attempt {request.key!r} began at epoch {known.epoch}, not {request.epoch}: "
-            f"a new start needs a new key",
+            f"the attempt {request.key!r} began at epoch {known.epoch}, not {request.epoch}; use a new key",
             known=known.epoch,
             given=request.epoch,
         )
@@ -67,16 +65,16 @@ def _same_attempt(run: Run, request: AttemptRequest, known: Event) -> Outcome:
 
 
 def _restored(run: Run, epoch: int, snapshot: Event, log: Log) -> RunState:
-    """The state at `snapshot`, from which `epoch` is begun, under the policy and the commands of today."""
+    """The state at `snapshot` for the start of `epoch`, under the present policy and commands."""
     assert snapshot.state is not None
     state = RunState.from_json(snapshot.state)
     commands = log.since("command", snapshot.seq)
-    taken_back = cancelled_seqs(commands)
+    cancelled_since = cancelled_seqs(commands)
     for event in commands:
-        if event.seq not in taken_back:
+        if event.seq not in cancelled_since:
             state = with_command(state, command_from_payload(event), event.effective_from)
-    if taken_back:
-        # Orders that were cancelled since may wait in the state of back then.
+    if cancelled_since:
+        # The snapshot may contain overrides of commands that were cancelled later.
         cancelled = cancelled_seqs(log.since("command", 0))
         state = replace(state, overrides=pending_overrides(log, cancelled, _undecided_after(snapshot)))
     replaced = log.since("policy", snapshot.seq)
@@ -87,13 +85,13 @@ def _restored(run: Run, epoch: int, snapshot: Event, log: Log) -> RunState:
             schedule = run.policy.start(run.spec.first_learning_rate())
             state = replace(state, guard=NO_GUARD_STATE, early_stopping=None, stopped_by=None)
         state = drop_foreign_state(replace(state, schedule=schedule), old, run.policy)
-    if _sent_back(run, epoch):
+    if _follows_rollback(run, epoch):
         state = replace(state, guard=clear_per_epoch(run.state.guard))
     return replace(state, stop=run.state.stop, limits=run.state.limits)
 
 
 def _undecided_after(snapshot: Event) -> int:
-    """The first epoch whose orders were not yet carried out then."""
+    """The first epoch whose overrides the snapshot has not applied."""
     if snapshot.decision is not None and snapshot.kind != "created":
         return snapshot.decision.epoch + 1
     return (
@@ -103,20 +101,20 @@ def _undecided_after(snapshot: Event) -> int:
     )
 
 
-def _sent_back(run: Run, epoch: int) -> bool:
-    """Whether the attempt does as the guard has just said: what the guard has learned since is not gone back over."""
+def _follows_rollback(run: Run, epoch: int) -> bool:
+    """Whether the attempt follows a rollback of the guard, whose newer state is then kept."""
     return run.state.guard.back_to == epoch - 1
 
 
 def _step_at(run: Run, request: AttemptRequest, snapshot: Event) -> int | None:
-    """Optimizer steps made before the attempt's first epoch, where that can be known."""
+    """Optimizer steps before the attempt's first epoch, if known."""
     if request.step is not None:
         return request.step
-    told = snapshot.decision
+    decision = snapshot.decision
     if request.epoch == run.epoch and _is_known(run, run.step):
         return run.step
-    if told is not None and told.epoch == request.epoch and _is_known(run, told.step):
-        return told.step
+    if decision is not None and decision.epoch == request.epoch and _is_known(run, decision.step):
+        return decision.step
     if run.spec.steps_per_epoch is not None:
         return request.epoch * run.spec.steps_per_epoch
     if run.policy.unit == "epoch":
@@ -124,12 +122,11 @@ def _step_at(run: Run, request: AttemptRequest, snapshot: Event) -> int | None:
     if request.epoch == 0:
         return 0
     raise InvalidReport(
-        f"the policy counts steps: give the `step` at which epoch {request.epoch} begins, or steps_per_epoch "
-        f"with the run",
+        f"the policy counts steps; set `step`, at which epoch {request.epoch} begins, or steps_per_epoch of the run",
         field="step",
     )
 
 
 def _is_known(run: Run, step: int | None) -> bool:
-    """Whether a place kept by the run says what is to be known; under a policy of epochs nobody has counted steps."""
+    """Whether a stored step is usable: under a policy that counts epochs, None is."""
     return step is not None or run.policy.unit == "epoch"

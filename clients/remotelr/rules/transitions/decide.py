@@ -1,4 +1,4 @@
-"""Fixing the rate of one epoch: what a creation, an attempt and a decided report have in common."""
+"""The decision of one epoch, shared by creation, attempts and points."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,9 +28,9 @@ def decide_rate(
     rank: int | None = None,
     key: str | None = None,
 ) -> Outcome:
-    """The outcome that fixes the rate of `epoch`. `reason` holds unless a command, a guard or a bound made the rate.
+    """Decide the rate of `epoch`. `reason` applies unless a command, a guard or a bound determines the rate.
 
-    seen: what of the point that was reported goes into the decision's `why`.
+    seen: members of the decision's `why` about the reported point.
     """
     policy = run.policy
     position = position_of(policy, epoch, step)
@@ -87,12 +87,12 @@ def position_of(policy: Policy, epoch: int, step: int | None) -> float:
 
 
 def start_position(run: Run, epoch: int) -> float:
-    """Where the epoch began. After a gap it is worked out, or, without a length, the last known place."""
+    """The position at which the epoch begins; after a gap it is computed, or the newest known one without a length."""
     if run.policy.unit == "epoch":
         return float(epoch)
     length = run.spec.steps_per_epoch
     if run.step is None and length is not None:
-        # The policy has counted epochs so far, and nobody the steps.
+        # No step is known if an earlier policy counted epochs.
         return float(epoch * length)
     known = run.step or 0
     return float(known if epoch == run.epoch or length is None else known + (epoch - run.epoch) * length)
@@ -100,7 +100,7 @@ def start_position(run: Run, epoch: int) -> float:
 
 def stale_attempt_error(run: Run, attempt: int) -> StaleAttempt:
     return StaleAttempt(
-        f"attempt {attempt} was taken over by attempt {run.attempt}: this process must stop",
+        f"attempt {run.attempt} replaced attempt {attempt}; this process must stop",
         attempt=run.attempt,
         action="stop",
     )
@@ -109,8 +109,7 @@ def stale_attempt_error(run: Run, attempt: int) -> StaleAttempt:
 def check_last_seq(run: Run, last_seq: int | None) -> None:
     if last_seq is not None and last_seq > run.seq:
         raise ServerBehind(
-            f"the trainer holds decision {last_seq}, this log ends at {run.seq}: send the reports from "
-            f"epoch {run.epoch} on again",
+            f"last_seq {last_seq} is after the newest event {run.seq}; send the reports from epoch {run.epoch} again",
             epoch=run.epoch,
             seq=run.seq,
         )
@@ -121,13 +120,13 @@ def gap_note(expected: int, epoch: int) -> dict[str, int]:
 
 
 def _merge_why(why: dict[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
-    """What was seen of the point, beside what made the rate; of a guard both."""
+    """The causes of the rate with those of the point; of a guard both."""
     guard = {**seen.get("guard", {}), **why.get("guard", {})}
     return {**why, **seen, "guard": guard} if guard else {**why, **seen}
 
 
 def _action(run: Run, state: RunState, epoch: int, step: int | None, why: dict[str, Any]) -> tuple[Action, int | None]:
-    """What the trainer is to do, and the epoch to roll back to. Why it is to stop is added to `why`."""
+    """The action and the epoch of a rollback; the cause of a stop is added to `why`."""
     if state.stop:
         why["stop"] = {"by": "command"}
         return "stop", None

@@ -1,4 +1,4 @@
-"""The beginning and the end of a run, and the exchange of its policy."""
+"""The transitions `create`, `put_policy` and `finish`."""
 
 import json
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ from remotelr.rules.run.state import RunState
 from remotelr.rules.transitions.decide import check_last_seq, decide_rate
 from remotelr.rules.transitions.policy_checks import check_max_change
 
-# How many differences of two policies a message shows, and how much of each value.
+# Most differences of two policies in a message, and most characters of each value.
 _SHOWN, _SHORT = 5, 60
 
 
 def create(key: str, spec: RunSpec) -> Outcome:
-    """A new run with the decision for epoch 0. Raises InvalidPolicy when the spec lacks what the policy needs."""
+    """A new run with the decision for epoch 0. Raises InvalidPolicy if the spec lacks a value that the policy needs."""
     policy = spec.bound()
     state = RunState(schedule=policy.start(spec.first_learning_rate()), limits=spec.limits)
     step = 0 if policy.unit == "step" else None
@@ -32,14 +32,13 @@ def create(key: str, spec: RunSpec) -> Outcome:
 
 
 def put_policy(run: Run, spec: RunSpec, on_conflict: OnConflict = "error") -> Outcome:
-    """The existing run asked for again: untouched when the policy is the same, else as `on_conflict` says.
+    """Request an existing run: it is unchanged if the policy is the same, else `on_conflict` applies.
 
-    `keep` leaves the run's own policy, `replace` sets the new one and keeps what a schedule of the
-    same shape remembers, `restart` sets it with a fresh state. Another initial rate alone is no
-    conflict: a restarted trainer names the rate of its checkpoint. How many ranks there are is for an attempt to say:
-    what they have reported is waited with. Nor is the policy the owner asked for before an
-    operator replaced or extended it: the operator's stays. `error` raises PolicyConflict; `replace` InvalidCommand
-    where the limits of the experiment let no command change the rate by so much.
+    on_conflict: `keep` keeps the run's policy. `replace` sets the new one and keeps the state of a schedule of the
+        same shape. `restart` sets it with a fresh state. `error` raises PolicyConflict.
+
+    Neither another initial rate (that of a checkpoint) nor the policy before an operator replaced or extended it is a
+    conflict. The number of ranks belongs to attempts. Raises InvalidCommand if `replace` exceeds `max_change`.
     """
     if on_conflict == "keep" or _same_policy(run, spec):
         return Outcome(run=run, event=None)
@@ -49,8 +48,8 @@ def put_policy(run: Run, spec: RunSpec, on_conflict: OnConflict = "error") -> Ou
     if on_conflict == "error":
         found = difference(replace(run.spec, requested=None).to_json(), wanted.to_json())
         raise PolicyConflict(
-            f"the run exists with another policy ({describe_difference(found)}): "
-            "ask with on_conflict = keep, replace or restart",
+            f"the run exists with another policy ({describe_difference(found)}); "
+            "set on_conflict to keep, replace or restart",
             difference=found,
         )
     policy = wanted.bound()
@@ -72,10 +71,10 @@ def put_policy(run: Run, spec: RunSpec, on_conflict: OnConflict = "error") -> Ou
 
 
 def finish(run: Run, status: FinalStatus, last_seq: int | None = None) -> Outcome:
-    """The run at its end. Saying the same again changes nothing; another end raises RunFinished.
+    """Finish the run. A retry changes nothing; another status raises RunFinished.
 
-    last_seq: the newest decision the trainer holds; ServerBehind where the log does not know it, for a run that has
-    ended could not be told what it has lost.
+    last_seq: number of the trainer's newest decision. Raises ServerBehind if it is missing in the log, because a
+        finished run takes no missing reports.
     """
     if run.status == status:
         return Outcome(run=run, event=None)
@@ -89,10 +88,10 @@ def finish(run: Run, status: FinalStatus, last_seq: int | None = None) -> Outcom
 
 
 def migrate_state(run: Run, policy: Policy, fresh: RunSpec | None) -> RunState:
-    """The run's state under another policy: what its schedule remembers is carried over, or begins as `fresh` says.
+    """The run's state under another policy: its schedule's state is kept or, with `fresh`, started from that spec.
 
-    What operators have ordered stays. A clock that counts in another unit begins anew, as do guard and stop rules
-    where the policy has none, or fresh ones.
+    Overrides stay. A clock in another unit is reset, as are the states of guard and stop rules if the policy has
+    none or `fresh` is given.
     """
     schedule = migrate_schedule_state(run.policy, policy, run.state.schedule, run.learning_rate)
     state = run.state
@@ -103,7 +102,7 @@ def migrate_state(run: Run, policy: Policy, fresh: RunSpec | None) -> RunState:
 
 
 def drop_foreign_state(state: RunState, old: Policy, new: Policy) -> RunState:
-    """The state without what only the old policy could make use of."""
+    """The state without the parts that the new policy does not use."""
     if new.guard is None and state.guard is not NO_GUARD_STATE:
         state = replace(state, guard=NO_GUARD_STATE)
     if state.early_stopping is not None and (new.stop is None or new.stop.early_stopping is None):
@@ -112,17 +111,17 @@ def drop_foreign_state(state: RunState, old: Policy, new: Policy) -> RunState:
 
 
 def requested_policy(spec: RunSpec) -> Mapping[str, Any]:
-    """What the owner asked for, to be kept when an operator changes it."""
+    """The policy and length that the owner requested, stored when an operator changes them."""
     return spec.requested or {"policy": policy_to_json(spec.policy), "total_epochs": spec.total_epochs}
 
 
 def migrate_schedule_state(old: Policy, new: Policy, state: Any, learning_rate: float) -> Any:
-    """What the new policy's schedule remembers: the same, where the tree kept its shape, else a fresh start."""
+    """The state of the new policy's schedule: unchanged if the trees have the same shape, else fresh."""
     return state if _shape(old.schedule) == _shape(new.schedule) else new.start(learning_rate)
 
 
 def _shape(node: Any) -> Any:
-    """The types of a tree without their parameters. What has been extended remembers what it did before."""
+    """The types of a tree without their parameters. `extended` has the state, and so the shape, of its schedule."""
     if isinstance(node, Extended):
         return _shape(node.schedule)
     if isinstance(node, tuple):
@@ -149,7 +148,7 @@ def _same(known: RunSpec, bound: Policy, spec: RunSpec) -> bool:
 
 
 def difference(stored: Any, given: Any, path: str = "") -> dict[str, list[Any]]:
-    """Where two documents differ: path to [stored, given]."""
+    """The differences of two documents: path to [stored, given]."""
     if isinstance(stored, dict) and isinstance(given, dict):
         found: dict[str, list[Any]] = {}
         for name in sorted(stored.keys() | given.keys()):
@@ -159,7 +158,7 @@ def difference(stored: Any, given: Any, path: str = "") -> dict[str, list[Any]]:
 
 
 def describe_difference(found: Mapping[str, list[Any]], form: str = "{} is {}, not {}") -> str:
-    """A `difference` as people read it: `policy.schedule.patience is 2, not 5`; of many the first few."""
+    """A `difference` as text: `policy.schedule.patience is 2, not 5`; the first few of many."""
     shown = [form.format(path, _short(stored), _short(given)) for path, (stored, given) in found.items()]
     more = len(shown) - _SHOWN
     return "; ".join(shown[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""A point of a run: one epoch, what its ranks have said of it, and the decision that comes of that."""
+"""Points: the reports of one epoch by all ranks, and their decision."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -20,14 +20,14 @@ def aggregate_of(run: Run) -> Aggregate:
 
 
 def count_reports(run: Run, epoch: int, log: Log) -> int:
-    """How many of the ranks whose reports decide the point have reported it."""
+    """The number of reports that count for the decision of the point."""
     if aggregate_of(run).ranks == "rank0":
         return int(log.report(epoch, 0) is not None)
     return log.count(epoch)
 
 
 def reports_of(epoch: int, log: Log) -> dict[int, Report]:
-    """What each rank has reported of the point."""
+    """The reports of the point by rank."""
     return {event.rank or 0: report_from_event(event) for event in log.reports(epoch)}
 
 
@@ -42,10 +42,10 @@ def decide_point(
     rank: int | None = None,
     hold: bool = False,
 ) -> Outcome:
-    """The decision for the epoch after the point `epoch`, of these reports by rank.
+    """Decide the epoch after the point `epoch` from these reports by rank.
 
-    hold: the schedule learns nothing of the point; what it remembers stays as it is.
-    Raises InvalidReport when the policy counts steps and nobody says how many were made.
+    hold: the schedule does not observe the point.
+    Raises InvalidReport if the policy counts steps and their number is unknown.
     """
     policy, state = run.policy, run.state
     began = start_position(run, epoch)
@@ -60,7 +60,7 @@ def decide_point(
     if hold or "guard" in seen:
         seen["held"] = True
     elif not clock.paused:
-        # Orders due in the reported epoch have long been carried out; those of the next one are not yet.
+        # Overrides of the reported epoch are applied; those of the next one are not.
         schedule = policy.observe(schedule, Point(clock.read(began), metrics))
         before, rate = state.schedule, run.learning_rate
         if schedule is not before:
@@ -85,24 +85,24 @@ def decide_point(
     )
 
 
-def steps_at_end(run: Run, epoch: int, said: int | None) -> int | None:
-    """Optimizer steps made by the end of `epoch`; None where that is not known, and need not be.
+def steps_at_end(run: Run, epoch: int, reported: int | None) -> int | None:
+    """Optimizer steps by the end of `epoch`; None if the policy counts epochs and no report has them.
 
-    said: by a report. Raises InvalidReport where it is needed and cannot be worked out.
+    reported: the steps of a report. Raises InvalidReport if they are needed and unknown.
     """
-    if said is not None:
-        return max(said, run.step or 0)
+    if reported is not None:
+        return max(reported, run.step or 0)
     if run.policy.unit == "epoch":
         return None
     if run.spec.steps_per_epoch is None:
         raise InvalidReport(
-            "the policy counts steps: give `step` with each report, or steps_per_epoch with the run", field="step"
+            "the policy counts steps; set `step` in each report, or steps_per_epoch of the run", field="step"
         )
     return int(start_position(run, epoch)) + run.spec.steps_per_epoch
 
 
 def _rate_direction(policy: Policy, before: State, after: State, position: float) -> int:
-    """Whether the rate at `position` went down (-1), up (1) or stayed (0) with what the schedule has learned."""
+    """Whether the observation lowered (-1), raised (1) or kept (0) the rate at `position`."""
     old, new = policy.raw_learning_rate(before, position), policy.raw_learning_rate(after, position)
     return (new > old) - (new < old)
 
@@ -115,21 +115,19 @@ def _metrics(run: Run, reports: Mapping[int, Report]) -> Mapping[str, float]:
 
 
 def _reported_step(reports: Mapping[int, Report]) -> int | None:
-    """What the lowest rank says that says it: whoever came last shall make no difference."""
+    """Step count of the lowest rank that reported one; independent of arrival order."""
     return next((reports[rank].step for rank in sorted(reports) if reports[rank].step is not None), None)
 
 
-# Its time is over; or it has the ranks it needs by now, for a new policy needs fewer.
+# quorum: a new policy needs fewer ranks, and they have reported.
 TimeoutCause = Literal["timeout", "quorum"]
 
 
 def decide_timed_out(run: Run, log: Log) -> Outcome:
-    """The decision for the point that waits for ranks, as the policy's `on_timeout` has it: their time is over.
+    """Decide the oldest point that waits for ranks, by the policy's `on_timeout`.
 
-    Of several the oldest. For who has a clock and has seen `run.timeout_s` pass since the point's first
-    report; there is none here. Nothing comes of it when no point waits, or none for so long only.
-
-    Raises InvalidReport where a policy that counts steps was told of none.
+    The caller has a clock and calls it `run.timeout_s` after the point's first report. The outcome has no event if no
+    point waits. Raises InvalidReport if the policy counts steps and their number is unknown.
     """
     waiting = log.next_reported(run.epoch)
     if waiting is None or run.timeout_s is None or run.status != "running":
@@ -138,9 +136,9 @@ def decide_timed_out(run: Run, log: Log) -> Outcome:
 
 
 def decide_partial(run: Run, epoch: int, log: Log, because: TimeoutCause) -> Outcome:
-    """The decision for the point `epoch` with the ranks that are there, noted in the event.
+    """Decide the point `epoch` from the ranks that reported, which the event's notes list.
 
-    When its time is over everybody who is there has a say, also where rank 0 alone was to decide.
+    After a timeout all of them count, even if the policy uses rank 0 alone.
     """
     aggregate = aggregate_of(run)
     reports = reports_of(epoch, log)

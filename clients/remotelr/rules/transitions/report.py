@@ -1,4 +1,4 @@
-"""A rank reports an epoch, and the point is decided: once, by the first who completes the quorum."""
+"""The transition `report`: a rank reports an epoch. The report that completes the quorum decides the point."""
 
 from collections.abc import Iterable, Iterator
 from math import isclose
@@ -21,23 +21,23 @@ from remotelr.rules.transitions.points import (
 from remotelr.rules.values.metrics import metrics_from_json, metrics_to_json, same_metrics
 from remotelr.rules.values.records import replace
 
-# Two rates closer than this are the same rate held in float32, as Keras and its backends hold it.
+# Relative; rates this close are the same one in float32, which Keras and its backends use.
 DRIFT_TOLERANCE = 1e-6
 
 
 def report(run: Run, report: Report, log: Log) -> Outcome:
-    """The decision for the epoch after the reported one; for a known point the one it got before.
+    """Decide the epoch after the reported one; a retry gets the stored decision.
 
-    With several ranks the answer may be `Waiting`; the report is to be stored all the same.
+    With several ranks the answer may be `Waiting`; the report is stored all the same.
 
-    Raises StaleAttempt, UnknownAttempt, ServerBehind, ReportConflict (same point, other metrics),
-    OutOfOrder (a hole behind the newest decision), RunFinished, InvalidReport.
+    Raises StaleAttempt, UnknownAttempt, ServerBehind, ReportConflict (a retry with other metrics),
+    OutOfOrder (a skipped epoch before the newest decision), RunFinished, InvalidReport.
     """
     _refuse_foreign_attempt(run, report)
     if not 0 <= report.rank < run.spec.world_size:
         raise InvalidReport(
-            f"rank {report.rank} is outside this run's world of {run.spec.world_size}: "
-            f"give world_size when the attempt begins",
+            f"rank must be below the world_size of {run.spec.world_size}, got {report.rank}; "
+            "set world_size when the attempt begins",
             field="rank",
         )
     check_last_seq(run, report.last_seq)
@@ -57,9 +57,9 @@ def report(run: Run, report: Report, log: Log) -> Outcome:
 
 
 def log_lookups(run: Run, points: Iterable[tuple[int, int]]) -> tuple[set[tuple[int, int]], set[int]]:
-    """What reports of these points may ask the log of their run, so that it can be read for all of them at once.
+    """The log queries that reports of these points may make, so that the service can prefetch them.
 
-    points: an epoch and a rank each. Gives the points that `Log.report` and the epochs that `Log.count` is asked for.
+    points: an epoch and a rank each. Returns the points for `Log.report` and the epochs for `Log.count`.
     """
     reported, counted = set(), set()
     for epoch, rank in points:
@@ -74,7 +74,7 @@ def log_lookups(run: Run, points: Iterable[tuple[int, int]]) -> tuple[set[tuple[
 
 
 def _may_be_known(run: Run, epoch: int) -> bool:
-    """The commonest report, a new point of a lone trainer, asks the log nothing."""
+    """Whether the point may be in the log; a new point of a run with one rank needs no query."""
     return epoch < run.epoch or run.spec.world_size > 1
 
 
@@ -93,14 +93,14 @@ def _decide(run: Run, report: Report, log: Log) -> Outcome:
 
 
 def _count_with(run: Run, report: Report, log: Log) -> int:
-    """How many ranks decide the point so far, this report included."""
+    """The number of reports that count for the decision of the point, with this one."""
     if aggregate_of(run).ranks == "rank0":
         return int(report.rank == 0)
     return log.count(report.epoch) + 1
 
 
 def _waiting(run: Run, report: Report, have: int, need: int) -> Outcome:
-    # Who says too little is told so, and not the rank that happens to come last.
+    # Reject a report without steps now, not the report that completes the quorum.
     steps_at_end(run, report.epoch, report.step)
     event = replace(_undecided(run, report), notes=_drift(run, report))
     return Outcome(run=replace(run, seq=event.seq), event=event, answer=_waiting_answer(run, report, have, need))
@@ -111,7 +111,7 @@ def _waiting_answer(run: Run, report: Report, have: int, need: int) -> Waiting:
 
 
 def _late_report(run: Run, report: Report, log: Log) -> Outcome:
-    """A rank that comes after the decision: its value is kept, the decision stands."""
+    """A report after the decision: it is stored, and the decision does not change."""
     decided = log.decided(report.epoch)
     if decided is None or decided.decision is None:
         raise _skipped_epoch_error(run, report)
@@ -121,8 +121,8 @@ def _late_report(run: Run, report: Report, log: Log) -> Outcome:
 
 def _skipped_epoch_error(run: Run, report: Report) -> OutOfOrder:
     return OutOfOrder(
-        f"epoch {report.epoch} was left out and lies behind the newest decision, for epoch {run.epoch}: "
-        f"begin an attempt at epoch {report.epoch} to go back",
+        f"epoch {report.epoch} was skipped and is before the newest decision, for epoch {run.epoch}; "
+        f"begin an attempt at epoch {report.epoch} to rewind",
         epoch=run.epoch,
     )
 
@@ -143,7 +143,7 @@ def _same_report(run: Run, report: Report, known: Event, log: Log) -> Outcome:
     metrics = metrics_from_json(known.payload["metrics"])
     if not same_metrics(metrics, report.metrics):
         raise ReportConflict(
-            f"epoch {report.epoch} was already reported with other metrics, which stand",
+            f"epoch {report.epoch} was already reported with other metrics; the first report remains in force",
             epoch=report.epoch,
             known=metrics_to_json(metrics),
             given=metrics_to_json(report.metrics),
@@ -166,38 +166,39 @@ def _refuse_foreign_attempt(run: Run, report: Report) -> None:
     if report.attempt < run.attempt:
         raise stale_attempt_error(run, report.attempt)
     raise UnknownAttempt(
-        f"attempt {report.attempt} never began; the one in force is {run.attempt}", attempt=run.attempt
+        f"attempt {report.attempt} does not exist; attempt {run.attempt} is in force", attempt=run.attempt
     )
 
 
 def _refuse_finished(run: Run) -> None:
     if run.status != "running":
         raise RunFinished(
-            f"the run is {run.status}: begin an attempt to go on with it", status=run.status, epoch=run.epoch
+            f"the run is {run.status}; begin an attempt to continue it", status=run.status, epoch=run.epoch
         )
 
 
 def _refuse_step_behind(run: Run, report: Report) -> None:
     if report.step is not None and run.step is not None and report.step < run.step:
         raise InvalidReport(
-            f"step {report.step} lies before {run.step}, where the epoch began: count the run's steps", field="step"
+            f"step must be >= {run.step}, where the epoch began, got {report.step}; count the steps of the run",
+            field="step",
         )
 
 
 def _drift(run: Run, report: Report) -> dict[str, float]:
-    """The decided rate, where the trainer used another one."""
+    """The decided rate, if the trainer used another one."""
     used = report.learning_rate
     if used is None or report.epoch != run.epoch or _same_rate(used, run.learning_rate):
         return {}
-    heard = any(_same_rate(used, rate) for rate in _live_rates(run))
-    return {"live" if heard else "drift": run.learning_rate}
+    live = any(_same_rate(used, rate) for rate in _live_rates(run))
+    return {"live" if live else "drift": run.learning_rate}
 
 
 def _live_rates(run: Run) -> Iterator[float]:
-    """What the epoch's rate became for a trainer that hears the commands of the next epoch as they come."""
+    """The epoch's rates for a trainer that applies the commands of the next epoch immediately."""
     state, position = run.state, position_of(run.policy, run.epoch, run.step)
-    for order in run.state.overrides:
-        state = apply_override(run.policy, state, order, position)
+    for override in run.state.overrides:
+        state = apply_override(run.policy, state, override, position)
         yield rate_at(run.policy, replace(state, overrides=()), run.epoch, position).learning_rate
 
 

@@ -1,16 +1,16 @@
-"""What made a rate, as its decision keeps it: small, JSON, and no more than one sentence needs (`explain`).
+"""The member `why` of a decision: the causes of its rate, in JSON, as `describe` needs them.
 
 schedule        type of the policy's schedule
-scheduled       what it said, where that is not the rate
+scheduled       the rate of the schedule, if it is not the decided one
 plateau         monitor, value, best (before it), wait, patience, did: improved, waited, cooled, reduced, raised;
                 of these two the factor, and the rate `of` which it is one; or monitor, missing
-held            the schedule was not shown the point
-pin, one_shot   the rate an operator holds; until: the time it ends at
+held            the schedule did not observe the point
+pin, one_shot   the rate of the override; until: the time at which it ends
 scale           an operator's factor
-paused, shift   the schedule's clock stands still; stood still for so long in all
-wanted, bound   the rate before the bounds, and whose they are: policy or limits
+paused, shift   the schedule's clock is stopped; the total length of its pauses
+wanted, bound   the rate before the bounds, and their source: policy or limits
 guard           monitor, value, mean, did: hold, scale, rollback, stop; factor; scale: all its factors so far
-stop            by: command, early_stopping, target, budget, guard; and what its rule looked at
+stop            by: command, early_stopping, target, budget, guard; and the values that its rule evaluated
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ from remotelr.rules.values.metrics import number_to_json
 
 
 def why_of_rate(policy: Policy, state: RunState, rate: Rate) -> dict[str, Any]:
-    """What the policy, the operators and the bounds did to the rate of one epoch."""
+    """The effects of policy, overrides and bounds on the rate of one epoch."""
     schedule = policy.schedule
     why: dict[str, Any] = {"schedule": schedule.schedule.type if isinstance(schedule, WithModifiers) else schedule.type}
     if rate.learning_rate != rate.scheduled:
@@ -69,11 +69,11 @@ def why_of_plateau(
     moved: int,
     learning_rate: float,
 ) -> dict[str, Any] | None:
-    """What a plateau made of a point; None where none is in force.
+    """The effect of a point on the plateau; None if none is in force.
 
     moved: whether the scheduled rate went down (-1), up (1) or stayed (0). learning_rate: of the epoch reported.
     """
-    node = _watching(schedule, after)
+    node = _plateau_node(schedule, after)
     old, new = schedule.plateau(before), schedule.plateau(after)
     if node is None or old is None or new is None:
         return None
@@ -81,7 +81,7 @@ def why_of_plateau(
     if value is None:
         return {"monitor": node.monitor, "missing": True}
     if after is before:
-        # Not yet its turn, or a value it was told to skip.
+        # The plateau did not observe the point, or skipped its value.
         return None
     why = {"monitor": node.monitor, "value": number_to_json(value), "best": old["best"], "patience": node.patience}
     if moved:
@@ -93,7 +93,7 @@ def why_of_plateau(
 
 
 def why_of_guard(guard: Guard, result: GuardResult, value: float) -> dict[str, Any]:
-    """What a guard made of a point it acted on."""
+    """The action of a guard on a point."""
     why: dict[str, Any] = {"monitor": guard.monitor, "value": number_to_json(value), "did": result.action}
     if result.mean is not None:
         why["mean"] = result.mean
@@ -102,17 +102,17 @@ def why_of_guard(guard: Guard, result: GuardResult, value: float) -> dict[str, A
     return why
 
 
-def _watching(schedule: Schedule, state: State) -> ReduceOnPlateau | Greedy | None:
-    """The node in force whose counters the policy shows as its plateau."""
+def _plateau_node(schedule: Schedule, state: State) -> ReduceOnPlateau | Greedy | None:
+    """The node in force whose counters the decision shows as its plateau."""
     match schedule:
         case ReduceOnPlateau() | Greedy():
             return schedule
         case WithModifiers() | Extended():
-            return _watching(schedule.schedule, state)
+            return _plateau_node(schedule.schedule, state)
         case Sequential() if state:
-            return _watching(schedule.schedules[len(state) - 1], state[-1])
+            return _plateau_node(schedule.schedules[len(state) - 1], state[-1])
         case Chained() if state:
-            parts = (_watching(part, own) for part, own in zip(schedule.schedules, state, strict=True))
+            parts = (_plateau_node(part, own) for part, own in zip(schedule.schedules, state, strict=True))
             return next((part for part in parts if part is not None), None)
         case _:
             return None
