@@ -58,7 +58,7 @@ def test_where_nobody_knows_the_step_who_starts_again_is_asked_for_it():
     story = trained(epochs=50)
     replaced(story, "command")
 
-    with pytest.raises(InvalidReport, match="give the `step` at which epoch 50 begins"):
+    with pytest.raises(InvalidReport, match="set `step`, at which epoch 50 begins"):
         story.attempt(50)
     assert 4_800 == story.attempt(50, step=4_800).step
     assert 0 == story.attempt(0).step
