@@ -36,9 +36,11 @@ from typing import Any, Literal, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from remotelr.rules import Policy
 from remotelr_service.db.engine import damaged, error_text, transaction_limit_s
 from remotelr_service.db.faults import Fault, classify_error
 from remotelr_service.db.queries import runs
+from remotelr_service.db.writer.expensive_runs import ExpensiveRuns
 from remotelr_service.db.writer.prefetch import Point
 from remotelr_service.db.writer.run_cache import RunCache
 from remotelr_service.db.writer.transaction import WriteTransaction
@@ -54,12 +56,16 @@ GROUP_SIZE = 256
 # How long an action waits for a run that another replica holds, and the pause between two tries.
 LOCK_WAIT_S = 0.3
 LOCK_PAUSE_S = 0.01
+# How long an action of an expensive run waits for its share of the writer.
+SHARE_WAIT_S = 2.0
 # Tries of an action that lost a race or its connection.
 TRIES = 3
 # The writer is failing for this long after a failed commit, unless a later commit succeeds.
 FAILING_S = 10.0
 
 STOPPING = "the service is stopping; retry the request"
+_HELD = "another replica holds this run; retry the request"
+_SHARE_USED = "the run's policy is expensive, and its share of the service is used; retry the request"
 
 
 @dataclass(slots=True, eq=False)
@@ -69,11 +75,13 @@ class _Job:
     keys: tuple[str, ...]
     action: Callable[[WriteTransaction], Any]
     prefetch: Sequence[Point]
+    policy: Policy | None
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
-    waits_until: float
+    submitted_at: float
     result: Any = None
     error: Exception | None = None
+    is_expensive: bool = False
 
     @property
     def size(self) -> int:
@@ -127,6 +135,7 @@ class Writer:
         # Used by all transactions. SQLAlchemy reconnects a lost connection at its next use.
         self._connection: Connection | None = None
         self._cache = RunCache()
+        self._expensive = ExpensiveRuns()
         self._thread = threading.Thread(target=self._work, name="remotelr-writer", daemon=True)
 
     def start(self) -> None:
@@ -150,11 +159,18 @@ class Writer:
         failed = self._failed
         return failed[1] if failed is not None and time.monotonic() - failed[0] < FAILING_S else None
 
-    async def submit(self, action: Callable[[WriteTransaction], T], *keys: str, prefetch: Sequence[Point] = ()) -> T:
+    async def submit(
+        self,
+        action: Callable[[WriteTransaction], T],
+        *keys: str,
+        prefetch: Sequence[Point] = (),
+        policy: Policy | None = None,
+    ) -> T:
         """The result of `action`, after its transaction is committed.
 
         keys: the runs that the action uses.
         prefetch: the reports, by epoch and rank, that it looks up in the log of the first run.
+        policy: the policy that it gives to a run.
 
         The action runs in the writer's thread, may run more than once, and must wait for nothing but its database.
 
@@ -170,7 +186,7 @@ class Writer:
             raise Overloaded(f"the write queue is full with {self.waiting} requests; retry the request")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._queue.put(_Job(keys, action, prefetch, loop, future, time.monotonic() + LOCK_WAIT_S))
+        self._queue.put(_Job(keys, action, prefetch, policy, loop, future, time.monotonic()))
         timeout = loop.call_later(self._answer_within_s, _time_out, future)
         try:
             return await future
@@ -221,13 +237,13 @@ class Writer:
         with connection.begin():
             locked = runs.lock_runs(connection, keys)
             tx = WriteTransaction(connection, locked, self._cache)
-            ready = [job for job in jobs if locked.busy.isdisjoint(job.keys)]
+            ready, waiting = self._by_share([job for job in jobs if locked.busy.isdisjoint(job.keys)], tx)
             for job in ready:
                 if job.prefetch:
                     tx.register(job.keys[0], job.prefetch)
             tx.prefetch()
             for job in ready:
-                _run(job, tx)
+                self._run(job, tx)
             changed = tx.save()
         self._failed = None
         _answer(ready)
@@ -235,16 +251,41 @@ class Writer:
             self._measured(len(ready), time.monotonic() - began)
         if self._committed is not None:
             self._committed(changed)
-        self._postpone(job for job in jobs if not locked.busy.isdisjoint(job.keys))
+        self._postpone((job for job in jobs if not locked.busy.isdisjoint(job.keys)), _HELD, LOCK_WAIT_S)
+        self._postpone(waiting, _SHARE_USED, SHARE_WAIT_S)
 
-    def _postpone(self, jobs: Iterable[_Job]) -> None:
-        """Retry actions whose run another replica holds in the next transaction, until `waits_until`."""
+    def _by_share(self, jobs: list[_Job], tx: WriteTransaction) -> tuple[list[_Job], list[_Job]]:
+        """The actions to run, and those of expensive runs that wait: of these at most one is run, if it may be."""
+        ready, waiting, may_run = [], [], self._expensive.may_run()
+        for job in jobs:
+            policies = [each.run.policy for each in map(tx.find, job.keys) if each is not None]
+            if job.policy is not None:
+                policies.append(job.policy)
+            job.is_expensive = any(map(self._expensive.is_expensive, policies))
+            if job.is_expensive and not may_run:
+                waiting.append(job)
+                continue
+            may_run = may_run and not job.is_expensive
+            ready.append(job)
+        return ready, waiting
+
+    def _run(self, job: _Job, tx: WriteTransaction) -> None:
+        if not job.is_expensive:
+            _run(job, tx)
+            return
+        # The time of this thread alone: waiting for the database is not the policy's cost.
+        began_s = time.thread_time()
+        _run(job, tx)
+        self._expensive.charge(time.thread_time() - began_s)
+
+    def _postpone(self, jobs: Iterable[_Job], reason: str, wait_s: float) -> None:
+        """Retry actions in the next transaction, until they have waited this long."""
         late = []
         for job in jobs:
-            if time.monotonic() < job.waits_until:
+            if time.monotonic() < job.submitted_at + wait_s:
                 self._postponed.append(job)
                 continue
-            job.error = RunBusy("another replica holds this run; retry the request")
+            job.error = RunBusy(reason)
             late.append(job)
         _answer(late)
 

@@ -55,7 +55,7 @@ async def command(writer: Writer, key: str, command: Command) -> int:
         assert event is not None, "a command that brings no event was noted before"
         return event.seq
 
-    return await writer.submit(action, key)
+    return await writer.submit(action, key, policy=command.policy)
 
 
 def get_command(engine: Engine, key: str, seq: int) -> CommandRecord[datetime]:

@@ -1,5 +1,6 @@
 """Creates, lists, tags, finishes and deletes runs."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -83,7 +84,11 @@ async def put_run(
                 audit.note(tx, "policy_set", key, {"seq": outcome.event.seq, "on_conflict": on_conflict}, by)
         return RunView(stored, tx.decision(stored)), False
 
-    return await writer.submit(action, key)
+    if not isinstance(spec, RunSpec):
+        return await writer.submit(action, key)
+    # Binding tries the policy's formulas. It is done here first, since the rules remember what came of it.
+    await asyncio.to_thread(spec.bound)
+    return await writer.submit(action, key, policy=spec.policy)
 
 
 def _create(

@@ -1,7 +1,10 @@
 """Stores reports and decides. This is the hot path."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Final
 
 from remotelr import rules
 from remotelr.rules import Decision, Report, RulesError, Waiting
@@ -11,6 +14,9 @@ from remotelr_service.features.training.deadlines import decide_if_due
 from remotelr_service.features.training.decisions import wait_for_ranks
 from remotelr_service.features.training.override_expiry import expire_overrides
 from remotelr_service.live.waiters import RunWaiters
+
+# Seconds of the writer that a batch takes at once: other runs wait meanwhile.
+BATCH_S: Final = 0.05
 
 
 async def report(writer: Writer, key: str, report: Report) -> Decision | Waiting:
@@ -39,24 +45,33 @@ async def await_ranks(
 
 
 async def report_batch(writer: Writer, key: str, reports: Sequence[Report]) -> list[Decision | Waiting | RulesError]:
-    """The answers to the reports, in order, in one transaction.
+    """The answers to reports, as if they were sent one by one.
 
-    The first rejected report is the last entry: the reports before it are stored, those after it are ignored.
-    Raises RunNotFound.
+    They share a transaction as long as it takes less than `BATCH_S`. The first rejected report ends the batch: the
+    reports before it are stored, the reports after it are ignored. Raises RunNotFound.
     """
+    answers: list[Decision | Waiting | RulesError] = []
+    while len(answers) < len(reports) and not (answers and isinstance(answers[-1], RulesError)):
+        left = reports[len(answers) :]
+        prefetch = [(each.epoch, each.rank) for each in left]
+        answers += await writer.submit(partial(_report_all, key=key, reports=left), key, prefetch=prefetch)
+    return answers
 
-    def action(tx: WriteTransaction) -> list[Decision | Waiting | RulesError]:
-        tx.get(key)
-        answers: list[Decision | Waiting | RulesError] = []
-        for each in reports:
-            try:
-                answers.append(_report(tx, key, each))
-            except RulesError as error:
-                answers.append(error)
-                break
-        return answers
 
-    return await writer.submit(action, key, prefetch=[(each.epoch, each.rank) for each in reports])
+def _report_all(tx: WriteTransaction, *, key: str, reports: Sequence[Report]) -> list[Decision | Waiting | RulesError]:
+    """The answers to reports up to the first rejected one, or until `BATCH_S` has passed; one at least."""
+    tx.get(key)
+    ends_at = time.monotonic() + BATCH_S
+    answers: list[Decision | Waiting | RulesError] = []
+    for each in reports:
+        try:
+            answers.append(_report(tx, key, each))
+        except RulesError as error:
+            answers.append(error)
+            break
+        if time.monotonic() > ends_at:
+            break
+    return answers
 
 
 async def _submit(writer: Writer, key: str, report: Report) -> Decision | Waiting:
