@@ -1,4 +1,4 @@
-"""A RemoteLR service in memory, for the tests of people who use the client: no server, no database, no sockets.
+"""A RemoteLR service in memory, for tests of code that uses the client: no server, no database, no sockets.
 
     >>> from remotelr import Client
     >>> from remotelr.testing import InMemoryService
@@ -13,8 +13,8 @@
     >>> service.learning_rates("mnist-7")
     [0.8, 0.4]
 
-It decides by the same rules and says the same words as the real one. What it has not: metrics of its
-own, tokens, experiments, previews, and waiting (a long poll is answered at once).
+It decides by the same rules and answers like the real service, without its metrics, tokens, experiments and previews;
+a long poll is answered at once.
 """
 
 import json
@@ -55,58 +55,58 @@ __all__ = ["InMemoryService"]
 _PATH = re.compile(r"/v1/runs/(?P<key>[^/]+)(?P<call>(/[a-z0-9]+)*)")
 _COMMAND = re.compile(r"GET /commands/(?P<seq>[0-9]+)")
 _INVALID = ("invalid_policy", "invalid_report", "invalid_command")
-# What is ordered over HTTP; limits are the service's own.
-_TAKEN = frozenset(get_args(OperatorCommandType))
+# The commands accepted over HTTP; the service itself sends `limits`.
+_ACCEPTED = frozenset(get_args(OperatorCommandType))
 _SPEC = ("initial_learning_rate", "world_size", "steps_per_epoch", "total_epochs")
 
 
 class _HostedRun(LocalRun):
-    """A run of the service. moments: the time of each event, by its number."""
+    """A run of the service. times: of each event, by its `seq`."""
 
     def __init__(self, key: str, spec: RunSpec, experiment: str | None, tags: Mapping[str, str]) -> None:
         self.experiment = experiment
         self.tags = tags
-        self.moments: dict[int, str] = {}
+        self.times: dict[int, str] = {}
         super().__init__(key, spec)
 
     def append(self, event: Event) -> None:
         super().append(event)
-        self.moments[event.seq] = datetime.now(UTC).isoformat()
+        self.times[event.seq] = datetime.now(UTC).isoformat()
 
 
 class InMemoryService:
-    """Give it to a client or a callback as `transport=`, and its `url` as the address.
+    """A service to pass to a client or a callback as `transport=`, with `url` as the address.
 
-    away: set it to True, and nobody gets an answer until it is False again.
-    asked: what has been asked so far, method and path.
+    away: while True, no request gets an answer.
+    requests: method and path of each answered request.
     """
 
     url = "http://remotelr.test"
 
     def __init__(self) -> None:
         self.away = False
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self._runs: dict[str, _HostedRun] = {}
 
     def learning_rates(self, run: str) -> list[float]:
-        """The rate decided for each epoch so far, from epoch 0 on; what was gone back over counts no more."""
+        """The effective rate of each decided epoch, from epoch 0 on."""
         events = [event for event in self.events(run) if event.superseded_by is None and event.decision is not None]
         rates = {event.decision.epoch: event.decision.learning_rate for event in events if event.decision is not None}
         return [rates[epoch] for epoch in sorted(rates)]
 
     def events(self, run: str) -> list[Event]:
-        """The log of the run, oldest first. Raises KeyError for a run nobody made."""
+        """The log of the run, oldest first. Raises KeyError for an unknown run."""
         return list(self._runs[run].log.events)
 
-    def command(self, run: str, order: Command) -> None:
-        """Order what an operator would. Raises InvalidCommand, SeqConflict, and KeyError for a run nobody made."""
-        self._runs[run].command(order)
+    def command(self, run: str, command: Command) -> None:
+        """Execute an operator's command. Raises InvalidCommand, SeqConflict, and KeyError for an unknown run."""
+        self._runs[run].command(command)
 
     def send(self, request: Request, timeout_s: float) -> Response:
-        """The answer to `request`. Raises NoAnswer while the service is away."""
+        """The response to `request`. Raises NoAnswer while `away`."""
         if self.away:
-            raise NoAnswer("the service is away, as the test wants it")
-        self.asked.append(f"{request.method} {request.path}")
+            raise NoAnswer("the test has set `away`")
+        self.requests.append(f"{request.method} {request.path}")
         try:
             return self._answer(request)
         except RulesError as refusal:
@@ -115,7 +115,7 @@ class InMemoryService:
             return _problem(422, "invalid_request", f"{type(error).__name__}: {error}", {})
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: there is no connection."""
 
     def _answer(self, request: Request) -> Response:
         found = _PATH.fullmatch(request.path)
@@ -148,21 +148,21 @@ class InMemoryService:
         return _response(201, _run(self._runs[key]))
 
 
-def _begin(kept: _HostedRun, body: dict[str, Any]) -> Response:
-    answer = kept.begin(AttemptRequest(**body))
+def _begin(hosted: _HostedRun, body: dict[str, Any]) -> Response:
+    answer = hosted.begin(AttemptRequest(**body))
     return _response(200, {"attempt": answer.attempt, "decision": decision_to_json(answer)})
 
 
-def _report(kept: _HostedRun, body: dict[str, Any]) -> Response:
-    answer = kept.report(_said(body))
+def _report(hosted: _HostedRun, body: dict[str, Any]) -> Response:
+    answer = hosted.report(_report_of(body))
     return _response(202 if isinstance(answer, Waiting) else 200, _answer(answer))
 
 
-def _report_batch(kept: _HostedRun, body: dict[str, Any]) -> Response:
+def _report_batch(hosted: _HostedRun, body: dict[str, Any]) -> Response:
     answers: list[dict[str, Any]] = []
-    for said in [_said(each) for each in body["reports"]]:
+    for report in [_report_of(each) for each in body["reports"]]:
         try:
-            answer = kept.report(said)
+            answer = hosted.report(report)
         except RulesError as refusal:
             detail = {"detail": refusal.message, "problem": dict(refusal.details)}
             answers.append({"status": "refused", "code": refusal.code, **detail})
@@ -171,32 +171,32 @@ def _report_batch(kept: _HostedRun, body: dict[str, Any]) -> Response:
     return _response(200, {"answers": answers})
 
 
-def _command(kept: _HostedRun, body: dict[str, Any]) -> Response:
-    if body["type"] not in _TAKEN or "only" in body:
-        raise ValueError(f"nobody can order {body['type']!r} so")
+def _command(hosted: _HostedRun, body: dict[str, Any]) -> Response:
+    if body["type"] not in _ACCEPTED or "only" in body:
+        raise ValueError(f"type must be a command without `only`, got {body['type']!r}")
     key, expected_seq = body.pop("key", None), body.pop("expected_seq", None)
-    event = kept.command(replace(command_from_json(body, key), expected_seq=expected_seq))
-    noted = event or next(event for event in kept.log.events if is_command(event) and event.key == key)
-    return _response(200, _ordered(kept, noted))
+    event = hosted.command(replace(command_from_json(body, key), expected_seq=expected_seq))
+    logged = event or next(event for event in hosted.log.events if is_command(event) and event.key == key)
+    return _response(200, _command_answer(hosted, logged))
 
 
-def _commands(kept: _HostedRun) -> Response:
-    ordered = [_ordered(kept, event) for event in kept.log.events if is_command(event)]
-    return _response(200, {"run": kept.run.key, "commands": ordered, "next": None})
+def _commands(hosted: _HostedRun) -> Response:
+    commands = [_command_answer(hosted, event) for event in hosted.log.events if is_command(event)]
+    return _response(200, {"run": hosted.run.key, "commands": commands, "next": None})
 
 
-def _one_command(kept: _HostedRun, seq: int) -> Response:
-    event = next((event for event in kept.log.events if event.seq == seq and is_command(event)), None)
+def _one_command(hosted: _HostedRun, seq: int) -> Response:
+    event = next((event for event in hosted.log.events if event.seq == seq and is_command(event)), None)
     if event is None:
-        detail = f"event {seq} of the run {kept.run.key!r} is no command"
-        return _problem(404, "command_not_found", detail, {"run": kept.run.key, "seq": seq})
-    return _response(200, _ordered(kept, event))
+        detail = f"event {seq} of the run {hosted.run.key!r} is no command"
+        return _problem(404, "command_not_found", detail, {"run": hosted.run.key, "seq": seq})
+    return _response(200, _command_answer(hosted, event))
 
 
-def _ordered(kept: _HostedRun, event: Event) -> dict[str, Any]:
+def _command_answer(hosted: _HostedRun, event: Event) -> dict[str, Any]:
     """A command with its status and history."""
-    dated = [(each, kept.moments[each.seq]) for each in kept.log.events if each.seq >= event.seq]
-    record = command_record(dated[0], dated[1:], kept.run)
+    dated = [(each, hosted.times[each.seq]) for each in hosted.log.events if each.seq >= event.seq]
+    record = command_record(dated[0], dated[1:], hosted.run)
     command = record.command
     return {
         **{each.name: getattr(record, each.name) for each in fields(record)},
@@ -207,24 +207,24 @@ def _ordered(kept: _HostedRun, event: Event) -> dict[str, Any]:
     }
 
 
-def _finish(kept: _HostedRun, body: dict[str, Any]) -> Response:
-    kept.finish(body["status"], body.get("last_seq"))
-    return _response(200, _run(kept))
+def _finish(hosted: _HostedRun, body: dict[str, Any]) -> Response:
+    hosted.finish(body["status"], body.get("last_seq"))
+    return _response(200, _run(hosted))
 
 
-def _history(kept: _HostedRun) -> Response:
-    rates = {event.decision.epoch: event.decision.learning_rate for event in kept.log.events if event.decision}
+def _history(hosted: _HostedRun) -> Response:
+    rates = {event.decision.epoch: event.decision.learning_rate for event in hosted.log.events if event.decision}
     points = {
         (event.epoch, event.superseded_by): event.decision
-        for event in kept.log.events
+        for event in hosted.log.events
         if event.kind in OF_A_POINT and event.decision is not None
     }
     rows = [
         _row(event, rates, event.decision or points.get((event.epoch, event.superseded_by)))
-        for event in kept.log.events
+        for event in hosted.log.events
         if event.kind == "report"
     ]
-    return _response(200, {"run": kept.run.key, "reports": rows, "next": None})
+    return _response(200, {"run": hosted.run.key, "reports": rows, "next": None})
 
 
 def _row(event: Event, rates: Mapping[int, float], decision: Decision | None) -> dict[str, Any]:
@@ -244,21 +244,21 @@ def _row(event: Event, rates: Mapping[int, float], decision: Decision | None) ->
 
 
 _CALLS: Mapping[str, Callable[[_HostedRun, dict[str, Any]], Response]] = {
-    "GET": lambda kept, _: _response(200, _run(kept)),
-    "GET /decision": lambda kept, _: _response(200, decision_to_json(kept.decision)),
-    "GET /history": lambda kept, _: _history(kept),
+    "GET": lambda hosted, _: _response(200, _run(hosted)),
+    "GET /decision": lambda hosted, _: _response(200, decision_to_json(hosted.decision)),
+    "GET /history": lambda hosted, _: _history(hosted),
     "POST /attempts": _begin,
     "POST /reports": _report,
     "POST /reports/batch": _report_batch,
-    "GET /commands": lambda kept, _: _commands(kept),
+    "GET /commands": lambda hosted, _: _commands(hosted),
     "POST /commands": _command,
     "POST /finish": _finish,
 }
 
 
-def _said(body: dict[str, Any]) -> Report:
+def _report_of(body: dict[str, Any]) -> Report:
     if body["epoch"] < 0:
-        raise ValueError("epochs are counted from 0")
+        raise ValueError(f"epoch must be >= 0, got {body['epoch']}")
     measured = {name: value for name, value in body["metrics"].items() if value is not None}
     return Report(**{**body, "metrics": metrics_from_json(measured)})
 
@@ -267,12 +267,12 @@ def _answer(answer: Decision | Waiting) -> dict[str, Any]:
     return waiting_to_json(answer) if isinstance(answer, Waiting) else decision_to_json(answer)
 
 
-def _run(kept: _HostedRun) -> dict[str, Any]:
-    run, spec = kept.run, kept.run.spec
+def _run(hosted: _HostedRun) -> dict[str, Any]:
+    run, spec = hosted.run, hosted.run.spec
     return {
         "run": run.key,
-        "experiment": kept.experiment,
-        "tags": dict(kept.tags),
+        "experiment": hosted.experiment,
+        "tags": dict(hosted.tags),
         "policy": policy_to_json(spec.policy),
         **{name: getattr(spec, name) for name in _SPEC},
         "limits": None if spec.limits is None else spec.limits.to_json(),
@@ -282,7 +282,7 @@ def _run(kept: _HostedRun) -> dict[str, Any]:
         "step": run.step,
         "learning_rate": run.learning_rate,
         "status": run.status,
-        "decision": decision_to_json(kept.decision),
+        "decision": decision_to_json(hosted.decision),
     }
 
 

@@ -6,7 +6,7 @@ import pytest
 from remotelr import Client
 from remotelr.keras import RemoteLR
 from support.keras.outage import PATIENT_S, Outage
-from support.keras.training_jobs import BATCH, BATCHES, StepsTaken, ones, unit_gradient
+from support.keras.training_jobs import BATCH, BATCHES, Before, StepsTaken, ones, unit_gradient
 
 QUIET = pytest.mark.filterwarnings("ignore::remotelr.errors.RemoteLRWarning")
 HALVING = {"type": "step", "step_size": 1, "gamma": 0.5, "initial_learning_rate": 0.8}
@@ -15,18 +15,6 @@ FALLING = {
     "schedule": {"type": "polynomial", "initial_learning_rate": 0.8, "end_learning_rate": 0.0, "decay_steps": 24},
 }
 EPOCHS = 6
-
-
-class Ordered(keras.callbacks.Callback):
-    """Gives an order before an epoch: it holds from the next one on."""
-
-    def __init__(self, epoch, order):
-        super().__init__()
-        self._epoch, self._order = epoch, order
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if epoch == self._epoch:
-            self._order()
 
 
 def fit(*callbacks, epochs=EPOCHS, **more):
@@ -54,7 +42,7 @@ ORDERS = {
 @pytest.mark.parametrize(("order", "expected"), ORDERS.values(), ids=ORDERS.keys())
 def test_an_order_effective_from_the_next_epoch_on(url, key, order, expected):
     with Client(url) as client:
-        rates = fit(Ordered(1, lambda: order(client.get_run(key))), RemoteLR(url, key, HALVING))
+        rates = fit(Before(1, lambda: order(client.get_run(key))), RemoteLR(url, key, HALVING))
 
     assert [each[0] for each in rates] == pytest.approx(expected, abs=1e-6)
 
@@ -67,7 +55,7 @@ def test_an_order_holds_though_the_service_goes_away_after_the_epoch_that_brough
     remote = RemoteLR(mortal_service.url, key, HALVING, timeout_s=PATIENT_S)
     outage = Outage(mortal_service, remote, killed=2)
     with Client(mortal_service.url) as client:
-        rates = fit(Ordered(1, lambda: order(client.get_run(key))), outage, remote)
+        rates = fit(Before(1, lambda: order(client.get_run(key))), outage, remote)
 
     assert [each[0] for each in rates] == pytest.approx(expected, abs=1e-6)
 
@@ -79,7 +67,7 @@ def test_a_longer_run_has_the_steps_of_its_new_curve_which_begins_with_the_rate_
     remote = RemoteLR(mortal_service.url, key, FALLING, timeout_s=PATIENT_S)
     outage = Outage(mortal_service, remote, killed=3, started=4)
     with Client(mortal_service.url) as client:
-        rates = fit(Ordered(1, lambda: client.get_run(key).extend(12, continuity="keep_fraction")), outage, remote)
+        rates = fit(Before(1, lambda: client.get_run(key).extend(12, continuity="keep_fraction")), outage, remote)
         decided = [row.learning_rate for row in client.get_run(key).history()]
 
     # Two epochs of a curve of 24 steps; then what is left of it over 40 steps instead of 16.
@@ -97,7 +85,7 @@ def test_a_trainer_that_starts_again_means_the_run_an_operator_has_changed(morta
     with Client(mortal_service.url) as client:
         remote = RemoteLR(mortal_service.url, key, HALVING, state_file=state, timeout_s=PATIENT_S)
         exchange = {"type": "constant", "learning_rate": 0.3}
-        fit(Ordered(1, lambda: client.get_run(key).replace_policy(exchange)), remote, epochs=4)
+        fit(Before(1, lambda: client.get_run(key).replace_policy(exchange)), remote, epochs=4)
         again = fit(RemoteLR(mortal_service.url, key, HALVING, state_file=state), epochs=5, initial_epoch=4)
     mortal_service.kill()
     with pytest.warns(UserWarning, match="goes on by the same rules"):

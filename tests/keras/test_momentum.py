@@ -60,7 +60,7 @@ def test_keras_own_sgd_keeps_its_momentum_where_its_step_is_compiled_and_one_war
 
 
 def test_an_optimizer_without_a_momentum_is_told_of_once(url, key):
-    with pytest.warns(RemoteLRWarning, match="Adam has no momentum to move") as warned:
+    with pytest.warns(RemoteLRWarning, match="Adam has no momentum") as warned:
         fit(keras.optimizers.Adam(0.1), RemoteLR(url, key, ONE_CYCLE))
 
     assert [RemoteLRWarning] == [each.category for each in warned if each.category is not DeprecationWarning]

@@ -18,9 +18,9 @@ from remotelr._session.spool import Spool
 from remotelr.keras import RemoteLR
 from remotelr.rules import PolicyConflict
 from remotelr.testing import InMemoryService
-from support.jobs import stands_still
+from support.jobs import stopped_clock
 from support.keras.outage import HURRIED_S, PATIENT_S, Outage
-from support.keras.training_jobs import BATCH, Losses, StepsTaken, data, linear, ones, unit_gradient
+from support.keras.training_jobs import BATCH, Before, Losses, StepsTaken, data, linear, ones, unit_gradient
 
 EPOCHS = 14
 LOSSES = np.random.default_rng(3).normal(1, 0.1, EPOCHS).astype("float32").tolist()
@@ -33,18 +33,6 @@ TESTS = Path(__file__).parents[1]
 TRAINER = TESTS / "support" / "keras" / "trainer.py"
 QUIET = pytest.mark.filterwarnings("ignore::remotelr.errors.RemoteLRWarning")
 NOWHERE = "http://127.0.0.1:9"
-
-
-class Before(keras.callbacks.Callback):
-    """Does something before an epoch; stands in front of the callback under test."""
-
-    def __init__(self, epoch, act):
-        super().__init__()
-        self._epoch, self._act = epoch, act
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if epoch == self._epoch:
-            self._act()
 
 
 def fit(*callbacks, epochs=EPOCHS, model=None, **arguments):
@@ -156,7 +144,7 @@ def test_ten_minutes_of_epochs_without_the_service_are_told_once_it_is_there(
         return rates
 
     def opened(client, journal=None):
-        session = Session(client, key, {"policy": policy}, journal=journal or Journal(), say=print, clock=stands_still)
+        session = Session(client, key, {"policy": policy}, journal=journal or Journal(), say=print, clock=stopped_clock)
         session.open(initial_learning_rate=0.1)
         return session
 

@@ -13,7 +13,7 @@ from remotelr.errors import RemoteLRWarning
 from remotelr.keras import RemoteLR
 from remotelr.rules import InvalidPolicy
 from support.keras.outage import HURRIED_S, PATIENT_S, Outage
-from support.keras.training_jobs import BATCH, Losses, data, linear, ours
+from support.keras.training_jobs import BATCH, Before, Losses, data, linear, ours
 
 HALVING = {"type": "step", "step_size": 1, "gamma": 0.5, "initial_learning_rate": 0.8}
 NOWHERE = "http://127.0.0.1:9"
@@ -28,18 +28,6 @@ def float32(*rates):
     return [float(np.float32(rate)) for rate in rates]
 
 
-class Before(keras.callbacks.Callback):
-    """Does something before an epoch; stands in front of the callback under test."""
-
-    def __init__(self, epoch, act):
-        super().__init__()
-        self._epoch, self._act = epoch, act
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if epoch == self._epoch:
-            self._act()
-
-
 def test_a_service_that_never_was_there_costs_two_warnings_and_its_budget(key):
     began = time.monotonic()
 
@@ -48,7 +36,7 @@ def test_a_service_that_never_was_there_costs_two_warnings_and_its_budget(key):
 
     first, last = ours(warned)
     assert "Training goes on by the same rules here" in first
-    assert f"4 reports of run {key!r} did not reach the service: are in " in last
+    assert f"4 reports of run {key!r} did not reach the service: they are in " in last
     assert history["learning_rate"] == float32(0.8, 0.4, 0.2, 0.1)
     # Three boundaries between epochs until the service counts as away; the rest is a machine that is busy.
     assert time.monotonic() - began < 3 * 0.3 + 30
@@ -238,7 +226,7 @@ def test_a_run_that_cannot_be_one_is_refused_when_the_callback_is_made():
 
 
 def test_plateau_arguments_beside_a_policy_are_refused():
-    with pytest.raises(ValueError, match="factor, patience belong to the plateau"):
+    with pytest.raises(ValueError, match="factor, patience belong to the default policy"):
         RemoteLR(NOWHERE, "a", HALVING, factor=0.5, patience=3)
 
 

@@ -1,6 +1,6 @@
-"""A training job without a framework: a session that begins, reports and dies as a test says.
+"""A training job without a framework: a session that begins, reports and is killed as a test says.
 
-Its clock stands still, so that no outcome depends on how fast the machine is.
+Its clock stands still, so no outcome depends on the speed of the machine.
 """
 
 import random
@@ -30,20 +30,20 @@ STEPS = 10
 QUIET = pytest.mark.filterwarnings("ignore::remotelr.errors.RemoteLRWarning")
 
 
-def stands_still() -> float:
-    """A clock by which nothing takes any time: no budget is used up, and no breaker rests."""
+def stopped_clock() -> float:
+    """A clock that never advances: no budget is used up, and no breaker pauses."""
     return 0.0
 
 
 def losses(count: int) -> list[float]:
-    dice = random.Random(7)
-    return [round(1 / (1 + 0.05 * epoch) + dice.gauss(0, 0.05), 6) for epoch in range(count)]
+    rng = random.Random(7)
+    return [round(1 / (1 + 0.05 * epoch) + rng.gauss(0, 0.05), 6) for epoch in range(count)]
 
 
 class Job:
-    """A training job: its service, its file, and the rates it trained with. `start` begins another life of it.
+    """A training job: its service, its spool file, and the rates that it used. `start` begins a new process of it.
 
-    lasting: the file stays when the run has ended. max_bytes: how long that of the next life may become.
+    lasting: the file stays when the run has ended. max_bytes: limit of the file's length.
     """
 
     def __init__(
@@ -59,23 +59,23 @@ class Job:
     def start(self, *, max_bytes: int = 2**20, total_epochs: int | None = None, **settings) -> "Job":
         client = None
         if self.service is not None:
-            # So short a budget that nobody waits before asking again.
+            # A budget too short for a pause before a retry.
             client = Client(self.service.url, transport=self.service, timeout_s=0.05)
         journal = Journal(
             None if self._spool is None else Spool(self._spool, max_bytes=max_bytes), lasting=self._lasting
         )
-        settings = {"clock": stands_still, **settings}
+        settings = {"clock": stopped_clock, **settings}
         self.session = Session(client, "job", self.members, journal=journal, say=self.said.append, **settings)
         self.session.open(initial_learning_rate=0.1, steps_per_epoch=STEPS, total_epochs=total_epochs)
         return self
 
     def die(self) -> None:
-        """As SIGKILL would: no farewell; the file and its lock are all that the system lets go of."""
+        """End the process as SIGKILL does: only the file and its lock are released."""
         if self.session._journal._spool is not None:
             self.session._journal._spool.close()
 
     def train(self, first: int, last: int, noise: float = 0.0) -> list[list[float]]:
-        """The epochs from `first` to before `last`; the rate of every step, by epoch."""
+        """Train the epochs from `first` to before `last`; returns the rates of all steps so far, by epoch."""
         measured = [loss + noise for loss in losses(last)]
         for epoch in range(first, last):
             self.session.begin(epoch, epoch * STEPS)
@@ -89,6 +89,14 @@ class Job:
                 learning_rate=self.rates[epoch][0],
             )
         return [self.rates[epoch] for epoch in sorted(self.rates)]
+
+    def train_offline(self, first: int, last: int) -> list[list[float]]:
+        """Train these epochs during an outage of the service, which answers again afterwards."""
+        assert self.service is not None
+        self.service.away = True
+        rates = self.train(first, last)
+        self.service.away = False
+        return rates
 
 
 def undisturbed(epochs: int, policy=PLATEAU) -> list[list[float]]:
@@ -110,5 +118,5 @@ def backup_of(service: InMemoryService) -> tuple:
 
 
 def restore(service: InMemoryService, backup: tuple) -> None:
-    """An operator takes the service back to what it knew then."""
+    """Restore a backup of the service."""
     service._runs["job"].run, service._runs["job"].log.events = backup

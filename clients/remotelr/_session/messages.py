@@ -98,8 +98,8 @@ def unknown_state(decision: Decision) -> str:
 
 def undelivered(key: str, left: Sequence[Outgoing], path: Path | None) -> str:
     reports = sum(isinstance(entry, Report) for entry in left)
-    what, verb = (f"{reports} reports", "are") if reports else ("the end", "is")
-    where = f"{verb} in {path} and will be delivered by the next start of this job" if path else f"{verb} lost"
+    what, subject = (f"{reports} reports", "they are") if reports else ("the end", "it is")
+    where = f"{subject} in {path} and will be delivered by the next start of this job" if path else f"{subject} lost"
     return f"{what} of run {key!r} did not reach the service: {where}"
 
 

@@ -1,8 +1,7 @@
-"""A run as the rules make it here, in the trainer: what the service decides, decided a second time.
+"""The client's copy of a run, which decides by the same rules as the service.
 
-While the service answers, its decisions are followed and a difference shows that somebody has changed
-the run. While it does not, these are the decisions there are. The same code from the same state: the
-curve does not depend on the network.
+While the service answers, the replica is synced to its decisions; a difference shows that an operator has changed the
+run. While it does not answer, the replica decides. Code and state are the same, so the curve is too.
 """
 
 from collections.abc import Sequence
@@ -31,10 +30,13 @@ from remotelr.rules.run.state import Override, apply_due_overrides
 
 Request = AttemptRequest | Report
 
-# How far a training can go back without the service; one event takes about a kilobyte.
+# The members by which two decisions are compared.
+_COMPARED = ("epoch", "step", "learning_rate", "action", "state")
+
+# Events in memory, which bound a rewind without the service; one event takes about a kilobyte.
 _MAX_EVENTS = 2_000
 
-# Two rates closer than this are the same rate, computed on two machines.
+# Relative difference of the same rate computed on two machines.
 _RATE_TOLERANCE = 1e-9
 
 
@@ -55,18 +57,15 @@ class LocalReplica(LocalRun):
 
     @property
     def policy(self) -> Policy:
-        """With every rate and length filled in."""
+        """The policy with its rates and lengths."""
         return self.run.policy
 
-    def decide(self, asked: Request) -> Decision:
-        """What the rules say to an attempt or a report. Raises RulesError; then nothing has changed."""
-        return self.report(asked) if isinstance(asked, Report) else self.begin(asked)
+    def decide(self, request: Request) -> Decision:
+        """The decision about an attempt or a report. Raises RulesError; then the replica is unchanged."""
+        return self.report(request) if isinstance(request, Report) else self.begin(request)
 
     def begin(self, request: AttemptRequest) -> Decision:
-        """The decision for the first epoch of an attempt, as it was when that epoch came for the first time.
-
-        `request.step` counts where the run itself does not know it.
-        """
+        """The decision for the first epoch of an attempt. `request.step` is used only if the run has no count."""
         known_here = replace(request, step=None, world_size=None, last_seq=None, gap=True)
         try:
             return super().begin(known_here)
@@ -83,22 +82,19 @@ class LocalReplica(LocalRun):
         """Request the run again, as `rules.put_policy` does. Raises PolicyConflict, InvalidCommand."""
         super().put(replace(spec, world_size=1), on_conflict)
 
-    def sync_to(self, decision: Decision, asked: Request | None = None) -> None:
-        """Stand where the service stands since it took `decision`.
-
-        requested: what it answered with it, where that is known.
-        """
-        if asked is not None and self.log.events[-1].seq == self.decision.seq > 1 and self.decision.local:
-            # Our own answer to the same question makes way.
+    def sync_to(self, decision: Decision, request: Request | None = None) -> None:
+        """Take over the service's `decision` and state. request: the one that it answers, if that is known."""
+        if request is not None and self.log.events[-1].seq == self.decision.seq > 1 and self.decision.local:
+            # The local decision about the same request is replaced.
             self.log.events.pop()
-        begun = isinstance(asked, AttemptRequest)
+        begun = isinstance(request, AttemptRequest)
         event = Event(
             seq=decision.seq,
             kind="attempt" if begun else "report",
             attempt=decision.attempt,
             epoch=decision.epoch if begun else decision.epoch - 1,
             rank=None if begun else 0,
-            key=asked.key if isinstance(asked, AttemptRequest) else None,
+            key=request.key if isinstance(request, AttemptRequest) else None,
             effective_from=decision.epoch,
             payload={},
             state=decision.state,
@@ -118,60 +114,60 @@ class LocalReplica(LocalRun):
             status="running",
         )
 
-    def apply_now(self, order: Command) -> bool:
-        """Carry out in this epoch what for everybody else holds from the next one on, which comes out alike.
+    def apply_now(self, live: Command) -> bool:
+        """Apply a command in the present epoch; the service applies it from the next epoch on, to the same effect.
 
-        Whether that changes anything in it. What the rules refuse does not, nor do a pause and its end, which need
-        to know where in the schedule they are.
+        Returns True if rate or action change. A command that the rules reject changes nothing; nor do pause and
+        resume_schedule, which depend on the schedule's position.
         """
-        run, told = self.run, self.decision
+        run, decision = self.run, self.decision
         try:
-            noted = command(run, replace(order, key=None, expected_seq=None), self.log).run
+            commanded = command(run, replace(live, key=None, expected_seq=None), self.log).run
         except RulesError:
             return False
         overrides: list[Override] = []
-        for each in noted.state.overrides:
-            new = each not in run.state.overrides and each.epoch == told.epoch + 1
+        for each in commanded.state.overrides:
+            new = each not in run.state.overrides and each.epoch == decision.epoch + 1
             overrides.extend(_one_epoch_earlier(each) if new else (each,))
-        applied = replace(noted.state, overrides=tuple(sorted(overrides, key=lambda each: each.epoch)))
-        state = apply_due_overrides(run.policy, applied, told.epoch, self._position)
-        rate = rate_at(run.policy, state, told.epoch, self._position)
+        earlier = replace(commanded.state, overrides=tuple(sorted(overrides, key=lambda each: each.epoch)))
+        state = apply_due_overrides(run.policy, earlier, decision.epoch, self._position)
+        rate = rate_at(run.policy, state, decision.epoch, self._position)
         self.run = replace(run, state=state, learning_rate=rate.learning_rate)
         self.decision = replace(
-            told,
+            decision,
             learning_rate=rate.learning_rate,
-            reason=told.reason if rate.learning_rate == told.learning_rate else rate.reason,
-            action=_action(told, run.state, state),
+            reason=decision.reason if rate.learning_rate == decision.learning_rate else rate.reason,
+            action=_action(decision, run.state, state),
             state=state.to_json(),
         )
-        return (told.learning_rate, told.action) != (rate.learning_rate, self.decision.action)
+        return (decision.learning_rate, decision.action) != (rate.learning_rate, self.decision.action)
 
     def learning_rate_at(self, step: int) -> float:
-        """The rate at `step` optimizer steps after the beginning of the epoch decided last."""
+        """The rate at `step` optimizer steps after the beginning of the decision's epoch."""
         if self.policy.unit == "epoch":
             return self.decision.learning_rate
         position = float((self.decision.step or 0) + step)
         return rate_at(self.policy, self.run.state, self.decision.epoch, position).learning_rate
 
     def momentum_at(self, step: int) -> float | None:
-        """The momentum that goes with that rate, where the policy has one."""
+        """The momentum at the same step; None if the policy has none."""
         position = self._position + (step if self.policy.unit == "step" else 0)
         return self.policy.momentum(self.run.state.schedule, position)
 
     @property
     def agrees(self) -> bool:
-        """The rules give here the rate that was decided, so what they give for its steps can be used."""
+        """Whether the replica computes the decided rate; then its rates of single steps can be used."""
         decided = self.decision.learning_rate
         try:
-            ours = rate_at(self.policy, self.run.state, self.decision.epoch, self._position).learning_rate
+            rate = rate_at(self.policy, self.run.state, self.decision.epoch, self._position).learning_rate
         except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError):
-            # A state of another policy's shape.
+            # The state belongs to another policy.
             return False
-        return abs(ours - decided) <= _RATE_TOLERANCE * decided
+        return abs(rate - decided) <= _RATE_TOLERANCE * decided
 
     @property
     def _position(self) -> float:
-        """Where the epoch decided last begins, in the policy's unit."""
+        """The beginning of the decision's epoch, in the policy's unit."""
         return float(self.decision.epoch if self.policy.unit == "epoch" else self.decision.step or 0)
 
     def take(self, outcome: Outcome) -> Decision | Waiting | None:
@@ -183,32 +179,29 @@ class LocalReplica(LocalRun):
     def append(self, event: Event) -> None:
         super().append(event)
         if len(self.log.events) > 2 * _MAX_EVENTS:
-            # The first event stays: it says what to begin from when nothing else reaches so far back.
+            # The first event stays: it has the initial state, for a rewind to before the other events.
             self.log.events = [self.log.events[0], *self.log.events[-_MAX_EVENTS:]]
 
 
-def _one_epoch_earlier(order: Override) -> Sequence[Override]:
-    """The order as it is carried out an epoch earlier, and comes out alike in its own."""
-    if order.clock is not None:
-        return (order,)
-    if order.base is not None:
-        # What the schedule goes on from is held until it does.
-        return Override(epoch=order.epoch - 1, one_shot=order.base), Override(epoch=order.epoch, ends="one_shot"), order
-    return (replace(order, epoch=order.epoch - 1),)
+def _one_epoch_earlier(override: Override) -> Sequence[Override]:
+    """Overrides that begin one epoch earlier and have the same effect from `override.epoch` on."""
+    if override.clock is not None:
+        return (override,)
+    if override.base is not None:
+        # The new base is held as a one-shot until the schedule continues from it.
+        one_shot = Override(epoch=override.epoch - 1, one_shot=override.base)
+        return one_shot, Override(epoch=override.epoch, ends="one_shot"), override
+    return (replace(override, epoch=override.epoch - 1),)
 
 
-def _action(told: Decision, before: RunState, after: RunState) -> Action:
-    """What the trainer is to do when a command has come within the epoch: a stop stands until it is taken back."""
+def _action(decision: Decision, before: RunState, after: RunState) -> Action:
+    """The action after a live command: a stop holds until it is released."""
     if after.stop or after.stopped_by is not None:
         return "stop"
-    taken_back = before.stop or before.stopped_by is not None
-    return "continue" if taken_back else told.action
+    released = before.stop or before.stopped_by is not None
+    return "continue" if released else decision.action
 
 
 def same(one: Decision, other: Decision) -> bool:
-    """The two say the same of the same epoch, and remember the same; who said it, and when, apart."""
-    return _said(one) == _said(other)
-
-
-def _said(decision: Decision) -> Sequence[object]:
-    return decision.epoch, decision.step, decision.learning_rate, decision.action, decision.state
+    """Whether two decisions have the same epoch, rate, action and state."""
+    return all(getattr(one, name) == getattr(other, name) for name in _COMPARED)

@@ -1,4 +1,4 @@
-"""The momentum that goes with a rate (one_cycle, cyclic), for the optimizers of Keras that have one."""
+"""The momentum of a policy (one_cycle, cyclic), for the Keras optimizers that have one."""
 
 from typing import Any
 
@@ -7,19 +7,18 @@ import keras
 
 @keras.saving.register_keras_serializable(package="remotelr")
 class SGD(keras.optimizers.SGD):  # type: ignore[misc]  # Keras ships no types
-    """Keras's SGD with a momentum that a policy may move, on every backend, batch by batch.
+    """Keras's SGD with a momentum that a policy can set for every batch, on every backend.
 
-    Keras's own has a Python float for a momentum, which JAX and TensorFlow compile into the training step
-    as a constant. Here it is a variable: one more than Keras's own has, so the two cannot read each
-    other's checkpoints of the optimizer.
+    The momentum of Keras's SGD is a Python float, which JAX and TensorFlow compile into the training step as a
+    constant. Here it is an additional variable, so the two classes cannot load each other's checkpoints.
 
-    momentum: what it begins with, in (0, 1]; `get_config` gives this one. The other arguments are Keras's.
+    momentum: the initial one, in (0, 1], also in `get_config`. The other arguments are Keras's.
     """
 
     def __init__(self, learning_rate: Any = 0.01, momentum: float = 0.9, **settings: Any) -> None:
         super().__init__(learning_rate, momentum, **settings)
         if not momentum:
-            raise ValueError("a momentum that is to move begins above 0: momentum=0.9")
+            raise ValueError(f"momentum must be > 0, got {momentum!r}; use keras.optimizers.SGD for none")
 
     def build(self, variables: Any) -> None:
         if self.built:
@@ -29,7 +28,7 @@ class SGD(keras.optimizers.SGD):  # type: ignore[misc]  # Keras ships no types
         super().build(variables)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Keras's own rule, with the variable in the place of the constant."""
+        """Keras's rule, with the variable in place of the constant."""
         cast = keras.ops.cast
         momentum = cast(self.moving_momentum, variable.dtype)
         step = cast(gradient, variable.dtype) * cast(learning_rate, variable.dtype)
@@ -39,25 +38,25 @@ class SGD(keras.optimizers.SGD):  # type: ignore[misc]  # Keras ships no types
 
 
 def move_momentum(model: Any, optimizer: Any, momentum: float) -> str | None:
-    """Give the optimizer that momentum, if it can be given one; else why not."""
+    """Set the optimizer's momentum; returns the reason if that is not possible."""
     name = type(optimizer).__name__
     if not optimizer.built:
         if not model.built:
-            # Only the first batch tells what there is to train; the next one has its momentum.
+            # The first batch builds the model; the next one sets the momentum.
             return None
         optimizer.build(model.trainable_variables)
     if isinstance(optimizer, SGD):
         optimizer.moving_momentum.assign(momentum)
         return None
     if not getattr(optimizer, "momentums", None):
-        return f"{name} has no momentum to move (SGD with one has)"
+        return f"{name} has no momentum (use remotelr.keras.SGD)"
     if _is_eager(model):
-        # Read anew at every step.
+        # An eager step reads it each time.
         optimizer.momentum = momentum
         return None
     return (
         f"{keras.backend.backend()} has compiled the momentum of Keras's {name} into the training step, where it "
-        f"stays {optimizer.momentum}. remotelr.keras.SGD has one that moves"
+        f"stays {optimizer.momentum} (use remotelr.keras.SGD)"
     )
 
 

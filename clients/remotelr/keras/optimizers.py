@@ -1,4 +1,4 @@
-"""What the optimizers of Keras tell of themselves: their rates, and how far they have come."""
+"""Access to Keras optimizers: their rates and counters."""
 
 from typing import Any
 
@@ -6,65 +6,65 @@ import keras
 
 
 def check_settable(optimizer: Any) -> None:
-    """Raises TypeError for an optimizer whose rate nobody can set."""
+    """Raises TypeError for an optimizer whose rate cannot be set."""
     if not optimizers_of(optimizer):
-        raise TypeError("the model has no optimizer whose rate could be set: give one to compile()")
+        raise TypeError("the model has no optimizer: pass one with a learning rate to compile()")
     for each in optimizers_of(optimizer):
         if not isinstance(each.learning_rate, keras.Variable):
             raise TypeError(
-                f"the optimizer {each.name!r} follows a learning-rate schedule of its own, so nobody else can set its "
-                f"rate. Give the schedule to RemoteLR as `policy=`, and the optimizer a float: "
+                f"the optimizer {each.name!r} follows a learning-rate schedule of its own, so its rate cannot be set. "
+                f"Give the schedule to RemoteLR as `policy=`, and the optimizer a float: "
                 f"keras.optimizers.{type(each).__name__}(learning_rate=0.01)"
             )
 
 
 def optimizers_of(optimizer: Any) -> list[Any]:
-    """The optimizers that have a rate: those inside a MultiOptimizer, or the one there is."""
+    """The optimizers that have a rate: those of a MultiOptimizer, or the single one."""
     if optimizer is None:
         return []
     return list(optimizer.optimizers) if hasattr(optimizer, "optimizers") else [optimizer]
 
 
 def rate_of(optimizer: Any) -> float:
-    """Its learning rate now."""
+    """The current learning rate."""
     return float(_value(optimizer.learning_rate))
 
 
 def rates_by_name(optimizer: Any) -> dict[str, float]:
-    """The rates as Keras names them in its logs."""
+    """The rates by their names in Keras's logs."""
     if hasattr(optimizer, "optimizers"):
         return {f"learning_rate_{each.name}": rate_of(each) for each in optimizer.optimizers}
     return {"learning_rate": rate_of(optimizer)}
 
 
 def updates_of(optimizer: Any) -> int:
-    """Updates of the weights so far; unlike the raw counter not the batches of an accumulated gradient."""
+    """Updates of the weights so far; with gradient accumulation fewer than the batches."""
     return int(_value(optimizer.iterations))
 
 
 def batches_per_step_of(optimizer: Any) -> int:
-    """How many batches it gathers for one update."""
+    """Batches for one update of the weights."""
     return getattr(innermost(optimizer), "gradient_accumulation_steps", None) or 1
 
 
 def batches_of(optimizer: Any) -> int:
-    """Batches so far: Keras calls the raw counter `iteration`, and checkpoints carry it."""
+    """Batches so far: Keras's variable `iteration`, which checkpoints contain."""
     counters = [variable for variable in innermost(optimizer).variables if variable.name == "iteration"]
     return int(_value(counters[0])) if counters else 0
 
 
 def _value(variable: Any) -> Any:
-    # Its value, not the variable: NumPy 2 warns of how Keras 3.15 turns a variable into an array.
+    # The value, not the variable: NumPy 2 warns when Keras 3.15 converts a variable into an array.
     return keras.ops.convert_to_numpy(variable.value if isinstance(variable, keras.Variable) else variable)
 
 
 def innermost(optimizer: Any) -> Any:
-    """The optimizer that makes the steps; mixed precision wraps it in one that scales the loss."""
+    """The optimizer that updates the weights; mixed precision wraps it in one that scales the loss."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def reset_non_finite(optimizer: Any) -> None:
-    """Begin anew what it has gathered and is no number any more: it would spoil the weights again."""
+    """Zero the optimizer's variables that are not finite: they would make the weights non-finite again."""
     for each in optimizers_of(optimizer):
         for variable in innermost(each).variables:
             if not bool(keras.ops.convert_to_numpy(keras.ops.all(keras.ops.isfinite(variable.value)))):

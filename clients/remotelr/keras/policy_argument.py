@@ -1,4 +1,4 @@
-"""The policy in what a user gives: a document, an object of ours or of Keras's, or the arguments of a plateau."""
+"""The `policy` argument: a document, an object of remotelr.rules or of Keras, or the arguments of a plateau."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +10,9 @@ from remotelr.rules.policy.codec import node_to_json
 
 
 def policy_of(policy: Any, plateau: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The canonical document of whatever the user gave.
+    """The canonical document of `policy`.
 
-    plateau: the arguments that stand for a missing policy. defaults: of theirs.
+    plateau: the arguments that replace a missing policy. defaults: of those arguments.
 
     Raises InvalidPolicy and ValueError.
     """
@@ -20,12 +20,12 @@ def policy_of(policy: Any, plateau: Mapping[str, Any], defaults: Mapping[str, An
         return policy_to_json(policy_from_json({"type": "reduce_on_plateau", "flavor": "keras", **plateau}))
     given = [name for name, value in plateau.items() if value != defaults[name]]
     if given:
-        raise ValueError(f"{', '.join(given)} belong to the plateau that stands for a missing policy: put them into it")
+        raise ValueError(f"{', '.join(given)} belong to the default policy, a plateau: put them into `policy` instead")
     if isinstance(policy, Policy):
         return policy_to_json(policy)
     if isinstance(policy, keras.optimizers.schedules.LearningRateSchedule):
         schedule = {"type": type(policy).__name__, **policy.get_config()}
-        # Keras's name for the graph, not for the curve.
+        # A name in the graph, not a property of the curve.
         schedule.pop("name", None)
         return policy_to_json(policy_from_json({"schedule": schedule, "unit": "step"}))
     document = policy if isinstance(policy, Mapping) else node_to_json(policy)

@@ -76,7 +76,7 @@ def test_what_was_decided_and_asked_can_be_looked_at():
 
     assert service.learning_rates("a:b") == pytest.approx([0.1, 0.1, 0.05, 0.025, 0.0125])
     assert last.action == "stop"
-    assert service.asked[:3] == ["PUT /v1/runs/a%3Ab", "POST /v1/runs/a%3Ab/attempts", "POST /v1/runs/a%3Ab/reports"]
+    assert service.requests[:3] == ["PUT /v1/runs/a%3Ab", "POST /v1/runs/a%3Ab/attempts", "POST /v1/runs/a%3Ab/reports"]
     assert [event.kind for event in service.events("a:b")] == [
         "created",
         "attempt",

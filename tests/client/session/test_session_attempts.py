@@ -18,10 +18,8 @@ def test_a_killed_trainer_tells_what_it_could_not_say_in_its_next_life(tmp_path)
     service = InMemoryService()
     job = Job(service, tmp_path / "spool").start()
     job.train(0, 5)
-    service.away = True
-    job.train(5, 11)
+    job.train_offline(5, 11)
     job.die()
-    service.away = False
 
     rates = job.start().train(11, 20)
 
@@ -73,10 +71,8 @@ def test_what_lies_in_the_spool_of_a_life_that_was_taken_over_elsewhere_is_laid_
     service = InMemoryService()
     here, elsewhere = Job(service, tmp_path / "here").start(), Job(service)
     here.train(0, 5)
-    service.away = True
-    here.train(5, 9)
+    here.train_offline(5, 9)
     here.die()
-    service.away = False
     elsewhere.start().train(5, 12)
 
     here.rates |= elsewhere.rates
@@ -93,10 +89,8 @@ def test_what_lies_in_the_spool_of_a_run_somebody_has_ended_is_laid_aside(tmp_pa
     service = InMemoryService()
     job = Job(service, tmp_path / "spool").start()
     job.train(0, 5)
-    service.away = True
-    job.train(5, 9)
+    job.train_offline(5, 9)
     job.die()
-    service.away = False
     with Client(service.url, transport=service) as operator:
         operator.get_run("job").finish("failed")
 

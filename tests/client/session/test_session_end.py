@@ -37,8 +37,9 @@ def statuses(service: InMemoryService) -> list[str]:
     return [event.payload["status"] for event in service.events("job") if event.kind == "finished"]
 
 
-@QUIET
-def test_an_end_that_nobody_heard_is_told_by_the_next_life(tmp_path):
+@pytest.fixture
+def ended_offline(tmp_path):
+    """A service, and a job whose last epochs and end it has not received."""
     service = InMemoryService()
     job = Job(service, tmp_path / "spool").start()
     job.train(0, 5)
@@ -46,6 +47,12 @@ def test_an_end_that_nobody_heard_is_told_by_the_next_life(tmp_path):
     job.train(5, 7)
     job.session.finish("completed")
     service.away = False
+    return service, job
+
+
+@QUIET
+def test_the_next_process_delivers_an_end_that_the_service_has_not_received(ended_offline):
+    service, job = ended_offline
 
     rates = job.start().train(7, 9)
 
@@ -57,14 +64,8 @@ def test_an_end_that_nobody_heard_is_told_by_the_next_life(tmp_path):
 
 
 @QUIET
-def test_a_life_with_nothing_left_to_train_tells_what_the_last_one_could_not(tmp_path):
-    service = InMemoryService()
-    job = Job(service, tmp_path / "spool").start()
-    job.train(0, 5)
-    service.away = True
-    job.train(5, 7)
-    job.session.finish("completed")
-    service.away = False
+def test_a_process_without_epochs_delivers_what_the_previous_one_left(ended_offline, tmp_path):
+    service, job = ended_offline
 
     job.start().session.finish("completed")
 
@@ -94,7 +95,7 @@ def test_an_end_alone_that_nobody_heard_says_where_it_lies(tmp_path):
     with pytest.warns(RemoteLRWarning) as warned:
         job.session.finish("completed")
 
-    assert f"the end of run 'job' did not reach the service: is in {tmp_path / 'spool'}" in str(warned[-1].message)
+    assert f"the end of run 'job' did not reach the service: it is in {tmp_path / 'spool'}" in str(warned[-1].message)
 
 
 @QUIET

@@ -22,9 +22,7 @@ def test_an_outage_leaves_no_trace_in_the_rates_nor_in_the_runs_history(policy):
     job = Job(service, policy=policy).start()
 
     job.train(0, 8)
-    service.away = True
-    job.train(8, 22)
-    service.away = False
+    job.train_offline(8, 22)
     rates = job.train(22, 30)
 
     assert rates == expected
@@ -37,9 +35,7 @@ def test_epochs_trained_alone_are_marked_in_the_log():
     service = InMemoryService()
     job = Job(service).start()
     job.train(0, 3)
-    service.away = True
-    job.train(3, 6)
-    service.away = False
+    job.train_offline(3, 6)
 
     job.train(6, 8)
 
@@ -107,9 +103,7 @@ def test_a_policy_exchanged_by_somebody_is_the_one_the_trainer_goes_on_with_alon
     with Client(service.url, transport=service) as operator:
         operator.run("job", policy=patient, on_conflict="replace")
     job.train(5, 10)
-    service.away = True
-    job.train(10, 25)
-    service.away = False
+    job.train_offline(10, 25)
 
     job.train(25, 26)
 
@@ -141,9 +135,7 @@ def test_a_policy_that_could_not_be_read_when_it_was_exchanged_is_read_later():
     service.distracted = False
     job.train(6, 7)
     job.said.clear()
-    service.away = True
-    job.train(7, 20)
-    service.away = False
+    job.train_offline(7, 20)
 
     job.train(20, 21)
 
@@ -212,13 +204,13 @@ def test_an_hour_without_the_service_is_kept_in_a_bounded_file_and_told_in_few_r
     job.train(0, 5)
     service.away = True
     job.train(5, 3605)
-    size, asked = (tmp_path / "spool").stat().st_size, len(service.asked)
+    size, asked = (tmp_path / "spool").stat().st_size, len(service.requests)
     service.away = False
 
     rates = job.train(3605, 3606)
 
     assert size < 2**20
-    assert len(service.asked) - asked < 25
+    assert len(service.requests) - asked < 25
     assert rates == Job(InMemoryService()).start().train(0, 3606)
     assert len(history(service)) == 3606
 
@@ -277,9 +269,7 @@ def test_a_service_too_slow_for_all_at_once_is_told_a_little_at_a_time():
     service = Slow()
     job = Job(service).start()
     job.train(0, 2)
-    service.away = True
-    job.train(2, 300)
-    service.away = False
+    job.train_offline(2, 300)
 
     job.train(300, 330)
 
@@ -305,9 +295,7 @@ def test_a_service_that_hears_a_part_of_it_at_each_epoch_does_not_count_as_away(
     service = Hurried()
     job = Job(service).start()
     job.train(0, 2)
-    service.away = True
-    job.train(2, 1000)
-    service.away = False
+    job.train_offline(2, 1000)
 
     for epoch in range(1000, 1004):
         service.tired = False

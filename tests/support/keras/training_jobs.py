@@ -1,5 +1,6 @@
-"""Tiny models on data made here, and callbacks that look at what training really did."""
+"""Tiny models and data, and callbacks that measure a training."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -36,6 +37,18 @@ def ones(rows: int = ROWS) -> tuple[np.ndarray, np.ndarray]:
     return np.ones((rows, 1), "float32"), np.zeros((rows, 1), "float32")
 
 
+class Before(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no types
+    """Calls `act` before an epoch."""
+
+    def __init__(self, epoch: int, act: Callable[[], object]) -> None:
+        super().__init__()
+        self._epoch, self._act = epoch, act
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if epoch == self._epoch:
+            self._act()
+
+
 class StepsTaken(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no types
     """The rate of every batch as the weight of `unit_gradient` shows it."""
 
@@ -52,7 +65,7 @@ class StepsTaken(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships
 
 
 class Losses(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no types
-    """Puts these values in the place of `val_loss`; stands before the callback that reads them."""
+    """Replaces `val_loss` by these values, for the callbacks after it."""
 
     def __init__(self, values: list[float]) -> None:
         super().__init__()
@@ -63,5 +76,5 @@ class Losses(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships no 
 
 
 def ours(warned: Any) -> list[str]:
-    """What RemoteLR warned of: on the torch backend Keras makes NumPy warn at every step."""
+    """The warnings of RemoteLR, without those of NumPy on the torch backend."""
     return [str(warning.message) for warning in warned if warning.category is RemoteLRWarning]
