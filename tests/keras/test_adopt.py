@@ -102,7 +102,7 @@ def test_a_schedule_taken_out_of_the_optimizer_gives_every_batch_the_rate_it_gav
     assert ours.rates == pytest.approx(own.rates, abs=1e-6)
 
 
-def test_an_optimizer_whose_schedule_is_taken_out_keeps_what_it_remembers(url, key):
+def test_an_optimizer_whose_schedule_is_replaced_keeps_its_state(url, key):
     schedule = ExponentialDecay(0.1, 4, 0.5)
     own, ours = [unit_gradient(keras.optimizers.SGD(schedule, momentum=0.9)) for _ in range(2)]
     for model in (own, ours):
@@ -116,7 +116,7 @@ def test_an_optimizer_whose_schedule_is_taken_out_keeps_what_it_remembers(url, k
     np.testing.assert_allclose(ours.get_weights()[0], own.get_weights()[0], rtol=1e-5)
 
 
-def test_the_place_in_the_list_is_that_of_what_is_replaced(tmp_path):
+def test_remotelr_takes_the_position_of_the_replaced_callback(tmp_path):
     first, last = Losses([1.0]), CSVLogger(tmp_path / "log.csv")
 
     taken = RemoteLR.from_callbacks([first, ReduceLROnPlateau(verbose=1), last], NOWHERE, "a")
@@ -126,7 +126,7 @@ def test_the_place_in_the_list_is_that_of_what_is_replaced(tmp_path):
     assert taken[1].verbose == 1
 
 
-def test_one_message_says_what_was_done(capsys):
+def test_one_message_describes_the_conversion(capsys):
     RemoteLR.from_callbacks([ReduceLROnPlateau(patience=3)], NOWHERE, "a")
 
     assert capsys.readouterr().out == (
@@ -149,7 +149,7 @@ def test_one_message_says_what_was_done(capsys):
     ],
     ids=["nothing", "dice", "raises", "no first rate", "no rate", "relative and plateau", "two plateaus", "no mode"],
 )
-def test_what_cannot_be_read_exactly_stays_as_it_is_and_is_named(callbacks, why, capsys):
+def test_what_has_no_exact_policy_stays_unchanged_and_is_named(callbacks, why, capsys):
     model = linear() if len(callbacks) > 1 else None
 
     assert RemoteLR.from_callbacks(callbacks, NOWHERE, "a", model=model, epochs=5) == callbacks

@@ -40,7 +40,7 @@ ORDERS = {
 
 
 @pytest.mark.parametrize(("order", "expected"), ORDERS.values(), ids=ORDERS.keys())
-def test_an_order_effective_from_the_next_epoch_on(url, key, order, expected):
+def test_a_command_is_effective_from_the_next_epoch_on(url, key, order, expected):
     with Client(url) as client:
         rates = fit(Before(1, lambda: order(client.get_run(key))), RemoteLR(url, key, HALVING))
 
@@ -49,7 +49,7 @@ def test_an_order_effective_from_the_next_epoch_on(url, key, order, expected):
 
 @QUIET
 @pytest.mark.parametrize("name", ["pause", "policy"])
-def test_an_order_holds_though_the_service_goes_away_after_the_epoch_that_brought_it(mortal_service, key, name):
+def test_a_command_holds_if_the_service_goes_away_after_its_epoch(mortal_service, key, name):
     mortal_service.start()
     order, expected = ORDERS[name]
     remote = RemoteLR(mortal_service.url, key, HALVING, timeout_s=PATIENT_S)

@@ -65,7 +65,7 @@ def test_a_function_may_load_the_checkpoint(url, key):
     assert asked == [1]
 
 
-def test_a_life_that_begins_where_the_run_goes_back_loads_the_checkpoint_again(url, key):
+def test_a_process_that_begins_at_a_rollback_loads_the_checkpoint_again(url, key):
     asked, (x, y) = [], data()
     callbacks = [Losses(LOSSES), RemoteLR(url, key, BACK, checkpoint=asked.append)]
 
@@ -75,7 +75,7 @@ def test_a_life_that_begins_where_the_run_goes_back_loads_the_checkpoint_again(u
     assert asked == [1, 1]
 
 
-def test_what_the_optimizer_gathered_is_no_number_either_and_begins_anew(url, key):
+def test_a_rollback_zeroes_non_finite_optimizer_state(url, key):
     model = linear(keras.optimizers.SGD(0.5, momentum=0.9))
     good = model.get_weights()
 
@@ -108,7 +108,7 @@ def test_a_checkpoint_that_is_not_there_is_named_and_training_goes_on(url, key, 
 
 
 @pytest.mark.parametrize("path", ["best.weights.h5", "{epoch}-{val_loss:.2f}.weights.h5", "{}.weights.h5"])
-def test_a_path_nobody_knows_later_is_refused_when_the_callback_is_made(path):
+def test_a_checkpoint_path_with_other_fields_is_rejected_by_the_constructor(path):
     with pytest.raises(ValueError, match=r"checkpoint must be a path whose only field is \{epoch\}"):
         RemoteLR("http://127.0.0.1:9", "a", checkpoint=path)
 
@@ -139,7 +139,7 @@ def test_early_stopping_ends_a_fit_where_keras_own_does(url, key, capsys):
     ],
     ids=["target", "budget", "guard"],
 )
-def test_what_ends_a_fit_is_said(url, key, capsys, rule, said):
+def test_the_reason_for_the_end_of_a_fit_is_printed(url, key, capsys, rule, said):
     fit(RemoteLR(url, key, {"schedule": STEADY, **rule}))
 
     assert said.format("RemoteLR stops training") in capsys.readouterr().out

@@ -52,7 +52,7 @@ def listeners():
     return [thread for thread in found if thread.is_alive()]
 
 
-def test_a_rate_ordered_within_an_epoch_effective_from_the_next_batch_on(url, key):
+def test_a_live_rate_is_effective_from_the_next_batch_on(url, key):
     steps, remote = StepsTaken(), RemoteLR(url, key, STEADY, live=True)
     with Client(url) as client:
         order = At(9, lambda: client.get_run(key).set_learning_rate(0.25), remote)
@@ -66,7 +66,7 @@ def test_a_rate_ordered_within_an_epoch_effective_from_the_next_batch_on(url, ke
     assert listeners() == []
 
 
-def test_the_log_tells_what_was_heard_live_from_drift(url, key, shared_service):
+def test_the_log_distinguishes_live_commands_from_drift(url, key, shared_service):
     remote = RemoteLR(url, key, STEADY, live=True)
     with Client(url) as client:
         fit(remote, At(9, lambda: client.get_run(key).scale(0.5), remote))
@@ -75,7 +75,7 @@ def test_the_log_tells_what_was_heard_live_from_drift(url, key, shared_service):
     assert [event["notes"] for event in events] == [{"live": 0.5}, {}]
 
 
-def test_a_rate_ordered_within_an_epoch_scales_the_steps_that_are_left_of_it(url, key):
+def test_a_live_factor_scales_the_remaining_steps_of_the_epoch(url, key):
     falling = {"type": "linear", "initial_learning_rate": 0.8, "end_learning_rate": 0.0, "decay_steps": 2 * BATCHES}
     steps, remote = StepsTaken(), RemoteLR(url, key, {"schedule": falling, "unit": "step"}, live=True)
     with Client(url) as client:
@@ -86,7 +86,7 @@ def test_a_rate_ordered_within_an_epoch_scales_the_steps_that_are_left_of_it(url
     assert steps.rates == pytest.approx(curve[:10] + [rate / 2 for rate in curve[10:]], abs=1e-4)
 
 
-def test_an_order_to_stop_ends_the_fit_at_the_next_batch(url, key, capsys):
+def test_a_live_stop_ends_the_fit_at_the_next_batch(url, key, capsys):
     steps, remote = StepsTaken(), RemoteLR(url, key, STEADY, live=True)
     with Client(url) as client:
         fit(remote, At(9, lambda: client.get_run(key).stop(), remote), steps, epochs=5)
@@ -97,7 +97,7 @@ def test_an_order_to_stop_ends_the_fit_at_the_next_batch(url, key, capsys):
     assert "Epoch 1: RemoteLR stops training: the run received the command stop." in capsys.readouterr().out
 
 
-def test_a_release_is_heard_too(url, key):
+def test_a_live_release_is_applied(url, key):
     steps, remote = StepsTaken(), RemoteLR(url, key, STEADY, live=True)
     with Client(url) as client:
 
@@ -125,7 +125,7 @@ def test_a_release_is_heard_too(url, key):
     ],
     ids=["one shot", "rebase", "until", "pause", "note", "policy"],
 )
-def test_what_else_can_be_ordered_comes_out_alike_in_the_next_epoch(url, key, order, expected):
+def test_other_live_commands_have_the_same_effect_from_the_next_epoch_on(url, key, order, expected):
     steps, remote = StepsTaken(), RemoteLR(url, key, STEADY, live=True)
     with Client(url) as client:
         fit(remote, At(9, lambda: order(client.get_run(key)), None if expected[0] == 0.5 else remote), steps, epochs=3)
@@ -136,7 +136,7 @@ def test_what_else_can_be_ordered_comes_out_alike_in_the_next_epoch(url, key, or
     assert steps.rates == pytest.approx(curve, abs=1e-4)
 
 
-def test_without_live_nothing_listens_and_an_order_waits_for_the_next_epoch(url, key):
+def test_without_live_a_command_waits_for_the_next_epoch(url, key):
     steps, seen = StepsTaken(), []
     with Client(url) as client:
 
@@ -182,7 +182,7 @@ def test_listening_for_commands_adds_less_than_50_us_to_a_batch():
     assert min(durations) / 100 < 50e-6
 
 
-def test_another_callback_that_sets_the_rate_is_told_of_once(url, key):
+def test_another_callback_that_sets_the_rate_is_warned_of_once(url, key):
     class Meddler(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             self.model.optimizer.learning_rate = 0.05

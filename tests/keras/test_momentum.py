@@ -39,7 +39,7 @@ def test_every_batch_moves_the_weights_by_the_momentum_of_its_step(url, key):
     assert fit(SGD(0.1), RemoteLR(url, key, ONE_CYCLE)) == pytest.approx(expected(), abs=1e-5)
 
 
-def test_the_momentum_goes_on_where_the_rate_stands_at_its_bounds(url, key):
+def test_the_momentum_continues_while_the_rate_is_at_its_bounds(url, key):
     bound = {**ONE_CYCLE, "min_lr": 0.1, "max_lr": 0.1}
 
     assert fit(SGD(0.1), RemoteLR(url, key, bound)) == pytest.approx(expected(held=0.1), abs=1e-5)
@@ -59,7 +59,7 @@ def test_keras_own_sgd_keeps_its_momentum_where_its_step_is_compiled_and_one_war
     assert [RemoteLRWarning] == [each.category for each in warned if each.category is not DeprecationWarning]
 
 
-def test_an_optimizer_without_a_momentum_is_told_of_once(url, key):
+def test_an_optimizer_without_a_momentum_is_warned_of_once(url, key):
     with pytest.warns(RemoteLRWarning, match="Adam has no momentum") as warned:
         fit(keras.optimizers.Adam(0.1), RemoteLR(url, key, ONE_CYCLE))
 
@@ -67,7 +67,7 @@ def test_an_optimizer_without_a_momentum_is_told_of_once(url, key):
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_a_momentum_that_nobody_moves_is_keras_own(nesterov):
+def test_a_momentum_that_no_policy_sets_is_keras_own(nesterov):
     settings = {"momentum": 0.8, "nesterov": nesterov}
 
     assert fit(SGD(0.1, **settings)) == pytest.approx(fit(keras.optimizers.SGD(0.1, **settings)), abs=1e-6)

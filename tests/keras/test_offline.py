@@ -93,7 +93,7 @@ def test_a_service_that_comes_late_gets_the_run_with_everything_in_it(mortal_ser
 
 
 @QUIET
-def test_a_trainer_killed_while_the_service_is_away_tells_it_in_a_later_life(mortal_service, key, tmp_path):
+def test_a_trainer_killed_during_an_outage_delivers_in_a_later_process(mortal_service, key, tmp_path):
     """Two lives without a service, each ended by SIGKILL, the second from a checkpoint; then the service is there."""
     settings = {
         "url": mortal_service.url, "run": key, "epochs": EPOCHS, "losses": LOSSES, "order": "backup last",
@@ -125,7 +125,7 @@ def test_a_trainer_killed_while_the_service_is_away_tells_it_in_a_later_life(mor
 
 
 @QUIET
-def test_ten_minutes_of_epochs_without_the_service_are_told_once_it_is_there(
+def test_ten_minutes_of_epochs_without_the_service_are_delivered_when_it_answers(
     mortal_service, key, tmp_path, monkeypatch
 ):
     """Six hundred epochs that take no time, in the place of 600 that take a second."""
@@ -194,7 +194,7 @@ def test_another_policy_for_a_state_file_is_refused_before_the_first_epoch(monke
         fit(RemoteLR(run=key, state_file=tmp_path / "rates", patience=3), epochs=4)
 
 
-def test_a_mode_of_local_asks_no_service_whatever_its_address(monkeypatch, key):
+def test_the_mode_local_sends_no_request(monkeypatch, key):
     monkeypatch.setenv("REMOTELR_MODE", "local")
 
     assert fit(RemoteLR(NOWHERE, key, **PLATEAU)) == undisturbed(key)
@@ -213,7 +213,7 @@ def test_a_disabled_callback_leaves_training_as_it_is(monkeypatch, key):
     assert "learning_rate" not in trained.history
 
 
-def test_a_mode_nobody_knows_is_refused(monkeypatch):
+def test_an_unknown_mode_is_rejected(monkeypatch):
     monkeypatch.setenv("REMOTELR_MODE", "offline")
 
     with pytest.raises(ValueError, match="online, local, disabled, got 'offline'"):

@@ -42,7 +42,7 @@ def test_a_service_that_never_was_there_costs_two_warnings_and_its_budget(key):
     assert time.monotonic() - began < 3 * 0.3 + 30
 
 
-def test_a_service_that_dies_leaves_the_last_rate_in_force_when_told_to_hold(mortal_service, key):
+def test_hold_keeps_the_last_rate_when_the_service_dies(mortal_service, key):
     mortal_service.start()
     remote = RemoteLR(mortal_service.url, key, HALVING, timeout_s=PATIENT_S, on_unreachable="hold")
 
@@ -53,7 +53,7 @@ def test_a_service_that_dies_leaves_the_last_rate_in_force_when_told_to_hold(mor
     assert history["learning_rate"] == float32(0.8, 0.4, 0.2, 0.2, 0.2, 0.2)
 
 
-def test_a_service_that_comes_back_is_obeyed_again_after_holding(mortal_service, key, capsys):
+def test_after_holding_the_decisions_of_a_restarted_service_count(mortal_service, key, capsys):
     mortal_service.start()
     remote = RemoteLR(mortal_service.url, key, HALVING, timeout_s=PATIENT_S, on_unreachable="hold")
 
@@ -77,7 +77,7 @@ def test_a_service_that_comes_up_during_training_gets_the_run_then(mortal_servic
     assert "answers again" in capsys.readouterr().out
 
 
-def test_an_older_process_of_the_same_run_is_told_to_stop(url, key, capsys, tmp_path):
+def test_an_older_process_of_the_same_run_stops(url, key, capsys, tmp_path):
     """A zombie: the scheduler took it for dead and started another one, elsewhere."""
 
     def another():
@@ -91,7 +91,7 @@ def test_an_older_process_of_the_same_run_is_told_to_stop(url, key, capsys, tmp_
         assert client.get_run(key).view.attempt == 2
 
 
-def test_an_order_to_stop_ends_the_fit_after_its_epoch(url, key, capsys):
+def test_a_stop_ends_the_fit_after_its_epoch(url, key, capsys):
     with Client(url) as client:
 
         def order():
@@ -105,7 +105,7 @@ def test_an_order_to_stop_ends_the_fit_after_its_epoch(url, key, capsys):
     assert "Epoch 3: RemoteLR stops training: the run received the command stop." in capsys.readouterr().out
 
 
-def test_a_rate_ordered_by_hand_is_used_from_the_next_epoch_on(url, key):
+def test_an_operators_rate_is_used_from_the_next_epoch_on(url, key):
     with Client(url) as client:
 
         def order():
@@ -125,7 +125,7 @@ def test_another_policy_for_the_same_run_is_refused_before_the_first_epoch(url, 
     assert refused.value.code == "policy_conflict"
 
 
-def test_another_policy_takes_over_when_told_to(url, key):
+def test_another_policy_replaces_the_runs_with_on_conflict(url, key):
     fit(linear(), RemoteLR(url, key, HALVING), epochs=2)
 
     changed = RemoteLR(url, key, {**HALVING, "gamma": 0.1}, on_conflict="restart")
@@ -215,12 +215,12 @@ def test_metrics_with_names_the_service_does_not_take_are_left_out(url, key):
         ({"monitor": "val_whatever"}, "mode"),
     ],
 )
-def test_a_policy_that_cannot_be_one_is_refused_when_the_callback_is_made(arguments, message):
+def test_an_invalid_policy_is_rejected_by_the_constructor(arguments, message):
     with pytest.raises(InvalidPolicy, match=message):
         RemoteLR(NOWHERE, "a", **arguments)
 
 
-def test_a_run_that_cannot_be_one_is_refused_when_the_callback_is_made():
+def test_an_invalid_run_key_is_rejected_by_the_constructor():
     with pytest.raises(ValueError, match=r"a run's key must be 1 to 200 letters.*, got 'my run/7'"):
         RemoteLR(NOWHERE, "my run/7")
 
@@ -247,7 +247,7 @@ def test_a_missing_address_of_a_training_that_must_have_one_says_how_to_give_it(
         RemoteLR(run="mnist-7")
 
 
-def test_ranks_without_a_common_restart_id_are_asked_for_one(monkeypatch):
+def test_ranks_without_a_common_restart_id_need_an_attempt_key(monkeypatch):
     for variable in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(variable, raising=False)
 

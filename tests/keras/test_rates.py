@@ -163,7 +163,7 @@ def test_fit_in_two_parts_has_the_rates_of_one(url, key):
     assert parts == whole["learning_rate"]
 
 
-def test_the_history_of_the_run_tells_what_the_fit_told(url, key):
+def test_the_history_of_the_run_has_what_the_fit_reported(url, key):
     x, y = data()
     history = fit(linear(), RemoteLR(url, key, patience=1), epochs=5, validation_data=(x, y))
 

@@ -45,7 +45,7 @@ class Ordered(keras.callbacks.Callback):
             self._remote._session._listener._closed.wait(0.01)
 
 
-def test_a_trainer_with_a_token_for_its_run_reports_and_hears_orders(guarded, key, monkeypatch):
+def test_a_trainer_with_a_token_for_its_run_reports_and_receives_commands(guarded, key, monkeypatch):
     monkeypatch.setenv("REMOTELR_TOKEN", token(guarded, key)[1])
     steps, remote, (x, y) = StepsTaken(), RemoteLR(guarded.url, key, HALVING, live=True), ones()
     with Client(guarded.url, token=ADMIN) as operator:
@@ -60,7 +60,7 @@ def test_a_trainer_with_a_token_for_its_run_reports_and_hears_orders(guarded, ke
 
 
 @pytest.mark.parametrize("wrong", [None, "rlr_nobodyhasevermadethistoken000000000000"], ids=["none", "unknown"])
-def test_who_is_not_let_in_is_told_before_the_first_epoch(guarded, key, wrong):
+def test_an_unauthorized_trainer_fails_before_the_first_epoch(guarded, key, wrong):
     remote = RemoteLR(guarded.url, key, HALVING, token=wrong)
 
     with pytest.raises(ServiceRefused) as refused:

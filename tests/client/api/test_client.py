@@ -127,7 +127,7 @@ def test_another_value_for_a_decided_epoch_shows_both(client, key):
     assert (refused.value.members["known"], refused.value.members["given"]) == ({"val_loss": 1.0}, {"val_loss": 2.0})
 
 
-def test_an_older_attempt_is_told_to_stop(client, key):
+def test_an_older_attempt_must_stop(client, key):
     old = client.run(key, policy=PLATEAU, initial_learning_rate=0.1)
     old.begin(epoch=0)
     client.get_run(key).begin(epoch=0)
@@ -143,7 +143,7 @@ def test_the_same_attempt_key_is_the_same_attempt(client, key):
     assert run.begin(epoch=0, key="slurm-1.1").attempt == 2
 
 
-def test_a_service_that_knows_less_says_so_and_a_gap_is_accepted_on_demand(client, key):
+def test_a_service_with_fewer_epochs_refuses_an_attempt_unless_a_gap_is_accepted(client, key):
     run = client.run(key, policy=PLATEAU, initial_learning_rate=0.1)
     run.begin(epoch=0)
     run.report(0, {"val_loss": 1.0})
@@ -203,7 +203,7 @@ def test_no_new_decision_within_the_wait_is_none(client, key):
     assert run.current_decision(after=run.decision.seq, wait_s=0.1) is None
 
 
-def test_only_a_new_life_changes_how_many_ranks_a_run_has(client, key):
+def test_only_a_new_attempt_changes_the_world_size(client, key):
     client.run(key, policy=PLATEAU, initial_learning_rate=0.1, world_size=2)
     other = {"type": "constant", "learning_rate": 0.1}
     run = client.run(key, policy=other, initial_learning_rate=0.1, world_size=8, on_conflict="replace")
@@ -230,7 +230,7 @@ def test_the_rank_that_completes_the_epoch_frees_the_one_that_waits(client, key)
     assert ranks[1].decision.seq == decision.seq
 
 
-def test_a_rank_that_waits_in_vain_says_who_is_missing(client, key):
+def test_a_rank_that_waits_in_vain_counts_the_missing_ranks(client, key):
     policy = {"schedule": PLATEAU, "aggregate": {"ranks": "all", "reduce": "mean"}}
     run = client.run(key, policy=policy, initial_learning_rate=0.1, world_size=2)
     run.begin(epoch=0, world_size=2)
@@ -254,7 +254,7 @@ class Counting(InMemoryService):
         return super().send(request, timeout_s)
 
 
-def test_to_ask_after_the_other_ranks_takes_no_longer_than_one_waits_for_them(monkeypatch):
+def test_polling_for_other_ranks_takes_no_longer_than_wait_s(monkeypatch):
     service, clock = Counting(), SimpleNamespace(now=0.0)
     clock.monotonic = lambda: clock.now
     clock.sleep = lambda seconds: setattr(clock, "now", clock.now + seconds)

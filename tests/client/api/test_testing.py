@@ -51,7 +51,7 @@ def test_every_answer_is_the_real_ones(shared_service):
     assert [plain(answer) for answer in answers] == [plain(answer) for answer in expected]
 
 
-def test_a_service_that_is_away_answers_nobody_until_it_is_back():
+def test_an_in_memory_service_that_is_away_answers_no_request():
     service = InMemoryService()
     client = Client(service.url, transport=service, timeout_s=0.05)
     run = client.run("a", policy=PLATEAU, initial_learning_rate=0.1)
@@ -64,7 +64,7 @@ def test_a_service_that_is_away_answers_nobody_until_it_is_back():
     assert isinstance(run.begin(0), Decision)
 
 
-def test_what_was_decided_and_asked_can_be_looked_at():
+def test_decisions_and_requests_of_the_in_memory_service_are_readable():
     service = InMemoryService()
     with Client(service.url, transport=service) as client:
         run = client.run("a:b", policy=PLATEAU, initial_learning_rate=0.1)

@@ -54,7 +54,7 @@ def timeless(answer: Any) -> Any:
     return [timeless(item) for item in answer] if isinstance(answer, list) else answer
 
 
-def test_commands_and_their_lives_are_told_as_the_real_service_tells_them(shared_service):
+def test_the_in_memory_service_describes_commands_as_the_real_service_does(shared_service):
     memory = InMemoryService()
 
     def of_memory(method, path, body):

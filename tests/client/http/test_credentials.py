@@ -60,13 +60,13 @@ def test_a_file_may_hold_it(misbehaving, monkeypatch, tmp_path):
     assert f"Bearer {TOKEN}\r\n".encode() in heard(misbehaving)
 
 
-def test_what_the_program_says_comes_before_the_environment(misbehaving, monkeypatch):
+def test_an_argument_overrides_the_environment(misbehaving, monkeypatch):
     monkeypatch.setenv("REMOTELR_TOKEN", "another")
 
     assert TOKEN.encode() in heard(misbehaving, token=TOKEN)
 
 
-def test_two_tokens_in_the_environment_are_one_too_many(monkeypatch, tmp_path):
+def test_token_and_token_file_in_the_environment_are_rejected(monkeypatch, tmp_path):
     monkeypatch.setenv("REMOTELR_TOKEN", TOKEN)
     monkeypatch.setenv("REMOTELR_TOKEN_FILE", str(tmp_path / "token"))
 
@@ -82,7 +82,7 @@ def test_a_file_that_cannot_be_read_is_named(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("token", ["", " ", "two words", "line\r\nx: y", "é" + TOKEN, "a" * 2000])
-def test_what_can_be_no_token_is_refused_and_not_shown(token):
+def test_an_invalid_token_is_rejected_and_not_shown(token):
     with pytest.raises(ValueError, match="characters of printable ASCII") as refused:
         Client("https://rates.example.org", token=token)
 
@@ -109,7 +109,7 @@ def test_it_never_goes_to_another_machine_in_the_clear(url):
 @pytest.mark.parametrize(
     "url", ["https://rates.example.org", "http://localhost:8000", "http://127.0.0.2", "http://[::1]:8000"]
 )
-def test_it_goes_where_nobody_can_read_it_on_the_way(url):
+def test_the_token_is_sent_over_https_and_to_this_machine(url):
     assert bearer(url, TOKEN) == {"authorization": f"Bearer {TOKEN}"}
 
 
@@ -125,7 +125,7 @@ def test_it_does_not_go_through_a_proxy_of_the_environment_either(misbehaving, m
     assert proxied == []
 
 
-def test_who_knows_that_nobody_listens_may_say_so(monkeypatch):
+def test_allow_http_sends_the_token_over_http(monkeypatch):
     assert bearer("http://remotelr:8000", TOKEN, allow_http=True)
 
     monkeypatch.setenv("REMOTELR_ALLOW_HTTP", "1")
@@ -179,7 +179,7 @@ def served_by_tls(**verify) -> str:
     return str(ended.value)
 
 
-def test_a_certificate_nobody_has_vouched_for_is_refused():
+def test_an_untrusted_certificate_is_rejected():
     assert "CERTIFICATE_VERIFY_FAILED" in served_by_tls()
 
 
@@ -193,7 +193,7 @@ def test_a_file_that_is_not_there_is_named():
         Client("https://rates.example.org", verify="nowhere.pem")
 
 
-def test_to_trust_anybody_is_a_warning():
+def test_trusting_any_server_is_a_warning():
     with pytest.warns(RemoteLRWarning, match="trusts any server") as warned:
         ended = served_by_tls(verify=False)
 

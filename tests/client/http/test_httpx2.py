@@ -26,7 +26,7 @@ def test_calls_over_a_network_that_misbehaves_are_the_same_on_httpx2():
     assert ended.returncode == 0, ended.stdout
 
 
-def test_the_plugin_gives_the_client_httpx2_and_everybody_else_httpx():
+def test_the_plugin_gives_httpx2_to_the_client_only():
     code = (
         "import faults.httpx2, httpx, remotelr._http.transport as transport; "
         "print(transport.httpx.__name__, httpx.__name__)"

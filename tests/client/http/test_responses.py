@@ -59,12 +59,12 @@ def test_a_waiting_answer_says_how_many_ranks_are_there():
         ("run", None),
     ],
 )
-def test_a_decision_with_a_strange_member_is_not_believed(name, value):
+def test_a_decision_with_an_invalid_member_is_unreadable(name, value):
     with pytest.raises(Unreadable, match=name):
         read_decision({**DECISION, name: value})
 
 
-def test_a_reason_of_a_newer_service_is_no_stranger():
+def test_a_reason_of_a_newer_service_is_readable():
     assert read_decision({**DECISION, "reason": "moonphase"}).reason == "moonphase"
 
 
@@ -100,6 +100,6 @@ def test_a_refusal_carries_the_code_the_sentence_and_the_members():
     assert str(error) == "both values (report_conflict)"
 
 
-def test_a_stale_attempt_is_a_refusal_of_its_own():
+def test_a_stale_attempt_has_its_own_exception():
     with pytest.raises(StaleAttempt):
         read(answer({"code": "stale_attempt", "detail": "stop", "action": "stop"}, 409, "application/problem+json"))

@@ -151,7 +151,7 @@ def test_no_certificates_are_read_for_an_address_without_tls(misbehaving, monkey
     assert read == []
 
 
-def test_who_listens_begins_once_there_is_a_thread_to_be_had(misbehaving, monkeypatch):
+def test_a_listener_starts_when_a_thread_is_available(misbehaving, monkeypatch):
     transport = HttpTransport(misbehaving(says_nothing).url)
     listener = Listener(transport, "a")
     with monkeypatch.context() as patched:
@@ -166,7 +166,7 @@ def test_who_listens_begins_once_there_is_a_thread_to_be_had(misbehaving, monkey
     assert (begun_without, begun) == (False, True)
 
 
-def test_a_session_that_nobody_holds_any_more_listens_no_more(misbehaving):
+def test_an_unreferenced_session_stops_listening(misbehaving):
     server = misbehaving(says_nothing)
     before = open_files()
     session = Session(Client(server.url), "a", {}, journal=Journal(None), live=True, say=print)
@@ -226,7 +226,7 @@ def test_a_pooled_connection_that_was_reset_is_replaced_at_once(misbehaving):
     ],
     ids=["hangs up", "html", "truncated", "redirect", "not http", "bad gateway"],
 )
-def test_what_is_no_usable_answer_is_asked_for_again(misbehaving, behaviour):
+def test_a_request_without_a_usable_answer_is_retried(misbehaving, behaviour):
     server = misbehaving(behaviour, behaviour, answers)
 
     with Client(server.url, timeout_s=60) as client, pytest.raises(ServiceRefused, match="there is no run"):
@@ -248,7 +248,7 @@ def test_a_service_that_gives_no_usable_answer_within_the_budget_is_unreachable(
     assert unreachable.value.attempts == server.connections
 
 
-def test_a_refusal_is_not_asked_for_again(misbehaving):
+def test_a_refusal_is_not_retried(misbehaving):
     server = misbehaving(sends(ANSWER), sends(b""))
 
     with Client(server.url) as client, pytest.raises(ServiceRefused):

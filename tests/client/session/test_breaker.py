@@ -14,7 +14,7 @@ def test_it_opens_after_three_failures_in_a_row():
     assert [after(failures).is_open for failures in range(5)] == [False, False, False, True, True]
 
 
-def test_a_closed_one_lets_every_epoch_ask():
+def test_a_closed_breaker_allows_a_call_at_every_epoch():
     assert after(FAILURES - 1, took_s=5.0, now_s=5.0).allows(5.0)
 
 

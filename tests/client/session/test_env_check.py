@@ -20,22 +20,22 @@ from remotelr_service.settings import Settings
         ("REMOTELR_URI", "REMOTELR_URL"),
     ],
 )
-def test_a_misspelt_variable_is_said_to_be_meant_for_another(name, meant):
+def test_a_misspelled_variable_is_matched_to_the_known_one(name, meant):
     assert list(misspelled_variables({name: "x"})) == [(name, meant)]
 
 
 @pytest.mark.parametrize("name", ["PATH", "REMOTE_URL", "REMOTELR_NOTHING_LIKE_IT", "URL", "MLFLOW_RUN"])
-def test_other_variables_are_nobodys_business(name):
+def test_variables_of_other_programs_are_not_matched(name):
     assert list(misspelled_variables({name: "x"})) == []
 
 
-def test_the_services_variables_and_our_own_are_not_misspelt():
+def test_known_variables_of_service_and_client_are_not_misspelled():
     names = [f"REMOTELR_{name.upper()}{end}" for name in Settings.model_fields for end in ("", "_FILE")]
 
     assert list(misspelled_variables(dict.fromkeys([*names, *(f"REMOTELR_{name}" for name in VARIABLES)], "x"))) == []
 
 
-def test_it_is_said_once(monkeypatch, recwarn):
+def test_a_misspelled_variable_is_warned_of_once(monkeypatch, recwarn):
     monkeypatch.setattr(setup, "_warned", set())
 
     for _ in range(3):

@@ -64,7 +64,7 @@ def test_the_trainers_own_count_of_steps_serves_where_the_service_has_none(sessi
     assert resumed.learning_rate(5, step=1) == pytest.approx(0.1)
 
 
-def test_a_lone_process_never_shares_its_attempt_with_another_life_of_its_job(session, shared_service, key):
+def test_a_single_process_never_shares_its_attempt_with_another_process_of_its_job(session, shared_service, key):
     """A script may start its trainer twice in one life of the job, from another epoch and with other losses."""
     session(PLATEAU, SLURM).begin(0, step=0)
     session(PLATEAU, SLURM).begin(0, step=0)

@@ -87,7 +87,7 @@ def test_from_any_decision_on_it_decides_what_the_service_decides(policy, losses
     orders=st.lists(ORDERS, min_size=1, max_size=6),
     losses=st.lists(values, max_size=15),
 )
-def test_what_operators_ordered_and_guards_remember_goes_on_without_the_service(policy, orders, losses):
+def test_commands_and_guard_state_persist_without_the_service(policy, orders, losses):
     story, shadow = service(policy), LocalReplica("story", spec(policy))
     for epoch, order in enumerate(orders):
         story.command(**order)
@@ -147,7 +147,7 @@ ORDERS = {
 
 
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS.keys())
-def test_what_it_obeys_early_comes_out_alike(order):
+def test_a_live_command_has_the_same_effect_from_the_next_epoch_on(order):
     """In the epoch it is heard in the order holds already; after it, everything is as the service has it."""
     story, shadow = service(HALVING), LocalReplica("story", spec(HALVING))
     story.command("scale", 0.9)
@@ -163,7 +163,7 @@ def test_what_it_obeys_early_comes_out_alike(order):
         assert same(shadow.report(Report(epoch=epoch, metrics={"val_loss": 1.0})), story.report(epoch, 1.0))
 
 
-def test_what_the_rules_refuse_is_not_obeyed():
+def test_a_live_command_that_the_rules_reject_changes_nothing():
     shadow = LocalReplica("story", spec(HALVING))
 
     assert not shadow.apply_now(Command(type="scale", factor=-1.0))

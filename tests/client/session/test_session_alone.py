@@ -14,7 +14,7 @@ def test_without_a_service_the_rates_are_the_same():
     assert job.train(0, 20) == undisturbed(20)
 
 
-def test_without_a_service_a_state_file_carries_the_run_from_life_to_life(tmp_path):
+def test_without_a_service_a_state_file_carries_the_run_to_the_next_process(tmp_path):
     job = Job(None, tmp_path / "state").start()
     job.train(0, 9)
     job.die()

@@ -14,7 +14,7 @@ from support.jobs import PER_STEP, PLATEAU, QUIET, Job, backup_of, history, rest
 
 
 @QUIET
-def test_a_killed_trainer_tells_what_it_could_not_say_in_its_next_life(tmp_path):
+def test_the_next_process_delivers_what_a_killed_trainer_could_not(tmp_path):
     service = InMemoryService()
     job = Job(service, tmp_path / "spool").start()
     job.train(0, 5)
@@ -30,7 +30,7 @@ def test_a_killed_trainer_tells_what_it_could_not_say_in_its_next_life(tmp_path)
 @QUIET
 @pytest.mark.parametrize("policy", [PLATEAU, PER_STEP])
 @pytest.mark.parametrize("checkpoint", [11, 9, 4, 0])
-def test_a_killed_trainer_goes_on_alone_from_any_checkpoint(tmp_path, policy, checkpoint):
+def test_a_killed_trainer_resumes_without_the_service_from_any_checkpoint(tmp_path, policy, checkpoint):
     """Service and trainer are both killed, and the trainer is back first."""
     service = InMemoryService()
     job = Job(service, tmp_path / "spool", policy).start()
@@ -49,7 +49,7 @@ def test_a_killed_trainer_goes_on_alone_from_any_checkpoint(tmp_path, policy, ch
 
 @QUIET
 @pytest.mark.parametrize("reached", [True, False])
-def test_a_rewind_behind_what_lies_in_the_spool_counts_every_epoch_once(tmp_path, reached):
+def test_a_rewind_to_before_the_spooled_reports_counts_every_epoch_once(tmp_path, reached):
     service = InMemoryService()
     job = Job(service, tmp_path / "spool").start()
     job.train(0, 6)
@@ -67,7 +67,7 @@ def test_a_rewind_behind_what_lies_in_the_spool_counts_every_epoch_once(tmp_path
 
 
 @QUIET
-def test_what_lies_in_the_spool_of_a_life_that_was_taken_over_elsewhere_is_laid_aside(tmp_path):
+def test_spooled_reports_of_an_attempt_that_was_taken_over_are_rejected(tmp_path):
     service = InMemoryService()
     here, elsewhere = Job(service, tmp_path / "here").start(), Job(service)
     here.train(0, 5)
@@ -85,7 +85,7 @@ def test_what_lies_in_the_spool_of_a_life_that_was_taken_over_elsewhere_is_laid_
 
 
 @QUIET
-def test_what_lies_in_the_spool_of_a_run_somebody_has_ended_is_laid_aside(tmp_path):
+def test_spooled_reports_of_a_run_that_an_operator_has_ended_are_rejected(tmp_path):
     service = InMemoryService()
     job = Job(service, tmp_path / "spool").start()
     job.train(0, 5)
@@ -113,7 +113,7 @@ def test_a_trainer_that_was_taken_over_stops(tmp_path):
 
 
 @QUIET
-def test_a_full_file_still_knows_where_the_run_stands(tmp_path):
+def test_a_full_file_still_has_the_newest_decision(tmp_path):
     service = InMemoryService()
     service.away = True
     job = Job(service, tmp_path / "spool").start(max_bytes=6_000)
@@ -137,9 +137,7 @@ lives = st.lists(st.integers(0, 39), max_size=3)
 @example(away=[True, False], deaths=[7], polite=True, rewind=0, restored=2)
 @example(away=[False], deaths=[9], polite=True, rewind=0, restored=5)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_is_away_and_whoever_is_killed_the_curve_is_the_same(
-    tmp_path_factory, *, away, deaths, polite, rewind, restored
-):
+def test_random_outages_and_kills_do_not_change_the_curve(tmp_path_factory, *, away, deaths, polite, rewind, restored):
     """Outages of the service, deaths of the trainer with older checkpoints, a backup restored: all at random.
 
     polite: it says that it ends, and is started again all the same, from a file that outlives the run's end.

@@ -96,7 +96,7 @@ SAID = {
 
 @pytest.mark.parametrize("central", [True, False], ids=["service", "alone"])
 @pytest.mark.parametrize("on_conflict", SAID)
-def test_what_came_of_a_conflict_is_said_once(tmp_path, central, on_conflict):
+def test_the_outcome_of_a_policy_conflict_is_printed_once(tmp_path, central, on_conflict):
     job = Job(InMemoryService() if central else None, tmp_path / "state", on_conflict=on_conflict).start()
     job.train(0, 3)
     job.die()

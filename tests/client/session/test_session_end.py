@@ -9,7 +9,7 @@ from support.jobs import QUIET, Job, history, undisturbed
 
 
 @QUIET
-def test_the_file_of_a_finished_run_that_was_heard_is_gone(tmp_path):
+def test_the_file_of_a_finished_run_is_removed_when_the_service_has_acknowledged_it(tmp_path):
     service = InMemoryService()
     job = Job(service, tmp_path / "spool").start()
     job.train(0, 5)
@@ -20,7 +20,7 @@ def test_the_file_of_a_finished_run_that_was_heard_is_gone(tmp_path):
     assert service._runs["job"].run.status == "completed"
 
 
-def test_a_run_that_ends_while_the_service_is_away_says_where_its_reports_lie(tmp_path):
+def test_a_run_that_ends_during_an_outage_names_the_file_of_its_reports(tmp_path):
     service = InMemoryService()
     job = Job(service, tmp_path / "spool").start()
     service.away = True
@@ -74,7 +74,7 @@ def test_a_process_without_epochs_delivers_what_the_previous_one_left(ended_offl
     assert not (tmp_path / "spool").exists()
 
 
-def test_a_life_without_an_epoch_leaves_a_run_as_it_is(tmp_path):
+def test_a_process_without_an_epoch_does_not_change_the_run(tmp_path):
     service = InMemoryService()
     job = Job(service, tmp_path / "spool").start()
     job.train(0, 5)
@@ -86,7 +86,7 @@ def test_a_life_without_an_epoch_leaves_a_run_as_it_is(tmp_path):
     assert job.start().train(5, 9) == undisturbed(9)
 
 
-def test_an_end_alone_that_nobody_heard_says_where_it_lies(tmp_path):
+def test_an_undelivered_end_names_its_file(tmp_path):
     service = InMemoryService()
     job = Job(service, tmp_path / "spool").start()
     job.train(0, 5)
@@ -99,7 +99,7 @@ def test_an_end_alone_that_nobody_heard_says_where_it_lies(tmp_path):
 
 
 @QUIET
-def test_an_end_that_was_heard_is_not_told_again(tmp_path):
+def test_an_acknowledged_end_is_not_delivered_again(tmp_path):
     """A file that stays would say it once more, and end what another life has begun meanwhile."""
     service = InMemoryService()
     job = Job(service, tmp_path / "state", lasting=True).start()
@@ -114,7 +114,7 @@ def test_an_end_that_was_heard_is_not_told_again(tmp_path):
 
 
 @QUIET
-def test_another_end_than_the_one_somebody_has_said_is_laid_aside(tmp_path):
+def test_an_end_with_another_status_than_the_runs_is_rejected(tmp_path):
     service = InMemoryService()
     job = Job(service, tmp_path / "spool").start()
     job.train(0, 5)
@@ -128,7 +128,7 @@ def test_another_end_than_the_one_somebody_has_said_is_laid_aside(tmp_path):
 
 
 @QUIET
-def test_a_file_that_says_an_end_nobody_knows_counts_up_to_there(tmp_path):
+def test_a_file_is_read_up_to_an_unknown_status(tmp_path):
     job = Job(None, tmp_path / "state").start()
     job.train(0, 5)
     job.session._journal._spool.append({"end": {"status": "evaporated"}})

@@ -9,7 +9,7 @@ from support.jobs import QUIET, Job, backup_of, history, restore, undisturbed
 
 @QUIET
 @pytest.mark.parametrize("lost", [1, 5, 12, 20])
-def test_a_service_restored_from_an_old_backup_is_told_again_what_it_lost(lost):
+def test_a_service_restored_from_an_old_backup_receives_again_what_it_lost(lost):
     """F14: acknowledged epochs are gone; the trainer remembers them."""
     service, epochs = InMemoryService(), 20
     job = Job(service).start()
@@ -25,7 +25,7 @@ def test_a_service_restored_from_an_old_backup_is_told_again_what_it_lost(lost):
 
 
 @QUIET
-def test_a_service_that_lost_the_run_altogether_is_told_all_of_it():
+def test_a_service_that_lost_the_whole_run_receives_it_again():
     service = InMemoryService()
     job = Job(service).start()
     job.train(0, 10)
@@ -38,7 +38,7 @@ def test_a_service_that_lost_the_run_altogether_is_told_all_of_it():
 
 
 @QUIET
-def test_a_service_that_lost_an_attempt_and_epochs_before_it_is_told_both(tmp_path):
+def test_a_service_that_lost_an_attempt_and_earlier_epochs_receives_both_again(tmp_path):
     service = InMemoryService()
     job = Job(service, tmp_path / "spool").start()
     job.train(0, 6)
@@ -71,7 +71,7 @@ def test_a_service_that_lost_a_rewind_goes_back_again(tmp_path):
     assert told[3:9] == expected
 
 
-def test_epochs_that_nobody_remembers_are_left_out_with_a_warning():
+def test_epochs_that_neither_side_has_are_left_out_with_a_warning():
     service = InMemoryService()
     Job(service).start().train(0, 3)
 
@@ -83,7 +83,7 @@ def test_epochs_that_nobody_remembers_are_left_out_with_a_warning():
 
 
 @QUIET
-def test_a_report_nobody_takes_is_laid_aside_and_the_others_go_on(tmp_path):
+def test_a_report_that_is_never_accepted_is_rejected_and_the_others_are_delivered(tmp_path):
     service = InMemoryService()
     job = Job(service, tmp_path / "spool").start()
     job.train(0, 3)

@@ -31,7 +31,7 @@ def test_an_outage_leaves_no_trace_in_the_rates_nor_in_the_runs_history(policy):
 
 
 @QUIET
-def test_epochs_trained_alone_are_marked_in_the_log():
+def test_epochs_decided_locally_are_marked_in_the_log():
     service = InMemoryService()
     job = Job(service).start()
     job.train(0, 3)
@@ -77,7 +77,7 @@ def test_an_outage_is_one_warning_and_one_message():
 
 
 @QUIET
-def test_what_an_operator_ordered_meanwhile_wins_and_both_sides_say_so():
+def test_a_command_during_an_outage_takes_precedence_and_both_sides_report_it():
     service = InMemoryService()
     job = Job(service).start()
     job.train(0, 5)
@@ -96,7 +96,7 @@ def test_what_an_operator_ordered_meanwhile_wins_and_both_sides_say_so():
 
 
 @QUIET
-def test_a_policy_exchanged_by_somebody_is_the_one_the_trainer_goes_on_with_alone():
+def test_a_trainer_continues_locally_with_a_policy_that_an_operator_replaced():
     service, patient = InMemoryService(), {**PLATEAU, "patience": 3, "factor": 0.5}
     job = Job(service).start()
     job.train(0, 5)
@@ -122,7 +122,7 @@ class Distracted(InMemoryService):
 
 
 @QUIET
-def test_a_policy_that_could_not_be_read_when_it_was_exchanged_is_read_later():
+def test_a_replaced_policy_that_could_not_be_read_at_once_is_read_later():
     """The new one gives the same rates at first, so that nothing but the number of its event tells of it."""
     service = Distracted()
     job = Job(service, policy={"type": "constant", "learning_rate": 0.1}).start()
@@ -142,7 +142,7 @@ def test_a_policy_that_could_not_be_read_when_it_was_exchanged_is_read_later():
     assert job.said == ["RemoteLR: http://remotelr.test answers again."]
 
 
-def test_holding_keeps_the_last_rate_and_tells_everything_afterwards():
+def test_holding_keeps_the_last_rate_and_delivers_every_report_afterwards():
     service = InMemoryService()
     job = Job(service).start(on_unreachable="hold")
     job.train(0, 5)
@@ -197,7 +197,7 @@ def test_ranks_hold_what_depends_on_metrics_and_follow_what_does_not():
 
 
 @QUIET
-def test_an_hour_without_the_service_is_kept_in_a_bounded_file_and_told_in_few_requests(tmp_path, monkeypatch):
+def test_an_hour_of_outage_fits_a_bounded_file_and_is_delivered_in_few_requests(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda _: None)
     service = InMemoryService()
     job = Job(service, tmp_path / "spool").start()
@@ -227,7 +227,7 @@ class Newer(InMemoryService):
         return replace(response, body=response.body.replace(known, known + b'"moonphase": 1, ' * self.newer))
 
 
-def test_a_service_that_remembers_more_than_we_know_is_followed_with_one_warning():
+def test_a_service_with_unknown_state_is_followed_with_one_warning():
     with pytest.warns(RemoteLRWarning, match="Install the version of the service") as warned:
         rates = Job(Newer()).start().train(0, 10)
 
@@ -236,7 +236,7 @@ def test_a_service_that_remembers_more_than_we_know_is_followed_with_one_warning
 
 
 @QUIET
-def test_a_service_that_is_made_newer_while_we_train_is_followed_as_before():
+def test_a_service_upgraded_during_a_training_is_followed_as_before():
     service = Newer()
     service.newer = False
     job = Job(service, policy=PER_STEP).start()
@@ -265,7 +265,7 @@ class Slow(InMemoryService):
 
 
 @QUIET
-def test_a_service_too_slow_for_all_at_once_is_told_a_little_at_a_time():
+def test_a_slow_service_receives_smaller_batches():
     service = Slow()
     job = Job(service).start()
     job.train(0, 2)
@@ -290,7 +290,7 @@ class Hurried(InMemoryService):
 
 
 @QUIET
-def test_a_service_that_hears_a_part_of_it_at_each_epoch_does_not_count_as_away():
+def test_a_service_that_acknowledges_a_part_at_each_epoch_does_not_count_as_away():
     """Else the breaker would rest nine times as long as each part took, and an hour were told in ten."""
     service = Hurried()
     job = Job(service).start()

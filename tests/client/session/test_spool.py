@@ -82,7 +82,7 @@ def test_garbage_behind_the_last_record_is_cut_off(tmp_path_factory, garbage):
     assert read(path) == RECORDS
 
 
-def test_a_process_killed_while_it_writes_loses_no_record_it_was_told_is_kept(path):
+def test_a_process_killed_during_a_write_loses_no_appended_record(path):
     writer = """
 import sys
 from pathlib import Path
@@ -137,7 +137,7 @@ def test_a_second_callback_of_one_process_is_refused(path):
     Spool(path).close()
 
 
-def test_who_was_refused_lets_nobody_else_in(path):
+def test_a_refused_opener_does_not_release_the_lock(path):
     first = Spool(path)
     for _ in range(2):
         with pytest.raises(SpoolUnusable, match="another callback of this process"):
@@ -148,7 +148,7 @@ def test_who_was_refused_lets_nobody_else_in(path):
     first.close()
 
 
-def test_a_forked_data_loader_writes_nothing_and_keeps_nobody_out(path):
+def test_a_forked_data_loader_neither_writes_nor_holds_the_lock(path):
     """A worker forked from the trainer may outlive it by hours."""
     script = f"""
 import os, sys
@@ -279,7 +279,7 @@ def test_json_nested_beyond_reason_is_no_record(path):
     assert read(path) == RECORDS
 
 
-def test_a_directory_that_cannot_be_made_is_said_and_not_raised_otherwise(tmp_path):
+def test_a_directory_that_cannot_be_made_raises_spool_unusable(tmp_path):
     (tmp_path / "file").touch()
 
     with pytest.raises(SpoolUnusable):
@@ -298,7 +298,7 @@ def test_the_spool_of_each_service_and_run_is_another(tmp_path):
     assert len({path.name.lower() for path in paths}) == 10
 
 
-def test_the_spools_lie_where_one_says_or_with_the_users_state(tmp_path):
+def test_spools_are_in_the_given_directory_or_with_the_users_state(tmp_path):
     assert default_directory({"REMOTELR_SPOOL_DIR": "/spools", "XDG_STATE_HOME": "/state"}) == Path("/spools")
     assert default_directory({"XDG_STATE_HOME": "/state"}) == Path("/state/remotelr")
     assert default_directory({}) == Path.home() / ".local/state/remotelr"
