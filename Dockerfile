@@ -13,7 +13,7 @@ ENV PATH=/opt/remotelr/bin:$PATH \
     REMOTELR_HOST=0.0.0.0 \
     REMOTELR_PORT=8000 \
     REMOTELR_DATABASE_URL=sqlite:////var/lib/remotelr/remotelr.db
-# The number, not the name: an orchestrator can see that it is not root.
+# A number instead of a name, so that an orchestrator can verify that it is not root.
 USER 10001
 WORKDIR /var/lib/remotelr
 VOLUME /var/lib/remotelr

@@ -1,5 +1,5 @@
-# Set-up happens by itself before whatever needs it, and again only when the pinned versions change.
-# uv does it where there is one; otherwise python3 (3.11 or newer, with venv) and pip do.
+# Targets set up .venv first if it is missing or the pinned versions have changed. The set-up uses uv if it is installed,
+# else python3 (3.11 or newer, with venv) and pip.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -11,16 +11,16 @@ UV := $(shell command -v uv)
 .DEFAULT_GOAL := help
 .PHONY: help demo test proof lint serve backends requirements
 
-help: ## Say what can be made
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## Train real Keras models through a service on this machine (under a minute)
 	$(BIN)/remotelr demo
 
-test: $(INSTALLED) ## Run every test, on SQLite and on a PostgreSQL that the tests start themselves
+test: $(INSTALLED) ## Run all tests, on SQLite and on a PostgreSQL that the tests start
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
-proof: $(INSTALLED) ## Kill, race and cut off real services for half an hour, and print what was seen
+proof: $(INSTALLED) ## Run the fault-injection tests on real services (half an hour)
 	REMOTELR_PROOF=1 $(BIN)/python -m pytest tests/reliability
 
 lint: $(INSTALLED) ## Check style, format and types
@@ -28,8 +28,8 @@ lint: $(INSTALLED) ## Check style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Never into .venv: a resolver takes torch's and tensorflow's CUDA builds where it can.
-backends: $(INSTALLED) ## Run the real fits on torch and on TensorFlow, each in an environment of its own
+# Not in .venv: a resolver would take the CUDA builds of torch and tensorflow.
+backends: $(INSTALLED) ## Run the Keras tests on torch and on TensorFlow, each in its own environment
 	for backend in torch tensorflow; do \
 		$(PYTHON) -m venv .venv-$$backend && \
 		.venv-$$backend/bin/python -m pip install --quiet --upgrade pip && \
@@ -41,13 +41,13 @@ backends: $(INSTALLED) ## Run the real fits on torch and on TensorFlow, each in 
 serve: $(INSTALLED) ## Start the service on a file, remotelr.db
 	$(BIN)/remotelr serve
 
-bench: $(INSTALLED) ## Measure speed and growth beside an echo, pgbench and an empty database (some 15 minutes)
+bench: $(INSTALLED) ## Run the benchmarks (15 minutes)
 	$(BIN)/python -m benchmarks
 
-requirements: $(INSTALLED) ## Take the newest version of every dependency (needs uv)
+requirements: $(INSTALLED) ## Update all dependencies (needs uv)
 	$(BIN)/python requirements/compile.py
 
-# Two steps: pip refuses folders of this repository beside requirements with hashes.
+# Two steps: pip rejects local folders together with requirements with hashes.
 $(INSTALLED): requirements/dev.txt pyproject.toml clients/pyproject.toml
 ifdef UV
 	uv venv --quiet --allow-existing --python '>=3.11' .venv

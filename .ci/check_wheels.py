@@ -1,7 +1,6 @@
-"""Build both distributions, and use each in an environment where nothing else of this repository is.
+"""Builds both distributions and tests each in a separate environment without this repository.
 
-The service's environment is made by the commands of the Dockerfile: no image can be built where there is no engine,
-but its steps can be taken.
+The steps of the Dockerfile run without a container engine.
 """
 
 import json
@@ -27,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
 
-# httpx and what it brings; pip comes with the environment.
+# httpx with its dependencies; pip is part of the environment.
 CLIENT_TREE = {"anyio", "certifi", "h11", "httpcore", "httpx", "idna", "pip", "remotelr", "typing-extensions"}
 CLIENT_PROGRAM = """
 import sys
@@ -49,11 +48,11 @@ def main() -> None:
         check_client(client_wheel, folder)
         check_service([client_wheel, service_wheel], folder)
         check_image(folder)
-    say("both wheels are complete, install by themselves, and answer")
+    log("both wheels are complete, install separately, and work")
 
 
 def build(project: Path, target: Path) -> Path:
-    """The wheel made from the source distribution, as an index would serve it."""
+    """The wheel, built from the source distribution as on an index."""
     before = set(target.glob("*.whl"))
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", target, project)
     (wheel,) = set(target.glob("*.whl")) - before
@@ -61,7 +60,7 @@ def build(project: Path, target: Path) -> Path:
 
 
 def check_contents(wheel: Path, source: Path, inside: str) -> None:
-    """Every file that git would keep of this folder is in the wheel, and a license is too."""
+    """The wheel contains every file of the folder that git tracks, and the license."""
     listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", ".", cwd=source).split()
     packed = set(zipfile.ZipFile(wheel).namelist())
     missing = {f"{inside}/{name}" for name in listed} - packed
@@ -70,7 +69,7 @@ def check_contents(wheel: Path, source: Path, inside: str) -> None:
 
 
 def check_client(wheel: Path, folder: Path) -> None:
-    """The client alone brings httpx's tree and no more, and works without the service."""
+    """The client installs httpx and its dependencies only, and works without the service."""
     python = environment(folder / "client")
     constraints = folder / "constraints.txt"
     pinned = (ROOT / "requirements" / "service.txt").read_text()
@@ -78,12 +77,12 @@ def check_client(wheel: Path, folder: Path) -> None:
     run(python, "-m", "pip", "install", "--quiet", "--constraint", constraints, wheel)
     installed = {entry["name"] for entry in json.loads(run(python, "-m", "pip", "list", "--format=json"))}
     unexpected = {name.lower().replace("_", "-") for name in installed} - CLIENT_TREE - {"setuptools"}
-    ensure(not unexpected, f"the client brings {sorted(unexpected)}")
+    ensure(not unexpected, f"the client installs {sorted(unexpected)}")
     run(python, "-W", "error", "-c", CLIENT_PROGRAM, cwd=folder)
 
 
 def check_service(wheels: list[Path], folder: Path) -> None:
-    """Installed from its wheels the service makes its database, starts, and answers a report."""
+    """The installed service creates its database, starts, and answers a report."""
     python = environment(folder / "service")
     requirements = ROOT / "requirements" / "service.txt"
     run(python, "-m", "pip", "install", "--quiet", "--require-hashes", "--requirement", requirements)
@@ -91,26 +90,28 @@ def check_service(wheels: list[Path], folder: Path) -> None:
     run(python, "-m", "pip", "check")
     remotelr = python.with_name("remotelr")
     version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    ensure(version is not None and version[1] in run(remotelr, "--version"), "remotelr --version says another version")
+    ensure(
+        version is not None and version[1] in run(remotelr, "--version"), "remotelr --version prints another version"
+    )
     with serving(remotelr, folder) as address:
         run_url = f"{address}/v1/runs/wheel"
         policy = {"schedule": {"type": "step", "step_size": 1, "gamma": 0.5}}
-        ask("PUT", run_url, {"policy": policy, "initial_learning_rate": 0.25})
-        decision = ask("POST", f"{run_url}/reports", {"epoch": 0, "metrics": {"val_loss": 1.0}})
+        request_json("PUT", run_url, {"policy": policy, "initial_learning_rate": 0.25})
+        decision = request_json("POST", f"{run_url}/reports", {"epoch": 0, "metrics": {"val_loss": 1.0}})
         ensure((decision["epoch"], decision["learning_rate"]) == (1, 0.125), f"a wrong decision: {decision}")
 
 
 def check_image(folder: Path) -> None:
-    """The Dockerfile's build steps, taken here on what .dockerignore lets through, give a working command."""
+    """The build steps of the Dockerfile, on the files that .dockerignore permits, install a working command."""
     source, target = folder / "source", folder / "image"
     source.mkdir()
     ignore = (ROOT / ".dockerignore").read_text()
     for name in re.findall(r"^!(.*)", ignore, re.MULTILINE):
-        kept = ROOT / name
-        if kept.is_dir():
-            shutil.copytree(kept, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        entry = ROOT / name
+        if entry.is_dir():
+            shutil.copytree(entry, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
-            shutil.copy(kept, source / name)
+            shutil.copy(entry, source / name)
     build_stage = (ROOT / "Dockerfile").read_text().split("\nFROM ")[0]
     for step in re.findall(r"^RUN (.*)", build_stage, re.MULTILINE):
         here = step.replace("python -m venv", f"{sys.executable} -m venv").replace("/opt/remotelr", str(target))
@@ -126,7 +127,7 @@ def environment(folder: Path) -> Path:
 
 @contextmanager
 def serving(remotelr: Path, folder: Path) -> Iterator[str]:
-    """The address of `remotelr serve` on a new SQLite file; afterwards it must end by itself when told to."""
+    """The URL of `remotelr serve` on a new SQLite file. At the end SIGTERM must stop it with exit code 0."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -165,7 +166,7 @@ def wait_until_alive(address: str, service: subprocess.Popen[bytes]) -> None:
     raise SystemExit("FAILED: the installed service does not answer /livez")
 
 
-def ask(method: str, url: str, body: dict[str, Any]) -> dict[str, Any]:
+def request_json(method: str, url: str, body: dict[str, Any]) -> dict[str, Any]:
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(url, json.dumps(body).encode(), headers, method=method)
     try:
@@ -177,14 +178,14 @@ def ask(method: str, url: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
-    say(" ".join(str(word) for word in command))
+    log(" ".join(str(word) for word in command))
     done = subprocess.run(command, cwd=cwd, env=clean_environment(), capture_output=True, text=True, check=False)
     ensure(done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
 
 
 def clean_environment() -> dict[str, str]:
-    """Without what would lead an environment to this repository, or the service to another database."""
+    """The environment without Python paths and settings of RemoteLR."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "REMOTELR_"))}
 
 
@@ -193,8 +194,8 @@ def ensure(holds: bool, otherwise: str) -> None:
         raise SystemExit(f"FAILED: {otherwise}")
 
 
-def say(what: str) -> None:
-    print(f"check_wheels: {what}", flush=True)
+def log(message: str) -> None:
+    print(f"check_wheels: {message}", flush=True)
 
 
 if __name__ == "__main__":

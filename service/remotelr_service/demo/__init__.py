@@ -1,4 +1,4 @@
-"""`remotelr demo`: a real service, and real Keras models that train through it, one of them killed on the way."""
+"""`remotelr demo`: three Keras trainings with a service; one of them is killed and resumed."""
 
 from remotelr_service.demo.show import run_demo
 

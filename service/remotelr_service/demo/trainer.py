@@ -1,6 +1,6 @@
-"""One training job of the demo, as a user would write it: a small Keras model on handwritten digits.
+"""One training job of the demo: a small Keras model on handwritten digits.
 
-Run as a process of its own: `python -m remotelr_service.demo.trainer URL RUN CHECKPOINT [DIE_IN_EPOCH]`.
+Usage: `python -m remotelr_service.demo.trainer URL RUN CHECKPOINT [DIE_IN_EPOCH]`.
 """
 
 import os
@@ -38,7 +38,7 @@ POLICIES: dict[str, dict[str, Any]] = {
 
 
 class DieInEpoch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
-    """SIGKILL from within, in the middle of an epoch: what a preempted machine does to a job."""
+    """Kills its own process in the middle of an epoch, as a preemption does."""
 
     def __init__(self, epoch: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class DieInEpoch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is un
 
 
 def train(url: str, run: str, checkpoint: Path, die_in_epoch: int | None = None) -> None:
-    """Train to the end, going on from the checkpoint when there is one."""
+    """Train to the end, from the checkpoint if there is one."""
     keras.utils.set_random_seed(7)
     pixels, labels = load_digits(return_X_y=True)
     pixels = pixels.astype("float32") / 16.0
@@ -76,7 +76,7 @@ def train(url: str, run: str, checkpoint: Path, die_in_epoch: int | None = None)
         validation_data=(test_x, test_y),
         epochs=EPOCHS,
         batch_size=BATCH_SIZE,
-        # The same batches in every life of the job, so that two runs can be compared number by number.
+        # The same batches in every attempt, so that two runs are comparable exactly.
         shuffle=False,
         verbose=0,
         callbacks=callbacks,
