@@ -64,11 +64,11 @@ def test_the_known_policies_are_forgotten_before_they_fill_the_memory(monkeypatc
 def test_an_expensive_run_is_rejected_for_now_while_others_are_answered(
     database_url: str, start_process: Callable[..., Process], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(expensive_runs, "SHARE", 0.000_001)
-    monkeypatch.setattr(writer, "SHARE_WAIT_S", 0.2)
     process = start_process(database_url)
     process.put("expensive", EXPENSIVE, initial_learning_rate=0.1)
     process.put("cheap")
+    monkeypatch.setattr(expensive_runs, "SHARE", 0.000_001)
+    monkeypatch.setattr(writer, "SHARE_WAIT_S", 0.2)
     process.report("expensive", 0, 0.5)
     answers = process.ask_all(
         reports.report(process.writer, "expensive", Report(epoch=1, metrics={"val_loss": 0.5})),

@@ -17,6 +17,8 @@ BUDGET: Final = 100_000
 
 # A formula without a value at a position is tried at so many others at most, until one has a value.
 _TRIES_BACK: Final = 50
+# Binding a policy tries its formulas once; counted as a cost of each, at most 100 of them are in a policy.
+_TRYING_COST: Final = 2_000
 
 # How many positions of a formula are tried when a policy is bound, and how far they reach without a length.
 TRIED: Final = 2_000
@@ -135,7 +137,7 @@ class Expression:
     @property
     def cost(self) -> int:
         """The parts evaluated for one rate at most; see `policy.cost`."""
-        return BUDGET if self.is_stateful else _TRIES_BACK * self._formula.size
+        return BUDGET if self.is_stateful else max(_TRIES_BACK * self._formula.size, _TRYING_COST)
 
     @property
     def _formula(self) -> Formula:

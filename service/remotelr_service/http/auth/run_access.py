@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from sqlalchemy import Engine
 
+from remotelr.rules import Policy
 from remotelr_service.db.engine import reading
 from remotelr_service.db.queries import runs
 from remotelr_service.db.writer.prefetch import Point
@@ -33,7 +34,11 @@ class ScopedWriter(Writer):
 
     # typing.override is younger than the oldest Python that runs this.
     async def submit(  # type: ignore[explicit-override]
-        self, action: Callable[[WriteTransaction], T], *keys: str, prefetch: Sequence[Point] = ()
+        self,
+        action: Callable[[WriteTransaction], T],
+        *keys: str,
+        prefetch: Sequence[Point] = (),
+        policy: Policy | None = None,
     ) -> T:
         def within_reach(tx: WriteTransaction) -> T:
             for key in keys:
@@ -41,7 +46,7 @@ class ScopedWriter(Writer):
                 _check(self._caller, key, self._caller.experiment if stored is None else stored.experiment)
             return action(tx)
 
-        return await self._writer.submit(within_reach, *keys, prefetch=prefetch)
+        return await self._writer.submit(within_reach, *keys, prefetch=prefetch, policy=policy)
 
 
 def check_access(engine: Engine, caller: Caller, key: str) -> None:
