@@ -1,4 +1,4 @@
-"""docker-compose.yml and the Dockerfile: there is no Docker engine here, so each thing they say is checked alone."""
+"""docker-compose.yml and the Dockerfile, checked instruction by instruction without a Docker engine."""
 
 import json
 import os
@@ -142,7 +142,7 @@ def test_the_image_is_healthy_when_livez_says_so(status: int, healthy: bool) -> 
     with HTTPServer(("127.0.0.1", 0), Service) as server:
         Thread(target=server.handle_request).start()
         done = subprocess.run(
-            # A busy machine may take longer than whoever looks every few seconds waits.
+            # A loaded machine may take longer than the interval of the health check.
             [sys.executable, *(word.replace("timeout=2", "timeout=60") for word in command[1:])],
             env=os.environ | {"REMOTELR_PORT": str(server.server_port)},
             capture_output=True,

@@ -1,4 +1,4 @@
-"""The two distributions: what they ask for, what they say of themselves, and that nothing gets lost on the way.
+"""The two distributions: their dependencies, their metadata and their contents.
 
 `.ci/check_wheels.py` builds the wheels and runs them in environments of their own.
 """
@@ -54,7 +54,7 @@ def test_everything_the_service_imports_is_declared() -> None:
 
 
 def test_every_pattern_of_gitignore_is_anchored() -> None:
-    """hatchling leaves out what git ignores, even if it was told to put it in: `versions/` would empty the wheel."""
+    """hatchling omits what git ignores, even if the configuration includes it: `versions/` would empty the wheel."""
     patterns = [line for line in (ROOT / ".gitignore").read_text().splitlines() if line and not line.startswith("#")]
 
     assert ["__pycache__/"] == [pattern for pattern in patterns if not pattern.startswith("/")]

@@ -60,11 +60,11 @@ def test_runs_can_be_selected_by_their_last_metrics(terminal, trained):
 def test_a_rejecting_run_is_named_and_is_exit_code_1(terminal, trained):
     trained("obeys", [0.9])
 
-    result = terminal("bulk", "note", "look at this", "--run", "obeys", "--run", "is-not-there", "--yes")
+    result = terminal("bulk", "note", "check this", "--run", "obeys", "--run", "is-not-there", "--yes")
 
     assert (1, True, False) == (result.code, "is-not-there" in result.out, "\nobeys" in result.out)
     assert "remotelr: 1 of 2 runs rejected the command\n" == result.err
-    assert ["look at this"] == [each["command"]["text"] for each in commands(terminal, "obeys")]
+    assert ["check this"] == [each["command"]["text"] for each in commands(terminal, "obeys")]
 
 
 def commands(terminal, run: str) -> list:
@@ -99,21 +99,21 @@ class Keyboard(io.StringIO):
 
 @pytest.mark.parametrize(("answer", "code", "rate"), [("y", 0, 0.05), ("n", 1, 0.1)])
 def test_a_bulk_command_on_a_terminal_is_confirmed_first(terminal, trained, monkeypatch, *, answer, code, rate):
-    run, *_ = three(trained, f"asked-{answer}")
+    run, *_ = three(trained, f"confirmed-{answer}")
     monkeypatch.setattr("sys.stdin", Keyboard(f"{answer}\n"))
 
-    result = terminal("bulk", "scale", "0.5", "-e", f"asked-{answer}")
+    result = terminal("bulk", "scale", "0.5", "-e", f"confirmed-{answer}")
 
     assert (code, True) == (result.code, "Send this command to 2 runs?" in result.err)
-    assert f"asked-{answer}-b" in result.err
+    assert f"confirmed-{answer}-b" in result.err
     assert rate == run.report(1, {"val_loss": 0.9}).learning_rate
 
 
 def test_experiments_set_keeps_other_settings(terminal):
-    terminal("experiments", "set", "kept", "--max-lr", "0.5", "--tag", "team:vision")
-    terminal("experiments", "set", "kept", "--min-lr", "0.001", "--policy", '{"type": "step", "step_size": 3}')
+    terminal("experiments", "set", "merged", "--max-lr", "0.5", "--tag", "team:vision")
+    terminal("experiments", "set", "merged", "--min-lr", "0.001", "--policy", '{"type": "step", "step_size": 3}')
 
-    result = terminal("experiments", "show", "kept", "--json")
+    result = terminal("experiments", "show", "merged", "--json")
 
     assert {"min_lr": 0.001, "max_lr": 0.5} == result.json["limits"]
     assert ({"team": "vision"}, "step") == (result.json["tags"], result.json["policy"]["schedule"]["type"])

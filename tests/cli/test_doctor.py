@@ -150,9 +150,9 @@ def test_doctor_times_out_on_a_port_that_does_not_respond(terminal, monkeypatch)
     from remotelr_service.cli.support.http_client import ServiceClient
 
     monkeypatch.setattr(doctor, "ServiceClient", lambda url, headers: ServiceClient(url, headers, timeout_s=0.2))
-    with listen("127.0.0.1", 0) as silent:
-        silent.listen()
-        result = terminal("doctor", "--url", f"http://127.0.0.1:{silent.getsockname()[1]}", "--json")
+    with listen("127.0.0.1", 0) as bound:
+        bound.listen()
+        result = terminal("doctor", "--url", f"http://127.0.0.1:{bound.getsockname()[1]}", "--json")
 
     assert "firewall" in checks(result)["service"][2]
 
@@ -160,9 +160,9 @@ def test_doctor_times_out_on_a_port_that_does_not_respond(terminal, monkeypatch)
 def test_a_token_is_not_sent_unencrypted_to_another_machine(terminal, monkeypatch):
     monkeypatch.setenv("REMOTELR_TOKEN", "a-token-of-some-length")
 
-    ended, doctor = (terminal(*words, "--url", "http://gpu-box:8000") for words in (["runs", "list"], ["doctor"]))
+    result, doctor = (terminal(*words, "--url", "http://gpu-box:8000") for words in (["runs", "list"], ["doctor"]))
 
-    assert (1, True) == (ended.code, "others can read it: use https" in ended.err)
+    assert (1, True) == (result.code, "others can read it: use https" in result.err)
     assert (1, True) == (doctor.code, "others can read it: use https" in doctor.out)
 
 

@@ -102,23 +102,23 @@ def test_the_same_key_is_the_same_command(terminal, trained):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["runs", "show", "nobody"], 1, "remotelr: there is no run 'nobody' (run_not_found)\n"),
-        (["runs", "set-lr", "nobody", "0.1"], 1, "run_not_found"),
+        (["runs", "show", "missing"], 1, "remotelr: there is no run 'missing' (run_not_found)\n"),
+        (["runs", "set-lr", "missing", "0.1"], 1, "run_not_found"),
         (["runs", "list", "--status", "asleep"], 1, "invalid_request"),
-        (["runs", "set-lr", "nobody", "fast"], 2, "Invalid value for 'RATE'"),
-        (["runs", "set-lr", "nobody", "1", "--until-epoch", "3", "--until-time", "now"], 1, "give one of them"),
-        (["runs", "watch", "nobody", "--once"], 1, "run_not_found"),
+        (["runs", "set-lr", "missing", "fast"], 2, "Invalid value for 'RATE'"),
+        (["runs", "set-lr", "missing", "1", "--until-epoch", "3", "--until-time", "now"], 1, "give one of them"),
+        (["runs", "watch", "missing", "--once"], 1, "run_not_found"),
         (["runs", "list", "--url", "http://127.0.0.1:1"], 3, "run `remotelr doctor`"),
         (["runs", "list", "--url", "127.0.0.1:1"], 1, "must begin with http"),
         (["runs", "list", "--url", "http://"], 1, "must name a host"),
         (["runs", "show", ""], 1, "a run's key must not be"),
         (["runs", "show", ".."], 1, "a run's key must not be"),
         (["runs", "show", "a/b"], 1, "holds no '/'"),
-        (["runs", "set-lr", "nobody", "nan"], 1, "must be finite"),
-        (["runs", "set-lr", "nobody", "1", "--until-time", "tomorrow"], 1, "ISO 8601"),
-        (["runs", "what-if", "nobody", "[1]"], 1, "expected a JSON object"),
-        (["runs", "replace-policy", "nobody", "/no/such/file"], 1, "cannot be read"),
-        (["runs", "tag", "nobody", "novalue"], 1, "a tag must be NAME:VALUE"),
+        (["runs", "set-lr", "missing", "nan"], 1, "must be finite"),
+        (["runs", "set-lr", "missing", "1", "--until-time", "tomorrow"], 1, "ISO 8601"),
+        (["runs", "what-if", "missing", "[1]"], 1, "expected a JSON object"),
+        (["runs", "replace-policy", "missing", "/no/such/file"], 1, "cannot be read"),
+        (["runs", "tag", "missing", "novalue"], 1, "a tag must be NAME:VALUE"),
     ],
 )
 def test_a_user_error_is_one_line_and_an_exit_code(terminal, arguments, code, message):
@@ -131,9 +131,9 @@ def test_a_user_error_is_one_line_and_an_exit_code(terminal, arguments, code, me
 
 def test_a_rejection_is_json_with_the_option_json(terminal):
 
-    ended = terminal("runs", "show", "nobody", "--json")
+    result = terminal("runs", "show", "missing", "--json")
 
-    assert ("run_not_found", 404) == (json.loads(ended.err)["code"], json.loads(ended.err)["status"])
+    assert ("run_not_found", 404) == (json.loads(result.err)["code"], json.loads(result.err)["status"])
 
 
 def test_control_characters_are_escaped(terminal, trained):
@@ -222,9 +222,9 @@ def test_wait_returns_when_the_trainer_has_used_the_rate(terminal, trained):
 
 
 def test_a_timeout_is_exit_code_4(terminal, trained):
-    trained("silent", [0.9])
+    trained("waiting", [0.9])
 
-    result = terminal("runs", "scale", "silent", "0.5", "--wait", "0.1")
+    result = terminal("runs", "scale", "waiting", "0.5", "--wait", "0.1")
 
     assert (4, True) == (result.code, "is queued" in result.err)
 
@@ -272,14 +272,14 @@ def test_keep_rate_is_rejected_for_many_runs(terminal):
 
 
 def test_log_prints_events_as_sentences(terminal, trained):
-    trained("told", [0.9, 0.9, 0.9, 0.9])
-    terminal("runs", "note", "told", "look at this")
+    trained("logged", [0.9, 0.9, 0.9, 0.9])
+    terminal("runs", "note", "logged", "check this")
 
-    sentences = [line.split("  ", 1)[1] for line in terminal("runs", "log", "told").out.splitlines()]
-    last = [json.loads(line) for line in terminal("runs", "log", "told", "-n", "1", "--json").out.splitlines()]
+    sentences = [line.split("  ", 1)[1] for line in terminal("runs", "log", "logged").out.splitlines()]
+    last = [json.loads(line) for line in terminal("runs", "log", "logged", "-n", "1", "--json").out.splitlines()]
 
     assert "halved" in sentences[-2]
-    assert "look at this" in sentences[-1]
+    assert "check this" in sentences[-1]
     assert sentences[-1:] == [each["sentence"] for each in last]
 
 

@@ -14,8 +14,8 @@ SCRIPT = Path(sys.executable).parent / "remotelr"
 
 
 def environment(url: str, **more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("REMOTELR_", "COV_"))}
-    return {**kept, "REMOTELR_URL": url, "NO_PROXY": "*", "TERM": "xterm-256color", **more}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("REMOTELR_", "COV_"))}
+    return {**inherited, "REMOTELR_URL": url, "NO_PROXY": "*", "TERM": "xterm-256color", **more}
 
 
 def start(url: str, *arguments: str, **more: str) -> subprocess.Popen[str]:

@@ -129,11 +129,11 @@ def _schedule_in(config: Mapping[str, Any], type: str | None) -> dict[str, Any]:
 def _arguments(state: Mapping[str, Any]) -> dict[str, Any]:
     """The constructor arguments of a torch scheduler, from its state_dict."""
     progress = {"last_epoch", "num_bad_epochs", "cooldown_counter", "best", "mode_worse"}
-    kept = {name: value for name, value in state.items() if not name.startswith("_") and name not in progress}
-    bases = kept.pop("base_lrs", None)
+    arguments = {name: value for name, value in state.items() if not name.startswith("_") and name not in progress}
+    bases = arguments.pop("base_lrs", None)
     if bases is not None and (not isinstance(bases, list) or len({repr(base) for base in bases}) != 1):
         raise UserError(f"base_lrs must hold one rate for all parameter groups, got {bases}")
-    return kept | ({"base_lr": bases[0]} if bases else {})
+    return arguments | ({"base_lr": bases[0]} if bases else {})
 
 
 def _metrics(losses: str | None, monitor: str) -> list[dict[str, float]]:

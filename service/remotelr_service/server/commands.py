@@ -74,7 +74,7 @@ def prune(
     from datetime import timedelta
 
     from remotelr_service.features.runs.pruning import PruneFilter
-    from remotelr_service.server.prune import bulk_pruned, bulk_to_prune, keys_to_prune, pruned
+    from remotelr_service.server.prune import prune_bulk_commands, prune_runs
     from remotelr_service.server.startup import open_migrated
     from remotelr_service.settings import read_settings
 
@@ -82,10 +82,10 @@ def prune(
     stale, count = PruneFilter(age=timedelta(days=days), experiment=experiment), 0
     effect = "would be deleted" if dry_run else "deleted"
     try:
-        for key in (keys_to_prune if dry_run else pruned)(ctx, stale):
+        for key in prune_runs(ctx, stale, dry_run=dry_run):
             print(key)
             count += 1
-        if bulk := sum(1 for _ in (bulk_to_prune if dry_run else bulk_pruned)(ctx, stale)):
+        if bulk := sum(1 for _ in prune_bulk_commands(ctx, stale, dry_run=dry_run)):
             print(f"{bulk} bulk commands {effect}", file=sys.stderr)
     finally:
         ctx.close()

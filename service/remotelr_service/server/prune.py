@@ -1,7 +1,7 @@
 """Synchronous pruning for the command line."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import TypeVar
 
 from remotelr_service.features.runs.pruning import PruneFilter, list_stale, list_stale_bulk, prune, prune_bulk
@@ -12,27 +12,22 @@ T = TypeVar("T")
 _BY = "remotelr db prune"
 
 
-def keys_to_prune(ctx: Context, stale: PruneFilter) -> Iterator[str]:
-    """Keys of the runs that pruning would delete."""
+def prune_runs(ctx: Context, stale: PruneFilter, *, dry_run: bool) -> Iterator[str]:
+    """Delete the runs; yields each key after its deletion is committed. A dry run yields the keys only."""
+    if not dry_run:
+        for keys in _each(prune(ctx.writer, ctx.reads, stale, by=_BY)):
+            yield from keys
+        return
     after: str | None = None
     while keys := list_stale(ctx.reads, stale, after):
         yield from keys
         after = keys[-1]
 
 
-def pruned(ctx: Context, stale: PruneFilter) -> Iterator[str]:
-    """Delete the runs; yields each key after its deletion is committed."""
-    for keys in _each(prune(ctx.writer, ctx.reads, stale, by=_BY)):
-        yield from keys
-
-
-def bulk_to_prune(ctx: Context, stale: PruneFilter) -> Iterator[int]:
-    """Ids of the bulk commands that pruning would delete."""
-    yield from list_stale_bulk(ctx.reads, stale)
-
-
-def bulk_pruned(ctx: Context, stale: PruneFilter) -> Iterator[int]:
-    """Delete the bulk commands; yields each id after its deletion is committed."""
+def prune_bulk_commands(ctx: Context, stale: PruneFilter, *, dry_run: bool) -> Iterable[int]:
+    """Delete the bulk commands; yields each id after its deletion is committed. A dry run yields the ids only."""
+    if dry_run:
+        return list_stale_bulk(ctx.reads, stale)
     return _each(prune_bulk(ctx.writer, ctx.reads, stale, by=_BY))
 
 

@@ -96,7 +96,7 @@ class Server(uvicorn.Server):
         if self._drain_s and not self.force_exit:
             self._draining.set()
             await self._serve_on(self._drain_s)
-        # Refuse new connections first: a client that is asked to close must not get a new one that is then cut off.
+        # Refuse new connections first: a client that must reconnect must not get one that is then cut off.
         for server in self.servers:
             server.close()
         # Now long polls are answered, /readyz fails, and every response has `connection: close`.
