@@ -1,4 +1,4 @@
-"""A training loop of one's own, with a warm-up per step: no request is made inside an epoch.
+"""A custom training loop, with a warm-up per step: no request is made inside an epoch.
 
 The service runs: `remotelr serve`. The "model" is one number, pulled towards 3.
 """

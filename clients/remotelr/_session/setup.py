@@ -121,30 +121,23 @@ def set_up(
     mode = _mode(url)
     if on_unreachable not in get_args(OnUnreachable):
         raise ValueError(f"on_unreachable must be one of {', '.join(get_args(OnUnreachable))}, got {on_unreachable!r}")
+    file = None if state_file is None else Path(state_file)
+    common: dict[str, Any] = {"mode": mode, "on_unreachable": on_unreachable}
     if mode != "online" or url is None:
-        return Setup(
-            mode=mode,
-            run=run or _UNNAMED,
-            url=None,
-            implied="REMOTELR_MODE" not in os.environ,
-            client=None,
-            file=None if state_file is None else Path(state_file),
-            lasting=True,
-            on_unreachable=on_unreachable,
-            live=False,
-        )
+        implied = "REMOTELR_MODE" not in os.environ
+        name = run or _UNNAMED
+        return Setup(**common, run=name, url=None, implied=implied, client=None, file=file, lasting=True, live=False)
     if not run:
         raise ValueError("the run's key is missing: give run='mnist-7' or set REMOTELR_RUN")
     directory = Path(spool_dir) if spool_dir is not None else default_directory(os.environ)
     return Setup(
-        mode=mode,
+        **common,
         run=run_key(run),
         url=url,
         implied=False,
         client=Client(url, **client),
-        file=spool_path(directory, url, run) if state_file is None else Path(state_file),
-        lasting=state_file is not None,
-        on_unreachable=on_unreachable,
+        file=file or spool_path(directory, url, run),
+        lasting=file is not None,
         live=live,
     )
 
