@@ -135,7 +135,7 @@ class Delivery:
             try:
                 decision = self._send_first(pending) or decision
             except ServiceRefused as refusal:
-                # Entries of an earlier process: another attempt has ended theirs, and this process begins a new one.
+                # Entries of an earlier process: another attempt has ended their attempt, and this process begins one.
                 begun = next((index for index, entry in enumerate(pending) if index and _begins(entry)), None)
                 if begun is None or refusal.code not in _ATTEMPT_ENDED:
                     raise

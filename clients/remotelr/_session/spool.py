@@ -33,7 +33,7 @@ _HEADER = struct.Struct("<II")
 # Windows has no O_NOFOLLOW and no O_NONBLOCK. O_NONBLOCK prevents blocking on a named pipe.
 _SAFE_FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
-# A POSIX lock belongs to the process: two spools of one process are told apart by this set.
+# A POSIX lock belongs to the process: this set distinguishes two spools of one process.
 _OPEN_NAMES: set[str] = set()
 _OPEN_LOCK = threading.Lock()
 
