@@ -263,7 +263,7 @@ def test_a_name_that_leaves_no_doubt_gives_the_mode_which_is_stored(monitor, mod
 
 @pytest.mark.parametrize("monitor", ["val_score", "glossy", "vacc", "perplexity"])
 def test_a_name_that_leaves_doubt_asks_for_the_mode(monitor):
-    assert f'mode: the name "{monitor}" does not say' in refused(monitor=monitor)
+    assert f'mode: the direction of "{monitor}" is unknown' in refused(monitor=monitor)
 
 
 @pytest.mark.parametrize(("monitor", "mode"), [("val_score", "min"), ("vacc", "max")])

@@ -80,14 +80,14 @@ def test_only_null_stands_for_nothing(name):
     """
     Null fields are left out of the canonical form, so an optional field must not mean anything else by default.
     """
-    from remotelr.rules.values.fields import accept, fields_of
+    from remotelr.rules.values.fields import coerce, fields_of
 
     def refuse(hint, value):
         raise InvalidPolicy("not a plain value")
 
     for field in fields_of(NODES[name]):
         try:
-            accept(field.hint, None, refuse)
+            coerce(field.hint, None, refuse)
         except InvalidPolicy:
             continue
         assert field.default is None, field.name

@@ -10,7 +10,7 @@ from remotelr.rules.composition.modifiers import MODIFIERS, WithModifiers
 from remotelr.rules.plateau.reduce_on_plateau import DEFAULTS
 from remotelr.rules.policy.registry import NODES
 from remotelr.rules.schedules.base import Schedule
-from remotelr.rules.values.fields import FieldOf, Range, fields_of
+from remotelr.rules.values.fields import FieldSpec, Range, fields_of
 
 # What an annotation cannot say: fields that are lists in order, or as long as another one, and texts with a meaning.
 _BOUNDARIES = st.lists(st.integers(0, 60), min_size=1, max_size=5, unique=True).map(sorted)
@@ -48,7 +48,7 @@ def _policy_or_none(document: dict[str, Any]) -> Policy | None:
         return None
 
 
-def _field(field: FieldOf, depth: int) -> st.SearchStrategy[Any]:
+def _field(field: FieldSpec, depth: int) -> st.SearchStrategy[Any]:
     if field.name in ("boundaries", "milestones"):
         return _BOUNDARIES
     if field.name == "expression":

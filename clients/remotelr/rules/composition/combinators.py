@@ -19,13 +19,13 @@ class Sequential:
 
         lr(t) = lr of part i at t - milestones[i - 1]
 
-    An open-loop part begins at its own full rate, whatever the part before left. A part that remembers (a plateau)
+    An open-loop part begins at its own rate. A part with a state (a plateau)
     sees only metrics of epochs that began at or after its milestone, and starts from the rate the part before has
     arrived at there: `linear` to 0.1, then `reduce_on_plateau`, is a warm-up to 0.1 and a plateau from 0.1.
 
     torch `SequentialLR` (which refuses a plateau), optax `join_schedules` and `sgdr_schedule`.
 
-    Its state: the states of the parts begun so far; None when no part remembers.
+    Its state: the states of the parts begun so far; None if no part has one.
     """
 
     type: ClassVar[str] = "sequential"
@@ -106,7 +106,7 @@ class Chained:
     so multiplies the others. torch `ChainedScheduler`, for its multiplicative members (with an absolute end inside,
     torch's chain depends on the path it took and has no closed form).
 
-    Its state: the states of the parts; None when no part remembers.
+    Its state: the states of the parts; None if no part has one.
     """
 
     type: ClassVar[str] = "chained"

@@ -1,4 +1,4 @@
-"""What any node may carry besides its own fields: a warm-up, an offset, bounds, noise."""
+"""Modifiers of any node: warm-up, offset, bounds, noise."""
 
 from dataclasses import dataclass, replace
 from math import cos, log, pi
@@ -56,12 +56,12 @@ class Warmup:
 class WithModifiers(Wrapper):
     """A schedule with a warm-up, an offset, noise or bounds, applied in this order.
 
-    In JSON they stand on the node itself: `{"type": "cosine", ..., "warmup": {"steps": 5}}`. A field of the node's
-    own name wins: the `min_lr` of a plateau is the plateau's.
+    In JSON they are members of the node: `{"type": "cosine", ..., "warmup": {"steps": 5}}`. A field of the node with
+    the same name takes precedence: `min_lr` of a plateau.
 
     warmup: before, or instead of, the first part. A closed-loop node sees no metric of an epoch that began before
         the warm-up's end (timm's and fairseq's rule), and its plateau starts counting there.
-    offset: the schedule is asked for position t + offset; the warm-up is not shifted.
+    offset: the schedule is evaluated at t + offset; the warm-up is not shifted.
     noise: on the rate that the others give, by the position in the whole, warm-up included; on a closed-loop node
         only after the warm-up (timm, both).
     min_lr, max_lr: bounds on the rate that comes out of all this, warm-up and noise included.
@@ -113,7 +113,7 @@ class WithModifiers(Wrapper):
         return self.warmup is not None and position < self.warmup.steps
 
     def _still_at(self, position: float) -> bool:
-        """Whether noise keeps silent: timm's plateau is noisy only after the first position past its warm-up."""
+        """Whether noise is off: timm's plateau is noisy only after the first position past its warm-up."""
         return self.warmup is not None and self.is_stateful and position <= self.warmup.steps
 
     def _inner(self, position: float) -> float:

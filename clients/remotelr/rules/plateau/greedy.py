@@ -18,10 +18,10 @@ Resets = Annotated[int, Range(least=1, most=10**9)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GreedyState:
-    """What the node remembers. `window` and its running `sum` only fill where values are smoothed.
+    """The state of the node. `window` and its running `sum` are used only if values are smoothed.
 
-    initial_learning_rate: where a restart goes back to.
-    resets_in: fruitless reductions at `min_lr` still to come before the restart.
+    initial_learning_rate: the rate of a restart.
+    resets_in: reductions without effect at `min_lr` until the restart.
     """
 
     learning_rate: float
@@ -68,17 +68,17 @@ class Greedy:
     Hugging Face transformers `GreedyLR` (arXiv:2512.14527), counters and quirks included.
 
     monitor, mode, threshold, threshold_mode: as in `reduce_on_plateau`, flavour torch.
-    cooldown, warmup: reports ignored after the rate fell, after it rose; `best` stands still meanwhile.
-    min_lr, max_lr: where it stops falling and rising. Library defaults 1e-3 and 1: mind them for fine-tuning.
-    eps: changes up to this are not made.
-    smooth: judge the mean of the last `window_size` values instead of each.
-    reset_start: after so many fruitless reductions at `min_lr` rate and counters start anew.
+    cooldown, warmup: reports ignored after the rate fell, after it rose; `best` does not change meanwhile.
+    min_lr, max_lr: bounds. The library defaults 1e-3 and 1 are high for fine-tuning.
+    eps: changes up to this are not applied.
+    smooth: evaluate the mean of the last `window_size` values.
+    reset_start: reductions without effect at `min_lr` after which rate and counters restart.
     nan_policy: as in `reduce_on_plateau`. "bad" leaves NaN out of the smoothed mean; "library" lets it
         spoil the running sum for good, as the library does.
-    initial_learning_rate: the rate it begins with; else the one handed over.
+    initial_learning_rate: the first rate; by default the one handed over.
 
-    It acts on the rate itself, so nothing stands inside it. After a warm-up or in a sequence it
-    sees no report before its turn and starts from the rate handed over.
+    It has no schedule inside. After a warm-up or in a sequence it observes no earlier report and starts from the rate
+    handed over.
     """
 
     type: ClassVar[str] = "greedy"
@@ -119,8 +119,8 @@ class Greedy:
         value = point.metrics.get(self.monitor)
         if value is None or not is_counted(value, self.monitor, self.nan_policy):
             return state
-        memory, judged = self._smoothed(GreedyState.from_json(state), value)
-        return self._after(memory, judged).to_json()
+        memory, smoothed = self._smoothed(GreedyState.from_json(state), value)
+        return self._after(memory, smoothed).to_json()
 
     def learning_rate(self, state: State, position: float) -> float:
         return float(state["learning_rate"])
@@ -135,7 +135,7 @@ class Greedy:
         return GreedyState(learning_rate=learning_rate, initial_learning_rate=learning_rate, resets_in=self.reset_start)
 
     def _smoothed(self, memory: GreedyState, value: float) -> tuple[GreedyState, float]:
-        """The memory with the value in its window, and the number to judge."""
+        """The state with the value in its window, and the number to evaluate."""
         if not self.smooth or not (isfinite(value) or self.nan_policy == "library"):
             return memory, value
         window, total = (*memory.window, value), memory.sum + value

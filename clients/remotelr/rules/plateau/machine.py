@@ -1,4 +1,4 @@
-"""The machine behind `reduce_on_plateau`, drawn once. What Keras, torch and optax do differently is a setting.
+"""The state machine of `reduce_on_plateau`. The differences of Keras, torch and optax are settings.
 
 value ──▶ average (optax) ──▶ better than best? ──yes──▶ best = value, wait = 0
                                    │ no
@@ -30,7 +30,7 @@ def float32(value: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlateauSettings:
-    """The canonical machine's settings.
+    """Settings of the state machine.
 
     relative, absolute: how much better counts: a value beats best * (1 - relative) - absolute (min).
     margin_on_value: Keras 3 adds the margin to the value instead of taking it from best.
@@ -78,11 +78,11 @@ class PlateauSettings:
         return value < best if self.lower_is_better else value > best
 
     def due(self, wait: int) -> bool:
-        """Whether so many reports without improvement call for a reduction."""
+        """Whether a reduction is due after `wait` reports without improvement."""
         return wait >= self.reduce_after if self.reduce_after else wait == 0
 
     def reduced(self, current: float) -> float | None:
-        """What a reduction makes of `current`, or None when it changes nothing."""
+        """`current` after a reduction; None if it does not change."""
         lower = self.held(max(current * self.factor, self.floor))
         if current <= self.held(self.floor):
             return None
@@ -91,7 +91,7 @@ class PlateauSettings:
 
 @record
 class PlateauState:
-    """What the machine remembers. best: None before the first value. average, count: of values being averaged."""
+    """best: None before the first value. average, count: of the values that are being averaged."""
 
     best: float | None = None
     wait: int = 0
@@ -119,7 +119,7 @@ class PlateauState:
 
 
 def observe(rule: PlateauSettings, memory: PlateauState, value: float) -> tuple[PlateauState, bool]:
-    """The memory after one more value, and whether a reduction is due."""
+    """The state after one more value, and whether a reduction is due."""
     average = (memory.count * memory.average + value) / (memory.count + 1)
     if memory.count + 1 < rule.accumulation_size:
         return replace(memory, average=average, count=memory.count + 1), False

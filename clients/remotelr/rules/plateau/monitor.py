@@ -1,4 +1,4 @@
-"""What the nodes that watch a metric have in common: which way is better, and what NaN means."""
+"""Metrics of closed-loop nodes: their direction, and the treatment of NaN."""
 
 from math import isfinite
 from typing import Annotated, Literal
@@ -15,7 +15,7 @@ Reports = Annotated[int, Range(least=0, most=10**9)]
 # How much better is better.
 Margin = Annotated[float, Range(least=0, most=1e12)]
 
-# Last words of metric names whose better direction nobody disputes.
+# Endings of metric names with an undisputed direction.
 _LOWER_IS_BETTER = ("loss", "mae", "mse", "mean_absolute_error", "mean_squared_error")
 _HIGHER_IS_BETTER = ("acc", "accuracy", "auc", "r2_score")
 
@@ -23,8 +23,8 @@ _HIGHER_IS_BETTER = ("acc", "accuracy", "auc", "r2_score")
 def resolve_mode(mode: Mode, monitor: str) -> Literal["min", "max"]:
     """The mode, with "auto" resolved from the metric's name.
 
-    Keras asks the metric object for its direction; a service sees only the name, so "auto" is taken only
-    where the name leaves no doubt (`val_loss`, `head_accuracy`, `val_auc`). Raises InvalidPolicy.
+    Only names with an undisputed direction resolve (`val_loss`, `head_accuracy`, `val_auc`), because the service does
+    not have the metric object. Raises InvalidPolicy.
     """
     if mode != "auto":
         return mode
@@ -32,15 +32,15 @@ def resolve_mode(mode: Mode, monitor: str) -> Literal["min", "max"]:
         return "min"
     if _ends_in(monitor, _HIGHER_IS_BETTER):
         return "max"
-    raise InvalidPolicy(f'the name "{monitor}" does not say whether lower is better: give mode "min" or "max"', "mode")
+    raise InvalidPolicy(f'the direction of "{monitor}" is unknown; set mode to "min" or "max"', "mode")
 
 
-def _ends_in(monitor: str, words: tuple[str, ...]) -> bool:
-    return any(monitor == word or monitor.endswith(f"_{word}") for word in words)
+def _ends_in(monitor: str, endings: tuple[str, ...]) -> bool:
+    return any(monitor == ending or monitor.endswith(f"_{ending}") for ending in endings)
 
 
 def is_counted(value: float, monitor: str, nan_policy: NanPolicy) -> bool:
-    """Whether a reported value is looked at. Raises InvalidReport where it is not finite and refused."""
+    """Whether a reported value is evaluated. Raises InvalidReport if nan_policy is "error" and it is not finite."""
     if isfinite(value) or nan_policy in ("bad", "library"):
         return True
     if nan_policy == "skip":

@@ -1,4 +1,4 @@
-"""`reduce_on_plateau`: the rate drops when a metric has stopped getting better. Its machine: `plateau_machine`."""
+"""`reduce_on_plateau`: reduces the rate when a metric stops improving. Its state machine is in `plateau.machine`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from remotelr.rules.values.fields import Count, OpenFraction, Range, Rate, RateO
 Flavor = Literal["keras", "keras_legacy", "torch", "optax"]
 FractionBelowOne = Annotated[float, Range(least=0, below=1)]
 
-# Each flavour's own parameters, with what its library takes when nothing is said.
+# The parameters of each flavour with the defaults of its library.
 DEFAULTS: Mapping[Flavor, Mapping[str, Any]] = {
     "keras": {"min_delta": 1e-4, "min_lr": 0.0},
     "keras_legacy": {"min_delta": 1e-4, "min_lr": 0.0},
@@ -22,7 +22,7 @@ DEFAULTS: Mapping[Flavor, Mapping[str, Any]] = {
     "optax": {"rtol": 1e-4, "atol": 0.0, "accumulation_size": 1, "min_scale": 0.0},
 }
 
-# What the flavours call the same thing, for the message that refuses another one's word.
+# The flavours' names of the same parameter, for the error about a foreign one.
 _MARGIN = {
     "keras": "min_delta",
     "keras_legacy": "min_delta",
@@ -40,7 +40,7 @@ _SYNONYMS: Mapping[str, Mapping[str, str]] = {
 class ReduceOnPlateau:
     """A rate that is multiplied by `factor` when `monitor` has not improved for a while.
 
-    flavor: whose rules exactly; patience and cooldown mean other things in each library.
+    flavor: the library; patience and cooldown have different meanings in each.
         keras: `ReduceLROnPlateau` of Keras 3.15. `value + min_delta < best` improves, compared in float32; a
             reduction follows `patience` bad reports (0 is 1); `cooldown` n ignores n - 1 reports; the
             rate is held in float32; at `min_lr` nothing more happens.
@@ -50,20 +50,15 @@ class ReduceOnPlateau:
             Paddle, Lightning, timm and the Hugging Face trainer mean this one.
         optax: `optax.contrib.reduce_on_plateau`. `rtol` and `atol` add up; values are averaged
             `accumulation_size` at a time; what is reduced is a scale, not below `min_scale`.
-    monitor: name of the metric. A report without it changes nothing at all, cooldown included.
+    monitor: name of the metric. A report without it changes nothing, cooldown included.
     mode: "min", "max", or "auto": from the name where that is safe. Stored resolved.
-    nan_policy: what NaN and the infinities are. "bad": a report without improvement, never best.
-        "skip": as if not measured. "error": InvalidReport. "library": what the flavour's library makes of
-        them, which in Keras lets a NaN that comes first be best for good: nothing ever improves on it.
-    initial_learning_rate: the rate it begins with; else the one handed over: the trainer's own, or
-        the end of the part before it.
-    schedule: what the reductions multiply, instead of one constant rate.
+    nan_policy: of NaN and the infinities. "bad": a report without improvement. "skip": not measured. "error":
+        InvalidReport. "library": as the flavour's library; in Keras no value improves on a NaN that comes first.
+    initial_learning_rate: the first rate; by default the trainer's, or the end of the previous part.
+    schedule: the curve that the reductions multiply, instead of a constant rate.
 
-    Composition: with `schedule` the rate is schedule(t) * factor^reductions, but at least `min_lr`, or
-    schedule(t) where that is lower already. Over a cosine the curve keeps its shape and sinks at each
-    plateau; over a warm-up and cosine the warm-up sinks too when reports are bad that early. With `warmup` on
-    this node, or as a part of `sequential`, no report counts before its turn, and it starts from the
-    rate handed over.
+    With `schedule` the rate is max(schedule(t) * factor^reductions, min_lr), but at most schedule(t). With `warmup` on
+    this node, or in a `sequential`, it observes no earlier report and starts from the rate handed over.
     """
 
     type: ClassVar[str] = "reduce_on_plateau"
@@ -145,7 +140,7 @@ class ReduceOnPlateau:
 
     @property
     def rule(self) -> PlateauSettings:
-        """This flavour as settings of the canonical machine."""
+        """The settings of this flavour."""
         return _rule_of(self)
 
     def _rule(self) -> PlateauSettings:
@@ -208,7 +203,7 @@ class ReduceOnPlateau:
         return self.schedule.learning_rate(state["schedule"], position)
 
     def _reduced(self, rule: PlateauSettings, rate: dict[str, Any], position: float) -> dict[str, Any] | None:
-        """The part of the state that makes the rate, one reduction further; None where that changes nothing."""
+        """The rate members of the state after a reduction; None if they do not change."""
         if self.flavor == "optax":
             scale = rule.reduced(rate["scale"])
             return None if scale is None else {**rate, "scale": scale}
@@ -221,7 +216,7 @@ class ReduceOnPlateau:
 
     def _direction(self) -> Literal["min", "max"]:
         if self.flavor == "keras_legacy" and self.mode == "auto":
-            # Old Keras looks for "acc" anywhere in the name, and takes everything else for a loss.
+            # Old Keras: "acc" anywhere in the name means max, any other name min.
             return "max" if "acc" in self.monitor else "min"
         return resolve_mode(self.mode, self.monitor)
 
@@ -244,5 +239,5 @@ class ReduceOnPlateau:
 
 @lru_cache(maxsize=1024)
 def _rule_of(node: ReduceOnPlateau) -> PlateauSettings:
-    """Made once for a node: every report asks for it, several times."""
+    """Cached: every report reads it several times."""
     return node._rule()  # noqa: SLF001  # its own, kept apart for the cache alone

@@ -14,7 +14,7 @@ from remotelr.rules.values.floats import clamp
 class Aggregate:
     """Which ranks have a say in a decision, and what becomes of their values.
 
-    ranks: "rank0": its report alone decides; the others are told the same. "all": every rank has to report.
+    ranks: "rank0": its report alone decides, for all ranks. "all": every rank must report.
         "quorum": the first `quorum` of them decide.
     reduction: what the values of one metric become; in JSON the field is `reduce`. The mean is weighted with
         the reports' weights (samples), for shards are seldom equal.
@@ -82,7 +82,7 @@ def _mean(weighted: Sequence[tuple[float, float]]) -> float:
     if infinite:
         return infinite.pop() if len(infinite) == 1 else nan
     values = [value for value, _ in weighted]
-    # It lies between the values, whatever rounding or an overflow on the way does to it.
+    # Rounding or an overflow may move it out of the range of the values.
     return clamp(_unclamped_mean(weighted), min(values), max(values))
 
 

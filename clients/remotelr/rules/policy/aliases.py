@@ -1,4 +1,4 @@
-"""Nodes in the words of other libraries: their class names, parameter names, defaults and off-by-ones.
+"""Aliases of nodes: class names, parameter names, defaults and off-by-ones of other libraries.
 
 What comes in as `{"type": "StepLR", ...}`, or as Keras serializes it, `{"class_name": "CosineDecay", "config": {...}}`,
 leaves as the document of a node of this project, which is what is stored.
@@ -183,7 +183,7 @@ class Alias:
     """A class of another library.
 
     type: the node it is. names: its parameters that are called otherwise here; None for one without meaning here.
-    defaults: what the library takes when nothing is said, where the node takes something else.
+    defaults: those of the library that differ from those of the node.
     settle: what renaming cannot do.
     """
 
@@ -199,7 +199,7 @@ _EVERYWHERE: Final[Mapping[str, str | None]] = {"name": None, "last_epoch": None
 _BASE: Final[Mapping[str, str | None]] = {"base_lr": _RATE, "lr": _RATE, "learning_rate": _RATE}
 
 ALIASES: Final[Mapping[str, Alias]] = {
-    # Keras, keras.optimizers.schedules. Paddle has four of the names, with a rate and `gamma` in other words.
+    # Keras, keras.optimizers.schedules. Paddle has four of the names, with other names of the rate and `gamma`.
     "ExponentialDecay": Alias(type="exponential", names={**_BASE, "gamma": "decay_rate"}),
     "InverseTimeDecay": Alias(type="inverse_time", names={**_BASE, "gamma": "decay_rate"}),
     "PolynomialDecay": Alias(

@@ -12,7 +12,7 @@ from remotelr.rules.policy.cost import check_cost
 from remotelr.rules.policy.policy import Policy
 from remotelr.rules.policy.registry import NODES
 from remotelr.rules.schedules.base import Schedule
-from remotelr.rules.values.fields import FieldOf, accept, fields_of, shown
+from remotelr.rules.values.fields import FieldSpec, coerce, fields_of, format_value
 
 # Levels of objects and lists, of the document itself on.
 MAX_DEPTH = 16
@@ -27,7 +27,7 @@ def policy_from_json(document: object) -> Policy:
     """
     _refuse_boundless(document)
     if not isinstance(document, dict):
-        raise InvalidPolicy(f"a policy must be an object, is {shown(document)}")
+        raise InvalidPolicy(f"a policy must be an object, is {format_value(document)}")
     if "schedule" not in document or "type" in document:
         return Policy(schedule=_affordable(_node(document)))
     policy: Policy = _dataclass(Policy, document)
@@ -64,7 +64,7 @@ def _affordable(schedule: Schedule) -> Schedule:
 
 def _node(document: object) -> Schedule:
     if not isinstance(document, dict):
-        raise InvalidPolicy(f"a schedule must be an object, is {shown(document)}")
+        raise InvalidPolicy(f"a schedule must be an object, is {format_value(document)}")
     document = canonical(document)
     cls = _class_of(document)
     document = _by_first_names(cls, document)
@@ -83,7 +83,9 @@ def _class_of(document: Mapping[str, Any]) -> type[Any]:
         raise InvalidPolicy(f"is missing; one of {', '.join(NODES)}", "type")
     name = document["type"]
     if not isinstance(name, str) or name not in NODES:
-        raise InvalidPolicy(f"{shown(name)} is not known{_perhaps(name, NODES)}; one of {', '.join(NODES)}", "type")
+        raise InvalidPolicy(
+            f"{format_value(name)} is not known{_perhaps(name, NODES)}; one of {', '.join(NODES)}", "type"
+        )
     return NODES[name]
 
 
@@ -94,7 +96,9 @@ def _by_first_names(cls: type[Any], document: Mapping[str, Any]) -> Mapping[str,
             continue
         rest = {name: value for name, value in document.items() if name != field.also}
         if rest.setdefault(field.name, document[field.also]) != document[field.also]:
-            raise InvalidPolicy(f"means the same as {field.name}, which is {shown(rest[field.name])}", field.also)
+            raise InvalidPolicy(
+                f"means the same as {field.name}, which is {format_value(rest[field.name])}", field.also
+            )
         document = rest
     return document
 
@@ -102,12 +106,12 @@ def _by_first_names(cls: type[Any], document: Mapping[str, Any]) -> Mapping[str,
 def _dataclass(cls: type[Any], document: object) -> Any:
     """A nested thing that is no node: the settings of a warm-up, of noise, of the ranks."""
     if not isinstance(document, dict):
-        raise InvalidPolicy(f"must be an object, is {shown(document)}")
+        raise InvalidPolicy(f"must be an object, is {format_value(document)}")
     _refuse_unknown(document, [field.name for field in fields_of(cls)])
     return _made(cls, fields_of(cls), document)
 
 
-def _made(cls: type[Any], fields: Iterable[FieldOf], document: Mapping[str, Any]) -> Any:
+def _made(cls: type[Any], fields: Iterable[FieldSpec], document: Mapping[str, Any]) -> Any:
     values = {}
     for field in fields:
         if field.name in document:
@@ -117,9 +121,9 @@ def _made(cls: type[Any], fields: Iterable[FieldOf], document: Mapping[str, Any]
     return cls(**values)
 
 
-def _value_of(field: FieldOf, document: Mapping[str, Any]) -> Any:
+def _value_of(field: FieldSpec, document: Mapping[str, Any]) -> Any:
     try:
-        return accept(field.hint, document[field.name], _nested)
+        return coerce(field.hint, document[field.name], _nested)
     except InvalidPolicy as error:
         raise error.under(field.name) from None
 

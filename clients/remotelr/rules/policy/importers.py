@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from remotelr.rules.errors import InvalidPolicy
 from remotelr.rules.policy.codec import policy_from_json
 from remotelr.rules.policy.policy import Policy
-from remotelr.rules.values.fields import MAX_ITEMS, shown
+from remotelr.rules.values.fields import MAX_ITEMS, format_value
 
 Document = dict[str, Any]
 
@@ -27,7 +27,7 @@ def from_keras_schedule(schedule: Any) -> Policy:
     schedule: an object of `keras.optimizers.schedules`; its config as `keras.saving.serialize_keras_object` gives
         it; or that of `get_config`, together with its class: `{"class_name": ..., "config": ...}`.
 
-    Raises InvalidPolicy for a class of somebody's own: it is Python code, which cannot travel.
+    Raises InvalidPolicy for a custom class: its Python code cannot be stored.
     """
     document = schedule
     if not isinstance(schedule, Mapping):
@@ -44,10 +44,10 @@ def from_keras_callback(
 
     callback: the callback; or a mapping of `ReduceLROnPlateau`'s arguments; or the function that
         `LearningRateScheduler` takes.
-    epochs: for a function: how many epochs to ask it for; after them the last rate is held.
+    epochs: for a function: number of epochs to evaluate; later epochs have the last rate.
     initial_learning_rate: what a function of (epoch, lr) is given first; other callbacks may leave it to the run.
 
-    A function becomes the table of the rates it gives. Raises InvalidPolicy when it cannot be asked, or
+    A function becomes the table of its rates. Raises InvalidPolicy if it cannot be evaluated, or
     gives what is no rate.
     """
     if isinstance(callback, Mapping):
@@ -71,11 +71,11 @@ def from_torch_scheduler(
 ) -> Policy:
     """The policy of a `torch.optim.lr_scheduler`, as it is from its first position on.
 
-    unit: what one `scheduler.step()` stands for in the training loop.
-    positions: for LambdaLR and MultiplicativeLR: how many to ask the function for; then the last rate is held.
+    unit: of one `scheduler.step()` in the training loop.
+    positions: for LambdaLR and MultiplicativeLR: number to evaluate; later positions have the last rate.
     monitor: the metric that `ReduceLROnPlateau.step` is given, which torch does not name.
 
-    Raises InvalidPolicy for a class of somebody's own, and where parameter groups have rates of their own.
+    Raises InvalidPolicy for a custom class, and if parameter groups have different rates.
     """
     schedule = _torch_node(scheduler, positions, monitor)
     return policy_from_json({"schedule": schedule, "unit": unit})
@@ -102,7 +102,7 @@ def _rates_of(function: RateFunction, epochs: int, initial_learning_rate: float 
 
 def _called(function: RateFunction, epoch: int, lr: float | None) -> Any:
     if lr is None:
-        # Nobody said where it begins, so a function of the epoch alone is all that can be asked.
+        # Without an initial rate only a function of the epoch alone can be evaluated.
         try:
             return function(epoch)
         except TypeError:
@@ -182,7 +182,7 @@ def _torch_rates(scheduler: Any, absolute: bool, positions: int) -> list[float]:
     base = _base_rate(scheduler)
     if absolute:
         return [_rate(base * function(position), position) for position in range(positions)]
-    # MultiplicativeLR asks its function from the second position on.
+    # MultiplicativeLR calls its function from the second position on.
     rates = [base]
     for position in range(1, positions):
         rates.append(_rate(rates[-1] * function(position), position))
@@ -279,4 +279,8 @@ def _plain(value: Any) -> Any:
 
 
 def _described(value: Any) -> str:
-    return shown(value) if value is None or isinstance(value, bool | int | float | str) else f"a {type(value).__name__}"
+    return (
+        format_value(value)
+        if value is None or isinstance(value, bool | int | float | str)
+        else f"a {type(value).__name__}"
+    )

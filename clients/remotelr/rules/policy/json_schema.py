@@ -13,7 +13,7 @@ from remotelr.rules.composition.modifiers import MODIFIERS, WithModifiers
 from remotelr.rules.policy.policy import Policy
 from remotelr.rules.policy.registry import NODES
 from remotelr.rules.schedules.base import Schedule
-from remotelr.rules.values.fields import MAX_ITEMS, FieldOf, Range, fields_of
+from remotelr.rules.values.fields import MAX_ITEMS, FieldSpec, Range, fields_of
 
 _NAMES = {bool: "boolean", float: "number", int: "integer", str: "string"}
 
@@ -44,7 +44,7 @@ def _node(name: str, cls: type[Any], nested: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _object(cls: type[Any], fields: tuple[FieldOf, ...], nested: dict[str, Any]) -> dict[str, Any]:
+def _object(cls: type[Any], fields: tuple[FieldSpec, ...], nested: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
         "description": getdoc(cls) or "",
@@ -54,9 +54,9 @@ def _object(cls: type[Any], fields: tuple[FieldOf, ...], nested: dict[str, Any])
     }
 
 
-def _property(field: FieldOf, nested: dict[str, Any]) -> dict[str, Any]:
+def _property(field: FieldSpec, nested: dict[str, Any]) -> dict[str, Any]:
     schema = _of(field.hint, nested)
-    # A default that is null, or an object of ours, says nothing a reader of the schema could send.
+    # A default that is null or a Python object has no JSON form.
     plain = field.default is not MISSING and isinstance(field.default, bool | int | float | str)
     return schema | {"default": field.default} if plain else schema
 

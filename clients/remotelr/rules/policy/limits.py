@@ -1,4 +1,4 @@
-"""limits: what the owner of an experiment lets nobody do to the rate of its runs."""
+"""Limits: the rates and changes that the owner of an experiment permits for its runs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

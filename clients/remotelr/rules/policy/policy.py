@@ -17,15 +17,12 @@ from remotelr.rules.values.floats import LAST_POSITION, clamp
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How the rate of a run evolves, and between which bounds.
+    """A policy.
 
-    schedule: the tree of nodes.
-    unit: what its positions count: epochs, or optimizer steps.
-    min_lr, max_lr: bounds on every rate that leaves the policy, whatever the schedule says; without them 0 and
-        `MAX_LEARNING_RATE` (1,000).
-    guard: what is done about a loss that is no number, or explodes; None is nothing.
-    stop: when the run has trained enough; None is never.
-    aggregate: how the reports of several ranks become one; None is rank 0's alone.
+    schedule: the tree of nodes. unit: of its positions, epochs or optimizer steps.
+    min_lr, max_lr: bounds of every rate; by default 0 and `MAX_LEARNING_RATE` (1,000).
+    guard: reacts to a loss that is not finite or explodes. stop: the stop rules.
+    aggregate: reduction of the reports of several ranks; None: rank 0 alone decides.
     """
 
     schedule: Schedule
@@ -41,22 +38,22 @@ class Policy:
         check_bounds(self.min_lr, self.max_lr)
 
     def bind(self, binding: Binding) -> "Policy":
-        """The policy with every rate that was left open taken from the run. Raises InvalidPolicy where it has none."""
+        """The policy with every open rate taken from the run. Raises InvalidPolicy if the run has none."""
         try:
             return replace(self, schedule=self.schedule.bind(binding))
         except InvalidPolicy as error:
             raise error.under("schedule") from None
 
     def start(self, learning_rate: float) -> State:
-        """What the schedule remembers before the first report of a run that begins at `learning_rate`."""
+        """The schedule's state before the first report of a run that begins at `learning_rate`."""
         return self.schedule.start(learning_rate)
 
     def observe(self, state: State, point: Point) -> State:
-        """What the schedule remembers after `point`."""
+        """The schedule's state after `point`."""
         return self.schedule.observe(state, point)
 
     def raw_learning_rate(self, state: State, position: float) -> float:
-        """What the schedule alone says; always finite, whatever the position."""
+        """The rate of the schedule alone, finite at any position."""
         return _finite(self.schedule.learning_rate(state, _inside(position)))
 
     def bounded(self, learning_rate: float) -> float:
@@ -68,15 +65,15 @@ class Policy:
         return self.bounded(self.raw_learning_rate(state, position))
 
     def momentum(self, state: State, position: float) -> float | None:
-        """The momentum that goes with the rate, where the schedule has one (one_cycle, cyclic)."""
+        """The momentum at `position`, if the schedule has one (one_cycle, cyclic)."""
         return self.schedule.momentum(state, _inside(position))
 
     def plateau(self, state: State) -> Mapping[str, Any] | None:
-        """`best`, `wait` and `cooldown` of the plateau in force, if there is one."""
+        """`best`, `wait` and `cooldown` of the plateau in force, else None."""
         return self.schedule.plateau(state)
 
     def monitors(self) -> tuple[str, ...]:
-        """The metrics the policy looks at, each once: the schedule's in the order of the tree, guard's, stop's."""
+        """The metrics that the policy evaluates, each once: of schedule (in tree order), guard and stop rules."""
         names = [getattr(node, "monitor", None) for node in walk(self.schedule)]
         names.append(None if self.guard is None else self.guard.monitor)
         names.extend(() if self.stop is None else self.stop.monitors())
@@ -84,7 +81,7 @@ class Policy:
 
     @property
     def initial_learning_rate(self) -> float | None:
-        """The rate the policy itself names for its beginning; None where it takes the run's."""
+        """The first rate of the policy; None if it takes that of the run."""
         return _named_rate(self.schedule)
 
     @property

@@ -1,7 +1,7 @@
 """The table of node types.
 
-What is stored is a promise: a released type is never renamed and never loses a field; a new field has a default,
-and an optional one has the default null; a different meaning is a new type.
+Stored policies must stay readable: a released type is never renamed and never loses a field. A new field has a
+default, null if it is optional. A different meaning is a new type.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,7 @@
-"""The one algebra every schedule speaks, open-loop and closed-loop alike.
+"""The interface of schedules, open-loop and closed-loop.
 
-In the manner of optax's init/update: `start` gives what a schedule remembers at the beginning,
-`observe` what it remembers after a report, `learning_rate` the rate at a position. All three are
-pure and total, so a plateau can stand anywhere in a tree and a history can be folded again.
+`start` gives the first state, `observe` the state after a report, `learning_rate` the rate at a position. All are
+pure and total, so that nodes compose and a log can be replayed.
 """
 
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any, ClassVar, Protocol, Self
 from remotelr.rules.errors import InvalidPolicy
 from remotelr.rules.values.fields import Rate, check_fields
 
-# What a schedule remembers: None, finite numbers, strings, booleans, lists and string-keyed dicts of
+# The state of a schedule: None, finite numbers, strings, booleans, lists and string-keyed dicts of
 # them. Never NaN or infinity (no database and no JSON carries those), never tuples (JSON has none).
 State = Any
 
@@ -31,10 +30,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What a run fills in where its policy is silent.
+    """The values of a run that fill open fields of its policy.
 
-    initial_learning_rate: the trainer's own rate, > 0; None when the run never said.
-    total: length of the run in the policy's unit; None when the run never said.
+    initial_learning_rate: the trainer's rate, > 0; None if unknown.
+    total: length of the run in the policy's unit; None if unknown.
     epoch_length: positions of one epoch: 1 for epochs, the run's steps_per_epoch for steps; None if unknown.
     """
 
@@ -49,29 +48,29 @@ class Schedule(Protocol):
     type: ClassVar[str]
 
     def bind(self, binding: Binding) -> Self:
-        """The same node with every rate it left open filled in. Raises InvalidPolicy where it cannot be."""
+        """The node with every open rate filled in. Raises InvalidPolicy if the run has none."""
 
     def start(self, learning_rate: float) -> State:
-        """What to remember before the first report.
+        """The state before the first report.
 
         learning_rate: the rate handed over: the run's initial one, or the end of the previous part.
         """
 
     def observe(self, state: State, point: Point) -> State:
-        """What to remember after `point`; open-loop nodes give `state` back."""
+        """The state after `point`; open-loop nodes return `state`."""
 
     def learning_rate(self, state: State, position: float) -> float:
         """The rate at `position` (0-based, may be fractional, in the policy's unit)."""
 
     def momentum(self, state: State, position: float) -> float | None:
-        """The momentum that goes with the rate (one_cycle, cyclic), else None."""
+        """The momentum at `position` (one_cycle, cyclic), else None."""
 
     def plateau(self, state: State) -> Mapping[str, Any] | None:
         """`best`, `wait` and `cooldown` of the plateau now in force in this tree, else None."""
 
 
 class OpenLoop:
-    """A schedule that takes no notice of metrics. Its state is None."""
+    """A schedule without metrics. Its state is None."""
 
     __slots__ = ()
 
@@ -96,7 +95,7 @@ class OpenLoop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FromInitialRate(OpenLoop):
-    """An open-loop node that begins at a rate of its own, or at the run's where it names none."""
+    """An open-loop node that begins at its own rate or, by default, at that of the run."""
 
     initial_learning_rate: Rate | None = None
 
@@ -114,7 +113,7 @@ class FromInitialRate(OpenLoop):
 
 
 class FromOwnRates(OpenLoop):
-    """An open-loop node that names all its rates itself."""
+    """An open-loop node that has all its rates."""
 
     __slots__ = ()
 
@@ -163,14 +162,14 @@ def is_stateful(schedule: Schedule) -> bool:
 
 
 def rate_of_run(binding: Binding) -> float:
-    """The run's initial rate. Raises InvalidPolicy when nobody ever said it."""
+    """The run's initial rate. Raises InvalidPolicy if it is unknown."""
     if binding.initial_learning_rate is None:
         raise InvalidPolicy("is missing, and the run has no rate of its own", "initial_learning_rate")
     return binding.initial_learning_rate
 
 
 def bound(learning_rate: float | None) -> float:
-    """The rate that `bind` has filled in. Raises InvalidPolicy when nothing did."""
+    """The rate that `bind` filled in. Raises InvalidPolicy if the policy is not bound."""
     if learning_rate is None:
         raise InvalidPolicy("is open; bind the policy to a run first", "initial_learning_rate")
     return learning_rate

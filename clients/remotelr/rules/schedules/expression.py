@@ -72,7 +72,7 @@ class Expression:
 
     @property
     def initial_learning_rate(self) -> float | None:
-        """The rate it begins at, where it alone can tell."""
+        """The first rate, if the formula alone determines it."""
         if self.is_stateful or self._open_names():
             return self.initial
         return self.value(0.0, 0.0)
@@ -145,11 +145,11 @@ class Expression:
 
     @property
     def _reach(self) -> int:
-        """How many positions ahead of what it remembers a recursive formula is evaluated."""
+        """Positions that a recursive formula is evaluated ahead of its state."""
         return BUDGET // self._formula.size
 
     def _open_names(self) -> set[str]:
-        """What the formula uses and nobody has said yet."""
+        """The variables of the formula that have no value yet."""
         names = self._formula.names
         missing = set()
         if self.initial is None and names & {"initial_learning_rate", "base_lr"}:
@@ -213,7 +213,7 @@ class _Trail:
         self.reached = (position, lr)
 
 
-# Shared, so that a trainer that asks for every batch of an epoch does not begin anew each time.
+# Shared, so that evaluating every step of an epoch does not begin anew each time.
 _trail = lru_cache(maxsize=256)(_Trail)
 
 

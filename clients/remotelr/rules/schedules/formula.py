@@ -1,4 +1,4 @@
-"""Formulas: float arithmetic out of a text that anybody may have written.
+"""Formulas: float arithmetic from untrusted text.
 
 Every library tried for this can be made to hang, to crash or to fill memory, so nothing here is evaluated
 by Python: the text is checked by its characters and its length, parsed, and every kind of node that is not on the
@@ -193,7 +193,7 @@ class _Compiler:
             raise InvalidPolicy(f"is nested deeper than {MAX_DEPTH}")
 
     def _shown(self, node: ast.expr) -> str:
-        """The part of the text a node stands for, short."""
+        """The text of a node, shortened."""
         part = self._text[node.col_offset : node.end_col_offset]
         return part if len(part) <= 60 else f"{part[:57]}..."
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from remotelr.rules.values.floats import bounded_power
 
-# Shorter than this share of the first, a cycle of a shrinking chain is no longer told apart.
+# A cycle of a shrinking chain shorter than this share of the first is not resolved.
 _SHORTEST = 1e-9
 
 

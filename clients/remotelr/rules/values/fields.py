@@ -1,7 +1,6 @@
-"""What the fields of a policy may hold: the kinds of numbers, and the one check of a value by its annotation.
+"""Field types of a policy, and the check of a value by its annotation.
 
-The codec reads documents with it, nodes check what Python code gives them with it, and the JSON
-Schema is drawn from the same annotations, so the three cannot disagree.
+The codec, the constructors of nodes and the JSON Schema use the same annotations.
 """
 
 import math
@@ -12,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from remotelr.rules.errors import InvalidPolicy
 
-# Nobody trains at a higher rate; what asks for one is a mistake in a policy.
+# A higher rate is a mistake in a policy.
 MAX_LEARNING_RATE = 1e3
 
 MAX_ITEMS = 1_000
@@ -20,7 +19,7 @@ MAX_ITEMS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The numbers a field takes, either end open or closed."""
+    """A range of numbers; each end is open or closed."""
 
     least: float | None = None
     above: float | None = None
@@ -28,14 +27,14 @@ class Range:
     below: float | None = None
 
     def check(self, value: float) -> None:
-        """Raises InvalidPolicy for a number outside."""
+        """Raises InvalidPolicy for a number outside the range."""
         too_low = (self.least is not None and value < self.least) or (self.above is not None and value <= self.above)
         too_high = (self.most is not None and value > self.most) or (self.below is not None and value >= self.below)
         if too_low or too_high:
-            raise InvalidPolicy(f"must be {self.in_words()}, is {value!r}")
+            raise InvalidPolicy(f"must be {self.describe()}, is {value!r}")
 
-    def in_words(self) -> str:
-        """The range as a message names it: `between 0 and 1`, `above 0 and at most 1000`."""
+    def describe(self) -> str:
+        """The range as text: `between 0 and 1`, `above 0 and at most 1000`."""
         if self.least is not None and self.most is not None:
             return f"between {self.least:g} and {self.most:g}"
         if self.above is not None and self.below is not None:
@@ -62,13 +61,13 @@ OpenFraction = Annotated[float, Range(above=0, below=1)]
 Factor = Annotated[float, Range(above=0, most=1e6)]
 Exponent = Annotated[float, Range(above=0, most=1e3)]
 
-# Makes what an annotation names beyond plain values (nodes, nested settings), or refuses it.
-Build = Callable[[Any, Any], Any]
+# Reads values of nested types (nodes, settings). Raises InvalidPolicy.
+NestedReader = Callable[[Any, Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class FieldOf:
-    """One field of a class of the rules: its name in JSON, its name in Python, what it holds.
+class FieldSpec:
+    """A field of a node: its name in JSON, its name in Python, its type and default.
 
     also: a second name that documents may use for it.
     """
@@ -84,7 +83,7 @@ class FieldOf:
         return self.default is MISSING
 
 
-def fields_of(cls: type[Any]) -> tuple[FieldOf, ...]:
+def fields_of(cls: type[Any]) -> tuple[FieldSpec, ...]:
     """The fields of a dataclass in their order. In JSON a field may go by another name: metadata `name` and `also`."""
     if cls not in _known_fields:
         hints = get_type_hints(cls, include_extras=True)
@@ -93,53 +92,53 @@ def fields_of(cls: type[Any]) -> tuple[FieldOf, ...]:
 
 
 # Resolving annotations takes longer than everything else about a policy. Classes are few and do not change.
-_known_fields: dict[type[Any], tuple[FieldOf, ...]] = {}
+_known_fields: dict[type[Any], tuple[FieldSpec, ...]] = {}
 
 
-def _field_of(field: Field[Any], hint: Any) -> FieldOf:
+def _field_of(field: Field[Any], hint: Any) -> FieldSpec:
     default = field.default if field.default_factory is MISSING else field.default_factory()
     name = field.metadata.get("name", field.name)
-    return FieldOf(name, field.name, hint, default, also=field.metadata.get("also"))
+    return FieldSpec(name, field.name, hint, default, also=field.metadata.get("also"))
 
 
-def accept(hint: Any, value: Any, build: Build) -> Any:
-    """`value` as `hint` wants it: whole numbers become floats where floats are meant, lists become tuples.
+def coerce(hint: Any, value: Any, build: NestedReader) -> Any:
+    """Convert `value` to the type `hint`: whole numbers to floats, lists to tuples.
 
-    Raises InvalidPolicy for anything else, with its path inside `value`.
+    Raises InvalidPolicy, with the path inside `value`, if it does not fit.
     """
     origin = get_origin(hint)
     if origin is Annotated:
-        return _accept_limited(hint, value, build)
+        return _coerce_limited(hint, value, build)
     if origin in (Union, UnionType):
-        return _accept_one_of(hint, value, build)
+        return _coerce_union(hint, value, build)
     if origin is Literal:
-        return _accept_word(hint, value)
+        return _coerce_literal(hint, value)
     if origin is tuple:
-        return tuple(_accept_items(get_args(hint), value, build))
+        return tuple(_coerce_items(get_args(hint), value, build))
     if hint is bool:
-        return _accept_bool(value)
+        return _coerce_bool(value)
     if hint is float:
-        return _accept_float(value)
+        return _coerce_float(value)
     if hint is int:
-        return _accept_int(value)
+        return _coerce_int(value)
     if hint is str:
-        return _accept_text(value)
+        return _coerce_text(value)
     return build(hint, value)
 
 
 def check_fields(node: Any) -> None:
-    """Check and settle every field of a node that Python code has made. Raises InvalidPolicy."""
+    """Check and convert every field of a new node. Raises InvalidPolicy."""
     for field in fields_of(type(node)):
         try:
-            settled = accept(field.hint, getattr(node, field.attribute), _accept_instance)
+            converted = coerce(field.hint, getattr(node, field.attribute), _coerce_instance)
         except InvalidPolicy as error:
             raise error.under(field.name) from None
         # The nodes are frozen; this is the end of their construction.
-        object.__setattr__(node, field.attribute, settled)
+        object.__setattr__(node, field.attribute, converted)
 
 
-def shown(value: Any) -> str:
-    """A value as an error message shows it: in JSON's words, and never long."""
+def format_value(value: Any) -> str:
+    """A value for an error message: as in JSON, and short."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, dict):
@@ -152,28 +151,28 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _accept_limited(hint: Any, value: Any, build: Build) -> Any:
+def _coerce_limited(hint: Any, value: Any, build: NestedReader) -> Any:
     base, *limits = get_args(hint)
-    accepted = accept(base, value, build)
+    converted = coerce(base, value, build)
     for limit in limits:
-        limit.check(accepted)
-    return accepted
+        limit.check(converted)
+    return converted
 
 
-def _accept_one_of(hint: Any, value: Any, build: Build) -> Any:
+def _coerce_union(hint: Any, value: Any, build: NestedReader) -> Any:
     options = get_args(hint)
     if value is None and NoneType in options:
         return None
     rest = [option for option in options if option is not NoneType]
     if len(rest) == 1:
-        return accept(rest[0], value, build)
+        return coerce(rest[0], value, build)
     for option in rest:
-        if _looks_like(option, value):
-            return accept(option, value, build)
-    raise InvalidPolicy(f"must be {' or '.join(_in_words(option) for option in rest)}, is {shown(value)}")
+        if _fits(option, value):
+            return coerce(option, value, build)
+    raise InvalidPolicy(f"must be {' or '.join(_describe(option) for option in rest)}, is {format_value(value)}")
 
 
-def _looks_like(hint: Any, value: Any) -> bool:
+def _fits(hint: Any, value: Any) -> bool:
     base = _without_limits(hint)
     if get_origin(base) is Literal:
         return isinstance(value, str)
@@ -184,7 +183,7 @@ def _looks_like(hint: Any, value: Any) -> bool:
     return base in (bool, str) and isinstance(value, base)
 
 
-def _in_words(hint: Any) -> str:
+def _describe(hint: Any) -> str:
     base = _without_limits(hint)
     if get_origin(base) is Literal:
         return " or ".join(f'"{word}"' for word in get_args(base))
@@ -197,60 +196,60 @@ def _without_limits(hint: Any) -> Any:
     return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
-def _accept_word(hint: Any, value: Any) -> str:
-    words = get_args(hint)
-    if not isinstance(value, str) or value not in words:
-        raise InvalidPolicy(f"must be one of {', '.join(words)}, is {shown(value)}")
+def _coerce_literal(hint: Any, value: Any) -> str:
+    options = get_args(hint)
+    if not isinstance(value, str) or value not in options:
+        raise InvalidPolicy(f"must be one of {', '.join(options)}, is {format_value(value)}")
     return value
 
 
-def _accept_items(hints: tuple[Any, ...], value: Any, build: Build) -> Iterator[Any]:
+def _coerce_items(hints: tuple[Any, ...], value: Any, build: NestedReader) -> Iterator[Any]:
     if not isinstance(value, list | tuple):
-        raise InvalidPolicy(f"must be a list, is {shown(value)}")
+        raise InvalidPolicy(f"must be a list, is {format_value(value)}")
     if len(value) > MAX_ITEMS:
         raise InvalidPolicy(f"holds at most {MAX_ITEMS:,} items, has {len(value):,}")
     if hints[-1] is not Ellipsis and len(value) != len(hints):
         raise InvalidPolicy(f"must hold {len(hints)} items, has {len(value)}")
     for index, item in enumerate(value):
         try:
-            yield accept(hints[0] if hints[-1] is Ellipsis else hints[index], item, build)
+            yield coerce(hints[0] if hints[-1] is Ellipsis else hints[index], item, build)
         except InvalidPolicy as error:
             raise error.under(f"[{index}]") from None
 
 
-def _accept_bool(value: Any) -> bool:
+def _coerce_bool(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise InvalidPolicy(f"must be true or false, is {shown(value)}")
+        raise InvalidPolicy(f"must be true or false, is {format_value(value)}")
     return value
 
 
-def _accept_float(value: Any) -> float:
+def _coerce_float(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, float | int):
-        raise InvalidPolicy(f"must be a number, is {shown(value)}")
+        raise InvalidPolicy(f"must be a number, is {format_value(value)}")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise InvalidPolicy(f"must be finite, is {shown(value)}")
+        raise InvalidPolicy(f"must be finite, is {format_value(value)}")
     return number
 
 
-def _accept_int(value: Any) -> int:
+def _coerce_int(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidPolicy(f"must be a whole number, is {shown(value)}")
+        raise InvalidPolicy(f"must be a whole number, is {format_value(value)}")
     return value
 
 
-def _accept_text(value: Any) -> str:
+def _coerce_text(value: Any) -> str:
     if not isinstance(value, str):
-        raise InvalidPolicy(f"must be a string, is {shown(value)}")
+        raise InvalidPolicy(f"must be a string, is {format_value(value)}")
     return value
 
 
-def _accept_instance(hint: Any, value: Any) -> Any:
+def _coerce_instance(hint: Any, value: Any) -> Any:
     """Python code hands over nodes and settings that are made already, so their fields are checked."""
     is_protocol = getattr(hint, "_is_protocol", False)
     if not (hasattr(value, "observe") if is_protocol else isinstance(value, hint)):
-        raise InvalidPolicy(f"must be a {hint.__name__}, is {shown(value)}")
+        raise InvalidPolicy(f"must be a {hint.__name__}, is {format_value(value)}")
     return value

@@ -1,16 +1,16 @@
-"""The few operations Python lets overflow or divide by zero, made total."""
+"""Operations that neither overflow nor divide by zero."""
 
 import math
 
 # Far above any rate and far below the end of the floats, so that products of a few stay finite.
 MAX_FACTOR = 1e30
 
-# Beyond it a float no longer tells one position from the next.
+# Beyond it floats do not represent every position.
 LAST_POSITION = 2.0**53
 
 
 def bounded_power(base: float, exponent: float) -> float:
-    """`base ** exponent` for base >= 0, at most `HUGE`."""
+    """`base ** exponent` for base >= 0, at most `MAX_FACTOR`."""
     if base == 0:
         return 1.0 if exponent == 0 else 0.0
     if exponent * math.log(base) > math.log(MAX_FACTOR):
