@@ -13,6 +13,7 @@ from typing import Any, Final
 from remotelr.rules import InvalidPolicy, RulesError
 from remotelr.rules.errors import InvalidReport
 from remotelr_service.errors import EvaluationTooLong, Overloaded
+from remotelr_service.evaluation.tasks import TASKS
 
 # Seconds that one task may take, and how many may wait for their turn.
 TIMEOUT_S: Final = 10.0
@@ -35,6 +36,16 @@ class Evaluator:
         self._waiting = 0
         self._turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
+
+    async def evaluate(self, task: str, arguments: dict[str, Any], *, count: int, cost: int, what: str) -> Any:
+        """The result of a task, from a thread of this process where it is short.
+
+        count: the positions that it evaluates, of `cost` parts each. what: the request's member that gives `count`.
+        Raises what `run` raises, and EvaluationTooLong for more positions than any task may have.
+        """
+        if check_cost(count, cost, what):
+            return await asyncio.to_thread(TASKS[task], arguments)
+        return await self.run(task, arguments)
 
     async def run(self, task: str, arguments: dict[str, Any]) -> Any:
         """The result of a task of `evaluation.tasks`. If it is cancelled, the task ends.

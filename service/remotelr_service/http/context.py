@@ -7,6 +7,7 @@ from sqlalchemy import Engine
 
 from remotelr_service.db.engine import Database, open_database
 from remotelr_service.db.writer.writer import Writer
+from remotelr_service.evaluation.evaluator import Evaluator
 from remotelr_service.live.hub import Streams
 from remotelr_service.live.waiters import RunWaiters
 from remotelr_service.metrics import Metrics
@@ -21,6 +22,7 @@ class Context:
     waiters: RunWaiters
     metrics: Metrics
     streams: Streams
+    evaluator: Evaluator
 
     @property
     def reads(self) -> Engine:
@@ -42,7 +44,7 @@ class Context:
         metrics.watch("remotelr_writer_failing", "1 while writing fails.", lambda: writer.failing is not None)
         metrics.watch("remotelr_streams", "Streams that are open.", lambda: streams.count)
         writer.start()
-        return cls(database, writer, waiters, metrics, streams)
+        return cls(database, writer, waiters, metrics, streams, Evaluator())
 
     def close(self) -> None:
         """Commit and answer what is waiting, then let go of the database."""

@@ -115,6 +115,7 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
             ):
                 yield
         finally:
+            await ctx.evaluator.close()
             await run_in_threadpool(ctx.close)
 
     app = Application(

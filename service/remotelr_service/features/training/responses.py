@@ -4,7 +4,6 @@ from typing import Any
 
 import structlog
 from pydantic import TypeAdapter
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from remotelr.rules import Decision, Waiting
@@ -50,7 +49,7 @@ async def decision_answer(
     """The response body of the decision, with the rate of every step if `with_steps` is set."""
     if not with_steps:
         return DecisionAnswer.read(decision)
-    rates = await run_in_threadpool(step_rates.step_rates, ctx.reads, decision.run, decision)
+    rates = await step_rates.step_rates(ctx.reads, ctx.evaluator, decision)
     return SteppedDecisionAnswer.read(decision, learning_rates=rates)
 
 
