@@ -45,7 +45,7 @@ def test_a_factor_given_before_a_pin_is_there_again_when_its_time_is_over():
     assert [0.3, 0.3, CURVE[6] * 0.5] == ahead(story, 3)
 
 
-def test_a_second_pin_ends_when_it_says_and_not_when_the_first_one_said():
+def test_a_second_pin_ends_at_its_own_until_and_not_at_that_of_the_first():
     story = began()
     story.command("set_learning_rate", 0.3, until=Until(epoch=5))
     story.report(3, 1.0)
@@ -122,7 +122,7 @@ def test_a_rebase_counts_a_reduction_that_comes_with_it():
 
 
 @pytest.mark.parametrize("mode", ["pin", "one_shot"])
-def test_a_rate_until_a_time_is_held_until_somebody_with_a_clock_says_so(mode):
+def test_a_rate_until_a_time_is_held_until_its_release_is_appended(mode):
     story = began()
     story.command("set_learning_rate", 0.3, mode=mode, until=Until(time="2026-11-21T17:05:00+00:00"))
     held = ahead(story, 4)
@@ -148,7 +148,7 @@ def test_the_end_of_a_time_leaves_factors_and_a_stop_alone():
     assert (CURVE[5] * 0.5, "stop") == (decision.learning_rate, decision.action)
 
 
-def test_a_time_that_comes_before_anybody_asked_ends_what_never_began():
+def test_a_pin_that_expires_before_its_first_epoch_never_takes_effect():
     story = began()
     story.command("set_learning_rate", 0.3, until=Until(time="2026-11-21T17:05:00Z"))
     due = expired_override(story.run, datetime(2027, 1, 1, tzinfo=UTC))
@@ -275,7 +275,7 @@ def test_pins_and_factors_outlive_a_replaced_policy():
 
 
 @pytest.mark.parametrize("order", ["replace", "extend"])
-def test_a_trainer_that_starts_again_asks_for_its_old_policy_and_gets_the_operators(order):
+def test_a_restarted_trainer_requests_its_old_policy_and_gets_that_of_the_operator(order):
     story = began(total_epochs=10)
     if order == "replace":
         policy_command(story, {"type": "constant", "learning_rate": 0.4})
@@ -315,7 +315,7 @@ def test_a_cancelled_pin_gives_back_the_one_it_would_have_replaced_with_its_end(
     assert [0.3, 0.3, CURVE[6]] == ahead(story, 3)
 
 
-def test_a_cancelled_stop_stops_nobody():
+def test_a_cancelled_stop_does_not_stop_the_run():
     story = began()
     story.command("stop")
     story.command("cancel", seq=story.run.seq)

@@ -8,7 +8,7 @@ from remotelr.rules import (
 from support.rules.run_histories import CURVE, FALLING, FLAT, PLATEAU, STEPS, Story, ahead, began
 
 
-def test_an_extended_curve_keeps_its_rate_at_the_joint_and_ends_where_it_is_told():
+def test_an_extended_curve_keeps_its_rate_at_the_joint_and_ends_at_the_total():
     story = began(total_epochs=10)
     story.command("extend", total=20)
 

@@ -26,7 +26,7 @@ def ordered(story: Story, type: str, **rest) -> int:
     return story.run.seq
 
 
-def test_a_command_is_queued_until_a_trainer_is_told():
+def test_a_command_is_queued_until_it_is_delivered():
     story = began()
     seq = ordered(story, "scale", factor=0.5)
 
@@ -124,7 +124,7 @@ def test_it_expires_when_its_time_was_over_before():
         ({"type": "limits", "limits": Limits(max_lr=0.5)}, {"type": "limits"}),
     ],
 )
-def test_it_is_superseded_by_what_takes_its_place_before_anybody_was_told(order, later):
+def test_a_queued_command_is_superseded_by_a_command_that_replaces_it(order, later):
     story = began()
     seq = ordered(story, **order)
     story.command(**later)
@@ -186,7 +186,7 @@ def test_a_run_that_goes_back_does_not_take_a_delivery_back():
     assert "applied" == life(story, seq).state
 
 
-def test_where_an_epoch_was_trained_twice_the_life_that_counts_says_its_rate():
+def test_the_attempt_in_force_determines_the_rate_of_an_epoch_trained_twice():
     story = began()
     seq = ordered(story, "scale", factor=0.5)
     story.report(1, 0.5)
@@ -198,7 +198,7 @@ def test_where_an_epoch_was_trained_twice_the_life_that_counts_says_its_rate():
     assert ("applied", 0.05) == (life(story, seq).state, life(story, seq).rate)
 
 
-def test_a_policy_command_lives_as_the_others_do():
+def test_a_policy_command_has_the_same_states_as_others():
     story = began(total_epochs=10)
     seq = ordered(story, "extend", total=20)
     queued = life(story, seq).state

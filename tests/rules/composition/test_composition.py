@@ -106,7 +106,7 @@ def test_the_rate_of_the_run_reaches_every_open_part():
     assert approx([0.3, 0.3, 0.03]) == curve(document, range(3), initial=0.3)
 
 
-def test_a_rate_that_nobody_gives_is_missed_by_its_path():
+def test_a_missing_rate_is_named_by_its_path():
     policy = policy_from_json({"schedule": in_sequence(UP, {"type": "step", "step_size": 1}, milestones=[1])})
 
     with pytest.raises(InvalidPolicy) as caught:
@@ -115,6 +115,6 @@ def test_a_rate_that_nobody_gives_is_missed_by_its_path():
     assert "schedule.schedules[1].initial_learning_rate" == caught.value.path
 
 
-def test_a_policy_that_is_not_bound_says_so_when_asked_for_a_rate():
+def test_a_policy_that_is_not_bound_raises_when_its_rate_is_evaluated():
     with pytest.raises(InvalidPolicy, match="bind the policy to a run first"):
         policy_from_json({"type": "step", "step_size": 1}).learning_rate(None, 0)

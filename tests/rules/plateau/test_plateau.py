@@ -210,7 +210,7 @@ def test_every_flavor_has_its_librarys_defaults(flavor, own):
         ({"flavor": "torch", "min_scale": 0.1}, '"torch" has min_lr'),
     ],
 )
-def test_another_flavors_word_is_refused_with_the_right_one(settings, message):
+def test_a_parameter_of_another_flavor_is_rejected_with_the_right_name(settings, message):
     assert message in refused(**settings)
 
 
@@ -262,7 +262,7 @@ def test_a_name_that_leaves_no_doubt_gives_the_mode_which_is_stored(monitor, mod
 
 
 @pytest.mark.parametrize("monitor", ["val_score", "glossy", "vacc", "perplexity"])
-def test_a_name_that_leaves_doubt_asks_for_the_mode(monitor):
+def test_a_metric_name_of_unknown_direction_needs_a_mode(monitor):
     assert f'mode: the direction of "{monitor}" is unknown' in refused(monitor=monitor)
 
 
@@ -327,7 +327,7 @@ def test_a_refusal_inside_names_the_way_there():
         node_from_json(HALVING | {"schedule": {"type": "step", "step_size": 3}}).bind(Binding())
 
 
-def test_the_first_rate_over_a_schedule_is_said_there():
+def test_the_first_rate_over_a_schedule_belongs_to_the_schedule():
     inside = {"type": "step", "step_size": 3}
 
     with pytest.raises(InvalidPolicy, match="belongs to the schedule inside"):

@@ -37,7 +37,7 @@ def test_the_mean_is_weighted_by_samples():
     st.lists(st.tuples(st.floats(allow_nan=False, allow_infinity=False), st.floats(1e-3, 1e6)), min_size=1, max_size=4),
     st.sampled_from(["weighted_mean", "mean", "min", "max", "median"]),
 )
-def test_the_order_of_arrival_changes_nothing_and_the_value_lies_between_the_ranks(ranks, how):
+def test_the_order_of_arrival_changes_nothing_and_the_value_is_between_those_of_the_ranks(ranks, how):
     reports = {rank: ({"val_loss": value}, weight) for rank, (value, weight) in enumerate(ranks)}
 
     results = {Aggregate(reduction=how).reduce(dict(order))["val_loss"] for order in permutations(reports.items())}
@@ -79,7 +79,7 @@ def test_so_many_of_eight_ranks_decide(settings, needed):
 @pytest.mark.parametrize(
     "settings", [{"ranks": "quorum"}, {"ranks": "all", "quorum": 3}, {"ranks": "quorum", "quorum": 0}]
 )
-def test_a_quorum_is_said_when_and_only_when_it_decides(settings):
+def test_a_quorum_is_required_if_and_only_if_it_decides(settings):
     with pytest.raises(InvalidPolicy, match=r"^quorum: "):
         Aggregate(**settings)
 

@@ -63,13 +63,13 @@ COMPOSED = [case for case in CASES if case["spec"] is not None and "schedulers" 
 
 
 @pytest.mark.parametrize("case", COMPOSED, ids=[case["id"] for case in COMPOSED])
-def test_torchs_compositions_in_their_own_words_give_torchs_rates(case):
+def test_torchs_compositions_with_their_own_names_give_torchs_rates(case):
     wanted = approx(case["expected"], rel=case["rtol"], abs=case["atol"])
 
     assert wanted == curve(parts_in_their_own_words(case), case["input"], initial=case["spec_kwargs"]["base_lr"])
 
 
-def test_enough_golden_cases_speak_their_own_words():
+def test_enough_golden_cases_use_the_names_of_their_library():
     assert 100 < len(SAME_WORDS)
     assert {case["target"].rpartition(".")[2] for case in SAME_WORDS} >= {
         "ExponentialDecay",
@@ -126,7 +126,7 @@ def test_a_policy_may_be_a_serialized_keras_schedule_inside():
     assert "step" == policy_from_json({"schedule": serialized, "unit": "step"}).unit
 
 
-def test_what_keras_takes_when_nothing_is_said_is_taken():
+def test_the_defaults_of_keras_apply():
     polynomial = node_to_json(
         node_from_json({"type": "PolynomialDecay", "initial_learning_rate": 0.1, "decay_steps": 9})
     )
@@ -138,13 +138,13 @@ def test_what_keras_takes_when_nothing_is_said_is_taken():
     assert (2.0, 1.0) == (restarts["t_mul"], restarts["m_mul"])
 
 
-def test_old_keras_words_of_the_plateau_are_understood():
+def test_old_keras_names_of_the_plateau_are_accepted():
     document = {"type": "ReduceLROnPlateau", "epsilon": 0.01, "verbose": 1}
 
     assert 0.01 == node_to_json(node_from_json(document))["min_delta"]
 
 
-def test_the_class_both_keras_and_torch_have_is_keras_unless_the_flavor_is_said():
+def test_a_class_of_both_keras_and_torch_is_keras_unless_the_flavor_is_set():
     assert 'threshold: belongs to flavor "torch"' in refusal({"type": "ReduceLROnPlateau", "threshold": 0.1})
     assert node_from_json({"type": "ReduceLROnPlateau", "flavor": "torch", "threshold": 0.1})
 

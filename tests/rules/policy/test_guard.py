@@ -48,7 +48,7 @@ def test_without_a_bound_nothing_explodes():
     assert [False, False] == acts(guarded(explosion_factor=None), [0.5, 1e9])
 
 
-def test_a_mean_is_believed_after_as_many_values_as_it_is_told():
+def test_a_mean_is_compared_after_min_samples_values():
     assert [False, False, False, True] == acts(guarded(min_samples=3), [0.1, 0.9, 2.0, 9.0])
 
 
@@ -125,7 +125,7 @@ def test_rollback_names_the_best_epoch_so_far():
 
 
 @pytest.mark.parametrize(("to", "expected"), [("best", 1), ("last", 2), (0, 0)])
-def test_rollback_goes_where_it_is_told(to, expected):
+def test_a_rollback_goes_to_the_epoch_of_rollback_to(to, expected):
     story = guarded(action="rollback", rollback_to=to)
     story.train([0.5, 0.4, 0.45])
 
@@ -139,7 +139,7 @@ def test_where_there_is_no_checkpoint_yet_a_rollback_only_scales(to):
     assert ("continue", None, 0.05) == (decision.action, decision.rollback_to, decision.learning_rate)
 
 
-def test_a_trainer_that_died_before_it_rolled_back_is_told_again():
+def test_a_trainer_that_died_before_its_rollback_gets_it_again():
     story = guarded(action="rollback")
     story.train([0.5, 0.4, nan])
     decision = story.attempt(3)
@@ -147,7 +147,7 @@ def test_a_trainer_that_died_before_it_rolled_back_is_told_again():
     assert ("rollback", 1) == (decision.action, decision.rollback_to)
 
 
-def test_an_attempt_that_goes_back_as_the_guard_said_keeps_what_the_guard_did():
+def test_an_attempt_that_follows_a_rollback_keeps_the_state_of_the_guard():
     """
     Otherwise the same explosion would come again and again, without limit.
     """
@@ -212,7 +212,7 @@ def test_a_guard_that_looks_at_nothing_is_refused():
         policy_from_json({"schedule": CONSTANT, "guard": {"non_finite": False}})
 
 
-def test_the_metric_of_a_guard_is_asked_for():
+def test_the_metric_of_a_guard_is_monitored():
     policy = policy_from_json({"schedule": CONSTANT, "guard": {"monitor": "loss"}})
 
     assert ("loss",) == policy.monitors()

@@ -71,7 +71,7 @@ def test_numbers_of_numpy_in_a_config_are_numbers():
     assert [0.5, 0.1] == rates(from_keras_schedule(schedule), [10, 11])
 
 
-def test_a_schedule_of_somebodys_own_is_refused_by_its_name():
+def test_a_custom_schedule_is_rejected_by_its_name():
     class Mine(schedules.LearningRateSchedule):
         def get_config(self):
             return {}

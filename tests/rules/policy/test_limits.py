@@ -163,7 +163,7 @@ def test_a_run_that_goes_back_goes_back_under_the_limits_of_today():
     assert story.replayed() == story.run
 
 
-def test_a_trainer_that_asks_for_its_run_again_says_nothing_of_limits():
+def test_a_trainer_that_requests_its_run_again_keeps_the_limits():
     story = limited(max_lr=0.05)
     before = story.run
     story.put(CONSTANT)
@@ -174,7 +174,7 @@ def test_a_trainer_that_asks_for_its_run_again_says_nothing_of_limits():
     assert Limits(max_lr=0.05) == story.run.spec.limits == story.run.state.limits
 
 
-def test_a_trainer_that_asks_for_another_policy_changes_the_rate_by_no_more_than_a_command():
+def test_a_trainer_that_requests_another_policy_changes_the_rate_by_no_more_than_a_command():
     story = limited(max_change=2.0)
     story.train([0.5] * 3)
     before = story.run

@@ -57,7 +57,7 @@ def test_a_report_without_the_metric_is_not_waited_on():
     assert "continue" == story.report(1).action
 
 
-def test_once_stopped_a_run_stays_stopped_and_an_attempt_is_told_so():
+def test_a_stopped_run_stays_stopped_and_an_attempt_gets_the_action_stop():
     story = stopping(early_stopping={"patience": 1})
     stopped_after(story, [0.5, 0.6])
 
@@ -103,7 +103,7 @@ def test_a_budget_stops_the_run_when_it_is_spent(budget, expected):
     assert expected == stopped_after(stopping(budget=budget, steps_per_epoch=10), [0.5] * 9)
 
 
-def test_steps_that_nobody_counts_are_no_budget():
+def test_unknown_steps_spend_no_budget():
     assert stopped_after(stopping(budget={"steps": 1}), [0.5] * 9) is None
 
 
@@ -115,7 +115,7 @@ def test_a_spent_budget_is_not_released():
     assert "stop" == story.report(1, 0.5).action
 
 
-def test_a_run_resumed_beyond_its_budget_is_told_at_once():
+def test_a_run_resumed_beyond_its_budget_stops_immediately():
     story = stopping(budget={"epochs": 2})
 
     assert "stop" == story.attempt(2, gap=True).action
@@ -129,7 +129,7 @@ def test_stop_rules_that_cannot_be_are_refused(stop):
         policy_from_json({"schedule": CONSTANT, "stop": stop})
 
 
-def test_the_metrics_of_stop_rules_are_asked_for():
+def test_the_metrics_of_stop_rules_are_monitored():
     stop = {"early_stopping": {}, "target": {"monitor": "val_accuracy", "value": 0.9}}
 
     assert ("val_loss", "val_accuracy") == policy_from_json({"schedule": CONSTANT, "stop": stop}).monitors()

@@ -46,7 +46,7 @@ def test_a_trainer_that_starts_again_under_a_policy_of_steps_starts_at_the_step_
     assert story.run.policy.learning_rate(None, epoch * 100.0) == decision.learning_rate
 
 
-def test_what_another_policy_does_to_the_rate_is_told_for_the_step_the_run_is_at():
+def test_the_effect_of_another_policy_is_computed_at_the_step_of_the_run():
     story = trained(epochs=50, steps_per_epoch=100)
     replaced(story, "command")
     told = story.log.events[-1].notes["after"]
@@ -54,7 +54,7 @@ def test_what_another_policy_does_to_the_rate_is_told_for_the_step_the_run_is_at
     assert told == story.report(50, 1.0).learning_rate
 
 
-def test_where_nobody_knows_the_step_who_starts_again_is_asked_for_it():
+def test_a_restart_must_give_the_step_if_it_is_unknown():
     story = trained(epochs=50)
     replaced(story, "command")
 

@@ -96,7 +96,7 @@ def test_of_several_points_that_wait_the_oldest_is_decided_first():
     assert [1, 2, None] == [None if each is None else each.epoch for each in (story.expire() for _ in range(3))]
 
 
-def test_a_point_that_a_later_one_has_overtaken_is_out_of_order_for_those_who_still_wait():
+def test_a_point_before_a_decided_one_is_out_of_order_for_ranks_that_still_wait():
     story = Story(policy(), world_size=2)
     story.report(0, 1.0, rank=0)
     for rank in (0, 1):
@@ -114,7 +114,7 @@ def test_a_point_that_a_later_one_has_overtaken_is_out_of_order_for_those_who_st
         Story({"schedule": EAGER}, world_size=2),
     ],
 )
-def test_nothing_is_over_for_a_run_that_waits_for_ever_or_for_nobody(quiet):
+def test_a_run_without_a_timeout_or_with_one_rank_never_times_out(quiet):
     quiet.report(0, 1.0, rank=quiet.run.spec.world_size - 1)
 
     assert quiet.expire() is None
@@ -125,7 +125,7 @@ def test_nothing_is_over_before_a_rank_has_reported():
     assert impatient().expire() is None
 
 
-def test_a_new_life_of_the_trainers_waits_anew():
+def test_a_new_attempt_waits_for_all_ranks_again():
     story = impatient(world_size=2)
     story.report(0, 1.0, rank=0)
     story.attempt(0)
@@ -133,7 +133,7 @@ def test_a_new_life_of_the_trainers_waits_anew():
     assert story.expire() is None
 
 
-def test_a_new_life_rewinds_past_what_was_decided_when_the_time_was_over():
+def test_a_new_attempt_rewinds_past_a_timed_out_point():
     story = impatient(world_size=2)
     first = story.run.state
     story.report(0, 1.0, rank=0)
@@ -156,7 +156,7 @@ def test_a_policy_for_a_lone_trainer_leaves_a_run_its_ranks():
     assert 2 == story.report(1, 1.0, rank=0).epoch
 
 
-def test_a_new_life_may_begin_right_after_what_was_decided_when_the_time_was_over():
+def test_a_new_attempt_may_begin_right_after_a_timed_out_point():
     story = impatient(world_size=2)
     story.report(0, 1.0, rank=0)
     story.expire()
@@ -168,7 +168,7 @@ def test_a_new_life_may_begin_right_after_what_was_decided_when_the_time_was_ove
     assert after == story.run.state
 
 
-def test_who_waits_when_the_run_is_finished_is_told_so():
+def test_a_rank_that_waits_when_the_run_is_finished_gets_run_finished():
     story = Story(policy(), world_size=2)
     story.report(0, 1.0, rank=0)
     story.finish("stopped")
@@ -191,7 +191,7 @@ def test_the_first_ranks_that_make_a_quorum_decide_and_the_others_are_late():
     assert late == replace(decision, replayed=True)
 
 
-def test_a_new_policy_that_needs_fewer_ranks_frees_those_who_wait():
+def test_a_new_policy_that_needs_fewer_ranks_decides_for_the_waiting_ones():
     """
     What an operator does when a rank is dead and nobody had thought of a time.
     """
@@ -208,7 +208,7 @@ def test_a_new_policy_that_needs_fewer_ranks_frees_those_who_wait():
     assert story.replayed() == story.run
 
 
-def test_a_new_policy_that_needs_rank_0_alone_takes_what_it_has_said():
+def test_a_new_policy_that_needs_rank_0_alone_uses_its_stored_report():
     story = Story(policy(), world_size=3)
     for rank in (0, 1):
         story.report(0, 1.0 + rank, rank=rank)
@@ -234,7 +234,7 @@ def test_shards_of_100_and_10_samples_count_by_their_samples():
     assert (1.0 * 100 + 3.0 * 10) / 110 == story.report(0, 1.0, rank=0, weight=100.0).plateau["best"]
 
 
-def test_the_steps_of_the_lowest_rank_count_whoever_comes_last():
+def test_the_steps_of_the_lowest_rank_count_in_any_order_of_arrival():
     """
     Uneven shards make uneven numbers of steps.
     """
@@ -271,7 +271,7 @@ def test_a_time_to_wait_is_more_than_nothing_and_at_most_a_week(timeout_s):
         policy_from_json(policy(timeout_s=timeout_s))
 
 
-def test_without_more_words_all_ranks_are_waited_for_for_ever():
+def test_by_default_all_ranks_are_waited_for_without_a_timeout():
     aggregate = policy_to_json(policy_from_json(policy()))["aggregate"]
 
     assert {"ranks": "all", "reduce": "weighted_mean", "on_timeout": "proceed"} == aggregate

@@ -71,7 +71,7 @@ def test_records_are_copied_and_pickled():
     assert report == copy.deepcopy(report) == pickle.loads(pickle.dumps(report))
 
 
-def test_whoever_would_change_a_record_is_told_so_by_the_type_checker(tmp_path: Path):
+def test_the_type_checker_rejects_an_assignment_to_a_record(tmp_path: Path):
     wrong = tmp_path / "wrong.py"
     wrong.write_text(
         "from remotelr.rules import Report\n"

@@ -232,7 +232,7 @@ def test_a_command_retried_at_any_later_time_counts_once(policy, steps, order, l
 
 @settings(max_examples=100, deadline=None)
 @given(st.sampled_from(POLICIES), st.lists(STEPS, max_size=30))
-def test_every_event_has_a_sentence_and_every_command_a_life(policy, steps):
+def test_every_event_has_a_sentence_and_every_command_a_status(policy, steps):
     story = lived(policy, steps)
     events = story.log.events
 

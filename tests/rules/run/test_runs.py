@@ -134,7 +134,7 @@ def test_superseded_reports_stay_in_the_log_and_are_marked():
     assert marks == [(0, None), (1, None), (2, 2), (3, 2)]
 
 
-def test_an_older_attempt_is_refused_and_told_to_stop():
+def test_an_older_attempt_is_rejected_with_the_action_stop():
     story = Story()
     story.attempt(0)
     story.attempt(0)
@@ -186,7 +186,7 @@ def test_a_checkpoint_newer_than_the_log_is_not_silently_a_gap():
     assert refusal.value.details["epoch"] == 3
 
 
-def test_a_gap_at_the_start_of_an_attempt_is_taken_when_asked_for():
+def test_a_gap_at_the_start_of_an_attempt_is_accepted_with_gap():
     story = Story()
     story.train(FLAT[:3])
 
@@ -201,7 +201,7 @@ def test_a_new_run_may_begin_at_any_epoch():
     assert story.attempt(10).epoch == 10
 
 
-def test_a_trainer_that_knows_more_than_the_log_is_told_what_is_missing():
+def test_a_trainer_with_newer_decisions_than_the_log_learns_what_is_missing():
     story = Story()
     story.train(FLAT[:3])
 
@@ -301,7 +301,7 @@ def test_an_order_survives_a_rewind_and_effective_from_the_epoch_it_held_from():
     assert [first, *story.train(FLAT[3:8], first=3)] == uninterrupted[2:]
 
 
-def test_a_release_in_the_new_life_cancels_the_pin_of_the_old_one():
+def test_a_release_in_the_new_attempt_cancels_the_pin_of_the_old_one():
     story = Story()
     story.attempt(0)
     story.train(FLAT[:8])
@@ -321,7 +321,7 @@ def test_a_rate_outside_the_bounds_is_refused(value):
         story.command("set_learning_rate", value)
 
 
-def test_a_stopped_run_is_told_with_the_next_answer_and_again_after_a_restart():
+def test_a_stop_is_in_the_next_decision_and_in_that_of_a_restart():
     story = Story()
     story.attempt(0)
 
@@ -446,7 +446,7 @@ def test_the_mean_of_all_ranks_is_weighted_by_their_samples_whatever_the_order()
     assert bests == [(1.0 * 100 + 3.0 * 10) / 110] * 2
 
 
-def test_reports_of_a_fenced_life_do_not_count_towards_the_quorum():
+def test_reports_of_a_fenced_attempt_do_not_count_towards_the_quorum():
     story = Story({"schedule": PLATEAU, "aggregate": {"ranks": "all"}}, world_size=2)
     story.attempt(0)
     story.report(0, 1.0, rank=0)
@@ -512,7 +512,7 @@ def test_the_decision_after_a_drift_says_so_every_time_it_is_given():
 
 
 @pytest.mark.parametrize("used", [0.3, 0.15])
-def test_a_rate_ordered_and_heard_of_within_the_epoch_is_noted_as_live(used):
+def test_a_rate_commanded_and_applied_within_the_epoch_is_noted_as_live(used):
     """A trainer that hears commands as they come may have heard of the first alone."""
     story = Story()
     story.attempt(0)
@@ -526,7 +526,7 @@ def test_a_rate_ordered_and_heard_of_within_the_epoch_is_noted_as_live(used):
     assert story.replayed() == story.run
 
 
-def test_a_rate_nobody_ordered_is_drift_whatever_else_was_ordered():
+def test_a_rate_without_a_command_is_drift_despite_other_commands():
     story = Story()
     story.attempt(0)
     story.command("scale", 0.5)

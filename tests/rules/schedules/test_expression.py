@@ -211,7 +211,7 @@ def test_far_ahead_a_recursive_formula_holds_after_a_bounded_effort():
     assert approx(0.1 * 0.9999999**reach) == farthest
 
 
-def test_every_batch_of_an_epoch_is_near_once_the_one_before_was_asked_for():
+def test_every_step_of_an_epoch_is_cheap_after_the_previous_one_was_evaluated():
     node = Expression(expression="lr * 0.99999").bind(Binding(initial_learning_rate=0.1))
     state = node.start(0.1)
 

@@ -135,7 +135,7 @@ def test_an_operator_is_named_where_the_rate_is_theirs(orders, expected):
     assert reported(CONSTANT, [0.5], orders).partition(": ")[2] == expected
 
 
-def test_what_pauses_have_cost_is_said():
+def test_the_length_of_pauses_is_in_the_sentence():
     story = Story(COSINE)
     story.command("pause")
     story.train([0.5, 0.5])
@@ -279,7 +279,7 @@ def test_a_cancel_names_the_command_it_takes_back():
     assert "An operator cancels command 3 (0.05 becomes 0.1)." == said(story)
 
 
-def test_a_command_says_who_ordered_it_and_why():
+def test_the_sentence_of_a_command_has_its_actor_and_reason():
     spoken = commanded(type="stop", actor="ada", reason="enough is enough")
 
     assert 'ada stops the run: "enough is enough".' == spoken
@@ -309,7 +309,7 @@ def test_a_late_rank_and_another_rate_are_mentioned():
     assert "Rank 1 reported epoch 0 when it was decided already." == said(story)
 
 
-def test_epochs_that_nobody_reported_are_mentioned():
+def test_epochs_without_a_report_are_mentioned():
     story = Story(CONSTANT)
     story.report(2, 0.5)
 
