@@ -188,7 +188,7 @@ def _commands(hosted: _HostedRun) -> Response:
 def _one_command(hosted: _HostedRun, seq: int) -> Response:
     event = next((event for event in hosted.log.events if event.seq == seq and is_command(event)), None)
     if event is None:
-        detail = f"event {seq} of the run {hosted.run.key!r} is no command"
+        detail = f"event {seq} of the run {hosted.run.key!r} is not a command"
         return _problem(404, "command_not_found", detail, {"run": hosted.run.key, "seq": seq})
     return _response(200, _command_answer(hosted, event))
 

@@ -108,15 +108,15 @@ def test_nobody_is_let_in_by_what_was_seen_five_seconds_ago():
     """
     Whatever becomes of the task that looks: this bound is checked with every request.
     """
-    assert token_cache.LOOK_S < token_cache.TRUSTED_S < 5
+    assert token_cache.REFRESH_S < token_cache.MAX_AGE_S < 5
 
 
 def test_nobody_is_let_in_by_old_knowledge_when_the_database_is_away(sqlite_url, monkeypatch):
     """
     Nobody is told that the token is wrong either: a trainer asks again.
     """
-    monkeypatch.setattr(token_cache, "TRUSTED_S", -1.0)
-    monkeypatch.setattr(token_cache, "LOOK_S", 0.05)
+    monkeypatch.setattr(token_cache, "MAX_AGE_S", -1.0)
+    monkeypatch.setattr(token_cache, "REFRESH_S", 0.05)
     away = threading.Event()
     with serving(sqlite_url, auth="on", admin_token=ADMIN) as service:
         service.http.headers.update(bearer(ADMIN))
@@ -136,8 +136,8 @@ def test_nobody_is_let_in_by_old_knowledge_when_the_database_is_away(sqlite_url,
 
 
 def test_who_asks_is_not_kept_waiting_by_a_database_that_does_not_answer(sqlite_url, monkeypatch):
-    monkeypatch.setattr(token_cache, "TRUSTED_S", -1.0)
-    monkeypatch.setattr(token_cache, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(token_cache, "MAX_AGE_S", -1.0)
+    monkeypatch.setattr(token_cache, "REFRESH_TIMEOUT_S", 0.1)
     answers = threading.Event()
     read = token_cache.TokenCache._read
 

@@ -14,7 +14,7 @@ from remotelr_service.server import uvicorn_server
 LONG_S = 60.0
 
 writer.transaction_limit_s = lambda _: LONG_S
-token_cache.PATIENCE_S = LONG_S
+token_cache.REFRESH_TIMEOUT_S = LONG_S
 engine._READERS["pool_timeout"] = LONG_S
 engine.SQLITE_CHECK_LIMIT_S = LONG_S
 

@@ -101,13 +101,13 @@ def token(
 
     For an operator who has lost all admin tokens. A SQLite file must not be in use; a PostgreSQL database may be.
     """
-    from remotelr_service.features.tokens.bootstrap import token_made_here
+    from remotelr_service.features.tokens.bootstrap import create_local_token
     from remotelr_service.server.startup import open_migrated
     from remotelr_service.settings import read_settings
 
     ctx = open_migrated(read_settings(database_url=database_url).database_url)
     try:
-        print(token_made_here(ctx, name).secret)
+        print(create_local_token(ctx, name).secret)
     finally:
         ctx.close()
 

@@ -224,7 +224,7 @@ def test_the_picture_of_what_if_shows_every_policy_beside_the_real_curve(shared_
     texts = [each.text for each in ET.fromstring(answer.text).iter(f"{SVG}text")]
 
     assert 3 == len(paths(answer.text))
-    assert {"drawn under other policies", "what really happened", "cosine", "patient"} <= set(texts)
+    assert {"drawn under other policies", "actual rates", "cosine", "patient"} <= set(texts)
 
 
 def test_names_in_a_picture_are_nothing_but_text():
@@ -325,7 +325,7 @@ def test_steps_that_are_too_many_to_list_are_said_to_lie_on_lines(shared_service
     found = replayed(http, "many")
 
     assert (False, "piecewise_interpolate") == (found["exact"], found["policy"]["schedule"]["type"])
-    assert "lie on a line" in found["notes"][0]
+    assert "are interpolated" in found["notes"][0]
     assert 201 == http.put("/v1/runs/many-again", json={"policy": found["policy"]}).status_code
 
 

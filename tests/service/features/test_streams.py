@@ -386,7 +386,7 @@ def test_the_stream_of_a_run_ends_when_the_run_is_deleted(service: Service, monk
 
 
 def test_who_does_not_read_is_cut_off_and_keeps_nobody_waiting(sqlite_url: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sse, "PATIENCE_S", 3.0)
+    monkeypatch.setattr(sse, "SEND_TIMEOUT_S", 3.0)
     with serving(sqlite_url) as service:
         put(service.http, "run")
         ctx = context_of(service)
@@ -414,7 +414,7 @@ def test_streams_say_that_they_are_alive(sqlite_url: str, monkeypatch: pytest.Mo
         put(service.http, "run")
         for path in ("/v1/stream", "/v1/runs/run/stream"):
             with httpx.stream("GET", service.url + path, timeout=LONG_S, trust_env=False) as answer:
-                assert any(line == ": still here" for line in answer.iter_lines())
+                assert any(line == ": heartbeat" for line in answer.iter_lines())
 
 
 def test_streams_end_with_the_service_and_nobody_holds_it_up(database_url: str, start_service):

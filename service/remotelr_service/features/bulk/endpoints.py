@@ -1,4 +1,4 @@
-"""Commands to many runs at once."""
+"""Endpoints of bulk commands."""
 
 from collections.abc import Sequence
 
@@ -25,11 +25,11 @@ from remotelr_service.http.route import StrictRoute
 
 router = APIRouter(prefix="/v1/commands", tags=["operating"], route_class=StrictRoute)
 
-_UNDER_WAY: Responses = {202: {"model": BulkCommandAnswer, "description": "It is noted, and under way."}}
+_UNDER_WAY: Responses = {202: {"model": BulkCommandAnswer, "description": "The command is stored and being executed."}}
 
 
 def executor_of(request: Request) -> BulkExecutor:
-    """Who carries out commands to many runs."""
+    """The bulk executor of this process."""
     executor: BulkExecutor = request.app.state.bulk_executor
     return executor
 
@@ -55,25 +55,25 @@ async def bulk_command(
     after: AfterPlace = 0,
     limit: PlaceLimit = 200,
 ) -> BulkCommandAnswer:
-    """Order the same of every selected run. Each takes it or refuses it by itself, and is listed with what came of it.
+    """Send one command to every selected run. Each run accepts or rejects it separately.
 
-    With `dry_run` nothing changes, and each is listed with its rate before and after. The answer waits `wait`
-    seconds for the end; 202 says that it goes on, and `GET /v1/commands/{id}` how far it is.
+    With `dry_run` nothing changes, and the answer lists each run's rate before and after. The service waits `wait`
+    seconds for the end. If the answer is 202, `GET /v1/commands/{id}` gives the progress.
     """
     key = body.key or body.command.key or idempotency_key
     actor = caller.actor(body.actor or body.command.actor)
-    wanted = await run_in_threadpool(body.ordered)
-    order = commands.signed(wanted, key=key, actor=actor, reason=body.reason or body.command.reason)
+    unsigned = await run_in_threadpool(body.unsigned_command)
+    command = commands.signed(unsigned, key=key, actor=actor, reason=body.reason or body.command.reason)
     selector = body.selector.selector()
     if body.dry_run:
-        rehearsal = await run_in_threadpool(bulk.dry_run, ctx.reads, selector, order, after=after - 1, limit=limit)
-        return _dry_run_answer(rehearsal)
-    noted, is_known = await bulk.create_bulk(ctx.writer, ctx.reads, selector, order)
+        result = await run_in_threadpool(bulk.dry_run, ctx.reads, selector, command, after=after - 1, limit=limit)
+        return _dry_run_answer(result)
+    stored, is_known = await bulk.create_bulk(ctx.writer, ctx.reads, selector, command)
     executor = executor_of(request)
     if not is_known:
-        executor.begin(noted.id)
-    await run_until_disconnect(request, executor.wait(noted.id, min(wait, settings.wait_limit_s)))
-    view = await run_in_threadpool(bulk.get_bulk, ctx.reads, noted.id, after=after - 1, limit=limit)
+        executor.begin(stored.id)
+    await run_until_disconnect(request, executor.wait(stored.id, min(wait, settings.wait_limit_s)))
+    view = await run_in_threadpool(bulk.get_bulk, ctx.reads, stored.id, after=after - 1, limit=limit)
     answer = _answer(view)
     if answer.finished_at is None:
         response.status_code = 202
@@ -93,7 +93,7 @@ def get_bulk_command(
     limit: PlaceLimit = 200,
     failed: OnlyFailed = False,
 ) -> BulkCommandAnswer:
-    """A command to many runs, how far it is, and what came of it for each run that has had its turn."""
+    """A bulk command, its progress, and its results so far."""
     view = bulk.get_bulk(ctx.reads, id, after=after - 1, limit=limit, only_failed=failed)
     return _answer(view)
 

@@ -1,4 +1,4 @@
-"""Who carries out commands to many runs in this process: those ordered here, and others that are left lying."""
+"""Executes bulk commands in this process: those sent to it, and abandoned ones of other processes."""
 
 import asyncio
 import logging
@@ -16,15 +16,15 @@ from remotelr_service.features.bulk.bulk import execute_bulk
 
 log = logging.getLogger(__name__)
 
-# A command that nobody has worked on for so long is left lying, by the database's clock; how often a replica looks.
+# Seconds without progress after which a command is abandoned, by the database's clock; the interval of the check.
 ABANDONED_S = 3.0
-LOOK_S = 1.0
-# How often who waits for a command looks whether another replica has finished it.
+CHECK_S = 1.0
+# The interval in which a waiting request checks if another replica has finished its command.
 _POLL_S = 0.2
 
 
 class BulkExecutor:
-    """Carries out commands to many runs, each once in this process; used from its event loop alone."""
+    """Executes each bulk command once in this process. Not thread-safe: use it in the event loop."""
 
     def __init__(self, writer: Writer, engine: Engine, *, abandoned_s: float = ABANDONED_S) -> None:
         self._writer = writer
@@ -33,49 +33,49 @@ class BulkExecutor:
         self._work: dict[int, asyncio.Task[None]] = {}
 
     def begin(self, bulk_id: int) -> None:
-        """Carry it out from now on, whoever waits."""
+        """Start a task that executes the command."""
         if bulk_id not in self._work:
-            task = asyncio.get_running_loop().create_task(self._carry_out(bulk_id))
+            task = asyncio.get_running_loop().create_task(self._execute(bulk_id))
             self._work[bulk_id] = task
             task.add_done_callback(lambda _: self._work.pop(bulk_id, None))
 
     async def wait(self, bulk_id: int, wait_s: float) -> None:
-        """Until it is finished, here or by another replica, or `wait_s` are over."""
+        """Wait up to `wait_s` seconds until any replica has finished the command."""
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 while True:
                     task = self._work.get(bulk_id)
                     if task is not None:
-                        # Who waits may go; the work goes on.
+                        # A disconnected caller must not cancel the execution.
                         await asyncio.shield(task)
                     if await asyncio.to_thread(self._is_finished, bulk_id):
                         return
                     await asyncio.sleep(_POLL_S)
 
     async def take_abandoned(self) -> int | None:
-        """Begin with a command that was left lying, and give its number. Raises what the writer does."""
+        """Start to execute an abandoned command. Returns: its id, or None. Raises what the writer raises."""
         if not await asyncio.to_thread(self._has_abandoned):
             return None
         bulk_id = await self._writer.submit(lambda tx: bulk_commands.take_abandoned(tx.writing(), self._abandoned))
         if bulk_id is not None:
-            log.info("the command %d was left lying: it is carried out here now", bulk_id)
+            log.info("the abandoned bulk command %d is executed here now", bulk_id)
             self.begin(bulk_id)
         return bulk_id
 
     async def end(self) -> None:
-        """Let go of all that is under way: whoever finds it lying goes on."""
+        """Cancel all executions. Another replica, or the next start, continues them."""
         work = list(self._work.values())
         for task in work:
             task.cancel()
         await asyncio.gather(*work, return_exceptions=True)
 
-    async def _carry_out(self, bulk_id: int) -> None:
+    async def _execute(self, bulk_id: int) -> None:
         try:
             await execute_bulk(self._writer, self._engine, bulk_id)
         except ServiceError as error:
-            log.warning("the command %d is left lying, because: %s", bulk_id, error)
+            log.warning("the bulk command %d is abandoned: %s", bulk_id, error)
         except Exception:
-            log.exception("the command %d failed", bulk_id)
+            log.exception("the bulk command %d failed", bulk_id)
 
     def _has_abandoned(self) -> bool:
         with reading(self._engine) as connection:
@@ -88,25 +88,24 @@ class BulkExecutor:
 
 @asynccontextmanager
 async def bulk_executor(writer: Writer, engine: Engine) -> AsyncIterator[BulkExecutor]:
-    """Within this block there is somebody who carries out commands, and looks for those left lying."""
+    """Context manager: an executor that also checks for abandoned commands."""
     executor = BulkExecutor(writer, engine)
-    looking = asyncio.get_running_loop().create_task(_look_out(executor))
+    task = asyncio.get_running_loop().create_task(_check_periodically(executor))
     try:
         yield executor
     finally:
-        looking.cancel()
-        await asyncio.gather(looking, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
         await executor.end()
 
 
-async def _look_out(executor: BulkExecutor) -> None:
+async def _check_periodically(executor: BulkExecutor) -> None:
     while True:
-        await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(CHECK_S)
         try:
             while await executor.take_abandoned() is not None:
                 pass
         except ServiceError as error:
-            log.debug("no look for commands left lying, because: %s", error)
+            log.debug("the check for abandoned bulk commands failed: %s", error)
         except Exception:
-            # One look that fails must not be the last.
-            log.exception("the look for commands left lying failed")
+            log.exception("the check for abandoned bulk commands failed")

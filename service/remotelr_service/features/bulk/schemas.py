@@ -1,4 +1,4 @@
-"""Bodies of bulk commands and their selectors."""
+"""Request and response bodies of bulk commands."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
@@ -20,26 +20,28 @@ from remotelr_service.http.fields import (
 
 
 class BulkResultAnswer(ResponseBody):
-    """What came of a command for one run, or would come of it."""
+    """The result of a bulk command for one run."""
 
     run: str
-    seq: int | None = Field(description="Number of the command in the run's log; null where there is none.")
-    effective_from: int | None = Field(description="The first epoch whose rate it bears on.")
+    seq: int | None = Field(
+        description="Number of the command in the run's log; null if it failed or was not executed."
+    )
+    effective_from: int | None = Field(description="The first epoch whose rate it affects.")
     before: float | None = Field(
         validation_alias="rate_before", description="The rate of that epoch without the command."
     )
     after: float | None = Field(
         validation_alias="rate_after",
-        description="The rate of that epoch with the command, if the schedule learns nothing until then.",
+        description="The rate of that epoch with the command, if the schedule's state does not change before it.",
     )
-    code: str | None = Field(description="Why it failed; null where it did not.")
+    code: str | None = Field(description="The error code; null for success.")
     detail: str | None
 
 
 class BulkCommandAnswer(ResponseBody):
-    """A command to many runs. The runs are those that were selected when it was ordered."""
+    """A bulk command. Its runs were selected when it was sent."""
 
-    id: int | None = Field(description="Null of a dry run.")
+    id: int | None = Field(description="Null for a dry run.")
     dry_run: bool
     key: str | None
     selector: dict[str, Any]
@@ -47,26 +49,28 @@ class BulkCommandAnswer(ResponseBody):
     actor: str | None
     reason: str | None
     status: Literal["running", "finished"]
-    count: int = Field(description="How many runs it is for.")
-    done: int = Field(description="How many of them have had their turn.")
-    failed: int = Field(description="How many of those refused it; of a dry run, of those listed.")
+    count: int = Field(description="Number of selected runs.")
+    done: int = Field(description="Number of runs with a result.")
+    failed: int = Field(description="Number of failed results; in a dry run, among the listed ones.")
     created_at: datetime | None
     finished_at: datetime | None
-    runs: list[BulkResultAnswer] = Field(description="One for each run that has had its turn, in order of their keys.")
-    next: int | None = Field(description="Ask again with `after` set to this; null where there are no more for now.")
+    runs: list[BulkResultAnswer] = Field(description="The results so far, in order of the run's keys.")
+    next: int | None = Field(
+        description="The value of `after` for the next page; null if there are no further results now."
+    )
 
 
 MAX_NAMED_RUNS = 1_000
 
 
 class BoundBody(RequestBody):
-    """What a metric has to be, all of it."""
+    """Conditions on one metric. All of them must hold."""
 
     gt: float | None = None
     ge: float | None = None
     lt: float | None = None
     le: float | None = None
-    finite: bool | None = Field(None, description="false: it is NaN or infinite.")
+    finite: bool | None = Field(None, description="false selects NaN and infinite values.")
 
     @model_validator(mode="after")
     def _some(self) -> Self:
@@ -79,21 +83,19 @@ class BoundBody(RequestBody):
 
 
 class SelectorBody(RequestBody):
-    """The runs for which all of this holds. At least one member has to be given."""
+    """Conditions that a selected run meets. At least one member is required."""
 
     experiment: Key | None = Field(None, description="Runs of this experiment.")
-    status: Status | None = Field(
-        None, description="Runs that stand so. Absent it is `running`, unless `runs` names them."
-    )
+    status: Status | None = Field(None, description="Runs with this status. Absent: `running`, unless `runs` is given.")
     tags: Annotated[dict[TagName, TagValue], Field(max_length=8)] = Field(
-        default_factory=dict, description="Runs that have all of these tags.", examples=[{"model": "resnet50"}]
+        default_factory=dict, description="Runs with all of these tags.", examples=[{"model": "resnet50"}]
     )
     runs: Annotated[list[Key], Field(min_length=1, max_length=MAX_NAMED_RUNS)] | None = Field(
-        None, description="These runs. One that does not exist is told as failed."
+        None, description="Runs with these keys. A key without a run gets a failed result."
     )
     metrics: Annotated[dict[MetricName, BoundBody], Field(max_length=8)] = Field(
         default_factory=dict,
-        description="Runs whose last report measured this.",
+        description="Runs whose last report meets these conditions.",
         examples=[{"val_loss": {"gt": 1.0}}],
     )
 
@@ -114,26 +116,26 @@ class SelectorBody(RequestBody):
 
 
 class BulkCommandRequest(RequestBody):
-    """One command, and the runs it is for."""
+    """One command, and the selector of its runs."""
 
     selector: SelectorBody
     command: AnyCommandBody
-    dry_run: bool = Field(False, description="Say what would come of it, and change nothing.")
+    dry_run: bool = Field(False, description="Compute the results without changing anything.")
     key: Key | None = Field(
-        None, description="The same key is the same command, so a repetition counts once. Or header Idempotency-Key."
+        None, description="An idempotency key: the same key is the same command. Also as header Idempotency-Key."
     )
-    actor: Sentence | None = Field(None, description="Who orders it; with tokens it is the token's name.")
-    reason: Sentence | None = Field(None, description="Why.")
+    actor: Sentence | None = Field(None, description="The sender. With tokens it is the token's name.")
+    reason: Sentence | None = Field(None, description="The reason, for the logs of the runs.")
 
-    def ordered(self) -> Command:
-        """The command, without its key. Raises InvalidCommand for what one run alone can have, InvalidPolicy."""
+    def unsigned_command(self) -> Command:
+        """The command without its signature. Raises InvalidCommand for a field that needs one run; InvalidPolicy."""
         for name, is_given in (
             ("type", isinstance(self.command, CancelBody)),
             ("expected_seq", self.command.expected_seq is not None),
         ):
             if is_given:
                 raise InvalidCommand(
-                    "this names an event of one run: order it to that run, POST /v1/runs/{run}/commands",
+                    "this names an event of one run: send it to POST /v1/runs/{run}/commands",
                     field=f"command.{name}",
                 )
         return self.command.command()

@@ -1,4 +1,4 @@
-"""Which runs a bulk command is for."""
+"""Selects the runs of a bulk command."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,13 +14,13 @@ from remotelr_service.errors import TooManyRuns
 
 MAX_RUNS: Final = 100_000
 
-# How many runs one look at the database is for: nobody who writes waits for longer.
+# The number of runs in one query. It bounds the time that the database is read at once.
 _PAGE = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """What a metric has to be. finite: False asks for "nan" and infinities."""
+    """Conditions on one metric. finite: False selects NaN and infinite values."""
 
     gt: float | None = None
     ge: float | None = None
@@ -44,10 +44,10 @@ class Bound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selector:
-    """The runs for which all of this holds; what is not given holds for every run.
+    """Conditions that a selected run meets. An absent condition is met by every run.
 
-    runs: only these keys. One that is no run's is selected too, so that somebody is told.
-    metrics: what the run last reported; one that did not measure it is not selected.
+    runs: these keys. A key without a run is selected too, so that its result shows the error.
+    metrics: conditions on the last report. A run that did not report the metric is not selected.
     """
 
     experiment: str | None = None
@@ -68,14 +68,14 @@ class Selector:
 
 
 def select_runs(engine: Engine, selector: Selector) -> list[str]:
-    """The keys of the runs, in order. Raises TooManyRuns for more than a bulk command takes."""
+    """The keys of the selected runs, in order. Raises TooManyRuns above MAX_RUNS."""
     found: list[str] = []
-    for keys in _named(engine, selector) if selector.runs is not None else _pages(engine, selector):
+    for keys in _pages_of_keys(engine, selector) if selector.runs is not None else _pages(engine, selector):
         found += keys if not selector.metrics else _measured(engine, selector, keys)
         if len(found) > MAX_RUNS:
             raise TooManyRuns(
-                f"more than {MAX_RUNS} runs are selected, which one command does not take: "
-                f"select by experiment, tags or status, and order it to one part after the other",
+                f"a bulk command must select at most {MAX_RUNS} runs: "
+                f"select by experiment, tags or status, and send several commands",
                 limit=MAX_RUNS,
             )
     return found
@@ -99,17 +99,17 @@ def _pages(engine: Engine, selector: Selector) -> Iterator[list[str]]:
         after = keys[-1]
 
 
-def _named(engine: Engine, selector: Selector) -> Iterator[list[str]]:
+def _pages_of_keys(engine: Engine, selector: Selector) -> Iterator[list[str]]:
     assert selector.runs is not None
     wanted = sorted(set(selector.runs))
     for begin in range(0, len(wanted), _PAGE):
         keys = wanted[begin : begin + _PAGE]
         with reading(engine) as connection:
-            there = selection.list_keys_among(
+            known = selection.list_keys_among(
                 connection, keys, experiment=selector.experiment, status=selector.status, tags=selector.tags
             )
-            there |= selection.list_unknown(connection, keys)
-        yield [key for key in keys if key in there]
+            known |= selection.list_unknown(connection, keys)
+        yield [key for key in keys if key in known]
 
 
 def _measured(engine: Engine, selector: Selector, keys: list[str]) -> list[str]:

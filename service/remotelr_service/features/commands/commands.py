@@ -1,4 +1,4 @@
-"""Commands: what operators order of a run, and what becomes of it."""
+"""Stores commands to runs and reads their status."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ _Dated = tuple[Event, datetime]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandPage:
-    """Some commands of a run, oldest first. after: what to ask for the next page with; None on the last."""
+    """Commands of a run, oldest first. after: where the next page continues; None on the last page."""
 
     commands: Sequence[CommandRecord[datetime]]
     after: int | None
@@ -33,16 +33,16 @@ class CommandPage:
 def signed(
     command: Command, *, key: str | None, actor: str | None, reason: str | None, expected_seq: int | None = None
 ) -> Command:
-    """The command with who orders it and why, under which name, and what they have seen of the run."""
+    """The command with its key, actor, reason and expected `seq`."""
     return replace(command, key=key, actor=actor, reason=reason, expected_seq=expected_seq)
 
 
 async def command(writer: Writer, key: str, command: Command) -> int:
-    """The number of the command in the run's log. One whose key is known was noted already, and counts once.
+    """Store the command. A command with a known key is not stored again.
 
-    Raises RunNotFound, and what `remotelr.rules.command` does.
+    Returns: the command's `seq` in the run's log. Raises RunNotFound, and the errors of `remotelr.rules.command`.
     """
-    # The writer may run an action twice: without a key of its own, a factor could then count twice.
+    # The writer may run an action twice. Without a key, a factor could be applied twice.
     named = command if command.key is not None else replace(command, key=uuid4().hex)
     assert named.key is not None
     name = named.key
@@ -52,48 +52,45 @@ async def command(writer: Writer, key: str, command: Command) -> int:
         outcome = rules.command(stored.run, named, log)
         tx.append(stored, outcome)
         event = outcome.event or log.keyed("command", name) or log.keyed("policy", name)
-        assert event is not None, "a command that brings no event was noted before"
+        assert event is not None, "a command without a new event has a stored one"
         return event.seq
 
     return await writer.submit(action, key, policy=command.policy)
 
 
 def get_command(engine: Engine, key: str, seq: int) -> CommandRecord[datetime]:
-    """The command of that number, with its history. Raises RunNotFound, CommandNotFound."""
+    """The command with this `seq` and its history. Raises RunNotFound, CommandNotFound."""
     with reading(engine) as connection:
         stored = get_stored_run(connection, key)
         found = list_dated_events(connection, stored, after=seq - 1, limit=1)
         if not found or found[0][0].seq != seq or not is_command(found[0][0]):
-            raise CommandNotFound(f"event {seq} of the run {key!r} is no command", run=key, seq=seq)
-        return _views(connection, stored, found)[0]
+            raise CommandNotFound(f"event {seq} of the run {key!r} is not a command", run=key, seq=seq)
+        return _records(connection, stored, found)[0]
 
 
 def list_commands(engine: Engine, key: str, *, after: int = 0, limit: int = 100) -> CommandPage:
-    """Up to `limit` commands of the run from the first with a number above `after` on, each with its history.
-
-    Raises RunNotFound.
-    """
+    """Up to `limit` commands of the run with a `seq` above `after`, each with its history. Raises RunNotFound."""
     with reading(engine) as connection:
         stored = get_stored_run(connection, key)
         found = command_events.list_commands(connection, stored, after=after, limit=limit + 1)
         shown = [each for each in found[:limit] if is_command(each[0])]
-        views = _views(connection, stored, shown)
-    return CommandPage(commands=views, after=found[limit - 1][0].seq if len(found) > limit else None)
+        records = _records(connection, stored, shown)
+    return CommandPage(commands=records, after=found[limit - 1][0].seq if len(found) > limit else None)
 
 
-def _views(connection: Connection, stored: StoredRun, commands: Sequence[_Dated]) -> list[CommandRecord[datetime]]:
+def _records(connection: Connection, stored: StoredRun, commands: Sequence[_Dated]) -> list[CommandRecord[datetime]]:
     if not commands:
         return []
-    ordered = command_events.list_commands(connection, stored, after=commands[0][0].seq)
-    ended = command_events.find_finish(connection, stored, after=commands[0][0].seq)
-    return [_view(connection, stored, each, ordered, ended) for each in commands]
+    later_commands = command_events.list_commands(connection, stored, after=commands[0][0].seq)
+    finish = command_events.find_finish(connection, stored, after=commands[0][0].seq)
+    return [_record(connection, stored, each, later_commands, finish) for each in commands]
 
 
-def _view(
-    connection: Connection, stored: StoredRun, dated: _Dated, ordered: Sequence[_Dated], ended: _Dated | None
+def _record(
+    connection: Connection, stored: StoredRun, dated: _Dated, later_commands: Sequence[_Dated], finish: _Dated | None
 ) -> CommandRecord[datetime]:
     event, _ = dated
-    told = command_events.list_effects(connection, stored, event)
-    ending = [] if ended is None else [ended]
-    later = {each.seq: (each, when) for each, when in (*ordered, *told, *ending) if each.seq > event.seq}
+    effects = command_events.list_effects(connection, stored, event)
+    finishes = [] if finish is None else [finish]
+    later = {each.seq: (each, when) for each, when in (*later_commands, *effects, *finishes) if each.seq > event.seq}
     return command_record(dated, [later[seq] for seq in sorted(later)], stored.run)

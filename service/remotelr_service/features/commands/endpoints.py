@@ -1,4 +1,4 @@
-"""Commands: what operators order of a run, and what becomes of it."""
+"""Endpoints of the commands to one run."""
 
 from datetime import datetime
 
@@ -23,20 +23,20 @@ router = APIRouter(prefix="/v1/runs/{run}/commands", tags=["operating"], route_c
         "run_not_found", "seq_conflict", "invalid_command", "invalid_policy", "invalid_request", "database_unavailable"
     ),
 )
-async def command(
+async def send_command(
     *, run: RunKey, body: AnyCommandBody, ctx: Ctx, caller: CalledBy, idempotency_key: IdempotencyKey = None
 ) -> CommandAnswer:
-    """Order something. It holds from the first epoch that is not yet decided, and never rewrites a used rate."""
-    # Reading a policy can take some milliseconds, in which no other request shall wait.
-    order = await run_in_threadpool(body.command)
-    order = commands.signed(
-        order,
+    """Send a command. It takes effect from the first undecided epoch and never changes a used rate."""
+    # Parsing a policy can take milliseconds, which would block the event loop.
+    command = await run_in_threadpool(body.command)
+    command = commands.signed(
+        command,
         key=body.key or idempotency_key,
         actor=caller.actor(body.actor),
         reason=body.reason,
         expected_seq=body.expected_seq,
     )
-    seq = await commands.command(ctx.writer, run, order)
+    seq = await commands.command(ctx.writer, run, command)
     return _answer(await run_in_threadpool(commands.get_command, ctx.reads, run, seq))
 
 
@@ -44,7 +44,7 @@ async def command(
     "", operation_id="list_commands", responses=described("run_not_found", "invalid_request", "database_unavailable")
 )
 def list_commands(run: RunKey, ctx: Ctx, after: AfterSequence = 0, limit: Limit = 100) -> CommandPage:
-    """What was ordered of the run, oldest first, and what has become of each."""
+    """The commands to the run, oldest first, with their status."""
     page = commands.list_commands(ctx.reads, run, after=after, limit=limit)
     return CommandPage(run=run, commands=[_answer(view) for view in page.commands], next=page.after)
 
@@ -55,7 +55,7 @@ def list_commands(run: RunKey, ctx: Ctx, after: AfterSequence = 0, limit: Limit 
     responses=described("run_not_found", "command_not_found", "invalid_request", "database_unavailable"),
 )
 def get_command(run: RunKey, seq: EventNumber, ctx: Ctx) -> CommandAnswer:
-    """A command to the run, and what has become of it."""
+    """A command to the run, with its status."""
     return _answer(commands.get_command(ctx.reads, run, seq))
 
 

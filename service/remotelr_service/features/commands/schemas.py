@@ -1,4 +1,4 @@
-"""Bodies of commands: one for each type, told apart by `type`."""
+"""Request and response bodies of commands, one request body for each type."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
@@ -33,36 +33,36 @@ from remotelr_service.http.fields import (
 
 
 class CommandStepAnswer(ResponseBody):
-    """One step in the life of a command."""
+    """One change of a command's status."""
 
     state: CommandState
     at: datetime
-    seq: int = Field(description="The event that brought it, in the run's log.")
-    epoch: int | None = Field(description="Of `delivered` and `applied`: the epoch whose rate it made.")
-    rate: float | None = Field(description="Of `delivered`: the rate told. Of `applied`: the one really used.")
-    actor: str | None = Field(description="Who ordered what brought it.")
+    seq: int = Field(description="`seq` of the event that caused it.")
+    epoch: int | None = Field(description="Of `delivered` and `applied`: the affected epoch.")
+    rate: float | None = Field(description="Of `delivered`: the decided rate. Of `applied`: the used rate.")
+    actor: str | None = Field(description="The actor of the command that caused it.")
     reason: str | None
 
 
 class CommandAnswer(ResponseBody):
-    """A command to a run, and what has become of it.
+    """A command to a run, with its status.
 
-    It is queued until a decision with it has gone out, then delivered until the trainer has used the rate.
+    It is queued until a response contains it, then delivered until the trainer has used the rate.
     """
 
     run: str
     seq: int = Field(description="Number of the command in the run's log.")
-    effective_from: int = Field(description="The first epoch whose rate it bears on.")
+    effective_from: int = Field(description="The first epoch whose rate it affects.")
     key: str | None
     command: Annotated[dict[str, Any], BeforeValidator(command_to_json)] = Field(
-        description="As it was ordered, with `actor` and `reason`; defaults left out."
+        description="The command as sent, with `actor` and `reason`, without default values."
     )
     created_at: datetime
     state: CommandState
-    at_epoch: int | None = Field(description="The epoch its rate was used in, or is told for.")
-    rate: float | None = Field(description="The rate that the trainer really set, where it says so.")
-    reason: str | None = Field(description="Why it stands so, where that needs a word.")
-    history: list[CommandStepAnswer] = Field(description="How it came to stand so, oldest step first.")
+    at_epoch: int | None = Field(description="The epoch in which its rate was used or delivered.")
+    rate: float | None = Field(description="The rate that the trainer used, if reported.")
+    reason: str | None = Field(description="The reason for the state, if there is one.")
+    history: list[CommandStepAnswer] = Field(description="All states of the command, oldest first.")
     type: str = Field(description="Of `command`.")
     value: float | None = Field(description="Of `command`: the rate or the factor.")
 
@@ -72,24 +72,24 @@ class CommandPage(BaseModel):
 
     run: str
     commands: list[CommandAnswer]
-    next: int | None = Field(description="Ask again with `after` set to this; null at the end.")
+    next: int | None = Field(description="The value of `after` for the next page; null on the last page.")
 
 
-def _moment(text: str) -> str:
+def _timestamp(text: str) -> str:
     return parse_timestamp(text).isoformat()
 
 
 Factor = Annotated[float, Field(ge=MIN_FACTOR, le=MAX_FACTOR)]
 
 
-Time = Annotated[str, AfterValidator(_moment), Field(max_length=40, json_schema_extra={"format": "date-time"})]
+Time = Annotated[str, AfterValidator(_timestamp), Field(max_length=40, json_schema_extra={"format": "date-time"})]
 
 
 class UntilBody(RequestBody):
-    """When a rate is held no longer: one of the two."""
+    """The end of an override: an epoch or a time."""
 
-    epoch: Epoch | None = Field(None, description="The first epoch that is the schedule's again.")
-    time: Time | None = Field(None, description="A time with its offset, by the database's clock.")
+    epoch: Epoch | None = Field(None, description="The first epoch without the override.")
+    time: Time | None = Field(None, description="A time with a UTC offset, compared with the database's clock.")
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -102,15 +102,15 @@ _SIGNATURE = {"actor", "reason", "key", "expected_seq"}
 
 
 class _CommandBody(RequestBody):
-    """What every command has."""
+    """The fields of every command."""
 
-    actor: Sentence | None = Field(None, description="Who orders it; with tokens it is the token's name.")
-    reason: Sentence | None = Field(None, description="Why.")
+    actor: Sentence | None = Field(None, description="The sender. With tokens it is the token's name.")
+    reason: Sentence | None = Field(None, description="The reason, for the log.")
     key: Key | None = Field(
-        None, description="The same key is the same command, so a repetition counts once. Or header Idempotency-Key."
+        None, description="An idempotency key: the same key is the same command. Also as header Idempotency-Key."
     )
     expected_seq: Sequence | None = Field(
-        None, description="The run's `seq` as the operator saw it: if anything has happened since, 409 `seq_conflict`."
+        None, description="The run's newest `seq`. If the log has a newer event, the answer is 409 `seq_conflict`."
     )
 
     def command(self) -> Command:
@@ -125,10 +125,10 @@ class SetLearningRateBody(_CommandBody):
     value: LearningRate = Field(description="The rate.")
     mode: Literal["pin", "rebase", "one_shot"] = Field(
         "pin",
-        description="`pin` holds it; `rebase` lets the schedule go on from it; `one_shot` holds it for one epoch and "
-        "gives back what was there before.",
+        description="`pin` holds the rate; `rebase` continues the schedule from it; `one_shot` holds it for one epoch, "
+        "then restores the earlier override.",
     )
-    until: UntilBody | None = Field(None, description="Of `pin` and `one_shot`: when it is held no longer.")
+    until: UntilBody | None = Field(None, description="Of `pin` and `one_shot`: the end of the override.")
 
     @override
     def command(self) -> Command:
@@ -137,12 +137,14 @@ class SetLearningRateBody(_CommandBody):
 
 
 class ScaleBody(_CommandBody):
-    """Multiply the rate in force; the schedule goes on below it."""
+    """Multiply the rate. The schedule continues."""
 
     type: Literal["scale"]
-    value: Factor | None = Field(None, description="An older name of `factor`.", json_schema_extra={"deprecated": True})
+    value: Factor | None = Field(
+        None, description="Deprecated name of `factor`.", json_schema_extra={"deprecated": True}
+    )
     factor: Factor | None = Field(
-        None, validate_default=True, description="What to multiply with. Required, but for its older name."
+        None, validate_default=True, description="The multiplier. Required, unless `value` is given."
     )
 
     @field_validator("factor")
@@ -152,35 +154,35 @@ class ScaleBody(_CommandBody):
         if factor is None and older is None and "value" in others.data:
             raise ValueError("is required")
         if factor is not None and older is not None:
-            raise ValueError("`value` is an older name of it: give one of them")
+            raise ValueError("`value` is a deprecated name of `factor`: give only one of them")
         return factor
 
 
 class ReleaseBody(_CommandBody):
-    """Go back to the policy's own curve, and no longer stop."""
+    """Remove all overrides and the stop request."""
 
     type: Literal["release"]
 
 
 class PauseBody(_CommandBody):
-    """Hold the rate in force; the schedule's clock stands still."""
+    """Hold the rate and stop the schedule's clock."""
 
     type: Literal["pause"]
 
 
 class ResumeScheduleBody(_CommandBody):
-    """Let the schedule go on where `pause` held it."""
+    """Continue the schedule after `pause`."""
 
     type: Literal["resume_schedule"]
 
 
 class ReplacePolicyBody(_CommandBody):
-    """Give the run another policy."""
+    """Replace the run's policy."""
 
     type: Literal["replace_policy"]
     policy: PolicyDocument
     state: Literal["keep", "reset"] = Field(
-        "keep", description="`keep`: what the schedule remembers stays, where the tree has the same shape."
+        "keep", description="`keep`: keep the schedule's state where both trees have the same shape."
     )
 
     @override
@@ -190,35 +192,35 @@ class ReplacePolicyBody(_CommandBody):
 
 
 class ExtendBody(_CommandBody):
-    """Make the run longer, or shorter, and the rest of its curve with it."""
+    """Change the length of the run, and the rest of its curve."""
 
     type: Literal["extend"]
-    total: int = Field(ge=1, le=MAX_EPOCH, description="How many epochs the run has now.")
+    total: int = Field(ge=1, le=MAX_EPOCH, description="The new number of epochs of the run.")
     continuity: Literal["keep_lr", "keep_fraction", "restart"] = Field(
         "keep_lr",
-        description="`keep_lr` goes on from the rate in force, `keep_fraction` from the same part of the curve, "
+        description="`keep_lr` continues from the rate in force, `keep_fraction` from the same fraction of the curve, "
         "`restart` from its beginning.",
     )
 
 
 class StopBody(_CommandBody):
-    """Ask the trainer to end with its epoch."""
+    """Request the trainer to stop after its epoch."""
 
     type: Literal["stop"]
 
 
 class NoteBody(_CommandBody):
-    """Write a remark into the run's log."""
+    """Add a note to the run's log."""
 
     type: Literal["note"]
     text: Sentence = Field(min_length=1)
 
 
 class CancelBody(_CommandBody):
-    """Take back a command that has not been delivered."""
+    """Cancel a command that is not delivered yet."""
 
     type: Literal["cancel"]
-    seq: int = Field(ge=1, le=MAX_INTEGER, description="The `seq` of that command.")
+    seq: int = Field(ge=1, le=MAX_INTEGER, description="The `seq` of the command.")
 
 
 AnyCommandBody = Annotated[

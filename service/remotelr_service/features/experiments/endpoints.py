@@ -1,4 +1,4 @@
-"""Experiments: named groups of runs, with what their runs begin with and the limits they keep to."""
+"""Endpoints of experiments."""
 
 from typing import Annotated
 
@@ -23,7 +23,7 @@ router = APIRouter(prefix="/v1/experiments", tags=["experiments"], route_class=S
 _CREATED: Responses = {
     201: {
         "model": ExperimentPutAnswer,
-        "description": "The experiment is new.",
+        "description": "The experiment was created.",
         "headers": {"Location": {"description": "The experiment.", "schema": {"type": "string"}}},
     }
 }
@@ -45,14 +45,14 @@ async def put_experiment(
     caller: CalledBy,
     wait: WaitForMany = 5.0,
 ) -> ExperimentPutAnswer:
-    """Set what the runs of the experiment begin with, and the limits all of them keep to.
+    """Replace the settings of the experiment; an absent setting is removed.
 
-    What is not given is not set any more. Policy and tags are for runs that are created from now on; other limits
-    go to each running run too, as an event of its log. `wait` says how long to wait until all of them have it.
+    Policy and tags apply to new runs. Changed limits also apply to every running run, as an event of its log. `wait`
+    is the time in seconds that the service waits for these events.
     """
-    wanted = await run_in_threadpool(body.settings)
+    new_settings = await run_in_threadpool(body.settings)
     put = await experiments.put_experiment(
-        ctx.writer, experiment, wanted, actor=caller.actor(body.actor), reason=body.reason
+        ctx.writer, experiment, new_settings, actor=caller.actor(body.actor), reason=body.reason
     )
     if put.limits_command is not None:
         executor = executor_of(request)
@@ -67,10 +67,10 @@ async def put_experiment(
 @router.get("", operation_id="list_experiments", responses=described("invalid_request", "database_unavailable"))
 def list_experiments(
     ctx: Ctx,
-    after: Annotated[str | None, Query(pattern=KEY_PATTERN, description="Only names behind this one.")] = None,
+    after: Annotated[str | None, Query(pattern=KEY_PATTERN, description="Only names after this one.")] = None,
     limit: Limit = 100,
 ) -> ExperimentPage:
-    """Experiments in order of their names, page by page: those that were set, and those that runs have named."""
+    """Experiments ordered by name, in pages."""
     page = experiments.list_experiments(ctx.reads, after=after, limit=limit)
     return ExperimentPage(experiments=[ExperimentAnswer.read(each) for each in page.experiments], next=page.after)
 
@@ -81,5 +81,5 @@ def list_experiments(
     responses=described("experiment_not_found", "invalid_request", "database_unavailable"),
 )
 def get_experiment(experiment: ExperimentName, ctx: Ctx) -> ExperimentAnswer:
-    """The experiment, and what its runs begin with."""
+    """The experiment and its settings."""
     return ExperimentAnswer.read(experiments.get_experiment(ctx.reads, experiment))

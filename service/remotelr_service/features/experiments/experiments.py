@@ -1,4 +1,4 @@
-"""Experiments: what the runs of a named group begin with, and the limits none of them leaves."""
+"""Experiments: default policy, tags and limits of their runs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,10 +26,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentSettings:
-    """What is set for an experiment.
+    """The settings of an experiment.
 
-    policy: of a run that is created without one. tags: of every new run, unless it has others of these names.
-    limits: of every run, also of those that run already.
+    policy: for a new run without a policy. tags: for every new run; the run's own tags win.
+    limits: for every run, running ones included.
     """
 
     policy: Policy | None = None
@@ -39,7 +39,7 @@ class ExperimentSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentPut:
-    """What came of setting an experiment. limits_command: the bulk command that takes the new limits to its runs."""
+    """The result of a PUT. limits_command: the id of the bulk command that sends the new limits to the runs."""
 
     experiment: Experiment
     is_new: bool
@@ -48,7 +48,7 @@ class ExperimentPut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentPage:
-    """Some experiments in order of name. after: what to ask for the next page with; None on the last."""
+    """Experiments ordered by name. after: where the next page continues; None on the last page."""
 
     experiments: list[Experiment]
     after: str | None
@@ -57,9 +57,9 @@ class ExperimentPage:
 async def put_experiment(
     writer: Writer, name: str, settings: ExperimentSettings, *, actor: str | None = None, reason: str | None = None
 ) -> ExperimentPut:
-    """The experiment with these settings in the place of those it had.
+    """Create the experiment or replace its settings.
 
-    Other limits go to each of its running runs by a bulk command, which is noted here and yet to be carried out.
+    For changed limits this stores a bulk command to the running runs. The bulk executor executes it.
     """
 
     def action(tx: WriteTransaction) -> ExperimentPut:
@@ -78,14 +78,14 @@ async def put_experiment(
         if wanted == replace(known, updated_at=tx.now):
             return ExperimentPut(experiment=known, is_new=False, limits_command=None)
         experiments.save_experiment(tx.writing(), wanted)
-        told = None if wanted.limits == known.limits else _tell(tx, wanted, actor, reason)
-        return ExperimentPut(experiment=wanted, is_new=False, limits_command=told)
+        command_id = None if wanted.limits == known.limits else _add_limits_command(tx, wanted, actor, reason)
+        return ExperimentPut(experiment=wanted, is_new=False, limits_command=command_id)
 
     return await writer.submit(action)
 
 
 def get_experiment(engine: Engine, name: str) -> Experiment:
-    """Raises ExperimentNotFound."""
+    """The experiment `name`. Raises ExperimentNotFound."""
     with reading(engine) as connection:
         found = experiments.find_experiment(connection, name)
     if found is None:
@@ -94,26 +94,28 @@ def get_experiment(engine: Engine, name: str) -> Experiment:
 
 
 def list_experiments(engine: Engine, *, after: str | None = None, limit: int = 100) -> ExperimentPage:
-    """Up to `limit` experiments in order of name, from the first one behind `after` on."""
+    """Up to `limit` experiments after the name `after`, in order of name."""
     with reading(engine) as connection:
         found = experiments.list_experiments(connection, after=after, limit=limit + 1)
     shown = found[:limit]
     return ExperimentPage(experiments=shown, after=shown[-1].name if len(found) > limit else None)
 
 
-def _tell(tx: WriteTransaction, experiment: Experiment, actor: str | None, reason: str | None) -> int | None:
-    """Note the command that takes the experiment's limits to its running runs; None when none is running."""
-    # A run that begins again in the same transaction is running too.
+def _add_limits_command(
+    tx: WriteTransaction, experiment: Experiment, actor: str | None, reason: str | None
+) -> int | None:
+    """The id of a new bulk command with the limits to the running runs; None without a running run."""
+    # Save first: a run that began an attempt in this transaction is running, too.
     tx.save()
     running = experiments.list_running(tx.connection, experiment.name)
     if not running:
         return None
-    order = Command(type="limits", limits=Limits.from_json(experiment.limits))
+    command = Command(type="limits", limits=Limits.from_json(experiment.limits))
     return bulk_commands.add_bulk(
         tx.writing(),
         key=None,
         selector={"experiment": experiment.name, "status": "running"},
-        command=command_to_json(order),
+        command=command_to_json(command),
         actor=actor,
         reason=reason,
         runs=running,

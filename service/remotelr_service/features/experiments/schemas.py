@@ -1,4 +1,4 @@
-"""Bodies of experiments."""
+"""Request and response bodies of experiments."""
 
 from datetime import datetime
 from typing import Annotated, Any, Self
@@ -17,12 +17,12 @@ from remotelr_service.http.fields import (
 
 
 class LimitsBody(RequestBody):
-    """What no policy and no operator may leave."""
+    """Limits of the rate. No policy and no command passes them."""
 
-    min_lr: LearningRateOrZero | None = Field(None, description="No rate below; wins over the policy's own bound.")
-    max_lr: LearningRateOrZero | None = Field(None, description="No rate above; wins over the policy's own bound.")
+    min_lr: LearningRateOrZero | None = Field(None, description="The lowest rate. It wins over the policy's bound.")
+    max_lr: LearningRateOrZero | None = Field(None, description="The highest rate. It wins over the policy's bound.")
     max_change: Annotated[float, Field(ge=1, le=1e6)] | None = Field(
-        None, description="The largest factor by which one command may change the rate in force, up or down."
+        None, description="The largest factor by which one command may change the rate, up or down."
     )
 
     @model_validator(mode="after")
@@ -33,16 +33,16 @@ class LimitsBody(RequestBody):
 
 
 class ExperimentRequest(RequestBody):
-    """What is set for an experiment, in the place of all that was."""
+    """The new settings of an experiment. They replace all old settings."""
 
-    policy: PolicyDocument | None = Field(None, description="Of a run that is created without one.")
-    tags: Tags = Field(default_factory=dict, description="Of every new run, unless it has others of these names.")
-    limits: LimitsBody | None = Field(None, description="Of every run, also of those that run already.")
-    actor: Sentence | None = Field(None, description="Who sets it; with tokens it is the token's name.")
-    reason: Sentence | None = Field(None, description="Why.")
+    policy: PolicyDocument | None = Field(None, description="The policy of a new run without a policy.")
+    tags: Tags = Field(default_factory=dict, description="Tags of every new run. The run's own tags win.")
+    limits: LimitsBody | None = Field(None, description="Limits of every run, running ones included.")
+    actor: Sentence | None = Field(None, description="The sender. With tokens it is the token's name.")
+    reason: Sentence | None = Field(None, description="The reason, for the logs of the runs.")
 
     def settings(self) -> ExperimentSettings:
-        """Raises InvalidPolicy."""
+        """The settings. Raises InvalidPolicy."""
         return ExperimentSettings(
             policy=None if self.policy is None else policy_from_json(self.policy),
             tags=self.tags,
@@ -51,10 +51,10 @@ class ExperimentRequest(RequestBody):
 
 
 class ExperimentAnswer(ResponseBody):
-    """An experiment, and what its runs begin with."""
+    """An experiment and its settings."""
 
     experiment: str = Field(validation_alias="name")
-    policy: dict[str, Any] | None = Field(description="Of a run that is created without one, in its canonical form.")
+    policy: dict[str, Any] | None = Field(description="The policy of a new run without a policy, in canonical form.")
     tags: dict[str, str]
     limits: dict[str, float] | None
     created_at: datetime
@@ -62,16 +62,16 @@ class ExperimentAnswer(ResponseBody):
 
 
 class ExperimentPutAnswer(ExperimentAnswer):
-    """An experiment as it is set now."""
+    """An experiment after a PUT."""
 
     limits_command: int | None = Field(
-        description="The command that takes new limits to the runs: `GET /v1/commands/{id}` says how far it is. "
-        "Null where no run has to be told."
+        description="The bulk command that sends new limits to the runs. `GET /v1/commands/{id}` gives its progress. "
+        "Null if no run needs it."
     )
 
 
 class ExperimentPage(BaseModel):
-    """Experiments in order of their names."""
+    """Experiments ordered by name."""
 
     experiments: list[ExperimentAnswer]
-    next: str | None = Field(description="Ask again with `after` set to this; null at the end.")
+    next: str | None = Field(description="The value of `after` for the next page; null on the last page.")

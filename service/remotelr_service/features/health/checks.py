@@ -1,4 +1,4 @@
-"""Whether the service can do its work now."""
+"""Checks of readiness."""
 
 from sqlalchemy import Engine
 
@@ -10,7 +10,7 @@ OK = "ok"
 
 
 def database_checks(engine: Engine) -> dict[str, str]:
-    """The checks `database` and `schema`, each `ok` or what is wrong."""
+    """The checks `database` and `schema`, each `ok` or an error message."""
     try:
         check_writable(engine)
         return {"database": OK, "schema": schema_mismatch(engine, stored_revision(engine)) or OK}
@@ -19,5 +19,5 @@ def database_checks(engine: Engine) -> dict[str, str]:
 
 
 def write_check(ctx: Context) -> str:
-    """`ok`, or what the last write failed of when that was lately and none has succeeded since."""
+    """`ok`, or the error of the last write if it failed recently."""
     return ctx.writer.failing or OK

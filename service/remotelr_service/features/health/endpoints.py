@@ -1,4 +1,4 @@
-"""Whether the service lives, whether it can work, and what it is."""
+"""Endpoints of liveness, readiness, metrics and version."""
 
 import asyncio
 
@@ -21,7 +21,7 @@ router = APIRouter(tags=["health"], route_class=StrictRoute)
 
 @router.get("/livez", operation_id="livez", responses=described("invalid_request"))
 async def livez() -> HealthAnswer:
-    """Yes, as long as the process answers at all. When this fails, restart it."""
+    """Liveness. If this fails, restart the process."""
     return HealthAnswer(status="ok")
 
 
@@ -33,13 +33,13 @@ async def livez() -> HealthAnswer:
     responses=described("not_ready", "invalid_request"),
 )
 async def readyz(request: Request, ctx: Ctx, verbose: Verbose = False) -> HealthAnswer | Response:
-    """Whether to send requests here: the database answers, its tables fit, writing works, and it is not stopping."""
+    """Readiness: the database answers, its schema is current, writes succeed, and the process is not stopping."""
     checks = await _database_checks(ctx)
     checks["writes"] = write_check(ctx)
     checks["serving"] = "stopping" if draining(request).is_set() else OK
-    failing = {name: said for name, said in checks.items() if said != OK}
+    failing = {name: result for name, result in checks.items() if result != OK}
     if failing:
-        detail = "; ".join(f"{name}: {said}" for name, said in failing.items())
+        detail = "; ".join(f"{name}: {result}" for name, result in failing.items())
         return problem("not_ready", detail, checks=checks if verbose else None)
     return HealthAnswer(status="ok", checks=checks if verbose else None)
 
@@ -48,16 +48,16 @@ async def readyz(request: Request, ctx: Ctx, verbose: Verbose = False) -> Health
     "/metrics",
     operation_id="get_metrics",
     response_class=PlainTextResponse,
-    responses={200: {"description": "In Prometheus's text format."}, **described("invalid_request")},
+    responses={200: {"description": "Metrics in Prometheus's text format."}, **described("invalid_request")},
 )
 async def get_metrics(ctx: Ctx) -> Response:
-    """What this process counts of itself, for Prometheus. Nothing in it is named by users."""
+    """The metrics of this process for Prometheus. No label contains a value from users."""
     return Response(ctx.metrics.page(), media_type=ctx.metrics.content_type)
 
 
 @router.get("/version", operation_id="get_version", responses=described("invalid_request"))
 async def get_version(request: Request) -> VersionAnswer:
-    """The release, and the version of the rules by which new runs are decided."""
+    """The release, and the rules version of new runs."""
     return VersionAnswer(version=request.app.version, rules_version=RULES_VERSION, api="v1")
 
 

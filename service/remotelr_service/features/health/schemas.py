@@ -6,14 +6,14 @@ from pydantic import BaseModel
 
 
 class HealthAnswer(BaseModel):
-    """Whether all is well, and with `verbose` each check by name."""
+    """The state of the service; with `verbose` each check by name."""
 
     status: Literal["ok", "failing"]
     checks: dict[str, str] | None = None
 
 
 class VersionAnswer(BaseModel):
-    """What is running."""
+    """The versions of the service."""
 
     version: str
     rules_version: int

@@ -1,4 +1,4 @@
-"""Policies: what their curves look like, and what may be written in them."""
+"""Endpoints of policies: preview and JSON Schema."""
 
 import csv
 from io import StringIO
@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from remotelr.rules import Preview, preview
 from remotelr.rules.policy.json_schema import json_schema
-from remotelr_service.features.policies.charts import picture_of_preview
+from remotelr_service.features.policies.charts import preview_chart
 from remotelr_service.features.policies.schemas import PreviewAnswer, PreviewRequest
 from remotelr_service.http.negotiation import CSV, JSON, SVG, preferred_media_type
 from remotelr_service.http.problems import described
@@ -30,9 +30,9 @@ router = APIRouter(prefix="/v1/policies", tags=["policies"], route_class=StrictR
     response_model=None,
 )
 def preview_policy(body: PreviewRequest, request: Request) -> PreviewAnswer | Response:
-    """The curve a policy would give: `count` positions of its unit from `start` on. Nothing is stored.
+    """The curve of a policy: `count` positions in its unit, from `start` on. Nothing is stored.
 
-    JSON, or what Accept says: `text/csv` is a table, `image/svg+xml` a picture.
+    The header Accept selects JSON, a table (`text/csv`) or a chart (`image/svg+xml`).
     """
     policy = body.parsed()
     curve = preview(
@@ -48,18 +48,18 @@ def preview_policy(body: PreviewRequest, request: Request) -> PreviewAnswer | Re
         case "text/csv":
             return _table(curve, body.start, policy.unit)
         case "image/svg+xml":
-            return picture_of_preview(curve, body.start, policy.unit)
+            return preview_chart(curve, body.start, policy.unit)
     return PreviewAnswer.read(curve)
 
 
 @router.get("/schema", operation_id="get_policy_schema", responses=described("invalid_request"))
 async def get_policy_schema() -> dict[str, Any]:
-    """The JSON Schema of policies: every schedule, every parameter, every bound."""
+    """The JSON Schema of policies: every schedule, parameter and bound."""
     return json_schema()
 
 
 def _table(curve: Preview, start: int, unit: str) -> Response:
-    """One row for each position, with the digits that make the very same double again."""
+    """One row for each position. The digits round-trip to the same double."""
     table = StringIO()
     writer = csv.writer(table)
     positions = range(start, start + len(curve.learning_rates))

@@ -1,4 +1,4 @@
-"""What a run has gone through: the rates it really ran with, and what it reported, without what was rewound."""
+"""A run's effective events, decisions and reported epochs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from remotelr_service.db.queries.runs import StoredRun
 from remotelr_service.db.writer.event_log import EventLog
 from remotelr_service.errors import LogTooLong
 
-# A longer record is not gone through in one request.
+# The maximum number of events that one request evaluates.
 MAX_EVENTS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One epoch that was reported and decided. step: optimizer steps made by its end, where somebody said."""
+    """A reported and decided epoch. step: optimizer steps at its end, if reported."""
 
     epoch: int
     reports: Mapping[int, Report]
@@ -29,28 +29,28 @@ class Epoch:
 
 
 def effective_events(connection: Connection, stored: StoredRun) -> list[Event]:
-    """The events of the run that count, oldest first. Raises LogTooLong."""
+    """The effective events of the run, oldest first. Raises LogTooLong."""
     found = EventLog(connection, stored).effective(MAX_EVENTS + 1)
     if len(found) > MAX_EVENTS:
-        raise LogTooLong(f"the run {stored.run.key!r} has more than {MAX_EVENTS:,} events: too many to go through")
+        raise LogTooLong(f"the run {stored.run.key!r} has more than {MAX_EVENTS:,} events, the maximum for one request")
     return list(found)
 
 
 def decisions_in_force(events: Iterable[Event]) -> list[Decision]:
-    """The decisions the run went by, in order of their epochs: one for each epoch that got one."""
-    kept: list[Decision] = []
+    """The decisions in force, in order of their epochs, at most one for each epoch."""
+    decisions: list[Decision] = []
     for event in events:
         if event.decision is None:
             continue
-        # A later life begins where it begins, whatever was decided for then and beyond.
-        while kept and kept[-1].epoch >= event.decision.epoch:
-            kept.pop()
-        kept.append(event.decision)
-    return kept
+        # An attempt replaces the decisions for its first epoch and later ones.
+        while decisions and decisions[-1].epoch >= event.decision.epoch:
+            decisions.pop()
+        decisions.append(event.decision)
+    return decisions
 
 
 def reported_epochs(events: Sequence[Event]) -> list[Epoch]:
-    """The epochs that were decided, in their order, each with what its ranks reported."""
+    """The decided epochs in order, each with the reports of its ranks."""
     decided = {event.epoch for event in events if event.kind in OF_A_POINT and event.decision is not None}
     found: dict[int, dict[int, Report]] = {}
     for event in events:

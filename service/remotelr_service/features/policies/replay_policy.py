@@ -1,4 +1,4 @@
-"""What really happened to a run, operators included, as a policy that does the same to another run."""
+"""The actual rates of a run, commands included, as a policy for another run."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,26 +12,26 @@ from remotelr_service.db.queries.runs import get_stored_run
 from remotelr_service.db.writer.event_log import EventLog
 from remotelr_service.features.policies.recorded import decisions_in_force, effective_events
 
-# A list in a policy holds so many; what is longer is put together of several parts.
+# The maximum length of a list in a policy. A longer curve has several parts.
 _PART = 1_000
-# Beyond that a policy would be too large for a request to carry.
+# More changes would exceed the maximum size of a request.
 MAX_CHANGES = 10_000
-# More steps than this are not evaluated one by one.
+# The maximum number of steps that are evaluated one by one.
 MAX_STEPS = 200_000
 
-# A rate, and the position from which it holds.
+# A position, and the rate from there on.
 Change = tuple[float, float]
 
-_LIVE = "a command that a trainer heard in the middle of an epoch holds from the next epoch on here"
-_MOMENTUM = "the momentum that went with the rates is not in it"
-_BY_LINES = "the rates of single steps are too many: between the first steps of two epochs they lie on a line here"
-_BY_EPOCHS = "it is not known which step each epoch began with: each epoch has the rate of its first step here"
-_CUT = "the epochs are too many: between those that are left their rates lie on a line here"
+_LIVE = "commands applied within an epoch take effect from the next epoch here"
+_MOMENTUM = "the momentum of the rates is not included"
+_BY_LINES = "the run has too many steps: the rates between the first steps of two epochs are interpolated here"
+_BY_EPOCHS = "the first step of the epochs is unknown: each epoch has the rate of its first step here"
+_CUT = "the run has too many epochs: the rates between a selection of them are interpolated here"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayPolicy:
-    """What happened to a run, as a policy. epochs: so many have a rate. notes: what could not be kept."""
+    """The rates of a run as a policy. epochs: how many have a rate. notes: the differences to the run."""
 
     policy: Mapping[str, Any]
     epochs: int
@@ -40,11 +40,10 @@ class ReplayPolicy:
 
 
 def replay_policy(engine: Engine, key: str) -> ReplayPolicy:
-    """A policy of constant pieces by which a new run gets the rates this one got, epoch by epoch or step by step.
+    """A piecewise constant policy that gives a new run the rates of this run, by epoch or by step.
 
-    It is of what counts: what an attempt rewound past is not in it. An epoch that nobody reported has the rate that
-    was in force. Where the policy counts steps the new run needs the same steps per epoch. What could not be kept
-    stands in `notes`; `exact` says whether every rate is the same double.
+    It covers the effective events. An unreported epoch has the rate that was in force. Under a policy in steps the new
+    run needs the same steps per epoch. `notes` lists differences; `exact` is true if every rate is the same double.
 
     Raises RunNotFound, LogTooLong.
     """
@@ -76,7 +75,7 @@ def replay_policy(engine: Engine, key: str) -> ReplayPolicy:
 
 
 def _policies(log: EventLog, decisions: Sequence[Decision]) -> list[Policy]:
-    """The policy each decision was taken under."""
+    """The policy of each decision."""
     known: dict[int, Policy] = {}
     found: list[Policy] = []
     for decision in decisions:
@@ -90,7 +89,7 @@ def _policies(log: EventLog, decisions: Sequence[Decision]) -> list[Policy]:
 def _by_step(
     decisions: Sequence[Decision], policies: Sequence[Policy], steps_per_epoch: int | None
 ) -> list[Change] | None:
-    """The rate of every step; of the newest epoch so far as its length is known. None where they are too many."""
+    """The rate of every step; None above MAX_STEPS. An unknown length of the newest epoch counts as one step."""
     starts = [decision.step or 0 for decision in decisions]
     ends = [*starts[1:], starts[-1] + (steps_per_epoch or 1)]
     if ends[-1] > MAX_STEPS:
@@ -99,18 +98,18 @@ def _by_step(
     for decision, policy, begin, end in zip(decisions, policies, starts, ends, strict=True):
         state = RunState.from_json(decision.state)
         for step in range(begin, end):
-            of_all = policy.unit == "epoch" or step == begin
-            rate = decision.learning_rate if of_all else rate_at(policy, state, decision.epoch, step).learning_rate
+            is_constant = policy.unit == "epoch" or step == begin
+            rate = decision.learning_rate if is_constant else rate_at(policy, state, decision.epoch, step).learning_rate
             found.append((float(step), rate))
     return found
 
 
 def _changes(rates: Iterable[Change]) -> list[Change]:
-    """Where the rate is another than before; the first is there too."""
+    """The first rate, and every rate that differs from the one before."""
     kept: list[Change] = []
     for position, rate in rates:
         if kept and kept[-1][0] == position:
-            # An epoch without steps: the next one begins where it began.
+            # An epoch without steps has the same first step as the next one.
             kept.pop()
         if not kept or kept[-1][1] != rate:
             kept.append((position, rate))
@@ -118,7 +117,7 @@ def _changes(rates: Iterable[Change]) -> list[Change]:
 
 
 def _pieces(changes: Sequence[Change] | None, coarse: Sequence[Change], loss: str) -> tuple[dict[str, Any], list[str]]:
-    """The schedule with these changes, or, where they are too many, one with lines through the coarse ones."""
+    """A schedule with these changes; above MAX_CHANGES, one that interpolates between the coarse ones."""
     if changes is not None and len(changes) <= MAX_CHANGES:
         return _constant(changes), []
     points = _changes(coarse)
@@ -129,7 +128,7 @@ def _pieces(changes: Sequence[Change] | None, coarse: Sequence[Change], loss: st
 
 
 def _constant(changes: Sequence[Change]) -> dict[str, Any]:
-    """`piecewise_constant`, and for more than it holds a `sequential` of several, each from its own zero."""
+    """A `piecewise_constant`; above _PART changes a `sequential` of several, each with positions from 0."""
     parts = [changes[begin : begin + _PART] for begin in range(0, len(changes), _PART)]
     schedules = [
         {

@@ -1,4 +1,4 @@
-"""Explaining and rehearsing: why an epoch has its rate, what other policies had made of a run, and doing it again."""
+"""Endpoints that explain a run's decisions and evaluate other policies on its reports."""
 
 from typing import Annotated
 
@@ -7,7 +7,7 @@ from starlette.concurrency import run_in_threadpool
 
 from remotelr.rules import describe
 from remotelr_service.features.policies import replay_policy, what_if
-from remotelr_service.features.policies.charts import picture_of_what_if
+from remotelr_service.features.policies.charts import what_if_chart
 from remotelr_service.features.policies.schemas import ReplayPolicyAnswer, WhatIfAnswer, WhatIfRequest
 from remotelr_service.features.training import decisions
 from remotelr_service.features.training.schemas import ExplainedDecisionAnswer
@@ -28,9 +28,9 @@ DecidedEpoch = Annotated[int, Path(ge=0, le=MAX_EPOCH, description="The epoch th
     responses=described("run_not_found", "epoch_undecided", "invalid_request", "database_unavailable"),
 )
 def get_decision_of_epoch(run: RunKey, epoch: DecidedEpoch, ctx: Ctx) -> ExplainedDecisionAnswer:
-    """The decision the epoch went by, with what made it and a sentence that says so.
+    """The decision in force in the epoch, with its causes and a sentence.
 
-    An epoch without a decision of its own, in a gap, went by the newest one before.
+    In a gap it is the newest decision before the gap.
     """
     decision = decisions.decision_of_epoch(ctx.reads, run, epoch)
     return ExplainedDecisionAnswer.read(decision, sentence=describe(decision))
@@ -53,15 +53,15 @@ def get_decision_of_epoch(run: RunKey, epoch: DecidedEpoch, ctx: Ctx) -> Explain
     response_model=None,
 )
 async def ask_what_if(run: RunKey, body: WhatIfRequest, ctx: Ctx, request: Request) -> WhatIfAnswer | Response:
-    """The rates the run would have had under other policies, beside those it had; JSON, or with Accept SVG.
+    """The rates of the run under other policies, beside its actual rates. The header Accept selects JSON or SVG.
 
-    Each policy is given the losses that were recorded, and no commands. Nothing is stored.
+    Each policy gets the reported metrics and no commands. Nothing is stored.
     """
 
     def work() -> WhatIfAnswer | Response:
         found = what_if.what_if(ctx.reads, run, body.parsed())
         if preferred_media_type(request, (JSON, SVG)) == SVG:
-            return picture_of_what_if(run, found)
+            return what_if_chart(run, found)
         return WhatIfAnswer.read(found, run=run)
 
     return await run_in_threadpool(work)
@@ -73,5 +73,5 @@ async def ask_what_if(run: RunKey, body: WhatIfRequest, ctx: Ctx, request: Reque
     responses=described("run_not_found", "log_too_long", "invalid_request", "database_unavailable"),
 )
 def get_replay_policy(run: RunKey, ctx: Ctx) -> ReplayPolicyAnswer:
-    """What really happened, operators included, as a policy: a new run with it gets the same rates."""
+    """The run's actual rates, commands included, as a policy: a new run with it gets the same rates."""
     return ReplayPolicyAnswer.read(replay_policy.replay_policy(ctx.reads, run), run=run)

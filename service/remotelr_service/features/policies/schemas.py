@@ -1,4 +1,4 @@
-"""Bodies of previews, what-if and replay policies."""
+"""Request and response bodies of previews, what-if and replay policies."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -23,22 +23,22 @@ from remotelr_service.http.fields import (
 
 
 class PreviewRequest(RequestBody):
-    """A policy, and how much of its curve to give."""
+    """A policy, and the range of its curve."""
 
     policy: PolicyDocument
     initial_learning_rate: LearningRate | None = None
-    count: int = Field(ge=1, le=MAX_COUNT, description="How many positions, in the policy's unit.")
+    count: int = Field(ge=1, le=MAX_COUNT, description="Number of positions, in the policy's unit.")
     start: int = Field(0, ge=0, le=MAX_INTEGER - MAX_COUNT, description="The first position.")
     metrics: Annotated[list[dict[MetricName, Metric]], Field(max_length=1000)] = Field(
-        default_factory=list, description="What epoch 0, 1, 2… would measure, for plateaus."
+        default_factory=list, description="The metrics of epochs 0, 1, 2…, for closed-loop schedules."
     )
-    steps_per_epoch: int = Field(1, ge=1, le=MAX_INTEGER, description="Positions of an epoch, in a unit of steps.")
+    steps_per_epoch: int = Field(1, ge=1, le=MAX_INTEGER, description="Steps of an epoch, for a policy in steps.")
     total: int | None = Field(
-        None, ge=1, le=MAX_INTEGER, description="Length of the run in the policy's unit; absent, that of the curve."
+        None, ge=1, le=MAX_INTEGER, description="Length of the run in the policy's unit. Absent: the end of the curve."
     )
 
     def parsed(self) -> Policy:
-        """Raises InvalidPolicy."""
+        """The parsed policy. Raises InvalidPolicy."""
         return policy_from_json(self.policy)
 
     def measured(self) -> list[dict[str, float]]:
@@ -49,12 +49,12 @@ class WhatIfRequest(RequestBody):
     """Other policies for a run."""
 
     policies: Annotated[dict[Key, PolicyDocument], Field(min_length=1, max_length=8)] = Field(
-        description="Up to 8, each under a name of its own.",
+        description="Up to 8 policies by name.",
         examples=[{"patient": {"type": "reduce_on_plateau", "factor": 0.5, "patience": 10}}],
     )
 
     def parsed(self) -> dict[str, Policy]:
-        """Raises InvalidPolicy."""
+        """The parsed policy. Raises InvalidPolicy."""
         return {name: _named_policy(name, document) for name, document in self.policies.items()}
 
 
@@ -66,34 +66,34 @@ def _named_policy(name: str, document: Mapping[str, object]) -> Policy:
 
 
 class PreviewAnswer(ResponseBody):
-    """A curve."""
+    """The curve of a policy."""
 
     learning_rates: list[float]
-    momentum: list[float] | None = Field(description="Of policies that set one.")
+    momentum: list[float] | None = Field(description="The momentum, if the policy sets one.")
 
 
 class AlternativeAnswer(ResponseBody):
-    """What a run would have been told under another policy."""
+    """The decisions of a run under another policy."""
 
     learning_rates: list[float] = Field(description="One for each of `epochs`.")
-    reductions: int = Field(description="How often a plateau lowered the rate.")
-    stops_at: int | None = Field(description="The first epoch it would not have begun; null where it went on.")
+    reductions: int = Field(description="Number of reductions by a plateau.")
+    stops_at: int | None = Field(description="The epoch at which the policy stops the run; null if it does not.")
 
 
 class WhatIfAnswer(ResponseBody):
-    """The rates a run had, and those it would have had with the same losses."""
+    """The actual rates of a run, and its rates under other policies with the same metrics."""
 
     run: str
-    epochs: list[int] = Field(description="Those reported, without what was rewound, and the next one.")
-    actual: list[float] = Field(description="The rate each of them had, commands of operators included.")
+    epochs: list[int] = Field(description="The effective reported epochs and the next one.")
+    actual: list[float] = Field(description="The actual rate of each epoch, commands included.")
     policies: dict[str, AlternativeAnswer] = Field(validation_alias="alternatives")
 
 
 class ReplayPolicyAnswer(ResponseBody):
-    """What happened to a run, as a policy."""
+    """The rates of a run as a policy."""
 
     run: str
-    policy: dict[str, Any] = Field(description="For `PUT /v1/runs/{run}`.")
-    epochs: int = Field(description="How many epochs have a rate; behind them the last one is held.")
-    exact: bool = Field(description="Every rate is the very same.")
-    notes: list[str] = Field(description="What could not be kept, in words.")
+    policy: dict[str, Any] = Field(description="A policy for `PUT /v1/runs/{run}`.")
+    epochs: int = Field(description="Number of epochs with a rate. After them the last rate holds.")
+    exact: bool = Field(description="Every rate is the same double.")
+    notes: list[str] = Field(description="The differences to the run's rates.")

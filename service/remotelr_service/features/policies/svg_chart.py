@@ -1,6 +1,6 @@
-"""Curves as a picture: a line chart in SVG, made by hand. It loads nothing, runs nothing, and is read aloud well.
+"""Line charts as SVG text. The SVG loads and executes nothing, and has a description for screen readers.
 
-Whatever is written in it is escaped: a name can be nothing but text.
+All text is escaped.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,14 +10,14 @@ from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 880, 440
 _LEFT, _RIGHT, _TOP, _BOTTOM = 88.0, 24.0, 64.0, 56.0
-_LINE = 18.0  # from one row of the legend to the next
-_CHARACTER = 7.0  # of the legend, about
+_LINE = 18.0  # height of a legend row
+_CHARACTER = 7.0  # approximate width in the legend
 
-# Told apart by those who see no red or no green too (Okabe and Ito); the dashes tell them apart on paper.
+# Colours by Okabe and Ito, distinguishable with colour blindness; dashes are for prints in black.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f5539", "#6c757d")
 _DASHES = ("", "8 4", "2 3", "10 3 2 3", "5 5", "12 4", "4 2", "1 3")
 
-# A rate that moves by more than this is drawn by its powers of ten: all but its beginning would lie on the ground.
+# Above this ratio of rates the y axis is logarithmic.
 _WIDE = 1_000.0
 _MAX_NAME = 40
 
@@ -26,8 +26,8 @@ _MAX_NAME = 40
 class Line:
     """One curve. points: (x, y), x growing; all finite.
 
-    held: y is held until the next x, as the rate of an epoch is; else the points are joined.
-    strong: drawn in black, for what really was, beside what might have been.
+    held: y is constant until the next x, like the rate of an epoch; otherwise points are joined by lines.
+    strong: drawn in black, for the actual rates.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Line:
 
 
 def line_chart(title: str, description: str, lines: Sequence[Line], *, x_name: str, y_name: str) -> str:
-    """An SVG document with these curves, a legend when there are several, and ticks at round numbers."""
+    """An SVG document with these lines, a legend for several lines, and ticks at round numbers."""
     legend = _legend_rows([line.name for line in lines]) if len(lines) > 1 else []
     top = _TOP + _LINE * len(legend)
     height = HEIGHT + _LINE * len(legend)
@@ -45,7 +45,7 @@ def line_chart(title: str, description: str, lines: Sequence[Line], *, x_name: s
     ys = [y for line in lines for _, y in line.points]
     across = _linear(min(xs), max(xs), _LEFT, WIDTH - _RIGHT, 8)
     upward = _vertical(ys, height - _BOTTOM, top)
-    # The strong one lies on top, and keeps its place in the legend.
+    # The strong line is drawn last, on top. Its legend position is unchanged.
     drawn = sorted(range(len(lines)), key=lambda index: lines[index].strong)
     parts = [
         _opening(height),
@@ -70,18 +70,18 @@ def _opening(height: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """From numbers to places on the picture. ticks: the round numbers to mark."""
+    """Converts values to coordinates. ticks: the marked values."""
 
     first: float
     last: float
     begin: float
     end: float
     ticks: tuple[float, ...]
-    by_powers: bool = False
+    is_log: bool = False
 
     def __call__(self, value: float) -> float:
-        place = log10(value) if self.by_powers else value
-        first, last = (log10(self.first), log10(self.last)) if self.by_powers else (self.first, self.last)
+        place = log10(value) if self.is_log else value
+        first, last = (log10(self.first), log10(self.last)) if self.is_log else (self.first, self.last)
         return self.begin + (place - first) / (last - first) * (self.end - self.begin)
 
 
@@ -101,8 +101,8 @@ def _vertical(values: Sequence[float], bottom: float, top: float) -> _Scale:
         first, last = floor(log10(least)), ceil(log10(most))
         every = ceil((last - first) / 8)
         ticks = tuple(10.0**power for power in range(first, last + 1, every))
-        return _Scale(10.0**first, 10.0**last, bottom, top, ticks, by_powers=True)
-    # From zero up, so that half a rate is half as high.
+        return _Scale(10.0**first, 10.0**last, bottom, top, ticks, is_log=True)
+    # The linear axis begins at 0, so that heights are proportional to rates.
     most = most or 1.0
     step = _round_step(most / 6)
     steps = ceil(most / step - 1e-9)
@@ -110,7 +110,7 @@ def _vertical(values: Sequence[float], bottom: float, top: float) -> _Scale:
 
 
 def _round_step(rough: float) -> float:
-    """The next of 1, 2, 5, 10… times a power of ten."""
+    """The next larger value of 1, 2, 5 or 10 times a power of ten."""
     power = 10.0 ** floor(log10(rough))
     return next((factor * power for factor in (1.0, 2.0, 5.0) if factor * power >= rough * (1 - 1e-9)), 10 * power)
 
@@ -138,7 +138,7 @@ def _path(places: Sequence[tuple[float, float]], *, held: bool) -> str:
 
 
 def _thinned(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """No more than four points for a column of pixels: its first, lowest, highest and last look like all of them."""
+    """At most four points for each pixel column: the first, lowest, highest and last one."""
     if len(places) <= 2 * WIDTH:
         return list(places)
     kept: list[tuple[float, float]] = []
@@ -186,7 +186,7 @@ def _names(x_name: str, y_name: str, top: float, height: float) -> Iterable[str]
 
 
 def _legend_rows(names: Sequence[str]) -> list[list[int]]:
-    """The numbers of the curves, row by row."""
+    """The indexes of the lines by legend row."""
     rows: list[list[int]] = [[]]
     used = 0.0
     for index, name in enumerate(names):
@@ -227,12 +227,12 @@ def _short(name: str) -> str:
 
 
 def _number(value: float) -> str:
-    """As people write it: 0.05, 2500, 1e-6."""
+    """The value in short form: 0.05, 2500, 1e-6."""
     text = f"{value:.6g}"
     mantissa, e, exponent = text.partition("e")
     return f"{mantissa}e{int(exponent)}" if e else text
 
 
 def _text(text: str) -> str:
-    """Nothing but text: what XML cannot hold is left out."""
+    """The escaped text without unprintable characters."""
     return escape("".join(c for c in text if c.isprintable()))

@@ -1,4 +1,4 @@
-"""What if: the losses a run has recorded, under other policies. Nothing is stored; the rules are the real ones."""
+"""Evaluates other policies on a run's reported metrics, with the same rules. Nothing is stored."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,16 +13,16 @@ from remotelr_service.db.queries.runs import get_stored_run
 from remotelr_service.errors import LogTooLong
 from remotelr_service.features.policies.recorded import Epoch, decisions_in_force, effective_events, reported_epochs
 
-# Epochs times policies: about a second of work.
+# Epochs times policies: about one second of work.
 MAX_DECISIONS = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alternative:
-    """What a run would have been told under another policy.
+    """The decisions of a run under another policy.
 
-    learning_rates: one for each epoch of the `WhatIf`. reductions: how often a plateau lowered the rate.
-    stops_at: the first epoch it would not have begun; None where it would have gone on.
+    learning_rates: one for each epoch of the `WhatIf`. reductions: the number of reductions by a plateau.
+    stops_at: the epoch at which the policy stops the run; None if it does not.
     """
 
     learning_rates: Sequence[float]
@@ -32,7 +32,7 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WhatIf:
-    """The rates of a run, and those it would have had. epochs: those reported, and the next one."""
+    """The actual rates of a run, and its rates under other policies. epochs: the reported ones and the next one."""
 
     epochs: Sequence[int]
     actual: Sequence[float]
@@ -40,13 +40,13 @@ class WhatIf:
 
 
 def what_if(engine: Engine, key: str, policies: Mapping[str, Policy]) -> WhatIf:
-    """The rates the run would have had under each of these policies, beside those it had.
+    """The rates of the run under each of these policies, beside its actual rates.
 
-    Each policy is given what was reported, without what was rewound, and no command of an operator: they were
-    answers to the rates of then. The losses stay as they were recorded, though other rates would have made others.
+    Each policy gets the effective reports and no commands. The metrics are the recorded ones, although other rates
+    would have changed them.
 
-    Raises RunNotFound, LogTooLong; InvalidPolicy when one lacks what the run does not give, InvalidReport when
-    one counts steps and nobody said how many there were.
+    Raises RunNotFound, LogTooLong; InvalidPolicy if a policy needs a value that the run does not set; InvalidReport if
+    a policy counts steps and the reports have none.
     """
     with reading(engine) as connection:
         stored = get_stored_run(connection, key)
@@ -54,8 +54,8 @@ def what_if(engine: Engine, key: str, policies: Mapping[str, Policy]) -> WhatIf:
     epochs = reported_epochs(events)
     if len(epochs) * len(policies) > MAX_DECISIONS:
         raise LogTooLong(
-            f"{len(epochs):,} epochs under {len(policies)} policies are more than {MAX_DECISIONS:,} decisions: "
-            f"ask for fewer policies at once"
+            f"epochs times policies must be at most {MAX_DECISIONS:,}, got {len(epochs):,} times {len(policies)}: "
+            f"send fewer policies"
         )
     real = decisions_in_force(events)
     record = _Record(stored.run.spec, epochs, [*(each.epoch for each in epochs), stored.run.epoch], real)
@@ -67,7 +67,7 @@ def what_if(engine: Engine, key: str, policies: Mapping[str, Policy]) -> WhatIf:
 
 
 def rates_at(epochs: Sequence[int], decisions: Sequence[Decision]) -> list[float]:
-    """The rate in force in each of these epochs, which ascend as the decisions do: that of the newest one before."""
+    """The rate in force in each of these epochs. epochs and decisions: in ascending order."""
     rates: list[float] = []
     index = 0
     for epoch in epochs:
@@ -79,15 +79,15 @@ def rates_at(epochs: Sequence[int], decisions: Sequence[Decision]) -> list[float
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """What a run has gone through. shown: the epochs whose rates are asked for."""
+    """The recorded history of a run. shown: the epochs of the result."""
 
     spec: RunSpec
     epochs: Sequence[Epoch]
     shown: Sequence[int]
     decisions: Sequence[Decision]
 
-    def begun(self) -> set[int]:
-        """The epochs at which a trainer began, and that no report led to."""
+    def first_epochs(self) -> set[int]:
+        """The epochs at which an attempt began without a report of the epoch before."""
         return {decision.epoch for decision in self.decisions} - {each.epoch + 1 for each in self.epochs}
 
 
@@ -96,9 +96,9 @@ def _alternative(name: str, policy: Policy, record: _Record) -> Alternative:
         run = LocalRun("what-if", replace(record.spec, policy=policy, world_size=1))
     except InvalidPolicy as error:
         raise error.under(f"policies.{name}") from None
-    begun = record.begun()
+    first_epochs = record.first_epochs()
     for each in record.epochs:
-        if each.epoch in begun and each.epoch > run.run.epoch:
+        if each.epoch in first_epochs and each.epoch > run.run.epoch:
             # The trainer began after a gap with the rate of that epoch.
             run.begin(AttemptRequest(key=f"epoch {each.epoch}", epoch=each.epoch, gap=True))
         metrics = _metrics(each, policy.aggregate, record.spec.world_size)
@@ -112,10 +112,10 @@ def _alternative(name: str, policy: Policy, record: _Record) -> Alternative:
 
 
 def _metrics(epoch: Epoch, aggregate: Aggregate | None, world_size: int) -> Mapping[str, float]:
-    """What the policy would have made of the ranks that were heard then."""
+    """The aggregate of the epoch's reports under the policy."""
     if world_size == 1 and len(epoch.reports) == 1:
         (alone,) = epoch.reports.values()
         return alone.metrics
-    reducing = aggregate or Aggregate()
-    heard = {0: epoch.reports[0]} if reducing.ranks == "rank0" and 0 in epoch.reports else epoch.reports
-    return reducing.reduce({rank: (report.metrics, report.weight) for rank, report in heard.items()})
+    aggregate_or_default = aggregate or Aggregate()
+    reports = {0: epoch.reports[0]} if aggregate_or_default.ranks == "rank0" and 0 in epoch.reports else epoch.reports
+    return aggregate_or_default.reduce({rank: (report.metrics, report.weight) for rank, report in reports.items()})

@@ -1,4 +1,4 @@
-"""Following runs live, as server-sent events."""
+"""Endpoints of the event streams."""
 
 from typing import Annotated
 
@@ -17,11 +17,11 @@ router = APIRouter(prefix="/v1", tags=["history"], route_class=StrictRoute)
 _STREAM: Responses = {
     200: {
         "description": "Events `decision`, `attempt`, `command`, `policy`, `report`, `created`, `finished` and "
-        "`stalled`, each with a JSON document; `begin` first. A comment every 15 s says that the stream is alive.",
+        "`stalled`, each with a JSON document; `begin` first. A comment every 15 s is a heartbeat.",
         "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
     }
 }
-_ID_HELP = "The id of the last event that was had: the stream goes on behind it. Browsers send it by themselves."
+_ID_HELP = "The id of the last received event: the stream continues after it. Browsers send it automatically."
 
 
 @router.get(
@@ -34,16 +34,16 @@ async def stream_run(
     run: RunKey,
     ctx: Ctx,
     after: Annotated[
-        int | None, Query(ge=0, le=MAX_INTEGER, description="Begin behind this `seq`; 0 is the whole log.")
+        int | None, Query(ge=0, le=MAX_INTEGER, description="Begin after this `seq`; 0 gives the whole log.")
     ] = None,
     last_event_id: Annotated[str | None, Header(pattern=r"^[0-9]{1,15}s?$", description=_ID_HELP)] = None,
 ) -> Response:
-    """What happens to the run, from now on or from where it was left. Ids are `seq`, and `12s` a stall behind 12."""
-    place = None if after is None else (after, 0)
+    """The events of the run, from now on or after the last received one. Ids are `seq`; `12s` is a stall after 12."""
+    position = None if after is None else (after, 0)
     if last_event_id is not None:
-        place = int(last_event_id.rstrip("s")), int(last_event_id.endswith("s"))
-    following = ctx.streams.follow_run(run, place, HEARTBEAT_S)
-    return EventStream(await anext(following), following)
+        position = int(last_event_id.rstrip("s")), int(last_event_id.endswith("s"))
+    batches = ctx.streams.follow_run(run, position, HEARTBEAT_S)
+    return EventStream(await anext(batches), batches)
 
 
 @router.get(
@@ -56,25 +56,29 @@ async def stream_runs(
     *,
     ctx: Ctx,
     experiment: Annotated[str | None, Query(pattern=KEY_PATTERN, description="Only runs of this experiment.")] = None,
-    status: Annotated[Status | None, Query(description="Only runs that stand so when it is told.")] = None,
-    tag: Annotated[str | None, Query(pattern=TAG_FILTER_PATTERN, description="Only runs with `name:value`.")] = None,
+    status: Annotated[
+        Status | None, Query(description="Only runs that have this status when the event is sent.")
+    ] = None,
+    tag: Annotated[
+        str | None, Query(pattern=TAG_FILTER_PATTERN, description="Only runs with this tag, as `name:value`.")
+    ] = None,
     last_event_id: Annotated[str | None, Header(max_length=3_000, description=_ID_HELP)] = None,
 ) -> Response:
-    """What happens to all runs, or to those that are selected, from now on or from where it was left.
+    """The events of all or selected runs, from now on or after the last received one.
 
-    Within a run it is in the order of its log. Ids are opaque, and good on every replica.
+    Events of one run have the order of its log. Ids are opaque and valid on every replica.
     """
     after = None if last_event_id is None else _cursor(last_event_id)
     name, _, value = (tag or "").partition(":")
     selection = Selection(experiment, status, None if tag is None else (name, value))
-    following = ctx.streams.follow_all(selection, after, HEARTBEAT_S)
-    return EventStream(await anext(following), following)
+    batches = ctx.streams.follow_all(selection, after, HEARTBEAT_S)
+    return EventStream(await anext(batches), batches)
 
 
 def _cursor(written: str) -> Cursor:
     cursor = Cursor.parse(written)
     if cursor is None:
-        message = "is not an id of this stream"
+        message = "must be an id of this stream"
         raise Refusal(
             "invalid_request",
             f"header.last-event-id: {message}",

@@ -1,7 +1,7 @@
-"""Server-sent events, as the HTML standard has them: an answer that goes on until one of both sides ends it.
+"""Server-sent events (HTML standard): a response that lasts until the client or the service ends it.
 
-A stream is one task that holds no thread and no connection to the database. Whoever does not read is cut off: what
-waits for them is bounded, and nothing is lost by it, for they come back with the id of what they had last.
+A stream is one task without a thread and without a database connection. A client that does not read is disconnected:
+its queue is bounded, and it loses nothing, because it reconnects with the id of its last event.
 """
 
 import asyncio
@@ -21,26 +21,26 @@ from remotelr_service.errors import DatabaseUnavailable
 from remotelr_service.live.hub import Batch, Entry, Item, Stall
 
 MEDIA_TYPE: Final = "text/event-stream"
-# Something is sent at least so often: proxies close what is silent, and a token that was revoked is noticed.
+# The heartbeat in seconds. Proxies close idle connections, and each heartbeat checks the token.
 HEARTBEAT_S = 15.0
-# Who takes nothing for so long is cut off.
-PATIENCE_S = 10.0
-# What those who were cut off shall wait before they come back.
+# A client that reads nothing for this many seconds is disconnected.
+SEND_TIMEOUT_S = 10.0
+# The pause before a client reconnects.
 RETRY_MS = 2_000
-# How long the end of a stream may take when the service ends.
+# The maximum duration of a stream's end in seconds.
 END_S = 0.2
 
-# Where the server leaves a way to close a connection without waiting for who does not read.
+# The ASGI extension with the function that closes a connection at once.
 ABORT: Final = "remotelr.abort"
-# Set for who asks for the head alone.
+# Set in the scope of HEAD requests.
 IS_HEAD: Final = "remotelr.is_head"
 
-# Made once: `json.dumps` would make one for every event.
+# `json.dumps` with arguments would create an encoder for every event.
 _ENCODER = json.JSONEncoder(allow_nan=False, check_circular=False, separators=(",", ":"))
 
 
 class EventStream(Response):
-    """The steps of a follower as a stream. first: its first step, which is taken: it may have refused."""
+    """The batches of a subscriber as a stream. first: awaited by the caller, because it may raise."""
 
     media_type = MEDIA_TYPE
 
@@ -57,58 +57,58 @@ class EventStream(Response):
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             if not scope.get(IS_HEAD):
                 sending = asyncio.ensure_future(self._send(send))
-                others = [asyncio.ensure_future(draining.wait()), asyncio.ensure_future(_gone(receive))]
+                stops = [asyncio.ensure_future(draining.wait()), asyncio.ensure_future(_wait_for_disconnect(receive))]
                 try:
-                    await asyncio.wait([sending, *others], return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait([sending, *stops], return_when=asyncio.FIRST_COMPLETED)
                 finally:
-                    for task in (sending, *others):
+                    for task in (sending, *stops):
                         task.cancel()
-                    await asyncio.gather(sending, *others, return_exceptions=True)
+                    await asyncio.gather(sending, *stops, return_exceptions=True)
                 error = None if sending.cancelled() else sending.exception()
                 if isinstance(error, TimeoutError):
-                    _cut_off(scope)
+                    _disconnect(scope)
                     raise ClientDisconnect from error
-                # Without a database there is nothing to tell: who comes back will be told what they missed.
+                # Without a database the stream ends. The client reconnects and continues.
                 if error is not None and not isinstance(error, DatabaseUnavailable):
                     raise error
             try:
                 async with asyncio.timeout(END_S):
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
             except TimeoutError:
-                _cut_off(scope)
+                _disconnect(scope)
 
     async def _send(self, send: Send) -> None:
-        """Send until there is no more to come. Raises TimeoutError when nothing is taken for too long."""
+        """Send all batches. Raises TimeoutError if the client does not read."""
         await _send_part(send, _beginning(self._first))
-        async for step in self._rest:
-            await _send_part(send, b"".join(map(_frame, step.items)) if step.items else _heartbeat(step))
+        async for batch in self._rest:
+            await _send_part(send, b"".join(map(_frame, batch.items)) if batch.items else _heartbeat(batch))
 
 
 async def _send_part(send: Send, part: bytes) -> None:
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(SEND_TIMEOUT_S):
         await send({"type": "http.response.body", "body": part, "more_body": True})
 
 
-async def _gone(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-def _cut_off(scope: Scope) -> None:
-    """Let go of a connection whose other side does not read. Another server than ours closes it in its own time."""
+def _disconnect(scope: Scope) -> None:
+    """Close the connection of a client that does not read, if the server has the extension for it."""
     given = scope.get("extensions", {}).get(ABORT)
     if given is not None:
         given["abort"]()
 
 
-def _beginning(step: Batch) -> bytes:
-    name = "lost" if step.is_lost else "begin"
-    return f'retry: {RETRY_MS}\nid: {step.id}\nevent: {name}\ndata: {{"after":"{step.id}"}}\n\n'.encode()
+def _beginning(batch: Batch) -> bytes:
+    name = "lost" if batch.is_lost else "begin"
+    return f'retry: {RETRY_MS}\nid: {batch.id}\nevent: {name}\ndata: {{"after":"{batch.id}"}}\n\n'.encode()
 
 
-def _heartbeat(step: Batch) -> bytes:
-    # The id moves with what is not for this one, so that they need not look through it when they come back.
-    return f": still here\nid: {step.id}\n\n".encode()
+def _heartbeat(batch: Batch) -> bytes:
+    # The id also passes events that are not sent here, so that a reconnect does not read them again.
+    return f": heartbeat\nid: {batch.id}\n\n".encode()
 
 
 def _frame(item: Item) -> bytes:
@@ -119,7 +119,7 @@ def _frame(item: Item) -> bytes:
 
 
 def _name(entry: Entry) -> str:
-    """`decision` for all that took one but the begin of an attempt; else what it was."""
+    """The event name: `decision` for a report or timeout with a decision, otherwise the kind."""
     if isinstance(entry.content, Stall):
         return "stalled"
     return "decision" if entry.content.kind in ("report", "timeout") and entry.content.decision else entry.content.kind

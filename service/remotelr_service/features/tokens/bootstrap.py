@@ -1,6 +1,6 @@
-"""The first token: made when a service starts that lets nobody in without one, and has none.
+"""Creates the first token when a service that requires tokens starts without one.
 
-It is written to a file that only this user reads. Nobody is told the token itself, least of all the log.
+It is written to a file that only this user can read, and never to the log.
 """
 
 import asyncio
@@ -25,37 +25,37 @@ FILE_NAME = "remotelr-admin-token"
 
 
 class InsecureAddress(UserError):
-    """Others would reach a service that asks nobody for a token."""
+    """The service is reachable from other hosts and requires no token."""
 
 
 class TokenFileUnwritable(UserError):
-    """The first token cannot be written to its file."""
+    """The file of the first token cannot be written."""
 
 
 def require_authentication(settings: Settings) -> None:
-    """Raises OpenDoor for a service that others reach and that needs no token, unless that is wanted aloud."""
+    """Raises InsecureAddress for a service that is reachable from other hosts without tokens and `--insecure`."""
     if settings.auth == "off" and not settings.insecure and not is_loopback(settings.host):
         raise InsecureAddress(
-            f"on {settings.host} others reach this service, and REMOTELR_AUTH=off asks nobody for a token: leave it "
-            f"out, or serve on 127.0.0.1; --insecure lets everybody in all the same"
+            f"REMOTELR_AUTH=off needs a loopback address, got {settings.host}: remove REMOTELR_AUTH=off, serve on "
+            f"127.0.0.1, or use --insecure"
         )
 
 
 def needs_first_token(settings: Settings) -> bool:
-    """Whether nobody gets in without a token from the start, and none comes with the settings."""
+    """Whether the service requires tokens from the start and the settings contain none."""
     if settings.admin_token is not None or settings.auth == "off":
         return False
     return settings.auth == "on" or (not settings.insecure and not is_loopback(settings.host))
 
 
 def first_token(settings: Settings, ctx: Context) -> Path | None:
-    """The file with the administrator's token, where one had to be made. Raises NowhereToKeep."""
+    """Create the first token if it is needed. Returns: its file, or None. Raises TokenFileUnwritable."""
     if not needs_first_token(settings) or had_tokens(ctx.reads):
         return None
-    return asyncio.run(_made(ctx, folder_of(settings.database_url) / FILE_NAME))
+    return asyncio.run(_create(ctx, folder_of(settings.database_url) / FILE_NAME))
 
 
-def token_made_here(ctx: Context, name: str) -> MadeToken:
+def create_local_token(ctx: Context, name: str) -> MadeToken:
     """A token of the scope `admin`, made in the database itself: for whoever has it has no need of a gate.
 
     Raises TokenNameTaken.
@@ -64,15 +64,15 @@ def token_made_here(ctx: Context, name: str) -> MadeToken:
 
 
 def folder_of(database_url: str) -> Path:
-    """Where this service keeps its files: beside those of SQLite, else in the working directory."""
+    """The folder of the service's files: the folder of the SQLite file, otherwise the working directory."""
     parsed = parse_url(database_url)
     return Path(parsed.database or "").parent if parsed.get_backend_name() == "sqlite" else Path()
 
 
-async def _made(ctx: Context, file: Path) -> Path | None:
+async def _create(ctx: Context, file: Path) -> Path | None:
     secret = new_token()
-    # First the file: a token that nobody can read would lock everybody out. A name of its own: another replica may
-    # start here at the same time, and one of us will find that it came second.
+    # Write the file before the row: a stored token without a readable secret would lock every caller out. The file
+    # name is unique, because another replica may start here at the same time.
     own = file.with_name(f"{file.name}.{os.getpid()}")
     _write(own, secret)
     made = await create_first_token(ctx.writer, secret)
@@ -90,6 +90,6 @@ def _write(file: Path, secret: str) -> None:
             opened.write(f"{secret}\n")
     except OSError as error:
         raise TokenFileUnwritable(
-            f"the first token cannot be written to {file} ({error.strerror}): make the folder writable, or give a "
-            f"token of your own in REMOTELR_ADMIN_TOKEN, as from `openssl rand -hex 32`"
+            f"the first token cannot be written to {file} ({error.strerror}): make the folder writable, or set "
+            f"REMOTELR_ADMIN_TOKEN, for example to the output of `openssl rand -hex 32`"
         ) from None

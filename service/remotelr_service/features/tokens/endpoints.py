@@ -1,4 +1,4 @@
-"""Tokens: made, listed, revoked; and the audit of what was done with them."""
+"""Endpoints of tokens and of the audit."""
 
 from fastapi import APIRouter, Request
 
@@ -19,7 +19,7 @@ from remotelr_service.http.route import StrictRoute
 
 router = APIRouter(prefix="/v1", tags=["tokens"], route_class=StrictRoute)
 
-_CREATED: Responses = {201: {"model": MadeTokenAnswer, "description": "The token, shown this once."}}
+_CREATED: Responses = {201: {"model": MadeTokenAnswer, "description": "The token. Only this response contains it."}}
 
 
 @router.post(
@@ -32,7 +32,7 @@ _CREATED: Responses = {201: {"model": MadeTokenAnswer, "description": "The token
     },
 )
 async def create_token(body: TokenCreation, caller: CalledBy, ctx: Ctx, request: Request) -> MadeTokenAnswer:
-    """Make a token. From the first one on nobody gets in without, so that one has to be of the scope `admin`."""
+    """Create a token. The first token must have the scope `admin`, because from then on every request needs one."""
     gate = gate_of(request)
     made = await tokens.create_token(ctx.writer, body.request(), by=caller.name, has_admin=gate.has_settings_admin)
     await gate.token_cache.reload()
@@ -41,7 +41,7 @@ async def create_token(body: TokenCreation, caller: CalledBy, ctx: Ctx, request:
 
 @router.get("/tokens", operation_id="list_tokens", responses=described("invalid_request", "database_unavailable"))
 def list_tokens(*, ctx: Ctx, after: AfterNumber = 0, limit: Limit = 100) -> TokenPageAnswer:
-    """Tokens in the order they were made, revoked ones too. Nobody can read the tokens themselves."""
+    """Tokens in order of creation, revoked ones too. The secrets cannot be read."""
     page = tokens.list_tokens(ctx.reads, after, limit)
     return TokenPageAnswer(tokens=[TokenAnswer.read(token) for token in page.tokens], next=page.after)
 
@@ -53,7 +53,7 @@ def list_tokens(*, ctx: Ctx, after: AfterNumber = 0, limit: Limit = 100) -> Toke
     responses=described("token_not_found", "admin_token_needed", "invalid_request", "database_unavailable"),
 )
 async def revoke_token(token: TokenNumber, caller: CalledBy, ctx: Ctx, request: Request) -> None:
-    """Let nobody in with this token any more: within 5 seconds, on every replica. A second time changes nothing."""
+    """Revoke the token. Every replica rejects it within 5 seconds. A repeated request changes nothing."""
     gate = gate_of(request)
     await tokens.revoke_token(ctx.writer, token, by=caller.name, has_admin=gate.has_settings_admin)
     await gate.token_cache.reload()
@@ -61,6 +61,6 @@ async def revoke_token(token: TokenNumber, caller: CalledBy, ctx: Ctx, request: 
 
 @router.get("/audit", operation_id="list_audit", responses=described("invalid_request", "database_unavailable"))
 def list_audit(*, ctx: Ctx, after: AfterNumber = 0, limit: Limit = 100) -> AuditPageAnswer:
-    """What was done to tokens, and to runs that are deleted, oldest first. A run that is there has its own log."""
-    entries, following = audit.list_audit(ctx.reads, after, limit)
-    return AuditPageAnswer(entries=[AuditAnswer.read(entry) for entry in entries], next=following)
+    """The audit of tokens and of deleted runs, oldest first. An existing run has its own log."""
+    entries, next_after = audit.list_audit(ctx.reads, after, limit)
+    return AuditPageAnswer(entries=[AuditAnswer.read(entry) for entry in entries], next=next_after)

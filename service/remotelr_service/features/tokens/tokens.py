@@ -1,4 +1,4 @@
-"""Tokens: made, listed, revoked. What is made is shown once, to who made it; nobody can read it later."""
+"""Creates, lists and revokes tokens. Only the creation gives the secret."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,10 +21,10 @@ FIRST_NAME = "admin"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRequest:
-    """A token that is wanted. name: what its orders are noted under; one token that is not revoked has it.
+    """A new token. name: the actor in logs, unique among tokens that are not revoked.
 
-    experiment, run: what a token of the scope `report` is kept to; that scope needs one of them, others take none.
-    expires_in_s: None is until it is revoked.
+    experiment, run: restrict a token of the scope `report`, which needs one of them; other scopes take none.
+    expires_in_s: None means that it does not expire.
     """
 
     name: str
@@ -36,7 +36,7 @@ class TokenRequest:
 
 @dataclass(frozen=True, slots=True)
 class MadeToken:
-    """A token that was just made. secret: the token itself, here and never again."""
+    """A new token with its secret, which is not stored."""
 
     token: StoredToken
     secret: str = field(repr=False)
@@ -44,7 +44,7 @@ class MadeToken:
 
 @dataclass(frozen=True, slots=True)
 class TokenPage:
-    """Some tokens in the order they were made. after: what to ask for the next page with; None on the last."""
+    """Tokens in order of creation. after: where the next page continues; None on the last page."""
 
     tokens: Sequence[StoredToken]
     after: int | None
@@ -53,10 +53,9 @@ class TokenPage:
 async def create_token(
     writer: Writer, request: TokenRequest, *, by: str | None = None, has_admin: bool = False
 ) -> MadeToken:
-    """A new token. by: who makes it. has_admin: there is an administrator whose token is not in the database.
+    """Create a token. by: the caller's name. has_admin: the settings contain an administrator's token.
 
-    Raises TokenNameTaken, and AdminTokenNeeded where this would be the first one and lets nobody make a second:
-    from the first token on nobody gets in without one.
+    Raises TokenNameTaken; AdminTokenNeeded if the first token has another scope than `admin`.
     """
     # The writer may run an action twice.
     secret = new_token()
@@ -69,7 +68,7 @@ async def create_token(
             return MadeToken(named, secret)
         if request.scope != "admin" and not has_admin and not stored.has_admin_token(tx.connection):
             raise AdminTokenNeeded(
-                "the first token has to be one of the scope admin: from then on nobody gets in without a token"
+                "the first token must have the scope admin: from then on every request needs a token"
             )
         return MadeToken(_add(tx, request, secret, by), secret)
 
@@ -77,9 +76,9 @@ async def create_token(
 
 
 async def create_first_token(writer: Writer, secret: str) -> MadeToken | None:
-    """`secret` as the administrator's token of a database that never had any; None where it has, or has just got one.
+    """Store the first token, with the scope `admin`. secret: from `new_token`.
 
-    secret: made by `new_token`.
+    Returns: None if the database has, or had, a token.
     """
 
     def action(tx: WriteTransaction) -> MadeToken | None:
@@ -91,13 +90,13 @@ async def create_first_token(writer: Writer, secret: str) -> MadeToken | None:
 
 
 def had_tokens(engine: Engine) -> bool:
-    """Whether there ever was a token."""
+    """Whether the database has, or had, a token."""
     with reading(engine) as connection:
         return stored.token_version(connection)[0].added > 0
 
 
 def list_tokens(engine: Engine, after: int = 0, limit: int = 100) -> TokenPage:
-    """Up to `limit` tokens in the order they were made, revoked ones too, from the first one behind `after` on."""
+    """Up to `limit` tokens with an id above `after`, in order of creation, revoked ones too."""
     with reading(engine) as connection:
         found = stored.list_tokens(connection, after=after, limit=limit + 1)
     shown = found[:limit]
@@ -105,23 +104,21 @@ def list_tokens(engine: Engine, after: int = 0, limit: int = 100) -> TokenPage:
 
 
 async def revoke_token(writer: Writer, token_id: int, *, by: str | None = None, has_admin: bool = False) -> StoredToken:
-    """The token, which nobody gets in with any more; a second time changes nothing.
+    """Revoke the token. A repeated call changes nothing.
 
-    Raises TokenNotFound, and AdminTokenNeeded for the last one of the scope admin.
+    Raises TokenNotFound; AdminTokenNeeded for the last token of the scope `admin`.
     """
 
     def action(tx: WriteTransaction) -> StoredToken:
-        token = _found(tx, token_id)
+        token = _get(tx, token_id)
         if token.revoked_at is not None:
             return token
         is_last = token.scope == "admin" and not stored.has_admin_token(tx.connection, but=token_id)
         if is_last and not has_admin:
-            raise AdminTokenNeeded(
-                "this is the last token of the scope admin: make another one first, else nobody can make one any more"
-            )
+            raise AdminTokenNeeded("this is the last token of the scope admin: create another one first")
         stored.revoke_token(tx.writing(), token_id, tx.now)
-        _note(tx, "token_revoked", _found(tx, token_id), by)
-        return _found(tx, token_id)
+        _note(tx, "token_revoked", _get(tx, token_id), by)
+        return _get(tx, token_id)
 
     return await writer.submit(action)
 
@@ -147,7 +144,7 @@ def _note(tx: WriteTransaction, action: str, token: StoredToken, by: str | None)
     audit.note(tx, action, token.name, details, by)
 
 
-def _found(tx: WriteTransaction, token_id: int) -> StoredToken:
+def _get(tx: WriteTransaction, token_id: int) -> StoredToken:
     token = stored.find_token(tx.connection, token_id)
     if token is None:
         raise TokenNotFound(token_id)

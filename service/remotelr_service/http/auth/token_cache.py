@@ -1,9 +1,9 @@
 """The tokens as this process knows them: all of them in memory, so that letting somebody in asks no database.
 
-A task looks every `LOOK_S` whether any was added or revoked, which is one short query, and only then reads them.
-Nobody is let in by what was seen longer than `TRUSTED_S` ago, so a revoked token is refused within that time by every
+A task looks every `REFRESH_S` whether any was added or revoked, which is one short query, and only then reads them.
+Nobody is let in by what was seen longer than `MAX_AGE_S` ago, so a revoked token is refused within that time by every
 process, whatever has become of its task. One that is not known here may have been made by another replica a moment
-ago: then it is looked once more, and not more often than every `MISSED_S`, however many ask with wrong ones.
+ago: then it is looked once more, and not more often than every `MISS_REFRESH_S`, however many ask with wrong ones.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ from remotelr_service.db.writer.writer import Writer
 from remotelr_service.errors import DatabaseUnavailable, ServiceError
 from remotelr_service.http.auth.callers import Caller, Scope
 
-LOOK_S = 1.5
-TRUSTED_S = 4.5
-MISSED_S = 0.25
+REFRESH_S = 1.5
+MAX_AGE_S = 4.5
+MISS_REFRESH_S = 0.25
 # Who asks is not kept waiting longer for a database that does not answer: it may have been paused.
-PATIENCE_S = 2.0
+REFRESH_TIMEOUT_S = 2.0
 # When a token was last used is told to the minute.
 USES_S = 60.0
 
@@ -58,8 +58,8 @@ class TokenCache:
 
     async def ensure_fresh(self) -> None:
         """What is known here is known to be true. Raises DatabaseUnavailable."""
-        if time.monotonic() - self._seen > TRUSTED_S:
-            await self._refresh_at_most_every(MISSED_S)
+        if time.monotonic() - self._seen > MAX_AGE_S:
+            await self._refresh_at_most_every(MISS_REFRESH_S)
 
     async def find(self, digest: str, *, patient: bool) -> Caller | None:
         """Whose token this is; None for one that is not known, revoked or expired. Raises DatabaseUnavailable.
@@ -70,7 +70,7 @@ class TokenCache:
         found = self._valid(digest)
         if found is None and patient:
             with suppress(DatabaseUnavailable):
-                await self._refresh_at_most_every(MISSED_S)
+                await self._refresh_at_most_every(MISS_REFRESH_S)
             found = self._valid(digest)
         return found
 
@@ -90,7 +90,7 @@ class TokenCache:
             self._loading = asyncio.get_running_loop().create_task(self._load())
             self._loading.add_done_callback(_heard)
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(REFRESH_TIMEOUT_S):
                 await asyncio.shield(self._loading)
         except TimeoutError:
             raise DatabaseUnavailable("the database does not answer: ask again") from None
@@ -122,7 +122,7 @@ class TokenCache:
         saved = time.monotonic()
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
+                async with asyncio.timeout(REFRESH_S):
                     await ended.wait()
                     return
             with suppress(ServiceError):
