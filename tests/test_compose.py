@@ -64,7 +64,7 @@ def test_there_is_no_default_token() -> None:
     assert SERVICES["remotelr"]["environment"]["REMOTELR_ADMIN_TOKEN"].startswith("${REMOTELR_ADMIN_TOKEN:?")
 
 
-def test_what_the_image_and_the_compose_file_say_starts_a_service_that_wants_a_token(
+def test_the_image_and_the_compose_file_start_a_service_that_requires_a_token(
     postgres_url: str, start_service: Callable[..., ServiceProcess]
 ) -> None:
     said = dict(re.findall(r"(REMOTELR_\w+)=(\S+)", " ".join(_instructions("ENV"))))
@@ -100,7 +100,7 @@ def test_each_command_of_a_container_exists(command: list[str]) -> None:
     assert 0 == _remotelr(*command, "--help").returncode
 
 
-def test_the_image_serves_when_it_is_told_nothing_else() -> None:
+def test_the_image_serves_by_default() -> None:
     assert SERVICES["remotelr"]["command"] == json.loads(_instructions("CMD")[0])
 
 
@@ -124,12 +124,12 @@ def test_the_database_is_healthy_when_it_answers(empty_postgres_url: str) -> Non
     assert 0 == _healthcheck_of_postgres(empty_postgres_url).returncode
 
 
-def test_the_database_is_not_healthy_when_nobody_listens() -> None:
+def test_the_database_is_not_healthy_without_a_listener() -> None:
     assert _healthcheck_of_postgres("postgresql://remotelr@127.0.0.1:1/remotelr").returncode != 0
 
 
 @pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
-def test_the_image_is_healthy_when_livez_says_so(status: int, healthy: bool) -> None:
+def test_the_image_is_healthy_if_livez_answers_200(status: int, healthy: bool) -> None:
     class Service(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status if self.path == "/livez" else 404)

@@ -139,8 +139,8 @@ WriteTransaction.save = _save_late
 """
 
 _PREEMPTED = "test_preemption.py::test_every_batch_has_the_rate_it_would_have_had"
-_STATE_MACHINE = "test_state_machine.py::test_the_service_and_a_model_of_it_agree_whatever_is_asked_in_whatever_order"
-_RACE = "test_race.py::test_every_rank_is_told_the_same_rate_by_every_replica_whatever_is_late_twice_or_paused[4]"
+_STATE_MACHINE = "test_state_machine.py::test_the_service_and_a_model_of_it_agree_for_every_sequence_of_requests"
+_RACE = "test_race.py::test_every_rank_gets_the_same_rate_from_every_replica_despite_delays_retries_and_pauses[4]"
 _KILLED = "test_crash.py::test_a_service_killed_under_load_has_lost_nothing_and_counted_nothing_twice"
 _CHAOS = "test_client_chaos.py::test_a_training_does_not_notice"
 _FSYNC = "test_fsync.py::test_every_report_is_answered_after_its_own_sync_of_the_log"
@@ -330,7 +330,7 @@ Breaker.failed = lambda self, began_s, now_s: self
 Breaker.rested = lambda self: self
 """
         },
-        caught_by="test_client_chaos.py::test_a_training_that_ends_just_after_the_service_is_back_has_told_everything",
+        caught_by="test_client_chaos.py::test_a_training_that_ends_just_after_the_service_is_back_has_sent_every_report",
         says="assert [(0, ",
     ),
     Mutant(

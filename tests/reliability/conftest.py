@@ -1,6 +1,6 @@
-"""What the proofs share: databases that may be broken, services to kill, and the figures printed at the end.
+"""Fixtures of the reliability tests: databases to break, services to kill, and the figures printed at the end.
 
-The default run holds short forms of the proofs. `REMOTELR_PROOF=1` (or `make proof`) runs the long ones.
+The default run has short forms. `REMOTELR_PROOF=1` (or `make proof`) runs the long ones.
 """
 
 import os
@@ -30,20 +30,20 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 @pytest.fixture
 def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Notes a line for the figures at the end of the run."""
+    """Adds a line to the figures at the end of the run."""
     lines = request.config.stash.setdefault(_figures, [])
     return lambda line: lines.append(f"{request.node.name}: {line}")
 
 
 @pytest.fixture(scope="session")
 def long() -> bool:
-    """Whether the long forms are wanted."""
+    """Whether the long forms run."""
     return LONG
 
 
 @pytest.fixture(autouse=True, scope="package")
 def nothing_is_left_behind() -> Iterator[None]:
-    """No process that a proof started outlives the proofs."""
+    """Ends every process that a test has started."""
     before = set(psutil.Process().children(recursive=True))
     yield
     left = [each for each in psutil.Process().children(recursive=True) if each not in before and _serves(each)]
@@ -60,7 +60,7 @@ def _serves(process: psutil.Process) -> bool:
 
 @pytest.fixture
 def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    """Starts services as processes of their own, that end with the test."""
+    """Starts services as processes that end with the test."""
     started: list[Service] = []
 
     def start(database_url: str, *, begin_only: bool = False, **settings: Any) -> Service:
@@ -79,7 +79,7 @@ def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
 
 @pytest.fixture(scope="session")
 def breakable_postgres() -> Iterator[Server]:
-    """A PostgreSQL server that a proof may kill, as long as it starts it again."""
+    """A PostgreSQL server that a test may kill and must start again."""
     with breakable_server() as server:
         yield server
 

@@ -1,8 +1,8 @@
-"""Protocol (c) of failures.md: a training loop behind a network that misbehaves in every way we know of.
+"""Protocol (c) of failures.md: a training loop behind a network with every known fault.
 
 healthy ──trouble──▶ alone, by the same rules ──healed──▶ the service knows every epoch, as if nothing had been
 
-The rates are those of an independent oracle throughout, and nobody but the budget is waited for.
+The rates equal those of an independent oracle, and no wait exceeds the budget.
 """
 
 import gc
@@ -33,9 +33,9 @@ from remotelr._session.spool import Spool
 from remotelr.errors import RemoteLRWarning
 from support.leak_check import open_files, open_threads
 
-# What a boundary between epochs may take while there is trouble. A healthy service may be slow: the machine is busy.
+# Maximal duration of an epoch boundary under a fault. Without a fault it may be longer: the machine is busy.
 TIMEOUT_S, PATIENT_S = (2.0 if LONG else 0.15), 30.0
-# What the deadline of a call may be late by: waiting for its thread to notice, and a busy machine.
+# Maximal delay of a deadline: the wait for its thread, on a busy machine.
 SLACK_S = 3.0
 EPOCH_S = 0.005
 HEALTHY, TROUBLED = (10, 50) if LONG else (3, 20)
@@ -69,11 +69,11 @@ class World:
 
     @contextmanager
     def troubled(self, trouble: "Trouble", timeout_s: float = TIMEOUT_S) -> Iterator[None]:
-        """In trouble, and in a hurry."""
+        """Under a fault, with a short budget."""
         self._hurry(timeout_s)
         with trouble(self):
             yield
-            # Until then it is in vain to wait for an answer.
+            # Before that no answer can come.
             self._timeout_s = PATIENT_S
         self._hurry(PATIENT_S)
 
@@ -81,7 +81,7 @@ class World:
         self._timeout_s = self.session._service._budget.seconds = timeout_s
 
     def begin(self) -> None:
-        """A life of the job."""
+        """One process of the job."""
         client = Client(
             self.proxy.url,
             timeout_s=self._timeout_s,
@@ -94,7 +94,7 @@ class World:
             self.session.open(initial_learning_rate=oracle.INITIAL)
 
     def train(self, epochs: int) -> None:
-        """As a framework's callback does it."""
+        """In the way of a framework's callback."""
         for epoch in range(len(self.rates), len(self.rates) + epochs):
             with self._watched():
                 self.session.begin(epoch, epoch)
@@ -161,7 +161,7 @@ def syn_dropped(world: World) -> Iterator[None]:
 def flooded(world: World) -> Iterator[None]:
     with network(hostile.hundred_megabytes)(world):
         yield
-    # What the buffers of two sockets hold lies between what was sent and what was read.
+    # The buffers of two sockets may contain sent bytes that are not read.
     assert 0 < world.proxy.happened["most sent"] < 32 * 2**20
 
 
@@ -179,14 +179,14 @@ def name_unknown(world: World) -> Iterator[None]:
 
     with world.monkeypatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", unknown)
-        # A name is looked up for a new connection alone.
+        # Only a new connection resolves the name.
         world.proxy.cut()
         yield
 
 
 @contextmanager
 def name_server_silent(world: World) -> Iterator[None]:
-    """A look-up cannot be ended from outside: it takes what it takes."""
+    """A name resolution cannot be interrupted."""
     answered, look_up = threading.Event(), socket.getaddrinfo
 
     def silent(*arguments: Any, **named: Any) -> Any:
@@ -210,7 +210,7 @@ def certificate_of_somebody_else(world: World) -> Iterator[None]:
 
 @contextmanager
 def proxy_variables(world: World) -> Iterator[None]:
-    """A life of the job in an environment with a proxy that is not there."""
+    """A process of the job in an environment with a proxy that does not exist."""
     with world.monkeypatch.context() as patch:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
             patch.setenv(name, "http://127.0.0.1:9")
@@ -225,7 +225,7 @@ def proxy_variables(world: World) -> Iterator[None]:
 
 @contextmanager
 def wall_clock_jumps(world: World) -> Iterator[None]:
-    """Thirty days to and fro while the service is away, as a machine that finds its NTP server does."""
+    """The clock jumps by 30 days and back while the service is unavailable, as after an NTP synchronisation."""
     now, days = time.time, iter(range(10**9))
 
     with world.monkeypatch.context() as patch, refused(world):
@@ -277,7 +277,7 @@ def service(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def begin(service: Service, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., World]]:
-    """Starts worlds, whose threads and files must all be gone at the end."""
+    """Starts worlds, and checks that their threads and files are gone at the end."""
     worlds: list[World] = []
     run = re.sub(r"[^A-Za-z0-9]+", "-", request.node.name).strip("-")
     before = left_open()
@@ -310,12 +310,12 @@ def await_nothing_more_than(before: tuple[int, int]) -> None:
 
 
 def check(world: World, service: Service, tell: Callable[[str], None]) -> None:
-    """What holds whatever the trouble was."""
+    """Checks that hold for every fault."""
     took_s = sorted(world.took_s) or [0.0]
     longest_s, all_s = took_s[-1], sum(took_s)
     tell(f"{len(world.rates)} epochs, {longest_s:.2f} s at most at a boundary, {all_s:.1f} s in all")
     assert world.rates == RATES[: len(world.rates)]
-    # Who is late is late at each try before the breaker opens; a machine is seldom that often.
+    # A late answer is late at each try before the breaker opens; a busy machine seldom is.
     assert took_s[-FAILURES:][0] <= TIMEOUT_S + SLACK_S
     with Client(service.url, timeout_s=60.0, trust_env=False) as client:
         told = [row for row in client.get_run(world.run).history() if row.superseded_by is None]
@@ -370,7 +370,7 @@ def test_a_service_that_answers_now_and_then_is_used_as_far_as_it_goes(begin, se
 def test_a_token_that_is_revoked_in_the_middle_of_a_run_is_one_warning(begin, service, tell):
     world = begin()
     world.train(HEALTHY)
-    # It is refused at once: nobody has to hurry.
+    # The connection is refused at once, so the budget is not short.
     with world.troubled(network(hostile.unauthorized), PATIENT_S):
         world.train(TROUBLED)
     world.train_until_heard()
@@ -394,14 +394,14 @@ def test_a_proxy_of_the_environment_that_is_not_there_is_a_service_that_is_away(
     assert len(world.warned) == 1
 
 
-def test_a_training_that_ends_just_after_the_service_is_back_has_told_everything(begin, service, tell):
-    """The breaker may rest for seconds; the end is worth a try of its own."""
+def test_a_training_that_ends_just_after_the_service_is_back_has_sent_every_report(begin, service, tell):
+    """The breaker may be open for seconds; the end of the run is tried anyway."""
     world = begin()
     world.train(HEALTHY)
     with world.troubled(network(proxy.blackhole)):
         world.train(TROUBLED)
     with world.monkeypatch.context() as patch:
-        # A busy machine may need more than the second that such a try is given.
+        # A busy machine may need more than the second of such a try.
         patch.setattr("remotelr._session.budget._SHORT_S", PATIENT_S)
         world.end()
 
@@ -410,7 +410,7 @@ def test_a_training_that_ends_just_after_the_service_is_back_has_told_everything
 
 
 def test_no_duration_of_the_client_is_taken_from_a_clock_that_can_be_set():
-    """The service in memory gives its events a time, as the real one does: that is no duration."""
+    """The in-memory service reads the time for its events, which is no measurement of a duration."""
     sources = Path(oracle.__file__).parents[2] / "clients" / "remotelr"
     files = list(sources.rglob("*.py"))
     found = {

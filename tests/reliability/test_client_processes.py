@@ -1,4 +1,4 @@
-"""Programs around the client: data loaders that are forked or spawned, and interpreters that leave in a bad moment."""
+"""Programs that use the client: forked or spawned data loaders, and interpreters that exit during a call."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from remotelr import Client
 
 
 def runs(program, url, folder, *options, code=0) -> tuple[str, str]:
-    """What it printed, and what it complained of."""
+    """Its standard output and standard error."""
     found = [str(Path(programs.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, found))}
     command = [sys.executable, *options, programs.__file__, program.__name__, url, str(folder)]
@@ -57,8 +57,8 @@ def test_a_program_ends_though_a_call_of_it_cannot(url, tmp_path):
     assert "Traceback" not in complaints
 
 
-def test_a_program_that_ends_without_a_word_leaves_nothing_open_and_no_wait(shared_service, tmp_path):
-    """Shown every warning, an unclosed socket among them; the service falls silent just before."""
+def test_a_program_that_ends_without_close_leaves_nothing_open_and_does_not_wait(shared_service, tmp_path):
+    """Every warning is shown, also of unclosed sockets; the service stops answering just before."""
     with Proxy(("127.0.0.1", int(shared_service.url.rpartition(":")[2])), proxy.blackhole) as silent:
         began = time.monotonic()
         printed, complaints = runs(

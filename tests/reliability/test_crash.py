@@ -1,4 +1,4 @@
-"""Whatever is killed, and when: what was acknowledged is there, counted once, and the service comes back by itself.
+"""After a kill of any process at any time, acknowledged reports are stored and counted once, and the service recovers.
 
 `failures.md` protocols a1 and a7. Every trainer retries the same bytes, sends some things twice and some much
 later, and compares each rate with an oracle of its own by `==`.
@@ -15,7 +15,7 @@ from faults.service import Service
 from faults.trainers import Fleet
 
 TRAINERS = 16
-# A kill comes so long after the service is ready again.
+# The time from the service being ready to the next kill.
 ALIVE_S = (0.3, 1.2)
 
 
@@ -61,7 +61,7 @@ def test_a_postgresql_killed_under_load_has_lost_nothing_and_the_service_finds_i
     tell: Callable[[str], None],
 ):
     """
-    The service is never restarted: it answers 503 with Retry-After until its database is back.
+    The service is not restarted: it answers 503 with Retry-After until its database is available.
     """
     service = start_service(breakable_url)
     chance = random.Random(2)
@@ -90,7 +90,7 @@ def test_a_service_killed_while_it_makes_its_tables_starts_all_the_same(
     empty_sqlite_url: str, start_service: Callable[..., Service], long: bool, tell: Callable[[str], None]
 ):
     """
-    Protocol a7: no moment of the first start leaves a file behind that the next start cannot use.
+    Protocol a7: a kill at any moment of the first start leaves a file that the next start can use.
     """
     service = start_service(empty_sqlite_url, begin_only=True)
     chance = random.Random(3)

@@ -1,4 +1,4 @@
-"""While the database is away the service says so, at once and to everybody; when it is back nothing has to be repaired.
+"""While the database is unavailable, every request gets 503 at once; afterwards nothing has to be repaired.
 
 `failures.md` F13 and F15, protocols a2 and a5.
 """
@@ -21,7 +21,7 @@ from faults.service import Service
 from faults.trainers import Fleet
 
 MIB = 1024 * 1024
-# What the service needs is three seconds at most; a request that hangs would end with its client, after thirty.
+# The service needs at most 3 s; a hanging request would end with its client, after 30 s.
 ANSWERED_S = 25.0
 
 
@@ -31,12 +31,12 @@ def test_a_commit_whose_reply_is_lost_counts_once(
     forward: bool, postgres_url: str, start_service: Callable[..., Service], long: bool, tell: Callable[[str], None]
 ):
     """
-    Protocol a2. The writer cannot know whether it was stored; it asks again, and the natural key of the report tells.
+    Protocol a2. The writer does not know whether the report was stored; it retries, and the key of the report decides.
     """
     with Proxy(address(postgres_url), CutCommit(0.05, forward=forward, chance=random.Random(6))) as cutting:
         service = start_service(through(postgres_url, cutting.address))
         with Fleet([service.url], trainers=8, seed=6, least=200 if long else 40) as fleet:
-            # The busier the machine, the more reports share a commit.
+            # On a busy machine more reports share a commit.
             while cutting.happened["commit cut"] <= 3:
                 fleet.reach(min(len(trainer.answers) for trainer in fleet.trainers) + 1)
         cutting.turn(plain)
@@ -54,14 +54,14 @@ def test_a_commit_whose_reply_is_lost_counts_once(
 
 
 @pytest.mark.timeout(300)
-def test_connections_ended_in_the_middle_of_transactions_cost_nobody_anything(
+def test_connections_ended_in_the_middle_of_transactions_lose_no_report(
     postgres_url: str, start_service: Callable[..., Service], long: bool, tell: Callable[[str], None]
 ):
     service = start_service(postgres_url)
     ended = 0
     with Fleet([service.url], trainers=8, seed=7, least=10) as fleet:
         tries = 0
-        # A transaction is a matter of milliseconds: it takes some tries to meet one.
+        # A transaction takes milliseconds, so it takes some tries to hit one.
         while tries < (100 if long else 20) or ended <= 5:
             tries += 1
             ended += len(query(postgres_url, _END_TRANSACTIONS))
@@ -76,11 +76,11 @@ def test_connections_ended_in_the_middle_of_transactions_cost_nobody_anything(
     assert fleet.seen.keys() <= {"200", "201", "503"}
 
 
-def test_while_postgresql_is_away_the_service_lives_says_503_and_is_not_ready(
+def test_while_postgresql_is_unavailable_the_service_is_live_answers_503_and_is_not_ready(
     breakable_postgres: Server, breakable_url: str, start_service: Callable[..., Service], tell: Callable[[str], None]
 ):
     """
-    F13: no request hangs, the process need not be restarted, and what is asked again afterwards is answered.
+    F13: no request hangs, the process is not restarted, and retries afterwards succeed.
     """
     service = start_service(breakable_url)
     report = {"epoch": 0, "metrics": {"val_loss": 1.0}}
@@ -115,7 +115,7 @@ def test_a_postgresql_that_stands_still_is_away_and_goes_on_where_it_was(
     breakable_postgres: Server, breakable_url: str, start_service: Callable[..., Service], tell: Callable[[str], None]
 ):
     """
-    Its connections are open and its machine takes in what is sent: it answers nobody, and keeps no limit of its own.
+    Its connections are open and its machine accepts data, but it does not answer, and its own timeouts do not work.
     """
     service = start_service(breakable_url)
     with Fleet([service.url], trainers=8, seed=9, least=10) as fleet:
@@ -123,7 +123,7 @@ def test_a_postgresql_that_stands_still_is_away_and_goes_on_where_it_was(
         with breakable_postgres.standing_still():
             red_s = service.await_says("/readyz", 503)
             alive = service.says("/livez", 200)
-            # Longer than anybody waits for an answer, and than a transaction may stand still.
+            # Longer than every timeout of a request and of an idle transaction.
             time.sleep(8)
         green_s = service.await_says("/readyz", 200)
         fleet.go_on(3)
@@ -145,7 +145,7 @@ def test_a_full_disk_refuses_reports_and_loses_none(
     start_service: Callable[..., Service], tmp_path: Path, tell: Callable[[str], None]
 ):
     """
-    Protocol a5, F15: reading goes on; when there is room again, so does everything else.
+    Protocol a5, F15: reads succeed; when space is free again, writes succeed too.
     """
     with _small_disk(tmp_path) as disk:
         url = f"sqlite:///{disk.folder / 'remotelr.db'}"
@@ -189,7 +189,7 @@ def _timed(http: httpx.Client, method: str, path: str, body: object) -> tuple[ht
 
 
 class _Disk:
-    """A file system of 6 MiB that a filler makes full."""
+    """A file system of 6 MiB, filled by a file."""
 
     kind = "tmpfs"
 
@@ -209,7 +209,7 @@ class _Disk:
 
 
 class _Limit:
-    """The process may not make its files longer than they are: for users who may not mount."""
+    """A limit on the file size of the process, for users without the right to mount."""
 
     kind = "a limited process"
 
@@ -218,7 +218,7 @@ class _Limit:
 
     def fill(self, service: Service) -> None:
         longest = max(file.stat().st_size for file in self.folder.glob("remotelr.db*"))
-        # The hard limit stays, or nobody could lift the soft one again.
+        # The hard limit stays, or the soft limit could not be raised again.
         self._limit(service, f"{longest}:unlimited")
 
     def free(self, service: Service) -> None:

@@ -1,4 +1,4 @@
-"""Before the answer leaves, the disk has it. No kill can show that: what a process wrote outlives it in memory.
+"""A report is on the disk before its answer is sent. A kill cannot show this: the page cache survives the process.
 
 `failures.md` protocol a3: the order of system calls is the proof. SQLite under `strace`; PostgreSQL syncs by
 itself, so there it is asked whether it does, and whether our sessions leave it so.
@@ -24,7 +24,7 @@ from remotelr_service.features.training.reports import report
 from remotelr_service.http.context import Context
 
 SYNCED = re.compile(r"\bf(data)?sync\(\d+<[^>]*-wal>\) *= 0|\bf(data)?sync resumed>.*= 0")
-# strace breaks a call in two when another thread calls meanwhile: what was read then stands behind `resumed>`.
+# strace splits a call if another thread makes one meanwhile: the data then follows `resumed>`.
 ASKED = re.compile(r"\b(read|recv|recvfrom|recvmsg)(\(| resumed>).*POST /v1/runs/")
 ANSWERED = re.compile(r"\b(write|writev|send|sendto|sendmsg)\(.*HTTP/1\.1 200")
 
@@ -33,7 +33,7 @@ def test_every_report_is_answered_after_its_own_sync_of_the_log(
     sqlite_url: str, start_service: Callable[..., Service], tmp_path: Path, tell: Callable[[str], None]
 ):
     """
-    With synchronous=NORMAL the same trace holds not one sync: `test_mutants.py` shows it.
+    With synchronous=NORMAL the trace has no sync: see `test_mutants.py`.
     """
     count = 200
     trace = traced_reports(sqlite_url, start_service, tmp_path, count)
@@ -93,7 +93,7 @@ def traced_reports(url: str, start_service: Callable[..., Service], folder: Path
         pytest.fail("strace is needed to see the order of system calls: install Debian's package strace")
     trace = folder / "trace"
     calls = "trace=fsync,fdatasync,read,recvfrom,recvmsg,write,writev,send,sendto,sendmsg"
-    # -D: the process we start is the service itself, and strace stands beside it.
+    # -D: the started process is the service, and strace is its child.
     words = [strace, "-D", "-f", "-y", "-s", "64", "-e", calls, "-e", "signal=none", "-o", str(trace)]
     service = start_service(url, wrapped=words)
     with service.client() as http:
@@ -107,7 +107,7 @@ def traced_reports(url: str, start_service: Callable[..., Service], folder: Path
 
 
 def steps(trace: str) -> list[str]:
-    """What happened from the creation of the run on."""
+    """The trace from the creation of the run on."""
     _, created, reports = trace.partition("HTTP/1.1 201")
     assert created, "the trace holds no answer to the creation of the run"
     kinds = {"sync": SYNCED, "asked": ASKED, "answered": ANSWERED}
@@ -115,7 +115,7 @@ def steps(trace: str) -> list[str]:
 
 
 def answers_without_sync(found: list[str]) -> list[int]:
-    """Which answers, counted from 0, had no sync between their request and them."""
+    """The indexes of answers without a sync between request and answer."""
     groups = [group.rpartition("asked")[2] for group in " ".join(found).split("answered")]
     return [index for index, group in enumerate(groups[:-1]) if "sync" not in group]
 
@@ -123,6 +123,6 @@ def answers_without_sync(found: list[str]) -> list[int]:
 def _report(http: httpx.Client, count: int) -> None:
     http.put("/v1/runs/a", json={"policy": POLICY, "initial_learning_rate": INITIAL}).raise_for_status()
     for epoch in range(count):
-        # Now and then the service has time to finish what it had only begun when it answered.
+        # A pause now and then shows work that the service does after its answer.
         time.sleep(1.0 if epoch % 40 == 0 else 0)
         http.post("/v1/runs/a/reports", json={"epoch": epoch, "metrics": {"val_loss": 1.0}}).raise_for_status()

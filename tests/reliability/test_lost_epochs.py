@@ -1,4 +1,4 @@
-"""A service that lost epochs it had acknowledged is told so, gets them again, and goes on with the same curve.
+"""A service that lost acknowledged epochs gets them again from the client, and continues the same curve.
 
 `failures.md` F14, protocol a6: after a restored backup, or a failover to a standby that lagged behind.
 """
@@ -23,7 +23,7 @@ def test_a_backup_twenty_epochs_old_costs_no_run_its_curve(
     sqlite_url: str, start_service: Callable[..., Service], tmp_path: Path, tell: Callable[[str], None]
 ):
     """
-    The backup is taken while the service writes. The trainers notice nothing but one refusal each.
+    The backup is taken while the service writes. Each trainer is rejected once.
     """
     service = start_service(sqlite_url)
     with service.client() as http:
@@ -61,7 +61,7 @@ def test_an_attempt_that_knows_more_than_the_service_is_not_given_a_wrong_state(
     sqlite_url: str, start_service: Callable[..., Service], tmp_path: Path
 ):
     """
-    F7: a job restarted from a checkpoint that the restored service has never heard of sends its epochs first.
+    F7: a job restarted from a checkpoint that the restored service does not know sends its epochs first.
     """
     service = start_service(sqlite_url)
     with service.client() as http:
@@ -87,7 +87,7 @@ def test_an_attempt_that_knows_more_than_the_service_is_not_given_a_wrong_state(
 
 
 class _Trainer:
-    """A trainer that keeps its reports, as the client does, and sends them again when the service is behind."""
+    """A trainer that stores its reports, as the client does, and sends them again if the service lacks them."""
 
     def __init__(self, http: httpx.Client, key: str, seed: int) -> None:
         self.http = http
@@ -110,7 +110,7 @@ class _Trainer:
         self.rates.append(decision["learning_rate"])
 
     def send_again(self, first: int) -> None:
-        """Every report from `first` on that was answered before."""
+        """The answered reports from `first` on."""
         missing = [self._body(epoch) for epoch in range(first, len(self.rates))]
         answers = self.http.post(f"/v1/runs/{self.key}/reports/batch", json={"reports": missing}).raise_for_status()
         self.sent_again += len(missing)
@@ -119,7 +119,7 @@ class _Trainer:
         assert self.rates[first:] == told
 
     def stored(self) -> list[float]:
-        """The rates the service keeps for this run."""
+        """The rates that the service has stored for this run."""
         page = self.http.get(f"/v1/runs/{self.key}/history", params={"limit": 200}).raise_for_status().json()
         return [row["next_learning_rate"] for row in page["reports"]]
 
@@ -133,7 +133,7 @@ def _each(trainers: list[_Trainer], epoch: int) -> None:
 
 
 def _backup(file: Path, to: Path) -> Path:
-    """A consistent copy of a database that is being written to."""
+    """A consistent copy of a database during writes."""
     with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(to)) as copy:
         source.backup(copy)
     return to

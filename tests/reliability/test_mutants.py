@@ -1,4 +1,4 @@
-"""The proofs find the bugs they are there for. A proof that no bug can fail proves nothing.
+"""The reliability tests find known bugs.
 
 Each bug of the power table (`faults/mutants.py`) is planted in a copy of the packages, and the proof that is named
 beside it is run on the copy, as it is, in a pytest of its own. The default run plants the cheap ones.
@@ -21,11 +21,11 @@ PLANTED = [mutant for mutant in MUTANTS if mutant.cheap or os.environ.get(LONG)]
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("mutant", PLANTED, ids=lambda mutant: mutant.name)
-def test_the_proof_named_beside_a_bug_fails_on_it(
+def test_the_test_named_beside_a_bug_fails_on_it(
     mutant: Mutant, tmp_path: Path, postgres_server: str, tell: Callable[[str], None]
 ):
     done = _run_proof_of(mutant, tmp_path, postgres_server)
-    # A failure in a group of tasks is shown as a tree, whose lines do not begin as those of pytest do.
+    # A failure in a task group is printed as a tree, whose lines do not begin with `E`.
     shown = [line for line in done.stdout.splitlines() if line.startswith("E ") or "AssertionError: " in line]
     found = [line for line in shown if mutant.says in line]
     tell(f"caught by {mutant.caught_by}: {(found or ['-'])[0][:160]}")
@@ -35,9 +35,9 @@ def test_the_proof_named_beside_a_bug_fails_on_it(
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_bug_takes_what_the_right_code_takes(mutant: Mutant):
+def test_the_functions_of_a_bug_have_the_parameters_of_the_replaced_ones(mutant: Mutant):
     """
-    Also one that is planted in the long form alone: else its proof would fail of the bug's own mistake.
+    Also of bugs that only the long form plants: else a test would fail by a mistake in the bug.
     """
     for file, code in mutant.code.items():
         right, planted = _parameters((ROOT / file).read_text()), _parameters(code)
@@ -71,7 +71,7 @@ def test_a_name_that_has_gone_is_found_in_the_code_of_a_bug(code: str, mistake: 
 
 def test_a_copy_without_a_bug_passes(tmp_path: Path, postgres_server: str):
     """
-    Or the failures above might be the copy's.
+    Otherwise the copy could cause the failures above.
     """
     healthy = Mutant("none", {}, "test_fsync.py::test_the_connection_that_writes_to_sqlite_waits_for_the_disk", "")
     done = _run_proof_of(healthy, tmp_path, postgres_server)
@@ -80,13 +80,13 @@ def test_a_copy_without_a_bug_passes(tmp_path: Path, postgres_server: str):
 
 
 def _parameters(source: str) -> dict[str, list[str]]:
-    """Those of each function of a module."""
+    """The parameters of each function of a module."""
     functions = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
     return {each.name: [taken.arg for taken in (*each.args.args, *each.args.kwonlyargs)] for each in functions}
 
 
 def _run_proof_of(mutant: Mutant, folder: Path, postgres_server: str) -> subprocess.CompletedProcess[str]:
-    """The short form of the proof, run on a copy with the bug in it."""
+    """Run the short form of the test on a copy with the bug."""
     environment = {
         **{name: value for name, value in os.environ.items() if name != LONG},
         "PYTHONPATH": os.pathsep.join(map(str, mutant.plant(folder / "copy"))),

@@ -1,6 +1,6 @@
-"""An operator at the desk of twenty live jobs: the story of docs/operating.md, with real processes on PostgreSQL.
+"""An operator steers twenty live jobs: the session of docs/operating.md, with real processes on PostgreSQL.
 
-The jobs wait wherever the story wants something to happen, so that it goes the same way on a machine of any speed.
+The jobs wait at each step of the session, so that it does not depend on the speed of the machine.
 """
 
 import json
@@ -24,7 +24,7 @@ EPOCHS = 8
 COSINE = {"type": "cosine", "decay_steps": EPOCHS}
 PLATEAU = {"type": "reduce_on_plateau", "patience": 50}
 
-# What is on the desk. One is a real fit of Keras, which dies in the middle of epoch 4.
+# The jobs. One is a real fit of Keras, which is killed in the middle of epoch 4.
 PINNED, EXTENDED, SWAPPED, STOPPED = "job-00", "job-01", "job-02", "job-03"
 HOT = [f"job-{number:02}" for number in range(4, 10)]
 CLOSED_LOOP = {PINNED, SWAPPED, STOPPED, *HOT[2:]}
@@ -33,7 +33,7 @@ LEFT_ALONE = ALL[10:]
 
 
 class Job:
-    """One job: a process that is started, told how far to go, and looked at."""
+    """One job: a process that trains up to a given epoch."""
 
     def __init__(self, key: str, folder: Path, url: str, token: str) -> None:
         self.key = key
@@ -60,7 +60,7 @@ class Job:
         self.start()
 
     def start(self, **changed: Any) -> None:
-        """Start it; once it has ended, again from its checkpoint."""
+        """Start it, or restart it from its checkpoint."""
         self._settings.write_text(json.dumps({**self._given, **changed}))
         with self._errors.open("a") as errors:
             self.process = subprocess.Popen(
@@ -84,7 +84,7 @@ class Job:
             pass
 
     def waits(self) -> int | None:
-        """The epoch before which it waits; None when it has ended."""
+        """The epoch before which it waits; None if it has ended."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -99,25 +99,25 @@ class Job:
         return code
 
     def close(self) -> None:
-        """End it, if it has not ended; another life of it may begin."""
+        """Kill it, if it runs; it may be started again."""
         self.process.kill()
-        # Closes the pipes, and what was not read goes with them.
+        # Closes the pipes.
         self.process.communicate()
 
     @property
     def used(self) -> dict[int, float]:
-        """The rate each epoch was really trained with, in the life that counts: the last."""
+        """The rate that each epoch was trained with, in its last attempt."""
         lines = [json.loads(line) for line in self._used.read_text().splitlines()]
         return {each["epoch"]: each["learning_rate"] for each in lines}
 
 
 def approx(expected: Any) -> Any:
-    """As near as Keras's rates are, which are float32."""
+    """Equal within the precision of Keras's rates, which are float32."""
     return pytest.approx(expected, rel=1e-6)
 
 
 def cosine(epoch: float, length: int = EPOCHS) -> float:
-    """Where the curve of most jobs is, worked out by hand."""
+    """The curve of most jobs, computed by hand."""
     return 0.1 * (1 + cos(pi * min(epoch / length, 1))) / 2
 
 
@@ -134,9 +134,9 @@ def start_job(tmp_path: Path) -> Iterator[Callable[..., Job]]:
         job.close()
 
 
-# The limit ends only what would never end, on a machine of any speed.
+# The timeout is for a hanging test only.
 @pytest.mark.timeout(600)
-def test_an_operator_steers_twenty_live_jobs_and_the_audit_says_what_they_trained_with(
+def test_an_operator_steers_twenty_live_jobs_and_the_audit_has_the_rates_they_trained_with(
     postgres_url: str,
     start_service: Callable[..., Service],
     start_job: Callable[..., Job],
@@ -147,7 +147,7 @@ def test_an_operator_steers_twenty_live_jobs_and_the_audit_says_what_they_traine
     monkeypatch.setenv("REMOTELR_URL", service.url)
 
     def remotelr(*words: str) -> Any:
-        """What a command says, which succeeds."""
+        """The output of a command that succeeds."""
         said = terminal(*words, "--json")
         assert 0 == said.code, said.err
         return said.json
@@ -161,7 +161,7 @@ def test_an_operator_steers_twenty_live_jobs_and_the_audit_says_what_they_traine
     jobs = {key: start_job(key, service.url, trainers) for key in ALL}
 
     def go_on(until: int, *keys: str) -> list[int | None]:
-        """Let these train to there, all at once; where they wait then."""
+        """Let these jobs train up to the epoch together. Returns where they wait then."""
         for key in keys:
             jobs[key].go_on(until)
         return [jobs[key].waits() for key in keys]
@@ -211,9 +211,9 @@ def test_an_operator_steers_twenty_live_jobs_and_the_audit_says_what_they_traine
 
 
 def check_curves(used: dict[str, dict[int, float]]) -> None:
-    """Every job trained with the rates that the story makes, by hand.
+    """Every job trained with the rates of the session, computed by hand.
 
-    An epoch that was about to begin had its rate already: what was ordered before epoch 2 bears on epoch 3.
+    An epoch that is about to begin has its rate already: a command before epoch 2 changes epoch 3.
     """
     curve = {epoch: cosine(epoch) for epoch in range(EPOCHS)}
     halved = {epoch: rate / (2 if epoch >= 3 else 1) for epoch, rate in curve.items()}
@@ -231,7 +231,7 @@ def check_curves(used: dict[str, dict[int, float]]) -> None:
 def check_audit(
     used: dict[str, dict[int, float]], audit: dict[str, dict[int, ReportRecord]], told: dict[str, list[dict[str, Any]]]
 ) -> None:
-    """What the log says of every epoch is what its job used; every order was carried out, and who gave it is known."""
+    """The log has the rate that each job used, and every command was applied and has its actor."""
     commands = [each for orders in told.values() for each in orders]
     assert used == {
         key: {epoch: approx(report.learning_rate) for epoch, report in reports.items()}
@@ -246,5 +246,5 @@ def check_audit(
 
 
 def counting(reports: Iterator[ReportRecord]) -> dict[int, ReportRecord]:
-    """The reports that count, by epoch: what an attempt went back over is left out."""
+    """The effective reports, by epoch."""
     return {report.epoch: report for report in reports if report.superseded_by is None}

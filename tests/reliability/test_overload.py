@@ -1,4 +1,4 @@
-"""Three times more than the service can do: it does what it can, and tells the others in time to come back (F32).
+"""At three times its capacity, the service keeps its throughput and answers the other requests with 503 (F32).
 
 The load generator and the database share the machine with the service, and a flood costs them too. So what is
 compared is what the service does for a second of its own processor's time, which nobody takes away from it.
@@ -61,11 +61,11 @@ def per_cpu_second(flood: Flooded) -> float:
 
 
 @pytest.mark.timeout(900)
-def test_at_three_times_the_load_goodput_stays_and_the_rest_is_told_to_come_back(
+def test_at_three_times_the_load_goodput_stays_and_the_other_requests_get_retry_after(
     database_url: str, start_service: Callable[..., Service], tell: Callable[[str], None], long: bool
 ):
     service = start_service(database_url, environment=SETTINGS)
-    # In turns: both shall see the same of the machine.
+    # In turns, so that both run under the same load of the machine.
     rounds = range(3 if long else 2)
     for number in rounds:
         create_runs(service.url, [f"peak-{number}-{each}" for each in range(SATURATING)])

@@ -1,4 +1,4 @@
-"""A job killed and started again, over and over, has the rates of one that never was: real Keras, real kills."""
+"""A job that is killed and restarted many times has the rates of an uninterrupted one: real Keras, real kills."""
 
 import random
 import shutil
@@ -57,7 +57,7 @@ ENDS_S = 300.0
 
 @pytest.fixture(scope="module")
 def service(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that a test may kill, and that is up again for the next one."""
+    """A service that a test may kill; it is restarted for the next test."""
     folder = tmp_path_factory.mktemp("preemption")
     service = Service(f"sqlite:///{shutil.copy(sqlite_template, folder / 'remotelr.db')}", folder)
     service.start()
@@ -67,7 +67,7 @@ def service(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def undisturbed(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[list[float]]]:
-    """The rates of a job with this policy that nobody kills."""
+    """The rates of an uninterrupted job with this policy."""
 
     @cache
     def rates(policy: str) -> list[list[float]]:
@@ -103,13 +103,13 @@ def is_halted(job: Job, at: tuple[int, int]) -> psutil.Process:
 
 
 def random_places(seed: int, count: int) -> list[tuple[int, int]]:
-    """Where a job dies: at the end of a batch, or of the epoch behind them. In order, so that each is reached."""
+    """Where a job is killed: at the end of a batch or of an epoch, in order."""
     every = [(epoch, batch) for epoch in range(EPOCHS) for batch in range(BATCHES + 1)]
     return sorted(random.Random(seed).sample(every, count))
 
 
 def told(service: Service, run: str) -> list[tuple[Any, ...]]:
-    """What the service knows of the run: epochs, losses, the rates they had."""
+    """The stored history of the run: epochs, losses, rates."""
     with Client(service.url, timeout_s=60.0, trust_env=False) as client:
         rows = [row for row in client.get_run(run).history() if row.superseded_by is None]
     return [(row.epoch, row.metrics["val_loss"], row.learning_rate) for row in rows]
@@ -126,7 +126,7 @@ def told(service: Service, run: str) -> list[tuple[Any, ...]]:
     ids=POLICIES,
 )
 def test_every_batch_has_the_rate_it_would_have_had(service, undisturbed, tmp_path, policy, checkpoints):
-    """A checkpoint every third epoch is older than the last report: the run goes back with it."""
+    """A checkpoint of every third epoch is older than the last report, so the run is rewound."""
     expected = undisturbed(policy)
     run = f"killed-{list(POLICIES).index(policy)}"
     remote = {"url": service.url, "run": run, "policy": POLICIES[policy], "timeout_s": 60.0}
@@ -142,7 +142,7 @@ def test_every_batch_has_the_rate_it_would_have_had(service, undisturbed, tmp_pa
 
 @pytest.mark.timeout(300)
 def test_a_job_whose_service_is_killed_with_it_goes_on_alone_and_tells_it_later(service, undisturbed, tmp_path):
-    """The trainer is back first, twice; the service comes in the middle of its third life."""
+    """The trainer restarts twice before the service, which starts during the third attempt."""
     expected = undisturbed("plateau")
     remote = {"url": service.url, "run": "both", "policy": FALLING, "timeout_s": 1.0}
     job = Job(folder=tmp_path / "job", remote=remote, losses=LOSSES, every=2)
@@ -156,7 +156,7 @@ def test_a_job_whose_service_is_killed_with_it_goes_on_alone_and_tells_it_later(
     late = False
     while list((tmp_path / "job" / "spool").iterdir()):
         late = True
-        # The machine was too busy for the last word: a job that has nothing left to train says it.
+        # The machine was too busy for the last report: a job without epochs left sends it.
         completes(job)
 
     assert expected == job.rates
@@ -171,7 +171,7 @@ def test_an_old_process_that_was_taken_for_dead_stops_and_changes_nothing(servic
     remote = {"url": service.url, "run": "zombie", "policy": FALLING, "timeout_s": 60.0}
     old = Job(folder=tmp_path / "old", remote=remote, losses=LOSSES)
     zombie = is_halted(old, (5, 1))
-    # Another machine, with the checkpoint and without the file of what was not told yet.
+    # Another machine, with the checkpoint and without the spool.
     shutil.copytree(tmp_path / "old" / "backup", tmp_path / "new" / "backup")
     shutil.copy(tmp_path / "old" / "seen.jsonl", tmp_path / "new" / "seen.jsonl")
     new = Job(folder=tmp_path / "new", remote=remote, losses=LOSSES)
@@ -188,7 +188,7 @@ def test_an_old_process_that_was_taken_for_dead_stops_and_changes_nothing(servic
 
 
 def test_the_rate_in_a_checkpoint_never_wins(service, tmp_path):
-    """The job is given another policy while it is dead; its checkpoint has the old one's rate."""
+    """The policy is replaced while the job is down; its checkpoint has the rate of the old policy."""
     remote = {"url": service.url, "run": "restored", "policy": FALLING, "timeout_s": 60.0}
     job = Job(folder=tmp_path / "job", remote=remote, losses=LOSSES[:6])
     is_killed(job, (3, 1))
@@ -199,7 +199,7 @@ def test_the_rate_in_a_checkpoint_never_wins(service, tmp_path):
 
 
 def test_a_checkpoint_that_was_kept_before_its_epoch_was_reported_costs_the_plateau_that_epoch(service, tmp_path):
-    """Which is why RemoteLR belongs before the callback that keeps the checkpoint: then the epoch is trained again."""
+    """RemoteLR belongs before the checkpoint callback: then the epoch is trained again."""
     remote = {"url": service.url, "run": "between", "policy": FALLING, "timeout_s": 60.0}
     job = Job(folder=tmp_path / "job", remote=remote, losses=LOSSES[:6], order="backup first, killed between")
     is_killed(job, (3, BATCHES))

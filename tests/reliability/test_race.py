@@ -1,4 +1,4 @@
-"""Several service processes on one PostgreSQL: one decision for each point, whoever asks whom, and in what order.
+"""Several service processes on one PostgreSQL: one decision for each point, for every order of requests.
 
 `failures.md` protocol b. The way to the database has a heavy tail: without it a missing lock shows in no race.
 """
@@ -78,7 +78,7 @@ def cluster(
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("ranks", [4, 32])
-def test_every_rank_is_told_the_same_rate_by_every_replica_whatever_is_late_twice_or_paused(
+def test_every_rank_gets_the_same_rate_from_every_replica_despite_delays_retries_and_pauses(
     cluster: Cluster, ranks: int, long: bool, tell: Callable[[str], None]
 ):
     """

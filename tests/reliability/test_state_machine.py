@@ -357,7 +357,7 @@ def replicas(database_url: str) -> Iterator[Replicas]:
 
 
 @pytest.mark.timeout(1200)
-def test_the_service_and_a_model_of_it_agree_whatever_is_asked_in_whatever_order(
+def test_the_service_and_a_model_of_it_agree_for_every_sequence_of_requests(
     replicas: Replicas, long: bool, tell: Callable[[str], None]
 ):
     machine = type("BoundMachine", (Machine,), {"replicas": replicas})

@@ -1,7 +1,7 @@
-"""Many rows in one statement, as each database takes them fastest.
+"""Inserts and updates of many rows in one statement.
 
-Rows are plain JSON values here, and moments. PostgreSQL gets them as one JSON document, whatever their number:
-a statement for each row costs it, and us, more than the row. SQLite, which is in our own process, gets them one by one.
+The values are JSON values and times. PostgreSQL gets all rows as one JSON parameter, which is faster than a statement
+for each row. SQLite, which runs in this process, gets them one by one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,34 +20,34 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def insert_rows(connection: Connection, table: Table, rows: Rows) -> None:
-    """Add rows, all with the same columns, moments `as_stored`.
+    """Insert rows with the same columns, and times from `as_stored`.
 
-    Raises IntegrityError where one contradicts what is there, when the driver says so (`driver.execute`).
+    Raises IntegrityError; on PostgreSQL with the next statement or the commit (`driver.execute`).
     """
     names = tuple(rows[0])
-    _execute(connection, _insertion(connection.dialect, table, names), names, rows)
+    _execute(connection, _insert_sql(connection.dialect, table, names), names, rows)
 
 
 def update_rows(connection: Connection, table: Table, rows: Rows) -> None:
-    """Set the other columns of the rows named by `id`. All have the same columns, moments `as_stored`."""
+    """Set the columns of the rows with these `id`s. All have the same columns, and times from `as_stored`."""
     names = (*(name for name in rows[0] if name != "id"), "id")
-    _execute(connection, _change(connection.dialect, table, names), names, rows)
+    _execute(connection, _update_sql(connection.dialect, table, names), names, rows)
 
 
 @lru_cache(maxsize=64)
 def moment_to_text(moment: datetime) -> str:
-    """As `tables.Moment` stores it on SQLite, and as PostgreSQL reads it."""
+    """The format of `tables.Moment` on SQLite, which PostgreSQL can read too."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def as_stored(dialect: Dialect, moment: datetime | None) -> datetime | str | None:
-    """The moment as the driver takes it in a row, and gives it back."""
+    """The value that the driver stores and returns for the time."""
     return moment if moment is None or dialect.name == "postgresql" else moment_to_text(moment)
 
 
 @lru_cache(maxsize=64)
 def moments(table: Table) -> tuple[str, ...]:
-    """The columns that hold a time."""
+    """The columns of type `Moment`."""
     return tuple(column.name for column in table.c if isinstance(column.type, Moment))
 
 
@@ -59,24 +59,24 @@ def _execute(connection: Connection, statement: str, names: tuple[str, ...], row
 
 
 @lru_cache(maxsize=64)
-def _insertion(dialect: Dialect, table: Table, names: tuple[str, ...]) -> str:
+def _insert_sql(dialect: Dialect, table: Table, names: tuple[str, ...]) -> str:
     columns = ", ".join(names)
     if dialect.name == "postgresql":
-        source = f"SELECT {columns} FROM {_recordset(dialect, table, names)}"  # noqa: S608  # names of our tables
+        source = f"SELECT {columns} FROM {_recordset(dialect, table, names)}"  # noqa: S608  # constant names
     else:
         source = f"VALUES ({', '.join('?' * len(names))})"
     return f"INSERT INTO {table.name} ({columns}) {source}"
 
 
 @lru_cache(maxsize=64)
-def _change(dialect: Dialect, table: Table, names: tuple[str, ...]) -> str:
-    """names: `id` last."""
+def _update_sql(dialect: Dialect, table: Table, names: tuple[str, ...]) -> str:
+    """names: the columns, `id` last."""
     if dialect.name == "postgresql":
         values = ", ".join(f"{name} = new.{name}" for name in names[:-1])
         values += f" FROM {_recordset(dialect, table, names)} WHERE {table.name}.id = new.id"
     else:
         values = ", ".join(f"{name} = ?" for name in names[:-1]) + " WHERE id = ?"
-    return f"UPDATE {table.name} SET {values}"  # noqa: S608  # the names are those of our tables
+    return f"UPDATE {table.name} SET {values}"  # noqa: S608  # constant names
 
 
 def _recordset(dialect: Dialect, table: Table, names: tuple[str, ...]) -> str:

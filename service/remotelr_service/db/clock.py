@@ -1,4 +1,4 @@
-"""The database's clock: the only one that all replicas share. What has to be over at some time is measured by it."""
+"""The database's clock, which all replicas share. Deadlines and expiries are compared with it."""
 
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,7 @@ from remotelr_service.db.tables import Moment
 
 
 class database_now(FunctionElement[datetime]):  # noqa: N801  # SQL functions are written like this
-    """When the transaction began (PostgreSQL), or the statement (SQLite, whose clock is this machine's)."""
+    """The begin of the transaction (PostgreSQL) or of the statement (SQLite, by the clock of this machine)."""
 
     type = Moment()
     inherit_cache = True
@@ -21,7 +21,7 @@ def _of_postgresql(_element: database_now, _compiler: Any, **_settings: Any) -> 
     return "now()"
 
 
-# As `Moment` writes it. SQLite knows milliseconds.
+# The format of `Moment`. SQLite has milliseconds.
 SQLITE_NOW = "strftime('%Y-%m-%dT%H:%M:%f000+00:00', 'now')"
 
 

@@ -1,8 +1,8 @@
-"""Statements said to the database's own driver.
+"""Executes hot-path statements directly on the DB-API driver, bypassing SQLAlchemy.
 
-For those few that every report needs: around each of them SQLAlchemy takes longer than the statement itself. And
-PostgreSQL is told several in one message, because a message takes as long as what it asks for: what brings no rows
-waits for what is said next. A transaction of the writer is two messages:
+SQLAlchemy takes longer for such a statement than the database does. On PostgreSQL, several statements are sent in one
+message, because a round trip takes as long as a statement. Statements without rows are pending until the next
+statement. A transaction of the writer is two messages:
 
     BEGIN; SET LOCAL …; SELECT … FOR UPDATE
     INSERT …; UPDATE …; COMMIT
@@ -18,12 +18,12 @@ from sqlalchemy.exc import DBAPIError
 
 Statement = tuple[str, Sequence[Any]]
 
-# What PostgreSQL is still to be told, by connection.
+# Pending statements for PostgreSQL, by connection.
 _PENDING: WeakKeyDictionary[Connection, list[Statement]] = WeakKeyDictionary()
 
 
 def fetch(connection: Connection, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """The rows it gives, as the driver gives them. Raises what SQLAlchemy would."""
+    """Send the statement after the pending ones. Returns the driver's rows. Raises the errors of SQLAlchemy."""
     cursor = _send(connection, (statement, parameters))
     rows: list[tuple[Any, ...]] = cursor.fetchall()
     cursor.close()
@@ -31,7 +31,7 @@ def fetch(connection: Connection, statement: str, parameters: Sequence[Any]) -> 
 
 
 def execute(connection: Connection, statement: str, parameters: Sequence[Any] = ()) -> None:
-    """Raises what SQLAlchemy would; on PostgreSQL what is said next does, or the end of the transaction."""
+    """Execute the statement. On PostgreSQL it is pending, and the next statement or the commit raises its error."""
     if connection.dialect.name == "postgresql":
         _PENDING.setdefault(connection, []).append((statement, parameters))
     else:
@@ -39,7 +39,7 @@ def execute(connection: Connection, statement: str, parameters: Sequence[Any] = 
 
 
 def execute_many(connection: Connection, statement: str, rows: Sequence[Any]) -> None:
-    """On SQLite, once for each row. Raises what SQLAlchemy would."""
+    """Execute the statement for each row. SQLite only. Raises the errors of SQLAlchemy."""
     with _errors(connection, statement):
         cursor = _raw(connection).cursor()
         cursor.executemany(statement, rows)
@@ -47,53 +47,53 @@ def execute_many(connection: Connection, statement: str, rows: Sequence[Any]) ->
 
 
 def flush_before(engine: Engine) -> None:
-    """What `execute` has put off on this engine of PostgreSQL is said before anything that SQLAlchemy says."""
+    """Send the pending statements of `execute` before any statement or commit of SQLAlchemy. PostgreSQL only."""
 
     @event.listens_for(engine, "before_cursor_execute")
-    def say_before(connection: Connection, *_: Any) -> None:
+    def send_before(connection: Connection, *_: Any) -> None:
         if connection in _PENDING:
             _send(connection).close()
 
     @event.listens_for(engine, "commit")
-    def say_last(connection: Connection) -> None:
+    def commit(connection: Connection) -> None:
         if connection not in _PENDING:
             return
         try:
-            # The driver sees that the transaction is over, and says COMMIT no second time.
+            # The driver then knows that the transaction has ended, and sends no second COMMIT.
             _send(connection, ("COMMIT", ())).close()
         except BaseException:
-            _give_up(connection)
+            _roll_back(connection)
             raise
 
     @event.listens_for(engine, "rollback")
-    def forget(connection: Connection) -> None:
+    def discard(connection: Connection) -> None:
         _PENDING.pop(connection, None)
 
 
-def _give_up(connection: Connection) -> None:
-    """End a transaction whose commit has failed: SQLAlchemy takes it for one that is over."""
+def _roll_back(connection: Connection) -> None:
+    """Roll back after a failed commit, which SQLAlchemy takes for the end of the transaction."""
     if connection.invalidated:
         return
     try:
         _raw(connection).rollback()
-    except Exception as error:  # noqa: BLE001  # whatever it was: that connection is good for nothing more
+    except Exception as error:  # noqa: BLE001  # the connection cannot be used again
         connection.invalidate(error)
 
 
 def _send(connection: Connection, *last: Statement) -> Any:
-    """The cursor with what the last statement gave."""
-    said = [*_PENDING.pop(connection, ()), *last]
-    written = "; ".join(statement for statement, _ in said)
-    parameters = [each for _, parameters in said for each in parameters]
-    with _errors(connection, written):
+    """Send the pending statements and `last` in one message. Returns the cursor with the rows of the last statement."""
+    statements = [*_PENDING.pop(connection, ()), *last]
+    message = "; ".join(statement for statement, _ in statements)
+    parameters = [each for _, parameters in statements for each in parameters]
+    with _errors(connection, message):
         if connection.dialect.name != "postgresql":
             cursor = _raw(connection).cursor()
-            cursor.execute(written, parameters)
+            cursor.execute(message, parameters)
             return cursor
         assert connection.dialect.dbapi is not None
-        # Only without parameters of its own a message may have several statements: they are written into it.
+        # A message with several statements has no parameters, so the client writes the values into its text.
         cursor = connection.dialect.dbapi.ClientCursor(_raw(connection))
-        cursor.execute(written, parameters)
+        cursor.execute(message, parameters)
         while cursor.nextset():
             pass
         return cursor
@@ -110,7 +110,7 @@ def _errors(connection: Connection, statement: str) -> Iterator[None]:
     try:
         yield
     except UnicodeError as error:
-        # A database of another encoding. What was to be said with it is lost: the transaction must not go on.
+        # The database has another encoding. The pending statements are lost, so the transaction must fail.
         wrong = dialect.dbapi.DataError(str(error))
         raise DBAPIError.instance(statement, None, wrong, dialect.dbapi.Error, dialect=dialect) from error
     except dialect.dbapi.Error as error:

@@ -1,9 +1,9 @@
-"""Engines for both databases. This is the only place that knows SQLite from PostgreSQL.
+"""Engines of both databases. Only this module configures SQLite and PostgreSQL.
 
-SQLite has no row locks and no server, so one process has the file, and one connection of it writes:
-every write transaction takes the write lock at BEGIN, which makes read-decide-write safe, and no other
-connection writes or checkpoints (releases before 3.51.3 can damage a file when two do at once:
-sqlite.org/wal.html#walresetbug). PostgreSQL keeps replicas apart by row locks on the heads of the runs.
+SQLite has no row locks and no server, so one process uses the file, and one connection of it writes. Every write
+transaction takes the write lock at BEGIN, which makes read-decide-write safe. No other connection writes or
+checkpoints: releases before 3.51.3 can damage a file if two do at once (sqlite.org/wal.html#walresetbug). On
+PostgreSQL, replicas exclude each other by row locks on runs.
 """
 
 import fcntl
@@ -29,8 +29,8 @@ from remotelr_service.errors import DatabaseDamaged, DatabaseInUse, DatabaseUnav
 
 SQLITE_BUSY_TIMEOUT_MS = 5_000
 SQLITE_JOURNAL_LIMIT_BYTES = 64 * 1024 * 1024
-# A quick_check reads the whole file. Serving shall begin within a second, so a file too big to be
-# read in this time is checked as far as the time goes: its header, its tables, its first pages.
+# quick_check reads the whole file. The service must start within 1 s, so a large file is checked for this time only:
+# its header, its tables, its first pages.
 SQLITE_CHECK_LIMIT_S = 0.4
 
 POSTGRES_LOCK_TIMEOUT_MS = 300
@@ -51,9 +51,9 @@ class Database:
     lock: IO[bytes] | None = None
 
     def close(self) -> None:
-        """Close every connection, and let another process have the SQLite file."""
+        """Close every connection, and release the lock on the SQLite file."""
         for engine in (self.reads, self.writes):
-            # A thread may still be reading. What it gives back later goes to a pool nobody looks into any more.
+            # A thread may return its connection after dispose, to the old pool.
             event.listen(engine.pool, "checkin", _close_returned)
             engine.dispose()
         if self.lock is not None:
@@ -61,16 +61,16 @@ class Database:
 
 
 def open_database(url: str) -> Database:
-    """The database at `url`, for the one service process (SQLite) or one of several (PostgreSQL).
+    """The database at `url`, for the only service process (SQLite) or one of several (PostgreSQL).
 
     url: `sqlite:///file` or `postgresql://user:password@host/name`; `postgres://` is the same.
 
-    Raises InvalidDatabaseUrl; for SQLite also DatabaseInUse when another process has the file, and
-    DatabaseDamaged when a quick check finds it broken. PostgreSQL is not contacted yet.
+    Raises InvalidDatabaseUrl; for SQLite also DatabaseInUse if another process uses the file, and
+    DatabaseDamaged if a quick check fails. PostgreSQL is not contacted.
     """
     parsed = parse_url(url)
     if parsed.get_backend_name() == "postgresql":
-        # The writer keeps its connection, and does everything again on another where that one is lost.
+        # No pre-ping for the writer, which retries a lost transaction on a new connection.
         return Database(
             reads=_postgres_engine(parsed, pool_pre_ping=True, **_READERS),
             writes=_postgres_engine(parsed, pool_size=1, pool_timeout=2),
@@ -101,7 +101,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 
 def migration_engine(url: str) -> Engine:
-    """An engine for one schema change: patient, and gone with its last connection."""
+    """An engine without a pool for one schema change, with long timeouts."""
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
         _sqlite_file(parsed)
@@ -115,7 +115,7 @@ def migration_engine(url: str) -> Engine:
 
 
 def inspection_engine(url: str) -> Engine:
-    """An engine to look at a database with, whoever has it; gone with its last connection."""
+    """An engine without a pool that reads a database, also while another process uses it."""
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
         _sqlite_file(parsed)
@@ -124,21 +124,20 @@ def inspection_engine(url: str) -> Engine:
 
 
 def database_exists(url: str) -> bool:
-    """Whether there is a database to look at: a SQLite file may not have been made yet."""
+    """Whether the database exists: a SQLite file may not. PostgreSQL is not contacted."""
     parsed = parse_url(url)
     return parsed.get_backend_name() != "sqlite" or Path(str(parsed.database)).exists()
 
 
 def error_text(error: Exception) -> str:
-    """Why a database is away, in its own words, on one line and without a password."""
+    """The first line of the driver's message, which contains no password."""
     return str(getattr(error, "orig", None) or error).partition("\n")[0]
 
 
 def lock_schema(connection: Connection) -> None:
-    """Keep other migrations out until this transaction ends. On SQLite BEGIN has done that already.
+    """Exclude other migrations until this transaction ends. On SQLite BEGIN has done that.
 
-    From then on a lock on a table is not waited for: whoever came after a migration that waits for one reader
-    would wait behind it, and the service would stand still.
+    The transaction does not wait for table locks: all later queries of the service would wait behind it.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('remotelr schema'))"))
@@ -147,7 +146,7 @@ def lock_schema(connection: Connection) -> None:
 
 @contextmanager
 def exclusive_use(url: str) -> Iterator[None]:
-    """Keep service processes off a SQLite file; PostgreSQL needs no such thing. Raises DatabaseInUse."""
+    """Lock a SQLite file against service processes; nothing on PostgreSQL. Raises DatabaseInUse."""
     parsed = parse_url(url)
     if parsed.get_backend_name() != "sqlite":
         yield
@@ -157,54 +156,56 @@ def exclusive_use(url: str) -> Iterator[None]:
 
 
 def parse_url(url: str) -> URL:
-    """The URL with its driver filled in; passwords may hold `@` and `%` as they are. Raises InvalidDatabaseUrl."""
+    """The URL with its driver. The password may contain `@` and `%` unquoted. Raises InvalidDatabaseUrl."""
     try:
         parsed = make_url(_with_quoted_password(url))
     except (ArgumentError, ValueError):
         raise InvalidDatabaseUrl(
-            "the database URL cannot be read: give sqlite:///file or postgresql://user:password@host/name"
+            "the database URL cannot be read; use sqlite:///file or postgresql://user:password@host/name"
         ) from None
     match parsed.drivername:
         case "sqlite" | "sqlite+pysqlite":
             if parsed.database in (None, "", ":memory:"):
-                raise InvalidDatabaseUrl("SQLite needs a file, as in sqlite:///remotelr.db: memory is not durable")
+                raise InvalidDatabaseUrl(
+                    "SQLite needs a file, because memory is not durable; use sqlite:///remotelr.db"
+                )
             return parsed.set(drivername="sqlite+pysqlite")
         case "postgres" | "postgresql" | "postgresql+psycopg":
             return parsed.set(drivername="postgresql+psycopg")
         case other:
             raise InvalidDatabaseUrl(
-                f"databases of the kind {other!r} are not supported: "
-                f"give sqlite:///file or postgresql://user:password@host/name"
+                f"databases of the kind {other!r} are not supported; "
+                f"use sqlite:///file or postgresql://user:password@host/name"
             )
 
 
 def damaged(file: str, found: str) -> DatabaseDamaged:
     return DatabaseDamaged(
-        f"{file} is damaged ({found}): nothing was changed; keep a copy of it, and restore the last backup"
+        f"{file} is damaged ({found}); nothing was changed; keep a copy of it and restore the last backup"
     )
 
 
 def transaction_limit_s(engine: Engine) -> float:
-    """How long a transaction may take at most, its waiting for locks included, before nobody waits for it any more."""
+    """The maximal seconds of a transaction, including waits for locks, plus 1 s."""
     return (SQLITE_BUSY_TIMEOUT_MS if engine.dialect.name == "sqlite" else POSTGRES_STATEMENT_TIMEOUT_MS) / 1000 + 1
 
 
 def is_lock_conflict(error: Exception) -> bool:
-    """Whether a change of the schema failed because somebody else holds what it needs, and will let go of it.
+    """Whether a schema change failed because another process holds a lock; a retry may succeed.
 
-    SQLite waits for nobody when the journal of a new file is set: two who make one at once meet there.
+    SQLite does not wait for the lock when it sets the journal mode of a new file, so two processes may collide there.
     """
     code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
     return classify_error(error) == "race" or code == sqlite3.SQLITE_BUSY
 
 
 def _with_quoted_password(url: str) -> str:
-    """`a:b@c@host` with its password quoted, so that the last `@` before the host is the one that counts."""
+    """`a:b@c@host` with its password quoted: the last `@` separates the host."""
     scheme, separator, rest = url.partition("://")
     authority, slash, path = rest.partition("/")
     user_info, at, host = authority.rpartition("@")
     user, colon, password = user_info.partition(":")
-    # `%` stays: it may be a quotation already. One that quotes nothing is taken as it is.
+    # `%` stays: the password may be quoted already.
     return f"{scheme}{separator}{user}{colon}{quote(password, safe='%')}{at}{host}{slash}{path}"
 
 
@@ -217,7 +218,7 @@ def _postgres_engine(
 ) -> Engine:
     engine = create_engine(
         url,
-        # So that the driver does not say BEGIN by itself: it is said below, in one message with the rest.
+        # The driver must not send BEGIN: it is sent below, in one message with the settings.
         isolation_level="AUTOCOMMIT",
         connect_args={
             # A prepared statement belongs to a server connection; PgBouncer's transaction mode changes those.
@@ -228,7 +229,7 @@ def _postgres_engine(
         },
         **pool,
     )
-    # Local to the transaction, and not in the start-up packet: PgBouncer lets neither pass otherwise.
+    # SET LOCAL, not start-up parameters: PgBouncer's transaction mode passes only this.
     _on_begin(
         engine,
         f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {lock_timeout_ms}; "
@@ -252,7 +253,7 @@ def _replace_lost_connections(engine: Engine) -> None:
 
 
 def _sqlite_writer(url: URL, poolclass: type[QueuePool] | type[NullPool] = QueuePool) -> Engine:
-    """One connection at most; its transactions hold the write lock from BEGIN on."""
+    """At most one connection; its transactions hold the write lock from BEGIN on."""
     pool: dict[str, Any] = {"pool_size": 1, "max_overflow": 0} if poolclass is QueuePool else {}
     engine = create_engine(url, poolclass=poolclass, **pool)
     _on_connect(
@@ -270,7 +271,7 @@ def _sqlite_writer(url: URL, poolclass: type[QueuePool] | type[NullPool] = Queue
 
 
 def _sqlite_reader(url: URL, poolclass: type[QueuePool] | type[NullPool] = QueuePool) -> Engine:
-    """Connections that can neither write nor checkpoint."""
+    """Connections that cannot write or checkpoint."""
     engine = create_engine(url, poolclass=poolclass, **(_READERS if poolclass is QueuePool else {}))
     _on_connect(
         engine,
@@ -287,7 +288,7 @@ def _sqlite_reader(url: URL, poolclass: type[QueuePool] | type[NullPool] = Queue
 def _on_connect(engine: Engine, pragmas: Sequence[str]) -> None:
     @event.listens_for(engine, "connect")
     def configure(connection: DBAPIConnection, _: Any) -> None:
-        # The driver begins a transaction when it sees a write, too late for a lock: here BEGIN is said aloud.
+        # The driver would send BEGIN before the first write only, after the reads: `_on_begin` sends it.
         connection.isolation_level = None
         for pragma in pragmas:
             connection.execute(pragma).close()
@@ -304,7 +305,7 @@ def _on_begin(engine: Engine, statement: str) -> None:
 
 
 def _sqlite_file(url: URL) -> Path:
-    """The database file, made readable for nobody else where it is new."""
+    """The database file. A new file is created with mode 0600."""
     assert url.database is not None
     file = Path(url.database)
     try:
@@ -315,7 +316,7 @@ def _sqlite_file(url: URL) -> Path:
 
 
 def _lock_file(file: Path) -> IO[bytes]:
-    """The lock that says this process has `file`; it falls with the process, however that ends."""
+    """Lock `file` for this process. The kernel releases the lock when the process ends."""
     descriptor = os.open(f"{file}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     lock = os.fdopen(descriptor, "r+b", buffering=0)
     try:
@@ -324,8 +325,8 @@ def _lock_file(file: Path) -> IO[bytes]:
         owner = (lock.read(32) or b"").decode(errors="replace").strip()
         lock.close()
         raise DatabaseInUse(
-            f"another service process ({owner or 'of unknown number'}) has {file}: stop it, "
-            f"or use PostgreSQL to run several"
+            f"another service process ({owner or 'unknown pid'}) uses {file}; stop it, "
+            f"or use PostgreSQL for several processes"
         ) from None
     lock.truncate(0)
     lock.write(f"{os.getpid()}\n".encode())
@@ -349,17 +350,16 @@ def _check_file(file: Path) -> None:
 
 @contextmanager
 def _interrupted_after(seconds: float, connection: sqlite3.Connection) -> Iterator[None]:
-    """Within this block a statement is ended that takes longer.
+    """Interrupt a statement of this block that takes longer.
 
-    By a thread: the driver's own progress handler is asked between the steps of a statement, and a check of a whole
-    table is one step.
+    By a thread: SQLite calls a progress handler between the steps of a statement, and the check of a table is one step.
     """
     is_over = threading.Event()
 
     def interrupt() -> None:
         wait_s = seconds
         while not is_over.wait(wait_s):
-            # Again and again: an interruption before the statement has begun is lost.
+            # Repeated: an interrupt before the begin of the statement has no effect.
             connection.interrupt()
             wait_s = 0.05
 

@@ -1,4 +1,4 @@
-"""Bringing the tables of a database to this release. The migrations themselves are in `migrations/`."""
+"""Migrates a database to this release. The migrations are in `migrations/`."""
 
 import logging
 import time
@@ -10,93 +10,88 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DatabaseError
 
-from remotelr_service.db.engine import (
-    damaged,
-    database_exists,
-    error_text,
-    inspection_engine,
-    is_lock_conflict,
-)
+from remotelr_service.db import engine as db
+from remotelr_service.db.engine import error_text
 from remotelr_service.db.faults import UNAVAILABLE
 from remotelr_service.errors import DatabaseUnavailable, SchemaOutdated
 
 log = logging.getLogger(__name__)
 
-# How long a migration tries to get the locks it needs from a service at work, and the pause after each try.
-LOCK_PATIENCE_S = 60.0
+# How long a migration tries to lock tables that the service uses, and the pause between two tries.
+LOCK_WAIT_S = 60.0
 LOCK_PAUSE_S = 0.2
 
 
 def upgrade(url: str) -> None:
-    """Bring the database to this release; one that is there already is not touched.
+    """Migrate the database; one of this release is not changed.
 
-    Several processes may do this at once: one does it, the others wait and find it done. When it fails,
-    the database is as it was before. Raises DatabaseUnavailable, and SchemaOutdated for a database of a newer release.
+    Several processes may call this at once: one migrates, the others wait. If it fails, the database is unchanged.
+    Raises DatabaseUnavailable; SchemaOutdated for a database of a newer release.
     """
     at = current(url)
     if at == head():
         return
     _refuse_newer(at)
-    log.info("the tables go from %s to %s", at or "nothing", head())
+    log.info("migrating the tables from %s to %s", at or "nothing", head())
     try:
         apply(config(url))
     except UNAVAILABLE as error:
-        raise DatabaseUnavailable(f"the tables could not be brought to {head()}: {error_text(error)}") from error
+        raise DatabaseUnavailable(f"the migration to {head()} failed: {error_text(error)}") from error
 
 
 def apply(settings: Config) -> None:
-    """Run the migrations of `settings`, again and again while somebody uses a table that has to change."""
-    deadline = time.monotonic() + LOCK_PATIENCE_S
+    """Run the migrations of `settings`. Retries while the service holds a lock on a table to change."""
+    deadline = time.monotonic() + LOCK_WAIT_S
     while True:
         try:
             command.upgrade(settings, "head")
-            return  # noqa: TRY300  # an `else` would stand behind the case of failure
+            return  # noqa: TRY300  # an `else` would be far from its `try`
         except UNAVAILABLE as error:
-            if not is_lock_conflict(error) or time.monotonic() > deadline:
+            if not db.is_lock_conflict(error) or time.monotonic() > deadline:
                 raise
             time.sleep(LOCK_PAUSE_S)
 
 
 def current(url: str) -> str | None:
-    """The revision of the tables; None where there are none. Raises DatabaseUnavailable, DatabaseDamaged."""
-    if not database_exists(url):
+    """The revision of the tables; None if there are none. Raises DatabaseUnavailable, DatabaseDamaged."""
+    if not db.database_exists(url):
         return None
-    engine = inspection_engine(url)
+    engine = db.inspection_engine(url)
     try:
         with engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision()
     except UNAVAILABLE as error:
         raise DatabaseUnavailable(f"the database cannot be reached: {error_text(error)}") from error
     except DatabaseError as error:
-        raise damaged(engine.url.database or "the database", str(error.orig)) from error
+        raise db.damaged(engine.url.database or "the database", str(error.orig)) from error
     finally:
         engine.dispose()
 
 
 def head() -> str:
-    """The revision this release needs."""
+    """The revision that this release needs."""
     newest = _scripts().get_current_head()
     assert newest is not None, f"no migrations in {_folder()}"
     return newest
 
 
 def check(url: str) -> None:
-    """Nothing, when the tables are as this release needs them. Raises SchemaOutdated, DatabaseUnavailable."""
+    """Raises SchemaOutdated if the tables are not at the revision of this release; DatabaseUnavailable."""
     at = current(url)
     if at == head():
         return
     _refuse_newer(at)
     raise SchemaOutdated(
-        f"the database is at {at or 'no revision'}, this release needs {head()}: run `remotelr db upgrade`",
+        f"the database is at {at or 'no revision'}, this release needs {head()}; run `remotelr db upgrade`",
         current=at,
         needed=head(),
     )
 
 
 def config(url: str, folder: Path | None = None) -> Config:
-    """What Alembic needs to know; its commands take this. folder: of other migrations than this release's."""
+    """The configuration for Alembic's commands. folder: the migrations; by default those of this release."""
     settings = Config()
-    # As an attribute, not as an option: options go through configparser, which trips over `%`.
+    # An attribute, not an option: configparser would interpolate `%`.
     settings.attributes["url"] = url
     settings.set_main_option("script_location", str(folder or _folder()).replace("%", "%%"))
     settings.set_main_option("path_separator", "os")
@@ -107,8 +102,8 @@ def _refuse_newer(at: str | None) -> None:
     known = {script.revision for script in _scripts().walk_revisions()}
     if at is not None and at not in known:
         raise SchemaOutdated(
-            f"the database is at {at}, which this release does not know (its newest is {head()}): "
-            f"it was made by a newer release, use that one",
+            f"the database is at {at}, which this release does not know (its newest is {head()}); "
+            f"it was made by a newer release, use that release",
             current=at,
             needed=head(),
         )
@@ -119,7 +114,7 @@ def _scripts() -> ScriptDirectory:
 
 
 def _folder() -> Path:
-    """`migrations/`: inside the package where it was installed from a wheel, at the root of the repository else."""
+    """`migrations/`: inside an installed package, or at the root of the repository."""
     package = Path(__file__).parents[1]
     installed = package / "migrations"
     return installed if installed.is_dir() else package.parents[1] / "migrations"

@@ -1,5 +1,4 @@
-"""Whether the database answers and fits this release, asked as cheaply as can be: without Alembic, whose import
-alone takes as long as all the rest of a start."""
+"""Checks that the database answers and fits this release. Without Alembic, whose import doubles the start time."""
 
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -8,16 +7,16 @@ from remotelr_service.db.engine import reading
 from remotelr_service.db.tables import metadata
 from remotelr_service.errors import DatabaseUnavailable
 
-# Of `migrations/`; a test keeps the two equal.
+# The newest revision in `migrations/`; a test compares the two.
 NEWEST_REVISION = "0001"
 
 
 def schema_mismatch(engine: Engine, at: str | None) -> str | None:
-    """Why this release cannot work on tables at revision `at`; None when it can.
+    """The reason why this release cannot use tables at revision `at`; None if it can.
 
-    A newer release may have migrated them under our feet. Its migrations add, and take nothing away that the
-    release before it needs, so that both can serve while one is exchanged for the other; here we look whether
-    they did. Raises DatabaseUnavailable.
+    A newer release may have migrated them while this one runs. Its migrations add columns, and remove none that the
+    release before needs, so both can serve during an upgrade. This function checks that no column is missing.
+    Raises DatabaseUnavailable.
     """
     if at == NEWEST_REVISION:
         return None
@@ -46,7 +45,7 @@ def check_writable(engine: Engine) -> None:
 
 
 def stored_revision(engine: Engine) -> str | None:
-    """The revision of the tables, from one short query. Raises DatabaseUnavailable, also where there are no tables."""
+    """The revision of the tables. Raises DatabaseUnavailable, also if there are no tables."""
     try:
         with reading(engine) as connection:
             revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()

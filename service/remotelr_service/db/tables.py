@@ -1,8 +1,7 @@
-"""The tables: columns, constraints, indexes. The rules are kept by `remotelr.rules`; where a constraint can
-hold one of their promises too, it does, so that a bug becomes an error and not a wrong rate.
+"""The tables: columns, constraints, indexes. Constraints repeat invariants of the rules, so that a bug is an error.
 
-Whole numbers are 64 bit and rates double on both databases; SQLite's tables are STRICT. Documents are
-canonical JSON text: a database's own JSON type would reorder and renumber what has to come back as it was.
+Whole numbers have 64 bits and rates are doubles on both databases; SQLite's tables are STRICT. Documents are canonical
+JSON text: a JSON column would change the order of members and the digits of numbers.
 """
 
 from datetime import UTC, datetime
@@ -38,14 +37,14 @@ metadata = MetaData(
     }
 )
 
-# STRICT tables know INTEGER, REAL and TEXT, and no other name for them.
+# STRICT tables accept the type names INTEGER, REAL and TEXT only.
 Whole = BigInteger().with_variant(Integer(), "sqlite")
 Number: TypeEngine[float] = Double().with_variant(REAL(), "sqlite")
 Flag = Boolean().with_variant(Integer(), "sqlite")
 
 
 class Moment(TypeDecorator[datetime]):
-    """TIMESTAMP WITH TIME ZONE, and on SQLite its ISO 8601 text in UTC."""
+    """TIMESTAMP WITH TIME ZONE; on SQLite ISO 8601 text in UTC."""
 
     impl = DateTime
     cache_ok = True
@@ -54,17 +53,18 @@ class Moment(TypeDecorator[datetime]):
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:  # type: ignore[explicit-override]
         return dialect.type_descriptor(Text() if dialect.name == "sqlite" else DateTime(timezone=True))
 
-    def process_bind_param(  # type: ignore[explicit-override]
-        self, value: datetime | None, dialect: Dialect
-    ) -> Any:
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:  # type: ignore[explicit-override]
         if value is None or dialect.name != "sqlite":
             return value
         return value.astimezone(UTC).isoformat(timespec="microseconds")
 
-    def process_result_value(  # type: ignore[explicit-override]
-        self, value: Any, dialect: Dialect
-    ) -> datetime | None:
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # type: ignore[explicit-override]
         return datetime.fromisoformat(value) if isinstance(value, str) else value
+
+
+def _partial_index(name: str, condition: str, *columns: Column[Any], unique: bool = False) -> None:
+    where = text(condition)
+    Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
 
 
 runs = Table(
@@ -85,31 +85,28 @@ runs = Table(
     Column("state", Text, nullable=False),
     Column("decided_seq", Whole, nullable=False),
     Column("status", Text, nullable=False),
-    # When the point that waits for ranks has to be decided without them.
+    # When the waiting point is decided without the missing ranks.
     Column("deadline_at", Moment),
-    # When the rate that an operator holds until a time is let go.
+    # When the next timed override ends.
     Column("override_expires_at", Moment),
-    # Since when it is known that its trainer is too quiet.
+    # When the service noticed that the trainer had stopped reporting.
     Column("stalled_at", Moment),
     Column("created_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
     CheckConstraint("status IN ('running', 'completed', 'failed', 'stopped')", name="status"),
     CheckConstraint("decided_seq BETWEEN 1 AND seq", name="decided_seq"),
     sqlite_strict=True,
-    # A head is updated with every report: room on its page keeps PostgreSQL from touching the indexes.
+    # A run is updated with every report: free space on its page saves PostgreSQL the index updates.
     postgresql_with={"fillfactor": 50},
 )
 Index("ix_runs_experiment_key", runs.c.experiment, runs.c.key)
-# The few runs of a status are found without reading the many of another.
+# Finds the few runs of one status without reading the many of another.
 Index("ix_runs_status_key", runs.c.status, runs.c.key)
-_waiting = text("deadline_at IS NOT NULL")
-Index("ix_runs_deadline_at", runs.c.deadline_at, sqlite_where=_waiting, postgresql_where=_waiting)
-_held = text("override_expires_at IS NOT NULL")
-Index("ix_runs_override_expires_at", runs.c.override_expires_at, sqlite_where=_held, postgresql_where=_held)
-_stalled = text("stalled_at IS NOT NULL")
-Index("ix_runs_stalled_at", runs.c.stalled_at, sqlite_where=_stalled, postgresql_where=_stalled)
+_partial_index("ix_runs_deadline_at", "deadline_at IS NOT NULL", runs.c.deadline_at)
+_partial_index("ix_runs_override_expires_at", "override_expires_at IS NOT NULL", runs.c.override_expires_at)
+_partial_index("ix_runs_stalled_at", "stalled_at IS NOT NULL", runs.c.stalled_at)
 
-# The members of `runs.tags`, kept by triggers. A list by tag goes along the primary key, in order of the runs' keys.
+# The members of `runs.tags`, written by triggers. The primary key lists the runs of a tag in order of key.
 run_tags = Table(
     "run_tags",
     metadata,
@@ -149,7 +146,7 @@ events = Table(
     Column("state", Text),
     *DECISION_COLUMNS,
     Column("superseded_by", Whole),
-    # Its place among the events of all runs: handed out in the transaction, so a higher one may be committed first.
+    # The order among all runs. Taken in the transaction, so a higher position may be committed first.
     Column("position", Whole),
     Column("created_at", Moment, nullable=False),
     CheckConstraint("seq >= 1", name="seq"),
@@ -166,10 +163,9 @@ events = Table(
     sqlite_strict=True,
 )
 
-_placed = text("position IS NOT NULL")
-Index("ix_events_position", events.c.position, sqlite_where=_placed, postgresql_where=_placed)
+_partial_index("ix_events_position", "position IS NOT NULL", events.c.position)
 
-# A run fell silent behind its event `seq`, and was noticed. At most once for an event, whoever notices.
+# The trainer stopped reporting after the event `seq`; at most one row for an event, from any replica.
 stalls = Table(
     "stalls",
     metadata,
@@ -185,46 +181,23 @@ stalls = Table(
 )
 Index("ix_stalls_position", stalls.c.position)
 
-# The newest position on SQLite, in one row: triggers count there. On PostgreSQL a sequence is the columns' default.
+# One row with the newest position, which triggers increment. SQLite only: PostgreSQL has a sequence.
 positions = Table("positions", metadata, Column("last", Whole, nullable=False), sqlite_strict=True)
 
-# One report for a point: a retry can never count twice (invariants 2 and 3).
+# One report for a point of a rank: a retry cannot count twice (invariants 2 and 3).
 IS_REPORT = "kind = 'report'"
-Index(
-    "uq_events_report",
-    events.c.run_id,
-    events.c.epoch,
-    events.c.rank,
-    events.c.attempt,
-    unique=True,
-    sqlite_where=text(IS_REPORT),
-    postgresql_where=text(IS_REPORT),
+_partial_index(
+    "uq_events_report", IS_REPORT, events.c.run_id, events.c.epoch, events.c.rank, events.c.attempt, unique=True
 )
 
-# One decision for a point, whatever its ranks send (invariant 9).
+# One decision for a point (invariant 9).
 IS_DECIDED = "kind IN ('report', 'timeout') AND learning_rate IS NOT NULL AND superseded_by IS NULL"
-Index(
-    "uq_events_decision",
-    events.c.run_id,
-    events.c.epoch,
-    unique=True,
-    sqlite_where=text(IS_DECIDED),
-    postgresql_where=text(IS_DECIDED),
-)
+_partial_index("uq_events_decision", IS_DECIDED, events.c.run_id, events.c.epoch, unique=True)
 
 # One attempt, and one command, for a key.
-_keyed = text("key IS NOT NULL")
-Index(
-    "uq_events_key",
-    events.c.run_id,
-    events.c.kind,
-    events.c.key,
-    unique=True,
-    sqlite_where=_keyed,
-    postgresql_where=_keyed,
-)
+_partial_index("uq_events_key", "key IS NOT NULL", events.c.run_id, events.c.kind, events.c.key, unique=True)
 
-# A named group of runs, and what is set for it: all of it as runs of it begin with.
+# A named group of runs, with the defaults and limits of its runs.
 experiments = Table(
     "experiments",
     metadata,
@@ -237,8 +210,8 @@ experiments = Table(
     sqlite_strict=True,
 )
 
-# One command to many runs. `runs` are their keys, fixed when it was ordered; `heartbeat_at` is when somebody last
-# worked on it, so that another replica goes on when that one has died.
+# One command to many runs. `runs`: their keys, fixed when the command is created. `heartbeat_at`: when a replica last
+# worked on it; another replica continues after a crash.
 bulk_commands = Table(
     "bulk_commands",
     metadata,
@@ -255,16 +228,9 @@ bulk_commands = Table(
     Column("finished_at", Moment),
     sqlite_strict=True,
 )
-_unfinished = text("finished_at IS NULL")
-Index(
-    "ix_bulk_commands_unfinished",
-    bulk_commands.c.heartbeat_at,
-    sqlite_where=_unfinished,
-    postgresql_where=_unfinished,
-)
+_partial_index("ix_bulk_commands_unfinished", "finished_at IS NULL", bulk_commands.c.heartbeat_at)
 
-# What came of it for each run, written with the run's own event: what has a row here was done, once.
-# `place` is that of the run among the keys.
+# The result of a bulk command for one run, written with the event of the run, once. `place`: index of the run's key.
 bulk_results = Table(
     "bulk_results",
     metadata,
@@ -281,14 +247,14 @@ bulk_results = Table(
     sqlite_strict=True,
 )
 
-# Of a token its SHA-256 is kept, nothing else. A revoked one stays: it says who an actor was.
+# `digest`: the SHA-256 of the token, which is not stored. A revoked token stays: the audit names it as an actor.
 tokens = Table(
     "tokens",
     metadata,
     Column("id", Whole, Identity(), primary_key=True),
     Column("name", Text, nullable=False),
     Column("scope", Text, nullable=False),
-    # What it is kept to; both NULL is everything.
+    # The only experiment or run that the token may access; both NULL: all.
     Column("experiment", Text),
     Column("run", Text),
     Column("digest", Text, nullable=False, unique=True),
@@ -301,10 +267,9 @@ tokens = Table(
     CheckConstraint("(scope = 'report') = (experiment IS NOT NULL OR run IS NOT NULL)", name="restriction"),
     sqlite_strict=True,
 )
-_live = text("revoked_at IS NULL")
-Index("uq_tokens_live_name", tokens.c.name, unique=True, sqlite_where=_live, postgresql_where=_live)
+_partial_index("uq_tokens_live_name", "revoked_at IS NULL", tokens.c.name, unique=True)
 
-# Rows are added and never changed. A run's own log goes with the run; what people did to it stays here.
+# Rows are never changed. The log of a run is deleted with the run; the audit of it stays.
 audit = Table(
     "audit",
     metadata,

@@ -94,7 +94,7 @@ class AllStreams:
                         page = await run_query(self._engine, partial(feed.list_feed, cursor=cursor, limit=PAGE))
                         if not page:
                             break
-                        items, cursor = _advance_page(page, cursor, known, selection)
+                        items, cursor = _advance(page, cursor, known, selection)
                         yield Batch(cursor.to_text(), items)
                     cursor = cursor.settle(known)
                 for batch in await subscriber.next_items(idle_s):
@@ -186,32 +186,22 @@ def _is_over(open_hole: _OpenHole, running: int | None, now: float) -> bool:
 def _advance_live(batch: _Batch, cursor: Cursor, selection: Selection) -> tuple[list[Item], Cursor]:
     """The selected entries of a batch that a subscriber at `cursor` lacks, and its new cursor."""
     if cursor == batch.before:
-        items = [
-            Item(written, entry)
-            for written, entry in zip(batch.ids, batch.entries, strict=True)
-            if selection.includes(entry)
-        ]
-        return items, batch.after
+        pairs = zip(batch.ids, batch.entries, strict=True)
+        return [Item(cursor_id, entry) for cursor_id, entry in pairs if selection.includes(entry)], batch.after
     # A subscriber that has read from the database has some of the entries.
-    items = []
-    for entry in batch.entries:
-        assert entry.position is not None
-        if cursor.contains(entry.position):
-            continue
-        cursor = cursor.advance(entry.position)
-        if selection.includes(entry):
-            items.append(Item(cursor.to_text(), entry))
+    items, cursor = _advance(batch.entries, cursor, None, selection)
     return items, cursor.settle(batch.after)
 
 
-def _advance_page(
-    page: Sequence[Entry], cursor: Cursor, known: Cursor, selection: Selection
+def _advance(
+    entries: Sequence[Entry], cursor: Cursor, known: Cursor | None, selection: Selection
 ) -> tuple[list[Item], Cursor]:
-    """The same for a page of the database. known: the cursor of the poller when the page was read, or before."""
+    """The selected entries that a subscriber at `cursor` lacks, and its new cursor. known: see `Cursor.advance`."""
     items = []
-    for entry in page:
+    for entry in entries:
         assert entry.position is not None
-        cursor = cursor.advance(entry.position, known)
-        if selection.includes(entry):
-            items.append(Item(cursor.to_text(), entry))
+        if not cursor.contains(entry.position):
+            cursor = cursor.advance(entry.position, known)
+            if selection.includes(entry):
+                items.append(Item(cursor.to_text(), entry))
     return items, cursor

@@ -34,7 +34,7 @@ from support.fixtures.processes import Process
         ("sqlite:///my folder/100%.db", None, None, "my folder/100%.db"),
     ],
 )
-def test_a_database_url_says_where_the_database_is(url, password, host, database):
+def test_a_database_url_gives_the_place_of_the_database(url, password, host, database):
     parsed = parse_url(url)
 
     assert (password, host, database) == (parsed.password, parsed.host, parsed.database)
@@ -57,7 +57,7 @@ def test_a_connection_that_is_read_from_while_its_database_is_closed_is_closed_a
         driven.execute("SELECT 1")
 
 
-def test_a_refused_url_does_not_show_its_password():
+def test_the_error_of_an_invalid_url_does_not_contain_its_password():
     with pytest.raises(InvalidDatabaseUrl) as refusal:
         parse_url("mysql://user:secret@host/name")
 
@@ -79,7 +79,7 @@ def test_a_second_process_on_the_same_sqlite_file_is_refused(sqlite_url: str):
     database.close()
 
     assert done.returncode != 0
-    assert f"another service process ({os.getpid()}) has" in done.stderr
+    assert f"another service process ({os.getpid()}) uses" in done.stderr
 
 
 def test_a_sqlite_file_is_free_again_when_its_process_is_gone(sqlite_url: str):
@@ -87,7 +87,7 @@ def test_a_sqlite_file_is_free_again_when_its_process_is_gone(sqlite_url: str):
     open_database(sqlite_url).close()
 
 
-def test_a_sqlite_file_in_use_is_told_apart_from_a_damaged_one(sqlite_url: str):
+def test_a_sqlite_file_in_use_is_not_reported_as_damaged(sqlite_url: str):
     database = open_database(sqlite_url)
     with pytest.raises(DatabaseInUse):
         open_database(sqlite_url)

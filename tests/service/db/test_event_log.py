@@ -54,7 +54,7 @@ def test_the_stored_log_answers_as_the_one_in_memory(process: Process, policy: A
     story=happenings,
     asked=st.sets(st.tuples(st.integers(0, 8), st.integers(0, 2)), min_size=1),
 )
-def test_what_was_read_ahead_is_what_the_log_answers(
+def test_prefetched_events_equal_the_events_of_the_log(
     process: Process, policy: Any, story: list[Any], asked: set[tuple[int, int]]
 ):
     told = tell(policy, story)

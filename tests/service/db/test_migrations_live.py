@@ -191,7 +191,7 @@ def test_an_older_release_does_not_start_on_tables_of_a_newer_one(database_url: 
     ],
     ids=["behind", "none", "ahead"],
 )
-def test_tables_that_change_under_our_feet_are_told_by_readyz(database_url: str, statement: str, said: str | None):
+def test_readyz_reports_tables_that_change_while_the_service_runs(database_url: str, statement: str, said: str | None):
     with serving(database_url) as service:
         before = service.http.get("/readyz")
         execute(database_url, statement)
@@ -225,7 +225,7 @@ def test_the_command_line_keeps_off_a_file_that_a_service_has(sqlite_url: str, t
         done = subprocess.run(command_line, capture_output=True, text=True, check=False, cwd=tmp_path)
 
     assert 1 == done.returncode
-    assert re.match(r"remotelr: another service process \(\d+\) has .*: stop it", done.stderr)
+    assert re.match(r"remotelr: another service process \(\d+\) uses .*; stop it", done.stderr)
 
 
 def execute(url: str, statement: str) -> None:

@@ -137,7 +137,7 @@ def plans(process: Process, ask: Ask) -> list[str]:
         "the runs of an experiment",
     ],
 )
-def test_nothing_is_read_that_is_not_asked_for(process: Process, ask: Ask):
+def test_no_query_has_a_costly_plan(process: Process, ask: Ask):
     found = plans(process, ask)
 
     assert found
@@ -155,7 +155,7 @@ def test_nothing_is_read_that_is_not_asked_for(process: Process, ask: Ask):
     ],
     ids=["all that is new", "what is new of a run", "what is new of some runs", "the quiet runs", "the pace of a run"],
 )
-def test_who_follows_and_who_watches_reads_nothing_else(process: Process, question: Any, by: str):
+def test_streams_and_stall_checks_use_their_indexes(process: Process, question: Any, by: str):
     def ask(process: Process) -> None:
         with reading(process.reads) as connection:
             question(connection)

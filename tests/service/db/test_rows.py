@@ -37,7 +37,7 @@ def test_a_document_comes_back_as_it_was(document):
 
 
 @given(VALUES)
-def test_what_is_stored_is_json_for_everybody(document):
+def test_a_stored_document_is_standard_json(document):
     def refuse(token: str) -> None:
         pytest.fail(f"{token} is not JSON")
 

@@ -61,7 +61,7 @@ def test_histories_replay_bit_for_bit(stored: str, release: str, start_process):
         assert process.replayed(key) == process.stored_run(key)
 
 
-def test_what_was_saved_is_worth_saving(stored: str, release: str, start_process):
+def test_the_saved_databases_contain_attempts_commands_and_non_finite_metrics(stored: str, release: str, start_process):
     process: Process = start_process(stored)
     runs = {key: process.stored_run(key) for key in expected(release)}
     events = [event for key in runs for event in process.events(key)]

@@ -95,7 +95,7 @@ def test_a_fault_in_one_action_is_raised_to_its_caller_alone(process: Process):
     assert [ZeroDivisionError, Decision] == [type(answer) for answer in answers]
 
 
-def test_an_action_that_fails_after_it_wrote_leaves_nothing_and_hurts_nobody(process: Process):
+def test_an_action_that_fails_after_a_write_leaves_no_trace_and_does_not_affect_the_others(process: Process):
     process.put("run")
 
     def half_done(tx: WriteTransaction) -> None:
@@ -135,7 +135,7 @@ def test_a_commit_whose_answer_is_lost_counts_once(process: Process):
     assert [3, 2, 2, 2, 2] == [len(process.events(key)) for key in keys]
 
 
-def test_a_command_to_many_whose_commit_is_answered_by_nobody_is_one_command(process: Process):
+def test_a_bulk_command_whose_commit_is_not_answered_is_stored_once(process: Process):
     """
     Also where who ordered it gave it no key.
     """
@@ -164,7 +164,7 @@ def test_a_connection_lost_twice_is_not_yet_a_database_that_is_away(process: Pro
     assert [2] * 3 == [len(process.events(key)) for key in keys]
 
 
-def test_a_database_that_stays_away_is_told_to_everybody_who_waits(process: Process):
+def test_every_waiting_action_fails_if_the_database_stays_unavailable(process: Process):
     keys = [f"run {number}" for number in range(5)]
     for key in keys:
         process.put(key)
@@ -186,7 +186,7 @@ def test_more_than_the_queue_takes_is_refused_at_once(database_url: str, start_p
     assert [Overloaded] * 2 == [type(answer) for answer in answers if not isinstance(answer, Decision)]
 
 
-def test_what_waits_is_committed_and_answered_before_the_writer_ends(process: Process):
+def test_queued_actions_are_committed_and_answered_before_the_writer_ends(process: Process):
     process.put("run")
 
     async def ask_and_close() -> Any:
@@ -202,7 +202,9 @@ def test_what_waits_is_committed_and_answered_before_the_writer_ends(process: Pr
         process.report("run", 1, 0.5)
 
 
-def test_nobody_waits_without_end_for_a_stuck_database(database_url: str, start_process: Callable[..., Process]):
+def test_an_action_does_not_wait_for_ever_for_a_stuck_database(
+    database_url: str, start_process: Callable[..., Process]
+):
     process = start_process(database_url, answer_within_s=0.2)
     over = threading.Event()
     with pytest.raises(DatabaseUnavailable, match="does not answer"):
@@ -210,7 +212,7 @@ def test_nobody_waits_without_end_for_a_stuck_database(database_url: str, start_
     over.set()
 
 
-def test_who_has_gone_is_not_served(process: Process):
+def test_an_abandoned_action_is_not_run(process: Process):
     process.put("run")
 
     async def ask_and_go() -> None:
@@ -226,7 +228,7 @@ def test_who_has_gone_is_not_served(process: Process):
     assert len(process.events("run")) == 1
 
 
-def test_actions_of_one_group_see_what_the_ones_before_did(process: Process):
+def test_actions_of_one_group_see_the_changes_of_the_earlier_ones(process: Process):
     answers = together(
         process,
         runs.put_run(process.writer, "run", spec(PLATEAU)),

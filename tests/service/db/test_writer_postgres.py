@@ -85,7 +85,7 @@ def test_a_report_costs_postgresql_two_messages(
 
 @pytest.mark.parametrize("aggregate", ["rank0", "all"])
 @pytest.mark.parametrize("again", ["lone trainers", "ranks that wait", "ranks of one run", "ranks of a decided epoch"])
-def test_what_is_sent_again_costs_a_group_the_same_messages_however_much_it_is(
+def test_the_number_of_messages_of_a_group_does_not_depend_on_the_number_of_retries(
     replica: Process, postgres_url: str, start_process: Callable[..., Process], again: str, aggregate: str
 ):
     """With one for each, a slow database would hold the runs for longer than trainers wait, and they ask for ever."""
@@ -216,7 +216,7 @@ async def counting(link: Link) -> None:
     await passing(link, counted)
 
 
-def test_what_a_transaction_has_put_off_is_seen_by_what_it_asks_next(replica: Process):
+def test_pending_statements_are_visible_to_the_next_query(replica: Process):
     replica.put("run")
 
     def action(tx: WriteTransaction) -> list[int]:
@@ -228,7 +228,7 @@ def test_what_a_transaction_has_put_off_is_seen_by_what_it_asks_next(replica: Pr
     assert [1, 2] == replica.ask(replica.writer.submit(action, "run"))
 
 
-def test_what_a_transaction_has_put_off_is_gone_with_it(replica: Process):
+def test_pending_statements_are_discarded_by_a_rollback(replica: Process):
     """Also where nothing of it was said yet; and the connection is as good as before."""
     replica.put("run")
     with replica.database.writes.connect() as connection:

@@ -1,11 +1,11 @@
-"""The queries of commands to many runs; as in `store.py`, inside somebody else's transaction."""
+"""Queries on bulk commands. The caller owns the transaction; no query commits."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, case, delete, func, insert, select, update
+from sqlalchemy import Connection, Select, delete, func, insert, select, update
 
 from remotelr_service.db.batch_sql import insert_rows
 from remotelr_service.db.clock import database_now
@@ -15,10 +15,10 @@ from remotelr_service.db.tables import bulk_commands, bulk_results
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkCommand:
-    """One command to many runs, as it was ordered.
+    """One command to many runs.
 
-    runs: their keys in order, fixed when it was ordered; a run's place among them is its number in the results.
-    finished_at: when the last of them had its result.
+    runs: their keys in order, fixed at creation; the index of a key is the place of its result.
+    finished_at: when the last run had its result.
     """
 
     id: int
@@ -34,11 +34,11 @@ class BulkCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkResult:
-    """What came of it for one run.
+    """The result of a bulk command for one run.
 
-    seq: number of the command in the run's log; None when it was refused, and then `code` and `detail` say why.
-    effective_from: the first epoch whose rate it bears on. rate_before, rate_after: the rate of that epoch without
-    the command and with it, if the schedule learns nothing until then.
+    seq: number of the command in the run's log; None if it was rejected, for the reason in `code` and `detail`.
+    effective_from: the first epoch whose rate it may change. rate_before, rate_after: the rate of that epoch without
+    the command and with it, if the state of the schedule does not change until then.
     """
 
     place: int
@@ -53,7 +53,7 @@ class BulkResult:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How many of the runs have their result, and how many of those were refused."""
+    """The number of results, and of rejected ones among them."""
 
     done: int
     failed: int
@@ -64,7 +64,7 @@ def find_bulk(connection: Connection, bulk_id: int) -> BulkCommand | None:
 
 
 def find_keyed_bulk(connection: Connection, key: str) -> BulkCommand | None:
-    """The bulk command of that name."""
+    """The bulk command with this key."""
     return _found(connection, bulk_commands.c.key == key)
 
 
@@ -79,7 +79,7 @@ def add_bulk(
     runs: Sequence[str],
     at: datetime,
 ) -> BulkCommand:
-    """A new bulk command, not yet begun. Raises IntegrityError when another transaction has just used its key."""
+    """Insert a bulk command. Raises IntegrityError if another transaction has just used its key."""
     row = {
         "key": key,
         "selector": to_text(selector),
@@ -91,30 +91,14 @@ def add_bulk(
         "heartbeat_at": at,
         "created_at": at,
     }
-    bulk_id = connection.execute(insert(bulk_commands).returning(bulk_commands.c.id), row).scalar_one()
-    return BulkCommand(
-        id=bulk_id,
-        key=key,
-        selector=selector,
-        command=command,
-        actor=actor,
-        reason=reason,
-        runs=list(runs),
-        created_at=at,
-    )
+    query = insert(bulk_commands).returning(*bulk_commands.c)
+    return _bulk(connection.execute(query, row).mappings().one())
 
 
 def take_abandoned(connection: Connection, after: timedelta) -> int | None:
-    """The id of an unfinished bulk command that nobody has worked on for so long; it counts as worked on now."""
-    now = database_now()
-    at = connection.execute(select(now)).scalar_one()
-    query = (
-        select(bulk_commands.c.id)
-        .where(bulk_commands.c.finished_at.is_(None), bulk_commands.c.heartbeat_at < at - after)
-        .order_by(bulk_commands.c.heartbeat_at)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
+    """The id of a bulk command without a heartbeat for `after`, which gets a new one; None if there is none."""
+    at, query = _abandoned(connection, after)
+    query = query.order_by(bulk_commands.c.heartbeat_at).limit(1).with_for_update(skip_locked=True)
     bulk_id: int | None = connection.execute(query).scalar_one_or_none()
     if bulk_id is not None:
         mark_worked(connection, bulk_id, at)
@@ -122,28 +106,31 @@ def take_abandoned(connection: Connection, after: timedelta) -> int | None:
 
 
 def has_abandoned(connection: Connection, after: timedelta) -> bool:
-    """Whether there is an unfinished bulk command that nobody has worked on for so long."""
-    at = connection.execute(select(database_now())).scalar_one()
-    query = select(bulk_commands.c.id).where(
-        bulk_commands.c.finished_at.is_(None), bulk_commands.c.heartbeat_at < at - after
-    )
+    """Whether there is an unfinished bulk command without a heartbeat for `after`."""
+    _, query = _abandoned(connection, after)
     return connection.execute(query.limit(1)).first() is not None
 
 
+def _abandoned(connection: Connection, after: timedelta) -> tuple[datetime, Select[Any]]:
+    at = connection.execute(select(database_now())).scalar_one()
+    is_abandoned = (bulk_commands.c.finished_at.is_(None), bulk_commands.c.heartbeat_at < at - after)
+    return at, select(bulk_commands.c.id).where(*is_abandoned)
+
+
 def is_finished(connection: Connection, bulk_id: int) -> bool:
-    """Whether all its runs have their results; of one that is not there too."""
+    """Whether all runs have their results; True also for a bulk command that does not exist."""
     query = select(bulk_commands.c.id).where(bulk_commands.c.id == bulk_id, bulk_commands.c.finished_at.is_(None))
     return connection.execute(query).first() is None
 
 
 def list_finished(connection: Connection, *, before: datetime, limit: int | None) -> list[int]:
-    """The ids of up to `limit` bulk commands, or of all, that were finished before then, oldest first."""
+    """The ids of up to `limit` bulk commands (None: all) that were finished before `before`, oldest first."""
     query = select(bulk_commands.c.id).where(bulk_commands.c.finished_at < before)
     return list(connection.execute(query.order_by(bulk_commands.c.id).limit(limit)).scalars())
 
 
 def delete_bulk(connection: Connection, bulk_id: int) -> None:
-    """The bulk command and its results are gone; what it ordered stands in the logs of its runs."""
+    """Delete the bulk command and its results. The commands stay in the logs of the runs."""
     connection.execute(delete(bulk_commands).where(bulk_commands.c.id == bulk_id))
 
 
@@ -152,7 +139,7 @@ def mark_worked(connection: Connection, bulk_id: int, at: datetime) -> None:
 
 
 def mark_finished(connection: Connection, bulk_id: int, at: datetime) -> None:
-    """All have their results. The first end stays."""
+    """Set the end, if it is not set."""
     connection.execute(
         update(bulk_commands)
         .where(bulk_commands.c.id == bulk_id, bulk_commands.c.finished_at.is_(None))
@@ -161,13 +148,13 @@ def mark_finished(connection: Connection, bulk_id: int, at: datetime) -> None:
 
 
 def add_results(connection: Connection, bulk_id: int, results: Sequence[BulkResult]) -> None:
-    """Raises IntegrityError (as `insert_rows` does) when another transaction has just given one of them its result."""
+    """Insert results. Raises IntegrityError, as `insert_rows` does, if another transaction has inserted one of them."""
     if results:
-        insert_rows(connection, bulk_results, [{"bulk_id": bulk_id, **_columns(result)} for result in results])
+        insert_rows(connection, bulk_results, [{"bulk_id": bulk_id, **asdict(result)} for result in results])
 
 
 def list_places(connection: Connection, bulk_id: int, first: int = 0, last: int | None = None) -> set[int]:
-    """The places from `first` to `last` whose runs have their results."""
+    """The places of results from `first` to `last`."""
     query = select(bulk_results.c.place).where(bulk_results.c.bulk_id == bulk_id, bulk_results.c.place >= first)
     if last is not None:
         query = query.where(bulk_results.c.place <= last)
@@ -177,7 +164,7 @@ def list_places(connection: Connection, bulk_id: int, first: int = 0, last: int 
 def list_results(
     connection: Connection, bulk_id: int, *, after: int, limit: int, only_failed: bool = False
 ) -> list[BulkResult]:
-    """Up to `limit` results in order of place, from the first one behind place `after` on."""
+    """Up to `limit` results with places above `after`, in order of place."""
     query = select(bulk_results).where(bulk_results.c.bulk_id == bulk_id, bulk_results.c.place > after)
     if only_failed:
         query = query.where(bulk_results.c.code.is_not(None))
@@ -186,10 +173,9 @@ def list_results(
 
 
 def progress(connection: Connection, bulk_id: int) -> Progress:
-    failed = func.sum(case((bulk_results.c.code.is_not(None), 1), else_=0))
-    query = select(func.count(), failed).where(bulk_results.c.bulk_id == bulk_id)
-    done, refused = connection.execute(query).one()
-    return Progress(done, int(refused or 0))
+    query = select(func.count(), func.count(bulk_results.c.code)).where(bulk_results.c.bulk_id == bulk_id)
+    done, failed = connection.execute(query).one()
+    return Progress(done, failed)
 
 
 def _found(connection: Connection, where: Any) -> BulkCommand | None:
@@ -198,27 +184,5 @@ def _found(connection: Connection, where: Any) -> BulkCommand | None:
 
 
 def _bulk(row: Row) -> BulkCommand:
-    return BulkCommand(
-        id=row["id"],
-        key=row["key"],
-        selector=from_text(row["selector"]),
-        command=from_text(row["command"]),
-        actor=row["actor"],
-        reason=row["reason"],
-        runs=from_text(row["runs"]),
-        created_at=row["created_at"],
-        finished_at=row["finished_at"],
-    )
-
-
-def _columns(result: BulkResult) -> dict[str, Any]:
-    return {
-        "place": result.place,
-        "run": result.run,
-        "seq": result.seq,
-        "effective_from": result.effective_from,
-        "rate_before": result.rate_before,
-        "rate_after": result.rate_after,
-        "code": result.code,
-        "detail": result.detail,
-    }
+    documents = {name: from_text(row[name]) for name in ("selector", "command", "runs")}
+    return BulkCommand(**{each.name: row[each.name] for each in fields(BulkCommand)} | documents)

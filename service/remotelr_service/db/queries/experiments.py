@@ -1,11 +1,11 @@
-"""The queries of experiments. As in `store.py`, each takes a connection inside somebody else's transaction."""
+"""Queries on experiments. The caller owns the transaction; no query commits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Select, insert, select, update
 
 from remotelr_service.db.rows import Row, from_text, to_text
 from remotelr_service.db.tables import experiments, runs
@@ -13,10 +13,10 @@ from remotelr_service.db.tables import experiments, runs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
-    """A named group of runs, and what its runs begin with.
+    """A named group of runs with defaults.
 
-    policy: of a run that is created without one, in canonical form; None when there is no such default.
-    limits: within which rates and commands of its runs stay; None when there are none.
+    policy: the default policy of a new run, in canonical form, or None. tags: the default tags.
+    limits: the limits of all rates and commands of its runs, or None.
     """
 
     name: str
@@ -28,23 +28,20 @@ class Experiment:
 
 
 def find_experiment(connection: Connection, name: str) -> Experiment | None:
-    row = connection.execute(select(experiments).where(experiments.c.name == name)).mappings().one_or_none()
-    return None if row is None else _experiment(row)
+    return _find(connection, select(experiments).where(experiments.c.name == name))
 
 
 def lock_experiment(connection: Connection, name: str, *, shared: bool = False) -> Experiment | None:
-    """The experiment, as it stays until the transaction ends.
+    """Lock the experiment until the transaction ends.
 
-    shared: others may lock it like this at the same time, and nobody may change it: so a run that is created
-    with its limits is there before whoever changes them looks for the runs to tell.
+    shared: other transactions may take this lock too, but none may change the experiment. So a run that is created
+    with its limits is committed before a change of the limits lists the runs.
     """
-    query = select(experiments).where(experiments.c.name == name).with_for_update(read=shared)
-    row = connection.execute(query).mappings().one_or_none()
-    return None if row is None else _experiment(row)
+    return _find(connection, select(experiments).where(experiments.c.name == name).with_for_update(read=shared))
 
 
 def list_experiments(connection: Connection, *, after: str | None, limit: int) -> list[Experiment]:
-    """Up to `limit` experiments in order of name, from the first one behind `after` on."""
+    """Up to `limit` experiments with names above `after`, in order of name."""
     query = select(experiments).order_by(experiments.c.name).limit(limit)
     if after is not None:
         query = query.where(experiments.c.name > after)
@@ -52,13 +49,13 @@ def list_experiments(connection: Connection, *, after: str | None, limit: int) -
 
 
 def add_experiment(connection: Connection, experiment: Experiment) -> None:
-    """Raises IntegrityError when another transaction has just added it."""
+    """Insert an experiment. Raises IntegrityError if another transaction has just added it."""
     row = {"name": experiment.name, "created_at": experiment.created_at, **_settings(experiment)}
     connection.execute(insert(experiments), row)
 
 
 def save_experiment(connection: Connection, experiment: Experiment) -> None:
-    """Store what is set for an experiment that is there."""
+    """Update an existing experiment."""
     connection.execute(update(experiments).where(experiments.c.name == experiment.name).values(**_settings(experiment)))
 
 
@@ -77,12 +74,11 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
     }
 
 
+def _find(connection: Connection, query: Select[Any]) -> Experiment | None:
+    row = connection.execute(query).mappings().one_or_none()
+    return None if row is None else _experiment(row)
+
+
 def _experiment(row: Row) -> Experiment:
-    return Experiment(
-        name=row["name"],
-        policy=None if row["policy"] is None else from_text(row["policy"]),
-        tags=from_text(row["tags"]),
-        limits=None if row["limits"] is None else from_text(row["limits"]),
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
-    )
+    documents = ("policy", "tags", "limits")
+    return Experiment(**{k: from_text(v) if k in documents and v is not None else v for k, v in row.items()})

@@ -232,18 +232,19 @@ def _changes(connection: Connection, stored: StoredRun, row: StoredRow | None) -
 
 
 def save_override_expiry(connection: Connection, stored: StoredRun) -> None:
-    connection.execute(
-        update(runs).where(runs.c.id == stored.id).values(override_expires_at=stored.override_expires_at)
-    )
+    _update(connection, stored, override_expires_at=stored.override_expires_at)
 
 
 def save_spec(connection: Connection, stored: StoredRun) -> None:
-    connection.execute(update(runs).where(runs.c.id == stored.id).values(spec=spec_to_text(stored.run.spec)))
+    _update(connection, stored, spec=spec_to_text(stored.run.spec))
 
 
 def save_tags(connection: Connection, stored: StoredRun) -> None:
-    tags = to_text(dict(stored.tags))
-    connection.execute(update(runs).where(runs.c.id == stored.id).values(tags=tags, updated_at=stored.updated_at))
+    _update(connection, stored, tags=to_text(dict(stored.tags)), updated_at=stored.updated_at)
+
+
+def _update(connection: Connection, stored: StoredRun, **values: Any) -> None:
+    connection.execute(update(runs).where(runs.c.id == stored.id).values(**values))
 
 
 def delete_run(connection: Connection, stored: StoredRun) -> None:

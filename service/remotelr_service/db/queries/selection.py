@@ -1,4 +1,4 @@
-"""The queries for the runs a bulk command is for; as in `store.py`, inside somebody else's transaction."""
+"""Queries on the runs of a selector. The caller owns the transaction; no query commits."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from remotelr.rules import metrics_from_json
-from remotelr_service.db.queries import runs as store
+from remotelr_service.db.queries.runs import select_runs
 from remotelr_service.db.rows import from_text
 from remotelr_service.db.tables import events, runs
 
@@ -20,32 +20,32 @@ def list_keys(
     after: str | None,
     limit: int,
 ) -> list[str]:
-    """Up to `limit` keys of runs that have all of this, in order, from the first one behind `after` on."""
-    query = store.select_runs(runs.c.key, experiment=experiment, status=status, tags=tags, after=after, limit=limit)
+    """Up to `limit` keys above `after` of runs that meet every condition, in order."""
+    query = select_runs(runs.c.key, experiment=experiment, status=status, tags=tags, after=after, limit=limit)
     return list(connection.execute(query).scalars())
 
 
 def list_keys_among(
     connection: Connection, keys: Sequence[str], *, experiment: str | None, status: str | None, tags: Mapping[str, str]
 ) -> set[str]:
-    """Those of `keys` whose runs have all of this."""
-    query = store.select_runs(runs.c.key, experiment=experiment, status=status, tags=tags)
+    """Those of `keys` whose runs meet every condition."""
+    query = select_runs(runs.c.key, experiment=experiment, status=status, tags=tags)
     query = query.where(runs.c.key.in_(keys))
     return set(connection.execute(query).scalars())
 
 
 def list_unknown(connection: Connection, keys: Collection[str]) -> set[str]:
-    """Those of `keys` that are no run's."""
+    """Those of `keys` without a run."""
     return set(keys) - set(connection.execute(select(runs.c.key).where(runs.c.key.in_(keys))).scalars())
 
 
 def last_metrics(connection: Connection, keys: Sequence[str]) -> dict[str, dict[str, float]]:
-    """What each of these runs last reported, whichever rank it was, by key; a run without a report is left out."""
+    """The metrics of the last report of each run, from any rank, by key. A run without a report is left out."""
     of_run = events.alias("of_run")
     newest = (
         select(of_run.c.seq)
         .where(of_run.c.run_id == runs.c.id, of_run.c.kind == "report", of_run.c.superseded_by.is_(None))
-        # From the end of the log back to the first report that comes: a few rows, however long it is.
+        # Backwards from the end of the log to the first report: a few rows.
         .order_by(of_run.c.seq.desc())
         .limit(1)
         .correlate(runs)

@@ -1,4 +1,4 @@
-"""The queries for runs that have fallen silent; as in `store.py`, inside somebody else's transaction."""
+"""Queries on stalled runs. The caller owns the transaction; no query commits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from sqlalchemy import Connection, func, insert, select, update
 from remotelr_service.db.queries.runs import StoredRun, database_time
 from remotelr_service.db.tables import events, runs, stalls
 
-# Of so many epochs the usual time is taken.
+# The number of epochs that give the typical time of an epoch.
 EPOCHS = 9
 
 
 @dataclass(frozen=True, slots=True)
-class Quiet:
-    """A running run of which nothing was stored for a while. seq: of its newest event."""
+class QuietRun:
+    """A running run without a recent event. seq: the number of its newest event."""
 
     id: int
     key: str
@@ -24,7 +24,7 @@ class Quiet:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """When a trainer was last heard of, and when the last epochs were decided: (attempt, epoch, time), newest first."""
+    """The time of the last report or attempt, and the last decided epochs as (attempt, epoch, time), newest first."""
 
     reported_at: datetime | None
     epochs: Sequence[tuple[int, int, datetime]]
@@ -32,42 +32,42 @@ class Pace:
 
 def list_quiet(
     connection: Connection, silence_s: float, at: datetime | None, *, after: str | None = None, among: int
-) -> tuple[list[Quiet], str | None]:
-    """Of the next `among` running runs behind `after`, in order of key: those that are not known to be silent, and of
-    which nothing was stored for `silence_s`. And the key to go on behind; None at the end.
+) -> tuple[list[QuietRun], str | None]:
+    """The quiet runs among the next `among` running runs after `after`, in order of key.
 
-    However many runs there are, no more than that is read.
+    A run is quiet if its last event is older than `silence_s`, and it is not known as stalled.
+    Returns them with the key to continue after, or None at the end. Reads at most `among` rows.
     """
     before = (at or database_time(connection)) - timedelta(seconds=silence_s)
     page = select(runs.c.id, runs.c.key, runs.c.seq, runs.c.stalled_at, runs.c.updated_at)
     page = page.where(runs.c.status == "running", runs.c.key > (after or "")).order_by(runs.c.key).limit(among)
     rows = connection.execute(page).all()
-    quiet = [Quiet(row.id, row.key, row.seq) for row in rows if row.stalled_at is None and row.updated_at <= before]
+    quiet = [QuietRun(row.id, row.key, row.seq) for row in rows if row.stalled_at is None and row.updated_at <= before]
     return quiet, rows[-1].key if len(rows) == among else None
 
 
 def pace_of(connection: Connection, run_id: int) -> Pace:
-    """How fast the run goes."""
+    """The pace of the run."""
     decided = (
         select(events.c.attempt, events.c.epoch, events.c.created_at)
         .where(events.c.run_id == run_id, events.c.kind.in_(("report", "timeout")), events.c.learning_rate.is_not(None))
         .order_by(events.c.seq.desc())
         .limit(EPOCHS)
     )
-    heard = (
+    last_activity = (
         select(events.c.created_at)
         .where(events.c.run_id == run_id, events.c.kind.in_(("report", "attempt")))
         .order_by(events.c.seq.desc())
         .limit(1)
     )
     epochs = [(row.attempt, row.epoch, row.created_at) for row in connection.execute(decided)]
-    return Pace(connection.execute(heard).scalar(), epochs)
+    return Pace(connection.execute(last_activity).scalar(), epochs)
 
 
 def add_stall(
     connection: Connection, stored: StoredRun, reported_at: datetime, typical_epoch_s: float, at: datetime
 ) -> None:
-    """Note that the run is silent."""
+    """Insert a stall of the run."""
     run = stored.run
     row = {"run_id": stored.id, "seq": run.seq, "attempt": run.attempt, "epoch": run.epoch}
     connection.execute(
@@ -77,7 +77,7 @@ def add_stall(
 
 
 def end_stall(connection: Connection, stored: StoredRun) -> None:
-    """Note that the run is heard of again, or is over."""
+    """End the stall: the trainer reports again, or the run has ended."""
     connection.execute(update(runs).where(runs.c.id == stored.id).values(stalled_at=None))
 
 

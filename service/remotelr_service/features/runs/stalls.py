@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine
 from remotelr_service.db.engine import reading
 from remotelr_service.db.queries import stalls
 from remotelr_service.db.queries.runs import database_time
-from remotelr_service.db.queries.stalls import Pace, Quiet
+from remotelr_service.db.queries.stalls import Pace, QuietRun
 from remotelr_service.db.writer.transaction import WriteTransaction
 from remotelr_service.db.writer.writer import Writer
 from remotelr_service.errors import ServiceError
@@ -88,7 +88,7 @@ class Stalls:
             except Exception:
                 log.exception("the check for stalled runs failed")
 
-    def _list_stalled(self, at: datetime | None) -> list[tuple[Quiet, Pace]]:
+    def _list_stalled(self, at: datetime | None) -> list[tuple[QuietRun, Pace]]:
         with reading(self._engine) as connection:
             now = at or database_time(connection)
             quiet, self._after = stalls.list_quiet(
@@ -98,7 +98,7 @@ class Stalls:
                 self._deadlines.clear()
             return [found for run in quiet if (found := self._check_run(connection, run, now)) is not None]
 
-    def _check_run(self, connection: Connection, run: Quiet, now: datetime) -> tuple[Quiet, Pace] | None:
+    def _check_run(self, connection: Connection, run: QuietRun, now: datetime) -> tuple[QuietRun, Pace] | None:
         cached = self._deadlines.get(run.id)
         if cached is not None and cached[0] == run.seq and (cached[1] is None or cached[1] > now):
             return None
@@ -107,7 +107,7 @@ class Stalls:
         self._deadlines[run.id] = run.seq, deadline
         return (run, pace) if deadline is not None and deadline <= now else None
 
-    async def _mark(self, stalled: Sequence[tuple[Quiet, Pace]], at: datetime | None) -> list[str]:
+    async def _mark(self, stalled: Sequence[tuple[QuietRun, Pace]], at: datetime | None) -> list[str]:
         """Mark these runs. Returns: the keys of the marked ones."""
         keys = [quiet.key for quiet, _ in stalled]
 
@@ -146,7 +146,7 @@ def stall_deadline(pace: Pace) -> datetime | None:
     return pace.reported_at + timedelta(seconds=max(TYPICAL_EPOCHS * typical_s, MIN_SILENCE_S))
 
 
-def _mark(tx: WriteTransaction, *, quiet: Quiet, pace: Pace, at: datetime | None) -> bool:
+def _mark(tx: WriteTransaction, *, quiet: QuietRun, pace: Pace, at: datetime | None) -> bool:
     stored = tx.find(quiet.key)
     typical_s = typical_epoch_s(pace.epochs)
     if stored is None or typical_s is None or pace.reported_at is None:
