@@ -1,1 +1,1 @@
-"""How fast the service is, as ratios to what stands beside it on the same machine in the same minute."""
+"""Performance of the service, as ratios to yardsticks on the same machine in the same minute."""

@@ -54,7 +54,7 @@ def _optuna(python: Path, url: str, seconds: float) -> float:
 
 
 def _mlflow_per_second(python: Path, url: str, folder: Path, seconds: float) -> float:
-    # Its workers are busy when nobody asks, too: while the others are measured they are not there.
+    # Its workers use the processor also without requests, so they are stopped while the others are measured.
     with _mlflow(python, url, folder) as mlflow:
         # They load much of it when they are first asked.
         mlflow.per_second(seconds)

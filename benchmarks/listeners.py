@@ -1,9 +1,9 @@
-"""Many who follow runs live: a process of its own that opens streams, reads them, and counts what it was told.
+"""Many subscribers: a process that opens streams, reads them, and counts the events.
 
     python -m benchmarks.listeners --port 8000 --count 500 --run bench-{} --runs 64
 
-It says `ready` when all are open, and how many events came when its input ends. It reads without looking closer: it is
-not what is measured.
+It prints `ready` when all streams are open, and the number of events when its input ends. It does not parse them:
+its own work must not be measured.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """The load generator: a process of its own that reports over kept connections and checks every answer.
 
 One request is under way on each connection at a time, as trainers do it: the next epoch is reported when the
-answer to the last has come. It speaks as little HTTP as it needs, so that it is not what is measured.
+answer to the last has come. It uses as little HTTP as possible, so that its own work is not measured.
 
     python -m benchmarks.load --port 8000 --connections 64 --seconds 5 --run bench-{} --epoch 0
 """
@@ -29,7 +29,7 @@ BODY = (
 )
 # A run's first two events are its creation and its attempt, so the decision before epoch n has this number.
 SEQ_OF_EPOCH_0 = 2
-# This part of the time comes before what is measured.
+# The share of the time that is the warm-up.
 WARM_UP = 0.1
 
 

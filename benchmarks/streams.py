@@ -1,6 +1,6 @@
-"""What 500 open streams cost those who report: CPU time of the service for a report with them, and without.
+"""The cost of 500 open streams: CPU time of the service for a report, with and without them.
 
-Not reports/s: who follows reads somewhere, and on the machine of this benchmark takes a core that trainers would have.
+Not reports/s: the subscribers run on the same machine and take a core from the trainers.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ def measure(folder: Path, server: str, *, seconds: float, rounds: int) -> Iterat
             "PostgreSQL": stack.enter_context(service(stack.enter_context(database(server, "streams")), folder)),
         }
         for name, each in services.items():
-            told: list[int] = []
+            counts: list[int] = []
             found = interleaved(
                 {
-                    "alone": _cpu_us(each, seconds, told, streams=0, of_all=0),
-                    "quiet": _cpu_us(each, seconds, told, streams=STREAMS, of_all=0, is_quiet=True),
-                    "followed": _cpu_us(each, seconds, told, streams=STREAMS, of_all=5),
+                    "alone": _cpu_us(each, seconds, counts, streams=0, of_all=0),
+                    "quiet": _cpu_us(each, seconds, counts, streams=STREAMS, of_all=0, is_quiet=True),
+                    "followed": _cpu_us(each, seconds, counts, streams=STREAMS, of_all=5),
                 },
                 rounds,
             )
@@ -47,14 +47,14 @@ def measure(folder: Path, server: str, *, seconds: float, rounds: int) -> Iterat
                 1.1,
             )
             yield Line(
-                f"CPU of a report, {STREAMS} streams told of it all : none, {name}",
-                f"{statistics.median(found['followed']):.0f} us beside {alone:.0f} us, {max(told):,} events sent",
+                f"CPU of a report, {STREAMS} streams of all events : none, {name}",
+                f"{statistics.median(found['followed']):.0f} us beside {alone:.0f} us, {max(counts):,} events sent",
                 ratio(found["followed"], found["alone"]),
             )
 
 
 def _cpu_us(
-    server: Server, seconds: float, told: list[int], *, streams: int, of_all: int, is_quiet: bool = False
+    server: Server, seconds: float, counts: list[int], *, streams: int, of_all: int, is_quiet: bool = False
 ) -> Callable[[], float]:
     """A measure. is_quiet: the streams are of runs that do not report."""
 
@@ -63,7 +63,7 @@ def _cpu_us(
         server.create_runs(run, CONNECTIONS)
         if is_quiet:
             server.create_runs(quiet, CONNECTIONS)
-        with _listening(server.port, quiet if is_quiet else run, streams, of_all, told):
+        with _listening(server.port, quiet if is_quiet else run, streams, of_all, counts):
             # To open them costs something too, and is over then.
             time.sleep(2.0)
             before = _cpu_s(server.pid)
@@ -82,7 +82,7 @@ def _cpu_s(pid: int) -> float:
 
 
 @contextlib.contextmanager
-def _listening(port: int, run: str, count: int, of_all: int, told: list[int]) -> Iterator[None]:
+def _listening(port: int, run: str, count: int, of_all: int, counts: list[int]) -> Iterator[None]:
     if not count:
         yield
         return
@@ -97,4 +97,4 @@ def _listening(port: int, run: str, count: int, of_all: int, told: list[int]) ->
         if listeners.stdout.readline() != "ready\n":
             raise RuntimeError("the streams could not be opened")
         yield
-        told.append(int(listeners.communicate()[0]))
+        counts.append(int(listeners.communicate()[0]))

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One ratio. target: what it shall reach, as text beside it; met: whether it does, None where nothing is asked."""
+    """One ratio. target: the required value, as text; met: whether it is reached, None without a target."""
 
     name: str
     figures: str

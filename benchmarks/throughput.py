@@ -36,7 +36,7 @@ def measure(folder: Path, server: str, binaries: Path, *, seconds: float, rounds
             )
         yield from _processor_time(services, beside, seconds=seconds, rounds=rounds)
         yield from _lone(services, beside, commits, seconds=seconds, rounds=rounds)
-        # Last: the checkpoints and the vacuum that it leaves behind take the disk and a core from who comes after it.
+        # Last: its checkpoints and vacuum take the disk and a core from the next measurement.
         measures = {"service": many["PostgreSQL"], "pgbench": pgbench_tps(bench_url, seconds, binaries)}
         found = interleaved(measures, rounds)
         yield at_least(
@@ -69,7 +69,7 @@ def cpu_s(server: Server, seconds: float) -> Callable[[], float]:
         run = fresh(server, CONNECTIONS)
         before = server.cpu_s
         measured = server.load(run, connections=CONNECTIONS, seconds=seconds)
-        # What was answered while the load warmed up cost time too.
+        # The answers during the warm-up took time too.
         return (server.cpu_s - before) / (measured.answers * (1 + WARM_UP))
 
     return one
@@ -84,7 +84,7 @@ def fresh(server: Server, count: int) -> str:
 
 
 def _processor_time(services: dict[str, Server], beside: Server, *, seconds: float, rounds: int) -> Iterator[Line]:
-    """What a busy machine disturbs least."""
+    """The result that a busy machine disturbs least."""
     measures = {name: cpu_s(each, seconds) for name, each in {"echo": beside, **services}.items()}
     found = interleaved(measures, rounds)
     for name in services:

@@ -1,4 +1,4 @@
-"""What the service is held against beside the echo: PostgreSQL's own pgbench, and a commit by the bare driver."""
+"""Yardsticks besides the echo: PostgreSQL's pgbench, and a commit with the bare driver."""
 
 import itertools
 import re
@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 from sqlalchemy import make_url
 
-# About what the service stores for a report.
+# About the size that the service stores for a report.
 ROW = (
     "CREATE TABLE yardstick (run_id bigint NOT NULL, seq bigint NOT NULL, payload text, state text, learning_rate "
     "double precision, created_at text, PRIMARY KEY (run_id, seq))"

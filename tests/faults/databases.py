@@ -1,4 +1,4 @@
-"""A PostgreSQL of one's own that may be killed and comes back, and what is asked of databases afterwards."""
+"""A PostgreSQL server that a test may kill and restart, and integrity checks of databases."""
 
 import sqlite3
 import time
@@ -15,7 +15,7 @@ from support import postgres
 
 
 class Server:
-    """A PostgreSQL server on one port and one folder for all its lives."""
+    """A PostgreSQL server with one port and one folder for all its processes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -68,7 +68,7 @@ class Server:
 
 @contextmanager
 def breakable_server() -> Iterator[Server]:
-    """A server that is nobody else's."""
+    """A server for this test alone."""
     with TemporaryDirectory(prefix="remotelr-breakable-", ignore_cleanup_errors=True) as name:
         server = Server(Path(name))
         try:
@@ -105,7 +105,7 @@ def file_of(url: str) -> Path:
 
 
 def integrity(url: str) -> str:
-    """`ok`, or what is found wrong: SQLite checks its file, of PostgreSQL tables and indexes must tell the same."""
+    """`ok`, or the damage: SQLite checks its file; on PostgreSQL tables and indexes must agree."""
     if url.startswith("sqlite"):
         with closing(sqlite3.connect(file_of(url))) as connection:
             return str(connection.execute("PRAGMA integrity_check").fetchone()[0])

@@ -1,4 +1,4 @@
-"""What stands between a trainer and its service that no proxy of ours would do: behaviours of a `Proxy`, and a port."""
+"""Hostile network peers between a trainer and its service: behaviours of a `Proxy`, and a port."""
 
 import asyncio
 import gzip
@@ -37,7 +37,7 @@ class Forged:
 
 @dataclass(frozen=True)
 class Flapping:
-    """There for `period_s`, away for as long, and so on; who is connected at the change is cut off."""
+    """Available for `period_s`, unavailable for as long, and so on; open connections are closed at the change."""
 
     period_s: float
 
@@ -54,7 +54,7 @@ class Flapping:
 
 
 async def hundred_megabytes(link: Link) -> None:
-    """An answer that would fill the memory of whoever reads it to its end."""
+    """An answer that would fill the memory of a client that reads all of it."""
     while await _request(link.client):
         await _say(link, b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 104857600\r\n\r\n")
         for sent in range(0, 104857600, len(CHUNK)):
@@ -72,13 +72,13 @@ unauthorized = Answer(
 
 
 def moved_to(url: str) -> Answer:
-    """A redirect to somebody who would like to see the token."""
+    """A redirect to another host, which must not get the token."""
     return Answer(301, headers=(("location", f"{url}/v1/runs"),))
 
 
 @contextmanager
 def swallows_connections(address: tuple[str, int]) -> Iterator[None]:
-    """The port neither accepts nor refuses: the kernel drops the SYN of whoever comes when nobody accepts."""
+    """The port neither accepts nor refuses: its backlog is full, so the kernel drops each SYN."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

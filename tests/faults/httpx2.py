@@ -3,7 +3,7 @@
 import sys
 
 _known = sys.modules.pop("httpx", None)
-sys.modules["httpx"] = None  # type: ignore[assignment]  # what the import system takes for "there is none"
+sys.modules["httpx"] = None  # type: ignore[assignment]  # the import system then finds no such module
 import remotelr._http.transport  # noqa: E402, F401 - now, while there is no httpx
 
 del sys.modules["httpx"]

@@ -52,7 +52,7 @@ def loads_data(url: str, folder: str) -> None:
 def shares_a_client(url: str, folder: str) -> None:
     """Forked processes that go on with the client of their parent, all at once, and that many times.
 
-    Who reads a piece of another's answer makes a connection of its own then, and mixes nothing up any more.
+    A process that reads a part of another's answer then makes its own connection, and mixes up no more answers.
     """
     print(sum(_mixed_up_by_forks(url, turn) for turn in range(6)))
 
@@ -93,7 +93,7 @@ def forks_in_the_middle(url: str, folder: str) -> None:
 
 
 def leaves_in_the_middle(url: str, folder: str) -> None:
-    """The last call is stuck in the look-up of a name, which nobody can end, when the program comes to its end."""
+    """The program ends while its last call is in a name resolution, which cannot be interrupted."""
     training = session(url, folder, "stuck")
     socket.getaddrinfo = lambda *_, **__: time.sleep(600)
     _let_go(training)
@@ -103,7 +103,7 @@ def leaves_in_the_middle(url: str, folder: str) -> None:
 
 
 def leaves_without_a_word(url: str, folder: str) -> None:
-    """An exception ends the program; nobody closes anything."""
+    """An exception ends the program without a close."""
     training = session(url, folder, "silent", timeout_s=0.3)
     report(training, 0)
     raise SystemExit(3)

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 CHUNK = 64 * 1024
-# What a broken connection may raise; to a behaviour it only means that the link is over.
+# The errors of a broken connection; to a behaviour they are the end of the link.
 BROKEN = (OSError, asyncio.IncompleteReadError)
 
 
@@ -207,7 +207,7 @@ class HeavyTail:
 
 @dataclass(frozen=True)
 class CutCommit:
-    """PostgreSQL: some COMMITs lose their connection, so that nobody knows whether they were carried out.
+    """PostgreSQL: some COMMITs lose their connection, so the writer does not know whether they were carried out.
 
     forward: the server gets the COMMIT and only its reply is lost; else the COMMIT is lost itself.
     """
@@ -240,7 +240,7 @@ class CutCommit:
 
 @dataclass(frozen=True)
 class Freeze:
-    """The client stands still where it says these words: neither they nor anything after them is passed on.
+    """The client stops at these bytes: neither they nor later ones are passed on.
 
     Nor is anything it says on another connection: a frozen process does not try again.
     """

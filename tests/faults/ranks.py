@@ -1,4 +1,4 @@
-"""Jobs of several ranks that post to any replica, twice, late, out of order, and from lives long taken over."""
+"""Jobs of several ranks that post to any replica, twice, late, out of order, and from superseded attempts."""
 
 import asyncio
 import json
@@ -17,15 +17,15 @@ from faults.oracle import INITIAL, POLICY, Plateau, loss_of
 PAUSE_S = (0.01, 0.1)
 JITTER_S = 0.01
 DUPLICATES = 0.1
-# Nobody waits longer than this for the decision of an epoch, whatever is paused.
+# The maximal wait for the decision of an epoch, whichever process is paused.
 STUCK_S = 180.0
 
 
 @dataclass
 class Job:
-    """One run of `ranks` ranks, and what each of them was told.
+    """One run of `ranks` ranks, and the answers to each of them.
 
-    rates: epoch to every rate any rank was ever told for it. zombie_posts: refusals to lives taken over.
+    rates: epoch to every rate that any rank got for it. zombie_posts: rejections of superseded attempts.
     """
 
     key: str
@@ -51,7 +51,7 @@ class Job:
         return {"policy": policy, "initial_learning_rate": INITIAL, "world_size": self.ranks}
 
     def wanted(self) -> dict[int, float]:
-        """What every rank must be told: the rate of each epoch."""
+        """The rate that every rank must get for each epoch."""
         plateau = Plateau()
         return {epoch + 1: plateau.report(self._loss(epoch)) for epoch in range(self.epochs)}
 
@@ -66,13 +66,13 @@ class Job:
         return {"epoch": epoch, "metrics": metrics, "attempt": attempt, "rank": rank, "weight": self.weights[rank]}
 
     def check(self) -> list[str]:
-        """The faults: ranks told different things, or another thing than the oracle says."""
+        """The faults: ranks with different rates, or with another rate than the oracle."""
         wrong = {
             epoch: (self.rates.get(epoch), rate)
             for epoch, rate in self.wanted().items()
             if self.rates.get(epoch) != {rate}
         }
-        return self.faults + ([f"{self.key}: told and wanted {wrong}"] if wrong else [])
+        return self.faults + ([f"{self.key}: actual and expected {wrong}"] if wrong else [])
 
 
 class Race:
@@ -86,7 +86,7 @@ class Race:
         self._urls = urls
 
     async def run(self, job: Job, *, preempted_at: int | None = None) -> None:
-        """Train to the end. At `preempted_at` another life takes over, two epochs back; the first is a zombie then."""
+        """Train to the end. At `preempted_at` another attempt begins, two epochs back; the first is a zombie then."""
         await self._until(job, "PUT", "", job.spec)
         await self._attempt(job, "life-1", 0)
         if preempted_at is None:
@@ -130,9 +130,9 @@ class Race:
         await self._until(job, "POST", "/attempts", {"key": name, "epoch": epoch})
 
     async def _zombie(self, job: Job, rank: int, epoch: int, taken_over: asyncio.Event) -> None:
-        """A rank of the first life that does not know: once another life was acknowledged it is refused, always.
+        """A rank of the superseded attempt: after the acknowledgement of the new attempt every report is rejected.
 
-        It asks ten times, and until it was refused once: the other life may be long in coming.
+        It reports ten times, and until one rejection: the new attempt may begin late.
         """
         deadline, tries, refused = time.monotonic() + STUCK_S, 0, 0
         while (tries < 10 or not refused) and time.monotonic() < deadline:
@@ -143,7 +143,7 @@ class Race:
                 continue
             stale = answer.status_code == 409 and answer.json()["code"] == "stale_attempt"
             if surely and not stale:
-                job.faults.append(f"{job.key}: a life taken over was answered {answer.status_code} {answer.text}")
+                job.faults.append(f"{job.key}: a superseded attempt was answered {answer.status_code} {answer.text}")
             if stale:
                 refused += 1
                 job.seen["zombie refused"] += 1

@@ -20,7 +20,7 @@ CLIENT_S = 30.0
 
 
 class Service:
-    """A service process and its later lives. `url` stays the same.
+    """A service process and its restarts. `url` stays the same.
 
     python: folders that come first on its PYTHONPATH. wrapped: words to put before the command (`strace …`).
     """

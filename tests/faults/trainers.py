@@ -1,7 +1,7 @@
-"""Many trainers at once, who retry until they are answered, send things twice and late, and check every answer.
+"""Many trainers at once, which retry until they are answered, repeat reports late, and check every answer.
 
-Each trainer has a run and an oracle of its own. It keeps the first answer to every epoch; whatever it is told
-that differs from the oracle, or from what it was told before, is a fault of the service and is kept as a line.
+Each trainer has a run and an oracle of its own. It records the first answer for every epoch. An answer
+that differs from the oracle, or from an earlier answer, is recorded as a fault of the service.
 """
 
 import asyncio
@@ -29,14 +29,14 @@ Fault = str
 
 
 class NotAnswered(Exception):
-    """Nobody answered a trainer for `PATIENCE_S`."""
+    """A trainer got no answer for `PATIENCE_S`."""
 
 
 @dataclass
 class Trainer:
     """One run and what its trainer knows of it.
 
-    answers: the first decision acknowledged for each epoch. faults: what was wrong, in words.
+    answers: the first decision acknowledged for each epoch. faults: the differences found, as text.
     seen: how often the service answered what, and how often it did not.
     """
 
@@ -117,14 +117,14 @@ class Ask:
 
 
 class Fleet:
-    """Trainers at work in a thread of their own, until they are told to stop.
+    """Trainers in a thread of their own, until `stop`.
 
         with Fleet(urls, trainers=16) as fleet:
             fleet.reach(10)         # every trainer has ten epochs acknowledged
             ...                     # break something
         fleet.acknowledged, fleet.faults
 
-    least: epochs that every trainer does, however early it is told to stop.
+    least: epochs that every trainer trains before it stops.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class Fleet:
         return sum((trainer.seen for trainer in self.trainers), Counter())
 
     def check(self, http: httpx.Client) -> list[Fault]:
-        """What is wrong with the log of any run: acknowledged reports lost, epochs counted twice, other rates."""
+        """The faults of all logs: lost acknowledged reports, epochs counted twice, other rates."""
         return self.faults + [fault for trainer in self.trainers for fault in check_run(trainer, http)]
 
     def _work(self) -> None:
@@ -215,14 +215,14 @@ def check_run(trainer: Trainer, http: httpx.Client) -> list[Fault]:
         faults.append(f"{trainer.key}: the losses kept are not those that were reported")
     plateau = trainer.plateau
     if (run["epoch"], run["learning_rate"]) != (plateau.reports, plateau.rate):
-        faults.append(f"{trainer.key} stands at {run['epoch']}, {run['learning_rate']}, the oracle at {plateau}")
+        faults.append(f"{trainer.key} is at {run['epoch']}, {run['learning_rate']}, the oracle at {plateau}")
     if run["decision"]["plateau"] != plateau.state:
         faults.append(f"{trainer.key} remembers {run['decision']['plateau']}, the oracle {plateau.state}")
     return faults
 
 
 def read(http: httpx.Client, path: str, **asked: Any) -> dict[str, Any]:
-    """What is answered there; asked again while the service says that it cannot now."""
+    """The answer; the request is retried after a 503."""
     deadline = time.monotonic() + 60
     while (answer := http.get(path, params=asked)).status_code == 503 and time.monotonic() < deadline:
         time.sleep(0.1)

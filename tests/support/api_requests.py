@@ -1,4 +1,4 @@
-"""What the tests of the door ask with."""
+"""Requests of the security tests."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
 """A training job without a framework: a session that begins, reports and is killed as a test says.
 
-Its clock stands still, so no outcome depends on the speed of the machine.
+Its clock is fixed, so no outcome depends on the speed of the machine.
 """
 
 import random

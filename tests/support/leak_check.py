@@ -12,7 +12,7 @@ def open_threads() -> int:
 
 
 def open_files() -> int:
-    """Sockets included. A service opens and closes its database whenever it looks after its runs."""
+    """The open files, sockets included. A service opens and closes database connections for its own tasks."""
     return sum("remotelr.db" not in where for where in map(_led_to, Path("/proc/self/fd").iterdir()))
 
 

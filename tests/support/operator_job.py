@@ -1,6 +1,6 @@
 """A training job that an operator may steer: `python -m support.operator_job settings.json`, a process of its own.
 
-It says on stdout `at E` when it waits before epoch E, and goes on when stdin says `until E`. So whoever tells a story
+It prints `at E` when it waits before epoch E, and continues after the line `until E` on stdin. So whoever tells a story
 with many jobs decides how far each has come when something happens, on a machine of any speed. The rate that each
 epoch really trained with is written down where the job itself used it.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class Gate:
-    """Lets the job train as far as it was told to."""
+    """Waits at the given epoch."""
 
     def __init__(self) -> None:
         self._until = 0
@@ -24,7 +24,7 @@ class Gate:
             print(f"at {epoch}", flush=True)
             line = sys.stdin.readline()
             if not line:
-                # Nobody is there to say how it goes on.
+                # The parent has closed the pipe.
                 sys.exit(1)
             self._until = int(line.removeprefix("until "))
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 
 def free_port() -> int:
-    """One that is free, and that the kernel gives nobody who asks for any: those are 32768 and above."""
+    """A free port below 32768: the kernel assigns higher ones to other sockets."""
     while True:
         port = random.SystemRandom().randrange(15_000, 32_000)
         with suppress(OSError), socket.socket() as probe:

@@ -1,6 +1,6 @@
 """A real PostgreSQL server for the tests, started from binaries that are already there; also as root.
 
-PostgreSQL refuses to run as root, so root starts it as `nobody`. Between pytest and the server stands a guard
+PostgreSQL refuses to run as root, so root starts it as `nobody`. Between pytest and the server is a guard
 process (this file, run as a script) that stops the server and removes its files when its standard input closes,
 which also happens when pytest is killed. The server syncs to disk as in production: tests of durability use it.
 """
@@ -71,7 +71,7 @@ def find_binaries() -> Path:
 
 
 def _account() -> str | None:
-    """The account to run the server as: None for our own, `nobody` for root."""
+    """The account of the server: None for the current one, `nobody` for root."""
     return "nobody" if os.geteuid() == 0 else None
 
 
@@ -118,7 +118,7 @@ def _initialise(binaries: Path, folder: Path, account: str | None, password: str
 
 
 def _start(binaries: Path, folder: Path, account: str | None) -> tuple[subprocess.Popen[bytes], int]:
-    # Between choosing a free port and binding it, somebody else may take it.
+    # Another process may take the free port before it is bound.
     for _ in range(3):
         port = _free_port()
         guard = _spawn_guard(binaries, folder, account, port)
@@ -153,7 +153,7 @@ def _spawn_guard(binaries: Path, folder: Path, account: str | None, port: int) -
 
 
 def _end(guard: subprocess.Popen[bytes]) -> None:
-    # A word, not only the end of the pipe: a process forked by a test may hold the pipe open.
+    # A line, not only the end of the pipe: a process forked by a test may keep the pipe open.
     guard.communicate(b"stop", timeout=STOP_TIMEOUT_S + 100)
 
 
@@ -187,12 +187,12 @@ def _environment() -> dict[str, str]:
 
 
 def _guard(folder: Path, account: str | None, command: list[str]) -> None:
-    """Run the server until it ends, or until standard input closes or says a word; then remove its folder."""
+    """Run the server until it ends, or until standard input closes or has a line; then remove its folder."""
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(command, cwd=folder, user=account, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     while server.poll() is None:
-        told, _, _ = select.select([sys.stdin], [], [], 0.2)
-        if told:
+        ready, _, _ = select.select([sys.stdin], [], [], 0.2)
+        if ready:
             _stop(server)
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -25,7 +25,7 @@ BACKUP, DUMP, RESTORE = [
 
 @contextmanager
 def training(process: Process) -> Iterator[None]:
-    """Somebody reports all the time."""
+    """A trainer reports continuously."""
     stop, begun = threading.Event(), threading.Event()
 
     def train() -> None:
@@ -48,7 +48,7 @@ def training(process: Process) -> Iterator[None]:
 
 
 def goes_on(process: Process) -> None:
-    """All of it is there, and the trainer sends what the backup lacks."""
+    """The backup is complete, and the trainer sends the later reports again."""
     stood = process.stored_run("run").epoch
 
     assert stood >= 20

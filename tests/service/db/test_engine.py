@@ -1,4 +1,4 @@
-"""What the engines promise: where they connect, what they hold back, how they keep two processes apart."""
+"""Engines: URLs, settings of connections, and the exclusion of a second process."""
 
 import os
 import sqlite3
@@ -170,7 +170,7 @@ def test_a_reader_of_sqlite_can_neither_write_nor_checkpoint(sqlite_url: str):
 
 def test_a_write_to_sqlite_has_the_write_lock_from_its_beginning(sqlite_url: str):
     """
-    A lock taken only at the first write is refused at once when somebody wrote since the first read.
+    A lock taken at the first write fails at once if another connection wrote since the first read.
     """
     database = open_database(sqlite_url)
     other = sqlite3.connect(database.writes.url.database or "", timeout=0)

@@ -68,7 +68,7 @@ def test_prefetched_events_equal_the_events_of_the_log(
         for _, epoch, count in list_counts(connection, {stored.id: epochs}):
             log.fill_count(epoch, count)
 
-    # The connection is closed: what was read is not asked for again.
+    # The connection is closed: prefetched events are not read again.
     assert what_is_read(told.log, asked) == what_is_read(log, asked)
 
 

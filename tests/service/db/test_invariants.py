@@ -73,7 +73,7 @@ happenings = st.one_of(
 
 
 class History:
-    """One run and what is done to it; refusals are part of life."""
+    """One run and its requests, some of which are rejected."""
 
     def __init__(self, process: Process, policy: dict[str, Any], world_size: int) -> None:
         self.process = process

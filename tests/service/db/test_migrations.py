@@ -71,7 +71,7 @@ def test_three_processes_may_migrate_at_once(empty_database_url: str):
 
 def test_a_migration_waits_for_a_process_that_creates_the_same_sqlite_file(empty_sqlite_url: str):
     """
-    SQLite waits for nobody there: to set the journal of a file that another one writes fails at once.
+    SQLite does not wait there: setting the journal mode of a file that another process writes fails at once.
     """
     file = empty_sqlite_url.removeprefix("sqlite:///")
     with (

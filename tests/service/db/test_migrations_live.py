@@ -88,7 +88,7 @@ def fill(url: str) -> None:
 
 
 def content(url: str) -> tuple[int, str]:
-    """How many rows this release's tables hold, and a hash of all that stands in them."""
+    """The number of rows in this release's tables, and a hash of their content."""
     database, count, sha = open_database(url), 0, hashlib.sha256()
     with reading(database.reads) as connection:
         for table in (runs, events):
@@ -138,7 +138,7 @@ def test_a_migration_that_is_killed_leaves_nothing_behind(database_url: str, tmp
 
 def test_replicas_serve_on_while_the_tables_are_migrated(postgres_url: str, start_service, tmp_path: Path):
     """
-    With somebody reading a table for seconds, whose lock the migration needs and everybody else would queue behind.
+    A reader holds a table for seconds; the migration needs its lock, and other queries would queue behind it.
     """
     replicas = [start_service(postgres_url, REMOTELR_LOG_LEVEL="warning") for _ in range(2)]
     for each in replicas:

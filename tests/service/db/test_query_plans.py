@@ -1,6 +1,6 @@
-"""What a trainer or a list asks is found by an index, so that it costs the same however much is stored.
+"""Queries of trainers and lists use an index, so their cost does not depend on the number of rows.
 
-On SQLite, whose planner does not look at how much there is; PostgreSQL's does, and benchmarks/growth.py measures it.
+On SQLite, whose planner ignores the number of rows; PostgreSQL's does not, so benchmarks/growth.py measures it.
 """
 
 import re
@@ -50,7 +50,7 @@ def ordered(process: Process) -> int:
 
 @contextmanager
 def statements_of(*engines: Engine) -> Iterator[list[tuple[str, Any]]]:
-    """The statements that are executed meanwhile, with what was given to each."""
+    """The statements executed within the block, with their parameters."""
     seen: list[tuple[str, Any]] = []
     to_driver = pytest.MonkeyPatch()
     for name in ("fetch", "execute", "execute_many"):
@@ -124,7 +124,7 @@ def plans(process: Process, ask: Ask) -> list[str]:
         "the commands of a run",
         "the runs of an experiment by what they last measured",
         "what came of a command to many",
-        "rates to let go of",
+        "expired overrides",
         "commands left lying",
         "the decision in force",
         "a page of the history",

@@ -55,7 +55,7 @@ def test_a_transaction_is_full_by_its_reports_and_not_by_the_requests_they_came_
 
 def test_no_answer_leaves_before_its_commit(process: Process):
     """
-    Invariant 1. The commit is held up; nobody may have an answer by its end.
+    Invariant 1. The commit is delayed; no action is answered before its end.
     """
     process.put("run")
     early: list[bool] = []
@@ -137,7 +137,7 @@ def test_a_commit_whose_answer_is_lost_counts_once(process: Process):
 
 def test_a_bulk_command_whose_commit_is_not_answered_is_stored_once(process: Process):
     """
-    Also where who ordered it gave it no key.
+    Also a bulk command without a key.
     """
     process.put("run")
     order = Command(type="scale", factor=0.5)
@@ -248,7 +248,7 @@ def test_actions_of_one_group_see_the_changes_of_the_earlier_ones(process: Proce
 
 def test_a_lock_on_the_sqlite_file_is_waited_for(sqlite_url: str, start_process: Callable[..., Process]):
     """
-    F16: a backup, or somebody's sqlite3 shell.
+    F16: a backup, or a sqlite3 shell of an operator.
     """
     process = start_process(sqlite_url)
     process.put("run")
@@ -343,7 +343,7 @@ def failing_commits(process: Process, *, times: int, committed: bool) -> Iterato
 
 @contextmanager
 def locked_file(process: Process) -> Iterator[Callable[[], None]]:
-    """Somebody else has the write lock of the SQLite file until the block ends, or the function is called."""
+    """Another connection has the write lock of the SQLite file until the block ends or the function is called."""
     other = sqlite3.connect(process.database.writes.url.database or "", check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
     try:

@@ -173,7 +173,7 @@ def test_ranks_that_begin_together_cost_the_same_messages_however_many_they_are(
 def messages_of(
     ask: Callable[[Process, int], None], sizes: Sequence[int], url: str, start_process: Callable[..., Process]
 ) -> list[int]:
-    """What a process says to its database to do this for so many, in messages."""
+    """The number of messages that a process sends to its database for so many reports."""
     said = []
     with Proxy(address(url), counting) as counted:
         near = start_process(through(url, counted.address))
@@ -195,7 +195,7 @@ def delete_all_and(connection: Connection, statement: str) -> None:
 
 
 def test_a_last_message_that_fails_for_one_costs_the_others_of_its_group_nothing(replica: Process):
-    """An event of that number is there already: whoever wrote it is refused, and the connection is good again."""
+    """An event of that number exists already: the writer's insert fails, and the connection can be used again."""
     for key in ("good", "bad"):
         replica.put(key)
     query(replica.url, "UPDATE events SET seq = 2 WHERE run_id = (SELECT id FROM runs WHERE key = 'bad')")
@@ -207,7 +207,7 @@ def test_a_last_message_that_fails_for_one_costs_the_others_of_its_group_nothing
 
 
 async def counting(link: Link) -> None:
-    """Passes everything on, and counts what the client says at a time."""
+    """Passes everything on, and counts the messages of the client."""
 
     async def counted(chunk: bytes) -> bytes:
         link.happened["message"] += 1
@@ -250,7 +250,7 @@ def test_pending_statements_are_discarded_by_a_rollback(replica: Process):
 
 
 def test_texts_are_stored_as_they_are_whatever_is_in_them(replica: Process):
-    """What is written into a message of several statements is quoted by the driver."""
+    """The driver quotes the values in a message of several statements."""
     odd = "it's; COMMIT; -- \\' \" %s %(rows)s $1 é"
     replica.put("run")
     report = Report(epoch=0, metrics={odd: 1.0, "val_loss": 0.5})

@@ -20,7 +20,7 @@ from remotelr_service.features.streams import sse
 from remotelr_service.http.context import Context
 from remotelr_service.live import all_feed, hub, replica_signals, run_feed, subscribers
 from support.fixtures.service import Service, serving
-from support.fixtures.sse import Heard, Listener, listen
+from support.fixtures.sse import Listener, StreamEvent, listen
 
 LONG_S = 60.0
 
@@ -35,7 +35,7 @@ def report(http: httpx.Client, run: str, epoch: int) -> None:
     assert answer.status_code == 200, answer.text
 
 
-def places(items: list[Heard]) -> list[tuple[str, int, str]]:
+def places(items: list[StreamEvent]) -> list[tuple[str, int, str]]:
     return [each.place for each in items if each.event not in ("begin", "lost")]
 
 
@@ -179,7 +179,7 @@ def test_who_comes_back_to_a_run_hears_everything_once(service: Service):
     put(service.http, "run")
     training = threading.Thread(target=_train, args=(service.url, "run", 60, False))
     training.start()
-    heard: list[Heard] = []
+    heard: list[StreamEvent] = []
     while len(heard) < 60:
         last_id = heard[-1].id if heard else "1"
         until = min(7, 60 - len(heard))

@@ -64,7 +64,7 @@ def test_a_second_process_on_a_sqlite_file_is_refused_in_one_line(sqlite_url, st
     output = second.log.read_text()
     assert 1 == second.process.returncode
     assert output.startswith(f"remotelr: another service process ({first.process.pid}) uses ")
-    assert output.rstrip().endswith("stop it, or use PostgreSQL to run several")
+    assert output.rstrip().endswith("stop it, or use PostgreSQL for several processes")
 
 
 def epoch_of(url: str, run: str) -> int:
