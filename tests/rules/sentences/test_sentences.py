@@ -68,7 +68,7 @@ def commanded(**order) -> str:
                 "so the rate stays."
             ),
         ),
-        ([None], "Epoch 1 trains with 1: no val_loss was reported, so the plateau learned nothing."),
+        ([None], "Epoch 1 trains with 1: no val_loss was reported, so the plateau did not change."),
     ],
 )
 def test_a_plateau_says_what_it_waits_for_and_what_it_did(losses, expected):
@@ -78,7 +78,7 @@ def test_a_plateau_says_what_it_waits_for_and_what_it_did(losses, expected):
 def test_a_plateau_says_that_it_cools_down():
     sentence_of_cooling = reported({**PLATEAU, "patience": 1, "cooldown": 3}, [1.0, 1.0, 1.0])
 
-    assert "Epoch 3 trains with 0.5: val_loss 1 came while the plateau cools down." == sentence_of_cooling
+    assert "Epoch 3 trains with 0.5: val_loss 1 came during the cooldown of the plateau." == sentence_of_cooling
 
 
 def test_a_factor_other_than_a_half_is_named():
@@ -95,21 +95,21 @@ def test_a_plateau_over_a_curve_says_that_the_curve_was_lowered():
 def test_a_greedy_schedule_says_that_the_rate_rose():
     policy = {"type": "greedy", "patience": 0, "factor": 0.5, "max_lr": 10}
 
-    assert "Epoch 1 trains with 2: val_loss 0.5 let the rate go up from 1." == reported(policy, [0.5])
+    assert "Epoch 1 trains with 2: val_loss 0.5 raised the rate from 1." == reported(policy, [0.5])
 
 
 def test_an_open_curve_names_itself():
-    assert "Epoch 5 trains with 0.05: so the cosine schedule has it." == reported(COSINE, [0.5] * 5)
+    assert "Epoch 5 trains with 0.05: as the cosine schedule gives it." == reported(COSINE, [0.5] * 5)
 
 
 def test_a_beginning_says_what_begins():
     story = Story(COSINE)
 
-    assert "The run is made, and epoch 0 trains with 0.1: so the cosine schedule has it." == said(story)
+    assert "The run is created, and epoch 0 trains with 0.1: as the cosine schedule gives it." == said(story)
 
     story.attempt(0)
 
-    assert "Attempt 1 begins, and epoch 0 trains with 0.1: so the cosine schedule has it." == said(story)
+    assert "Attempt 1 begins, and epoch 0 trains with 0.1: as the cosine schedule gives it." == said(story)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_beginning_says_what_begins():
         ),
         (
             [{"type": "scale", "factor": 0.5}],
-            "so the constant schedule has it; an operator's factor of 0.5 is on it.",
+            "as the constant schedule gives it; an operator's factor of 0.5 applies.",
         ),
         ([{"type": "pause"}], "the constant schedule is paused."),
     ],
@@ -142,9 +142,7 @@ def test_the_length_of_pauses_is_in_the_sentence():
     story.command("resume_schedule")
     story.report(2, 0.5)
 
-    assert "Epoch 3 trains with 0.1: so the cosine schedule has it; pauses have put the schedule back by 3." == said(
-        story
-    )
+    assert "Epoch 3 trains with 0.1: as the cosine schedule gives it; pauses delayed the schedule by 3." == said(story)
 
 
 def test_bounds_say_whose_they_are_and_what_they_kept_away():
@@ -152,11 +150,11 @@ def test_bounds_say_whose_they_are_and_what_they_kept_away():
     limited = {"policy": CONSTANT, "limits": Limits(min_lr=0.2)}
 
     assert (
-        "Epoch 1 trains with 0.05: so the constant schedule has it; "
+        "Epoch 1 trains with 0.05: as the constant schedule gives it; "
         "it would be 0.1, and the policy's bounds allow no more than 0.05." == reported(bounded, [0.5])
     )
     assert (
-        "Epoch 1 trains with 0.2: so the constant schedule has it; "
+        "Epoch 1 trains with 0.2: as the constant schedule gives it; "
         "it would be 0.1, and the limits of the experiment allow no less than 0.2."
         == reported(limited["policy"], [0.5], limits=limited["limits"])
     )
@@ -182,7 +180,7 @@ def test_bounds_say_whose_they_are_and_what_they_kept_away():
         (
             {"action": "scale"},
             [0.5, 9.0, 0.5],
-            "Epoch 3 trains with 0.05: so the constant schedule has it; a factor of 0.5 of the guard is on it.",
+            "Epoch 3 trains with 0.05: as the constant schedule gives it; a factor of 0.5 of the guard applies.",
         ),
         (
             {"action": "rollback", "factor": 0.1},
@@ -195,7 +193,7 @@ def test_bounds_say_whose_they_are_and_what_they_kept_away():
         (
             {"action": "stop"},
             [0.5, nan],
-            "Epoch 2 is not to be trained: val_loss nan is not finite, and the guard stops the run.",
+            "Epoch 2 is not trained: val_loss nan is not finite, and the guard stops the run.",
         ),
     ],
 )
@@ -227,7 +225,7 @@ def test_a_stop_says_which_rule_it_was(stop, losses, expected):
 
 
 def test_an_operators_stop_says_so():
-    assert "Epoch 1 is not to be trained: an operator stopped the run." == reported(CONSTANT, [0.5], [{"type": "stop"}])
+    assert "Epoch 1 is not trained: an operator stopped the run." == reported(CONSTANT, [0.5], [{"type": "stop"}])
 
 
 @pytest.mark.parametrize(
@@ -248,16 +246,16 @@ def test_an_operators_stop_says_so():
         ),
         (
             {"type": "set_learning_rate", "value": 0.05, "mode": "rebase"},
-            "lets the schedule go on from 0.05 from epoch 2 on (0.1 becomes 0.05).",
+            "continues the schedule from 0.05 from epoch 2 on (0.1 becomes 0.05).",
         ),
         ({"type": "scale", "value": 0.5}, "has the rate halved from epoch 2 on (0.1 becomes 0.05)."),
-        ({"type": "release"}, "gives the rate back to the policy from epoch 2 on."),
+        ({"type": "release"}, "releases the rate to the policy from epoch 2 on."),
         ({"type": "release", "only": "one_shot"}, "ends the one-shot from epoch 2 on."),
         ({"type": "pause"}, "pauses the schedule from epoch 2 on."),
-        ({"type": "resume_schedule"}, "lets the schedule go on from epoch 2 on."),
+        ({"type": "resume_schedule"}, "continues the schedule from epoch 2 on."),
         (
             {"type": "replace_policy", "policy": policy_from_json({"type": "constant", "learning_rate": 0.3})},
-            "replaces the policy by constant, what it remembers kept where it fits (0.1 becomes 0.3).",
+            "replaces the policy by constant, its state kept where it fits (0.1 becomes 0.3).",
         ),
         ({"type": "extend", "total": 20}, "has the run end after 20 epochs, keeping the rate at the joint."),
         ({"type": "stop"}, "stops the run."),
@@ -294,8 +292,8 @@ def test_events_without_a_decision_have_a_sentence_too():
     replaced = said(story)
     story.finish("completed")
 
-    assert "Rank 1 reported epoch 0, and other ranks are awaited." == waiting
-    assert "The run's owner replaced its policy, and what the schedule remembers is kept where it fits." == replaced
+    assert "Rank 1 reported epoch 0, and other ranks are missing." == waiting
+    assert "The run's owner replaced its policy, and the state of its schedule is kept where it fits." == replaced
     assert "The run is completed." == said(story)
 
 
@@ -306,14 +304,14 @@ def test_a_late_rank_and_another_rate_are_mentioned():
     story.report(0, 0.5, rank=1)
 
     assert drifted.endswith("; epoch 0 was trained with 0.3, not with 0.1.")
-    assert "Rank 1 reported epoch 0 when it was decided already." == said(story)
+    assert "Rank 1 reported epoch 0 after it was decided." == said(story)
 
 
 def test_epochs_without_a_report_are_mentioned():
     story = Story(CONSTANT)
     story.report(2, 0.5)
 
-    assert said(story).endswith("; 2 epochs before it went unreported.")
+    assert said(story).endswith("; no report for 2 epochs before it.")
 
 
 @pytest.mark.parametrize("reason", ["start", "schedule", "plateau", "command", "bounds", "guard"])

@@ -39,14 +39,14 @@ def command_text(command: Command, effective_from: int | None = None) -> str:
         case "release" if command.only is not None:
             return f"ends the {command.only.replace('_', '-')}{since}"
         case "release":
-            return f"gives the rate back to the policy{since}"
+            return f"releases the rate to the policy{since}"
         case "pause":
             return f"pauses the schedule{since}"
         case "resume_schedule":
-            return f"lets the schedule go on{since}"
+            return f"continues the schedule{since}"
         case "replace_policy":
             assert command.policy is not None
-            memory = "fresh" if command.state == "reset" else "what it remembers kept where it fits"
+            memory = "fresh" if command.state == "reset" else "its state kept where it fits"
             return f"replaces the policy by {policy_to_json(command.policy)['schedule']['type']}, {memory}"
         case "extend":
             return f"has the run end after {command.total} epochs, {_CONTINUITIES[command.continuity]}"
@@ -63,7 +63,7 @@ def command_text(command: Command, effective_from: int | None = None) -> str:
 def _set_text(command: Command, effective_from: int | None, since: str) -> str:
     value, until = format_number(command.value or 0.0), command.until
     if command.mode == "rebase":
-        return f"lets the schedule go on from {value}{since}"
+        return f"continues the schedule from {value}{since}"
     if until is not None:
         end = f"until epoch {until.epoch}" if until.time is None else f"until {until.time}"
         return f"{'sets' if command.mode == 'one_shot' else 'holds'} {value}{since}, {end}"

@@ -1,4 +1,4 @@
-"""What happened to a run, as one English sentence: decisions by their `why`, events by what they keep."""
+"""Sentences for decisions, from their `why`, and for events."""
 
 from collections.abc import Mapping
 from math import isclose
@@ -13,9 +13,9 @@ Why = Mapping[str, Any]
 
 
 def describe(of: Event | Decision) -> str:
-    """What an event did, or why a decision gives its rate, as one sentence that ends in a full stop.
+    """The effect of an event, or the cause of a decision's rate, as one sentence with a full stop.
 
-    Texts of operators (reasons, notes) stand in it as they were given.
+    Texts of operators (reasons, notes) are quoted unchanged.
     """
     if isinstance(of, Decision):
         return f"{_decided(of)}."
@@ -27,7 +27,7 @@ def describe(of: Event | Decision) -> str:
 
 
 def _begun(event: Event, decided: str) -> str:
-    begins = {"attempt": f"Attempt {event.attempt} begins", "created": "The run is made"}.get(event.kind)
+    begins = {"attempt": f"Attempt {event.attempt} begins", "created": "The run is created"}.get(event.kind)
     return decided if begins is None else f"{begins}, and {decided[0].lower()}{decided[1:]}"
 
 
@@ -35,11 +35,11 @@ def _undecided(event: Event) -> str:
     if event.kind == "finished":
         return f"The run is {event.payload['status']}"
     if event.kind == "policy":
-        memory = "begins afresh" if event.payload["mode"] == "restart" else "is kept where it fits"
-        return f"The run's owner replaced its policy, and what the schedule remembers {memory}"
+        memory = "is reset" if event.payload["mode"] == "restart" else "is kept where it fits"
+        return f"The run's owner replaced its policy, and the state of its schedule {memory}"
     if "late" in event.notes:
-        return f"Rank {event.rank} reported epoch {event.epoch} when it was decided already"
-    return f"Rank {event.rank} reported epoch {event.epoch}, and other ranks are awaited{_noticed(event)}"
+        return f"Rank {event.rank} reported epoch {event.epoch} after it was decided"
+    return f"Rank {event.rank} reported epoch {event.epoch}, and other ranks are missing{_noticed(event)}"
 
 
 def _noticed(event: Event) -> str:
@@ -48,14 +48,14 @@ def _noticed(event: Event) -> str:
         decided = format_number(event.notes["drift"])
         noticed = f"; epoch {event.epoch} was trained with {format_number(used)}, not with {decided}"
     if "gap" in event.notes:
-        noticed += f"; {times(event.notes['gap'], 'epoch')} before it went unreported"
+        noticed += f"; no report for {times(event.notes['gap'], 'epoch')} before it"
     return noticed
 
 
 def _decided(decision: Decision) -> str:
     why = decision.why
     if decision.action == "stop":
-        return f"Epoch {decision.epoch} is not to be trained: {_stopped((why or {}).get('stop', {}))}"
+        return f"Epoch {decision.epoch} is not trained: {_stopped((why or {}).get('stop', {}))}"
     rate = format_number(decision.learning_rate)
     start = f"Epoch {decision.epoch} trains with {rate}"
     if decision.action == "rollback":
@@ -65,10 +65,10 @@ def _decided(decision: Decision) -> str:
     return f"{start}: {_cause(decision, why)}{_factors(why)}{_bound(decision, why)}"
 
 
-# What is left to say of the decisions of releases that kept no why.
+# For decisions of releases that stored no why.
 _OF_OLD = {
     "start": "the run, or an attempt, begins there",
-    "schedule": "so the schedule has it",
+    "schedule": "as the schedule gives it",
     "plateau": "the schedule's rate changed with what was reported",
     "command": "an operator's command holds",
     "bounds": "the bounds allow no other rate",
@@ -77,7 +77,7 @@ _OF_OLD = {
 
 
 def _cause(decision: Decision, why: Why) -> str:
-    """What made the rate, before factors and bounds."""
+    """The cause of the rate before factors and bounds."""
     until = f" until {why['until']}" if "until" in why else ""
     if "one_shot" in why:
         return f"an operator set {format_number(why['one_shot'])} for a while{until}"
@@ -93,8 +93,8 @@ def _cause(decision: Decision, why: Why) -> str:
     if "plateau" in why:
         return _watched(decision, why["plateau"])
     if why.get("held"):
-        return f"ranks were missing, so the {why['schedule']} schedule goes on without the report"
-    return f"so the {why['schedule']} schedule has it"
+        return f"ranks were missing, so the {why['schedule']} schedule continues without the report"
+    return f"as the {why['schedule']} schedule gives it"
 
 
 def _guarded(decision: Decision, guard: Why) -> str:
@@ -115,18 +115,18 @@ def _trouble(guard: Why) -> str:
 
 
 def _watched(decision: Decision, plateau: Why) -> str:
-    """What a plateau made of the report."""
+    """The effect of the report on a plateau."""
     monitor = plateau["monitor"]
     if "missing" in plateau:
-        return f"no {monitor} was reported, so the plateau learned nothing"
+        return f"no {monitor} was reported, so the plateau did not change"
     value, best = f"{monitor} {format_number(plateau['value'])}", plateau["best"]
     match plateau["did"]:
         case "improved":
             return f"{value} is the best so far" + ("" if best is None else f", after {format_number(best)}")
         case "raised":
-            return f"{value} let the rate go up from {format_number(plateau['of'])}"
+            return f"{value} raised the rate from {format_number(plateau['of'])}"
         case "cooled":
-            return f"{value} came while the plateau cools down"
+            return f"{value} came during the cooldown of the plateau"
         case "reduced":
             return f"{_no_better(value, plateau)}, so {_reduced(decision, plateau)}"
         case _:
@@ -166,18 +166,18 @@ def _stopped(stop: Why) -> str:
 
 
 def _factors(why: Why) -> str:
-    """What else the rate was multiplied with, and how far its schedule is behind."""
+    """Further factors of the rate, and the delay of its schedule."""
     if "one_shot" in why or "pin" in why:
         return ""
-    said = ""
+    text = ""
     if "scale" in why:
-        said += f"; an operator's factor of {format_number(why['scale'])} is on it"
+        text += f"; an operator's factor of {format_number(why['scale'])} applies"
     guard = why.get("guard", {})
     if "scale" in guard and "held" not in guard and "did" not in guard:
-        said += f"; a factor of {format_number(guard['scale'])} of the guard is on it"
+        text += f"; a factor of {format_number(guard['scale'])} of the guard applies"
     if "shift" in why:
-        said += f"; pauses have put the schedule back by {format_number(why['shift'])}"
-    return said
+        text += f"; pauses delayed the schedule by {format_number(why['shift'])}"
+    return text
 
 
 def _bound(decision: Decision, why: Why) -> str:
