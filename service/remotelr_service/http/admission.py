@@ -1,8 +1,8 @@
-"""How many requests are worked on at once; the others stand in line, and not for long.
+"""Bounds the number of requests handled at once. Further requests wait in a queue for a limited time.
 
-To refuse costs a good part of what it costs to answer, so a service that refused at once whatever is too much would
-be busy refusing those who ask again at once. (Measured: at three times its load it did a third of its work.)
-To stand in line costs nothing, and who is refused has lost a moment before asking again.
+Rejecting a request costs nearly as much as answering it, so a service that rejected at once would be busy with
+rejected clients that retry. (Measured at three times the possible load: a third of the throughput.) Waiting costs
+nothing, and it delays the retry.
 """
 
 import asyncio
@@ -13,17 +13,17 @@ from typing import Self
 
 
 class ConcurrencyLimiter:
-    """The places of one process, a context manager to work in; used from its event loop alone.
+    """The request slots of one process. As a context manager it holds a slot. Not thread-safe.
 
-    limit: requests worked on at once. timeout_s: how long others stand in line. `taken`, `line_length` and
-    `waiting` are how many are worked on, stand in line, and have given their place away to wait for news.
+    limit: the number of slots. timeout_s: the maximum time in the queue, in seconds.
+    `taken`, `queue_length` and `waiting`: requests with a slot, in the queue, and waiting with a released slot.
     """
 
     def __init__(self, limit: int, timeout_s: float) -> None:
         self._limit = limit
         self._timeout_s = timeout_s
         self._queue: dict[asyncio.Future[bool], None] = {}
-        self._called = 0
+        self._admitted = 0
         self.taken = 0
         self.waiting = 0
 
@@ -32,9 +32,9 @@ class ConcurrencyLimiter:
         return len(self._queue)
 
     async def acquire(self) -> bool:
-        """Stand in line where there is one. False when the turn did not come in time.
+        """Wait in the queue for a free slot. False after a timeout.
 
-        The place is taken later, when the request has arrived in full: who sends slowly keeps nobody else waiting.
+        The caller takes the slot when the whole request has arrived, so that a slow sender blocks no slot.
         """
         if self.taken < self._limit and not self._queue:
             return True
@@ -48,7 +48,7 @@ class ConcurrencyLimiter:
             timer.cancel()
             self._queue.pop(turn, None)
             if not turn.cancelled() and turn.result():
-                self._called -= 1
+                self._admitted -= 1
 
     def __enter__(self) -> Self:
         self.taken += 1
@@ -59,15 +59,15 @@ class ConcurrencyLimiter:
         self.admit_next()
 
     def admit_next(self) -> None:
-        """Let in who stands first, as far as there are places."""
-        while self._queue and self.taken + self._called < self._limit:
+        """Give the free slots to the first requests of the queue."""
+        while self._queue and self.taken + self._admitted < self._limit:
             first = next(iter(self._queue))
             del self._queue[first]
-            self._called += _settle(first, True)
+            self._admitted += _settle(first, True)
 
     @contextmanager
     def released(self) -> Iterator[None]:
-        """Waiting is no work: others may have the place meanwhile. It is taken again without standing in line."""
+        """Context manager: release the slot while the request waits, then take it again without queueing."""
         self.__exit__(None, None, None)
         self.waiting += 1
         try:
@@ -78,7 +78,7 @@ class ConcurrencyLimiter:
 
 
 def _settle(turn: asyncio.Future[bool], has_come: bool) -> bool:
-    """Whether this settles it: it may have been settled before, or nobody stands there any more."""
+    """Set the result of a turn. False if it has one already or was cancelled."""
     if turn.done():
         return False
     turn.set_result(has_come)

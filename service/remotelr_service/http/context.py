@@ -1,4 +1,4 @@
-"""What the actions of one process work with: its database, its one writer, who waits for news, what is counted."""
+"""The context of the actions: database, writer, waiters, metrics and streams of one process."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -15,7 +15,7 @@ from remotelr_service.metrics import Metrics
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Opened once by the service when it starts, closed when it ends."""
+    """Opened when the service starts, closed when it stops."""
 
     database: Database
     writer: Writer
@@ -30,7 +30,7 @@ class Context:
 
     @classmethod
     def open(cls, url: str) -> Self:
-        """The database at `url` with its writer at work. Raises what `open_database` does."""
+        """Open the database at `url` and start the writer. Raises what `open_database` raises."""
         database = open_database(url)
         waiters, streams = RunWaiters(database.reads), Streams(database.reads)
         metrics = Metrics()
@@ -47,6 +47,6 @@ class Context:
         return cls(database, writer, waiters, metrics, streams, Evaluator())
 
     def close(self) -> None:
-        """Commit and answer what is waiting, then let go of the database."""
+        """Commit the queued actions, then close the database."""
         self.writer.close()
         self.database.close()

@@ -1,4 +1,4 @@
-"""What routes are given beside the request: the means of the actions, and a way to wait."""
+"""Dependencies of the endpoints: caller, context and settings, and waiting until a disconnect."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -15,7 +15,7 @@ from remotelr_service.settings import Settings
 T = TypeVar("T")
 
 
-# `async`, though they wait for nothing: FastAPI sends plain functions to a thread.
+# `async`, because FastAPI runs plain functions in a thread.
 async def _caller(request: Request) -> Caller:
     caller: Caller = request.scope[CALLER]
     return caller
@@ -30,9 +30,9 @@ async def _settings(request: Request) -> Settings:
     return settings
 
 
-# Who asks. The door (`gate.py`) has found out, and has seen that they may.
+# The authenticated caller, set by the access gate.
 CalledBy = Annotated[Caller, Depends(_caller)]
-# What they are given to work with: whoever is kept to some runs is given no others.
+# The context of the request. For a restricted caller its writer rejects other runs.
 Ctx = Annotated[Context, Depends(_context)]
 Configured = Annotated[Settings, Depends(_settings)]
 
@@ -43,30 +43,30 @@ def gate_of(request: Request) -> AccessGate:
 
 
 def draining(request: Request) -> asyncio.Event:
-    """Set when the service has been told to stop."""
+    """The event that is set when the service begins to stop."""
     event: asyncio.Event = request.app.state.draining
     return event
 
 
 async def run_until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """What `work` gives; None when before that the service begins to stop, or whoever asked has gone.
+    """The result of `work`; None if the service begins to stop or the client disconnects first.
 
-    Raises Refusal and RunNotFound for whoever would not be let in any more.
+    Raises Refusal or RunNotFound if the caller is not authorized any more.
     """
     limiter: ConcurrencyLimiter = request.app.state.limiter
-    working = asyncio.ensure_future(work)
-    others = [asyncio.ensure_future(draining(request).wait()), asyncio.ensure_future(_gone(request))]
+    task = asyncio.ensure_future(work)
+    stops = [asyncio.ensure_future(draining(request).wait()), asyncio.ensure_future(_wait_for_disconnect(request))]
     try:
         with limiter.released():
-            await asyncio.wait([working, *others], return_when=asyncio.FIRST_COMPLETED)
-        found = await working if working.done() else None
+            await asyncio.wait([task, *stops], return_when=asyncio.FIRST_COMPLETED)
+        result = await task if task.done() else None
     finally:
-        for task in (working, *others):
-            task.cancel()
+        for each in (task, *stops):
+            each.cancel()
     await gate_of(request).recheck(request.scope)
-    return found
+    return result
 
 
-async def _gone(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

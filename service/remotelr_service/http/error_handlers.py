@@ -1,4 +1,4 @@
-"""What is raised, turned into problems: refusals of the rules, failures of the service, requests that are wrong."""
+"""Converts errors to problems: errors of the rules, of the service, and of invalid requests."""
 
 import difflib
 import reprlib
@@ -17,12 +17,12 @@ from starlette.routing import compile_path
 
 from remotelr.rules import InvalidPolicy, RulesError
 from remotelr_service.errors import ServiceError
-from remotelr_service.http.fields import SAID_OF_PATTERNS
+from remotelr_service.http.fields import PATTERN_TEXTS
 from remotelr_service.http.problems import PROBLEMS, Refusal, problem, shortened
 
 MAX_FIELDS = 20
 
-# What is wrong with the member that tells which kind of body it is.
+# The error types of a discriminator such as `type`.
 _TAGS = ("union_tag_not_found", "union_tag_invalid")
 
 log = structlog.get_logger("remotelr")
@@ -34,7 +34,7 @@ _short.maxlevel = 2
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of `app` with a problem."""
+    """Install the handlers that answer errors of `app` with problems."""
     app.add_exception_handler(RulesError, _rules_error)
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(Refusal, _refusal)
@@ -43,7 +43,7 @@ def install(app: FastAPI) -> None:
 
 
 def rules_problem(error: RulesError) -> tuple[str, dict[str, Any]]:
-    """The code and the members of a refusal by the rules."""
+    """The problem's code and members for an error of the rules."""
     details = dict(error.details)
     if isinstance(error, InvalidPolicy):
         details.pop("path", None)
@@ -65,7 +65,7 @@ async def _service_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
     if error.retry_after_s is None:
         return problem(error.code, error.message, **error.details)
-    log.warning("not done", code=error.code, detail=error.message)
+    log.warning("temporary failure", code=error.code, detail=error.message)
     return problem(error.code, error.message, headers={"Retry-After": str(error.retry_after_s)}, **error.details)
 
 
@@ -77,10 +77,10 @@ async def _refusal(_: Request, error: Exception) -> Response:
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
-    wrong = [_field_problem(each, request) for each in found[:MAX_FIELDS]]
-    first = f"{wrong[0]['path']}: {wrong[0]['message']}"
+    errors_shown = [_field_problem(each, request) for each in found[:MAX_FIELDS]]
+    first = f"{errors_shown[0]['path']}: {errors_shown[0]['message']}"
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return problem("invalid_request", f"{first}{more}", errors=wrong)
+    return problem("invalid_request", f"{first}{more}", errors=errors_shown)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -88,17 +88,17 @@ async def _http_error(request: Request, error: Exception) -> Response:
     path = request.scope["path"]
     if error.status_code == 405:
         allowed = allowed_methods(request.app, path)
-        detail = f"{request.method[:20]} is not one of the methods of this path: {allowed}"
+        detail = f"{request.method[:20]} is not allowed for this path; use {allowed}"
         return problem("method_not_allowed", detail, headers={"Allow": allowed})
     if error.status_code == 404:
-        hint = ", and the key of a run holds no '/'" if path.startswith("/v1/runs/") else ""
-        return problem("not_found", f"there is nothing at this path: /docs lists what there is{hint}")
+        hint = "; a run key contains no '/'" if path.startswith("/v1/runs/") else ""
+        return problem("not_found", f"this path does not exist; see /docs{hint}")
     code = next((code for code, (status, _) in PROBLEMS.items() if status == error.status_code), "internal_error")
     return problem(code, str(error.detail))
 
 
 def allowed_methods(app: FastAPI, path: str) -> str:
-    """All methods of all routes at `path`, for the Allow header: routes know only their own."""
+    """All methods of all routes at `path`, for the header Allow. A route knows only its own methods."""
     allowed: set[str] = set()
     for route in iter_route_contexts(app.routes):
         if route.path is not None and route.methods and compile_path(route.path)[0].match(path):
@@ -120,7 +120,7 @@ def _field_problem(error: dict[str, Any], request: Request) -> dict[str, str]:
 
 
 def _message(error: dict[str, Any], names: Sequence[str | int], annotation: Any) -> str:
-    """annotation: of what the unknown field, if it is one, stands in."""
+    """The error in plain words. annotation: the type that contains an unknown field."""
     if error["type"] in ("missing", "union_tag_not_found"):
         return "is required" if names else "a JSON body is required"
     if error["type"] == "union_tag_invalid":
@@ -128,14 +128,14 @@ def _message(error: dict[str, Any], names: Sequence[str | int], annotation: Any)
         return f"unknown{_hint(str(error['ctx']['tag']), known)}"
     if error["type"] == "extra_forbidden":
         return f"unknown field{_hint(str(names[-1]), _known_fields(annotation))}"
-    said = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    said = f"{said[:1].lower()}{said[1:]}"
-    if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] in SAID_OF_PATTERNS:
-        said = f"expected {SAID_OF_PATTERNS[error['ctx']['pattern']]}"
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = f"{message[:1].lower()}{message[1:]}"
+    if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] in PATTERN_TEXTS:
+        message = f"expected {PATTERN_TEXTS[error['ctx']['pattern']]}"
     given = error["input"]
-    if isinstance(given, BaseModel) or said == "is required":
-        return said
-    return f"{said}, not {_short.repr(given)}"
+    if isinstance(given, BaseModel) or message == "is required":
+        return message
+    return f"{message}, not {_short.repr(given)}"
 
 
 def _hint(name: str, known: Sequence[str]) -> str:
@@ -146,9 +146,9 @@ def _hint(name: str, known: Sequence[str]) -> str:
 
 
 def _resolve_path(names: Sequence[str | int], request: Request) -> tuple[list[str | int], Any]:
-    """Where in the body `names` lead, and the type of what the last of them stands in.
+    """The path in the body to which `names` lead, and the type that contains its last member.
 
-    Of bodies that are told apart by a member pydantic names the kind too, which stands nowhere in the body.
+    For a discriminated union, pydantic adds the variant to `names`. The path does not contain it.
     """
     field = getattr(request.scope.get("route"), "body_field", None)
     annotation: Any = getattr(getattr(field, "field_info", None), "annotation", None)
@@ -165,19 +165,19 @@ def _resolve_path(names: Sequence[str | int], request: Request) -> tuple[list[st
 
 
 def _member(annotation: Any, name: str | int) -> Any:
-    """The type of a member, or of an item; None where that is not known."""
+    """The type of a member or an item; None if unknown."""
     models = _models(annotation)
     if len(models) == 1:
         known = models[0].model_fields.get(str(name))
         return None if known is None else known.annotation
     if isinstance(name, int):
         return next(iter(get_args(annotation)), None)
-    # Of the members of an object with names of their own.
+    # A dict with arbitrary keys: the type of its values.
     return get_args(annotation)[-1] if get_origin(annotation) is dict else None
 
 
 def _variants(annotation: Any) -> dict[str, type[BaseModel]]:
-    """The models that are told apart by `type`, by what stands there."""
+    """The models of a union by their `type`."""
     models = _models(annotation)
     if len(models) < 2:
         return {}

@@ -1,4 +1,4 @@
-"""The fields that several bodies and addresses share, each with its bounds where OpenAPI shows them."""
+"""Fields that several bodies and URLs share, with the bounds that OpenAPI shows."""
 
 import math
 import re
@@ -17,7 +17,7 @@ MAX_PAGE: Final = 200
 MAX_COUNT: Final = 100_000
 MAX_PLACES: Final = 1_000
 
-# pydantic's patterns are Rust's: `$` is the very end there.
+# pydantic uses Rust's patterns: there `$` matches only the end of the text.
 KEY_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,199}$"
 METRIC_PATTERN: Final = r"^[A-Za-z][A-Za-z0-9_./-]{0,99}$"
 TAG_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$"
@@ -25,8 +25,8 @@ KEY_HELP: Final = "1 to 200 letters, digits, `.`, `_`, `:` or `-`, beginning wit
 
 TAG_FILTER_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}:\P{C}{0,200}$"
 
-# What a pattern asks for, in words.
-SAID_OF_PATTERNS: Final = {
+# Patterns as text, for error messages.
+PATTERN_TEXTS: Final = {
     KEY_PATTERN: "1 to 200 letters, digits, '.', '_', ':' or '-', beginning with a letter or digit",
     METRIC_PATTERN: "1 to 100 letters, digits, '_', '.', '/' or '-', beginning with a letter",
     TAG_PATTERN: "1 to 63 letters, digits, '_', '.', '/' or '-', beginning with a letter or digit",
@@ -42,11 +42,11 @@ def _metric(value: object) -> float | None:
         return float(value)
     if isinstance(value, str) and value in _NOT_FINITE:
         return _NOT_FINITE[value]
-    raise ValueError('expected a number, "nan", "inf" or "-inf" as a string, or null for what was not measured')
+    raise ValueError('expected a number, "nan", "inf" or "-inf" as a string, or null if not measured')
 
 
 def _text_as(form: str, expected: str, read: Callable[[str], object]) -> BeforeValidator:
-    """A reader of what stands in an address: text of one form alone. What is not text is a default."""
+    """A validator for URL text of this form. A value that is not text is a default and passes."""
 
     def validate(value: object) -> object:
         if not isinstance(value, str):
@@ -61,7 +61,7 @@ def _text_as(form: str, expected: str, read: Callable[[str], object]) -> BeforeV
 # Python's int() takes " 1" and "1_000" as well.
 _DECIMAL = _text_as(r"-?[0-9]{1,20}", "expected a whole number in plain digits", int)
 _SECONDS = _text_as(r"[0-9]{1,6}(\.[0-9]{1,6})?", "expected seconds in plain digits, such as 30 or 0.5", float)
-# A name that stands there without a value, as in `?verbose`, says yes.
+# A parameter without a value, as in `?verbose`, is true.
 _FLAG = _text_as("true|false|", "expected true or false", lambda text: text != "false")
 
 Key = Annotated[str, StringConstraints(pattern=KEY_PATTERN), Field(description=KEY_HELP)]
@@ -71,7 +71,7 @@ Metrics = Annotated[
     dict[MetricName, Metric],
     Field(
         max_length=MAX_METRICS,
-        description='Name to value: a finite number, or "nan", "inf", "-inf". Null, or absent, is not measured.',
+        description='Name to value: a finite number, or "nan", "inf", "-inf". Null and absent mean not measured.',
         examples=[{"val_loss": 0.213, "accuracy": 0.93}],
     ),
 ]
@@ -79,17 +79,17 @@ TagName = Annotated[str, StringConstraints(pattern=TAG_PATTERN)]
 # \p{C} is every kind of control, format, surrogate and unassigned character.
 TagValue = Annotated[str, StringConstraints(max_length=200, pattern=r"^\P{C}*$")]
 Sentence = Annotated[str, StringConstraints(max_length=500, pattern=r"^\P{C}*$")]
-Epoch = Annotated[int, Field(ge=0, le=MAX_EPOCH, description="0-based, as in Keras.")]
+Epoch = Annotated[int, Field(ge=0, le=MAX_EPOCH, description="The epoch, 0-based.")]
 Steps = Annotated[int, Field(ge=0, le=MAX_INTEGER, description="Optimizer steps made so far.")]
 Sequence = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
-WorldSize = Annotated[int, Field(ge=1, le=MAX_WORLD_SIZE, description="How many ranks train this run.")]
+WorldSize = Annotated[int, Field(ge=1, le=MAX_WORLD_SIZE, description="Number of ranks.")]
 LearningRate = Annotated[float, Field(gt=0, le=MAX_LEARNING_RATE)]
 LearningRateOrZero = Annotated[float, Field(ge=0, le=MAX_LEARNING_RATE)]
 PolicyDocument = Annotated[
     dict[str, Any],
     Field(
-        description="A policy `{schedule, unit?, min_lr?, max_lr?, aggregate?}`, or a schedule alone, as "
-        "`GET /v1/policies/schema` says.",
+        description="A policy `{schedule, unit?, min_lr?, max_lr?, aggregate?}`, or a schedule alone: see "
+        "`GET /v1/policies/schema`.",
         examples=[{"type": "reduce_on_plateau", "monitor": "val_loss", "mode": "min", "factor": 0.5, "patience": 5}],
     ),
 ]
@@ -99,32 +99,38 @@ ExperimentName = Annotated[
     str, Path(pattern=KEY_PATTERN, description=f"The experiment's name: {KEY_HELP}", examples=["digits"])
 ]
 CommandNumber = Annotated[
-    int, _DECIMAL, Path(ge=1, le=MAX_INTEGER, description="The number of the command.", examples=[3])
+    int, _DECIMAL, Path(ge=1, le=MAX_INTEGER, description="The id of the bulk command.", examples=[3])
 ]
-AfterSequence = Annotated[int, _DECIMAL, Query(ge=0, le=MAX_INTEGER, description="Only what comes after this `seq`.")]
-AfterNumber = Annotated[int, _DECIMAL, Query(ge=0, le=MAX_INTEGER, description="Only what comes after this number.")]
+AfterSequence = Annotated[int, _DECIMAL, Query(ge=0, le=MAX_INTEGER, description="Only entries after this `seq`.")]
+AfterNumber = Annotated[int, _DECIMAL, Query(ge=0, le=MAX_INTEGER, description="Only entries after this id.")]
 TokenNumber = Annotated[int, _DECIMAL, Path(ge=1, le=MAX_INTEGER, description="The token's `id`.", examples=[1])]
-Limit = Annotated[int, _DECIMAL, Query(ge=1, le=MAX_PAGE, description="How many at most, 1 to 200.")]
-OptionalLimit = Annotated[int | None, _DECIMAL, Query(ge=1, le=MAX_PAGE, description="How many at most, 1 to 200.")]
+Limit = Annotated[int, _DECIMAL, Query(ge=1, le=MAX_PAGE, description="Maximum number of entries, 1 to 200.")]
+OptionalLimit = Annotated[
+    int | None, _DECIMAL, Query(ge=1, le=MAX_PAGE, description="Maximum number of entries, 1 to 200.")
+]
 Wait = Annotated[
     float,
     _SECONDS,
-    Query(ge=0, le=300, description="Seconds to wait at most; more than the service's limit (60) counts as that."),
+    Query(ge=0, le=300, description="Maximum time to wait in seconds. The service's own limit (60) applies, too."),
 ]
 WaitForMany = Annotated[
     float,
     _SECONDS,
-    Query(ge=0, le=300, description="Seconds to wait for the end; more than the service's limit (60) counts as that."),
+    Query(
+        ge=0,
+        le=300,
+        description="Maximum time to wait for the end in seconds. The service's own limit (60) applies, too.",
+    ),
 ]
 IdempotencyKey = Annotated[
-    str | None, Header(pattern=KEY_PATTERN, description="The command's key, where the body gives none.")
+    str | None, Header(pattern=KEY_PATTERN, description="The command's key, if the body has none.")
 ]
-OnlyFailed = Annotated[bool, _FLAG, Query(description="List only the runs that refused it.")]
+OnlyFailed = Annotated[bool, _FLAG, Query(description="List only failed results.")]
 AfterPlace = Annotated[
-    int, _DECIMAL, Query(ge=0, le=MAX_INTEGER, description="Only the runs behind this place in the list.")
+    int, _DECIMAL, Query(ge=0, le=MAX_INTEGER, description="Only results after this place of the list.")
 ]
 PlaceLimit = Annotated[
-    int, _DECIMAL, Query(ge=1, le=MAX_PLACES, description=f"How many runs to list at most, 1 to {MAX_PLACES}.")
+    int, _DECIMAL, Query(ge=1, le=MAX_PLACES, description=f"Maximum number of results, 1 to {MAX_PLACES}.")
 ]
 EventNumber = Annotated[
     int, _DECIMAL, Path(ge=1, le=MAX_INTEGER, description="Number of the command in the run's log.", examples=[12])
@@ -134,12 +140,12 @@ WithSteps = Annotated[
     _FLAG,
     Query(
         alias="steps",
-        description="Add `learning_rates`: one per step of the coming epoch. Needs the run's steps_per_epoch.",
+        description="Add `learning_rates`, one for each step of the next epoch. Needs the run's `steps_per_epoch`.",
     ),
 ]
 Stalled = Annotated[
     bool | None,
     _FLAG,
-    Query(description="Only runs whose trainer has fallen silent; with `false` only the others."),
+    Query(description="Only stalled runs; with `false` only the others."),
 ]
-Verbose = Annotated[bool, _FLAG, Query(description="Say every check by name.")]
+Verbose = Annotated[bool, _FLAG, Query(description="List every check by name.")]

@@ -1,7 +1,7 @@
-"""Reading JSON strictly: what two readers could understand differently, or choke on, is refused.
+"""Reads JSON strictly: rejects input that readers understand differently or that costs too much.
 
-Python's own reader takes NaN, numbers beyond a double, duplicate names, UTF-16 and any depth; this one
-takes none of them. It answers with the path and the reason, and never repeats what was sent at length.
+Python's reader accepts NaN, numbers beyond a double, duplicate names, UTF-16 and any depth. This reader rejects them
+with the path and the reason, and limits the quoted input.
 """
 
 import json
@@ -11,22 +11,22 @@ from typing import Any
 
 MAX_DEPTH = 16
 MAX_ITEMS = 1_000
-# Lists and objects in all, ten times what the largest batch has: to make some hundred thousand takes a second.
+# The total of lists and objects, ten times that of the largest batch. Creating 100,000 takes about a second.
 MAX_CONTAINERS = 20_000
 MAX_INTEGER_DIGITS = 20
 MAX_NUMBER_LENGTH = 400
 
-# A string (perhaps one that never ends, which is taken whole: starting again inside it would be
-# quadratic), or a bracket. Brackets inside strings are thus skipped.
+# A string or a bracket, so that brackets inside strings are skipped. An unterminated string matches to the end:
+# a match that starts again inside it would take quadratic time.
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
-# A body with its digits as 0, and all but them and e as dots: to look in it takes a quarter of what a pattern takes.
+# Maps digits to 0 and all but digits and e to dots. Searching the result takes a quarter of the time of a pattern.
 _SHAPE = bytes(48 if 48 <= each <= 57 else 101 if each in b"eE" else 46 for each in range(256))
 _LONG = b"0" * (MAX_INTEGER_DIGITS + 1)
 _UNWANTED = re.compile("[\x00\ud800-\udfff]")
 
 
 class MalformedJSON(ValueError):
-    """A body that is no JSON, or JSON that is not taken. `path` leads to the value where it is known."""
+    """A body that is not JSON, or JSON that is rejected. path: of the value, if known."""
 
     def __init__(self, message: str, path: str = "") -> None:
         super().__init__(f"{path}: {message}" if path else message)
@@ -35,7 +35,7 @@ class MalformedJSON(ValueError):
 
 
 class _Refused:
-    """Stands in a document for a value that is not taken, until its path is known."""
+    """Marks a rejected value in a document until its path is known."""
 
     __slots__ = ("reason",)
 
@@ -51,7 +51,7 @@ def loads(body: bytes) -> Any:
         raise MalformedJSON(f"the body is not UTF-8 (byte {error.start})") from None
     _check_depth(body)
     if body.count(b",") < MAX_ITEMS and not _is_suspect(body):
-        # What is wrong with it after all, the careful reader can say.
+        # On an error the second reader finds the message.
         try:
             return _PLAIN.decode(text)
         except ValueError:
@@ -60,19 +60,19 @@ def loads(body: bytes) -> Any:
     try:
         value = reader.decode(text)
     except json.JSONDecodeError as error:
-        # Some of its messages lead up to the place already: "Unterminated string starting at".
-        said = error.msg.removesuffix(" at")
-        raise MalformedJSON(f"{said} at line {error.lineno}, column {error.colno}") from None
-    # Lists are the one thing the reader has no hook for, and escapes the one way to unwanted characters.
+        # Some messages end with "at": "Unterminated string starting at".
+        message = error.msg.removesuffix(" at")
+        raise MalformedJSON(f"{message} at line {error.lineno}, column {error.colno}") from None
+    # The reader has no hook for lists, and only escapes can produce unwanted characters.
     if reader.has_refused or b"\\u" in body or body.count(b",") >= MAX_ITEMS:
         _check(value, "")
     return value
 
 
 def _is_suspect(body: bytes) -> bool:
-    """Whether there may be something in it that the plain reader takes and this one does not.
+    """Whether the body may contain input that only the plain reader accepts.
 
-    An exponent may lead beyond a double, many digits beyond an integer, an escape to an unwanted character.
+    That is an exponent (beyond a double), many digits (a large integer) or an escape (an unwanted character).
     """
     shape = body.translate(_SHAPE)
     return b"0e" in shape or _LONG in shape or b"\\u" in body
@@ -81,7 +81,7 @@ def _is_suspect(body: bytes) -> bool:
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) != len(pairs):
-        raise ValueError("a name stands there twice")
+        raise ValueError("a duplicate name")
     return document
 
 
@@ -89,12 +89,12 @@ def _no_constant(token: str) -> None:
     raise ValueError(f"{token} is not JSON")
 
 
-# The standard library's own reader, which Python need not help with every number.
+# The standard library's reader without hooks for numbers, which are slow.
 _PLAIN = json.JSONDecoder(object_pairs_hook=_distinct, parse_constant=_no_constant)
 
 
 class _Reader(json.JSONDecoder):
-    """The reader of the standard library with its hooks bent to refuse."""
+    """The standard library's reader with hooks that reject values."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -109,7 +109,7 @@ class _Reader(json.JSONDecoder):
         document = dict(pairs)
         if len(document) != len(pairs):
             counted = Counter(name for name, _ in pairs)
-            return self._refuse(f"the name {_short(counted.most_common(1)[0][0])} stands there twice")
+            return self._refuse(f"duplicate name {_short(counted.most_common(1)[0][0])}")
         if len(document) > MAX_ITEMS:
             return self._refuse(f"more than {MAX_ITEMS} members")
         return document
@@ -129,7 +129,7 @@ class _Reader(json.JSONDecoder):
 
     def _constant(self, token: str) -> Any:
         name = {"NaN": "nan", "Infinity": "inf"}.get(token, "-inf")
-        return self._refuse(f'{token} is not JSON: a metric takes the string "{name}", nothing else can be it')
+        return self._refuse(f'{token} is not JSON: a metric takes the string "{name}", other fields must be finite')
 
     def _refuse(self, reason: str) -> _Refused:
         self.has_refused = True
@@ -154,7 +154,7 @@ def _check_depth(body: bytes) -> None:
 
 
 def _check(value: Any, path: str) -> None:
-    """Find what is not taken, with its path. The depth is known to be small."""
+    """Raises MalformedJSON for the first rejected value. The depth is bounded by `_check_depth`."""
     match value:
         case _Refused():
             raise MalformedJSON(value.reason, path)

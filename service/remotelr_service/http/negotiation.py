@@ -1,4 +1,4 @@
-"""Which of several forms an answer shall have, as the header Accept says (RFC 9110, section 12.5.1)."""
+"""Content negotiation by the header Accept (RFC 9110, section 12.5.1)."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,9 @@ JSON, CSV, SVG = "application/json", "text/csv", "image/svg+xml"
 
 
 def preferred_media_type(request: Request, offered: Sequence[str]) -> str:
-    """The media type of `offered` that is wanted most; the first where the header is silent, or wants none of them."""
-    asked = [_media_range(part) for part in request.headers.get("accept", "").split(",")[:50]]
-    ranked = [(_wanted(media_type, asked), media_type) for media_type in offered]
+    """The most preferred media type of `offered`; the first one if Accept is absent or matches none."""
+    ranges = [_media_range(part) for part in request.headers.get("accept", "").split(",")[:50]]
+    ranked = [(_quality(media_type, ranges), media_type) for media_type in offered]
     (quality, _), best = max(ranked, key=lambda each: each[0])
     return best if quality > 0 else offered[0]
 
@@ -24,9 +24,9 @@ def _media_range(part: str) -> tuple[str, float]:
         return name, 0.0
 
 
-def _wanted(media_type: str, asked: Sequence[tuple[str, float]]) -> tuple[float, int]:
-    """How much it is wanted, by the range that names it most closely; and how closely, where as much is wanted."""
+def _quality(media_type: str, accepted: Sequence[tuple[str, float]]) -> tuple[float, int]:
+    """The quality of the most specific matching range, and its specificity, which breaks ties."""
     ranges = ("*/*", f"{media_type.partition('/')[0]}/*", media_type)
-    found = [(ranges.index(name), quality) for name, quality in asked if name in ranges]
-    closeness, quality = max(found, default=(0, 0.0))
-    return quality, closeness
+    found = [(ranges.index(name), quality) for name, quality in accepted if name in ranges]
+    specificity, quality = max(found, default=(0, 0.0))
+    return quality, specificity

@@ -1,4 +1,4 @@
-"""How requests are read: bodies once and strictly, within a size and a time; addresses without unknown names."""
+"""The route class of all endpoints: reads bodies strictly, within a size and a time, and checks query names."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -18,14 +18,14 @@ from remotelr_service.http.problems import Refusal
 
 MAX_BODY_BYTES = 1024 * 1024
 
-# An extension of ASGI's scope that our own server has: the request is here to its last byte.
+# An ASGI extension of this service's server: the whole request has arrived.
 IS_WHOLE: Final = "remotelr.is_whole"
 
 _CLOSE = {"Connection": "close"}
 
 
 class StrictRequest(Request):
-    """A request whose body is read at most once, up to a size and within a time."""
+    """A request whose body is read once, within a size and a time."""
 
     limit_bytes = MAX_BODY_BYTES
     _read: bytes | None = None
@@ -33,8 +33,8 @@ class StrictRequest(Request):
     @override
     async def body(self) -> bytes:
         if self._read is None:
-            is_here = IS_WHOLE in self.scope.get("extensions", ())
-            self._read = await (self._receive_all() if is_here else self._receive_in_time())
+            is_whole = IS_WHOLE in self.scope.get("extensions", ())
+            self._read = await (self._receive_all() if is_whole else self._receive_in_time())
         return self._read
 
     @override
@@ -51,7 +51,7 @@ class StrictRequest(Request):
             async with asyncio.timeout(timeout_s):
                 return await self._receive_all()
         except TimeoutError:
-            detail = f"the body did not arrive within {timeout_s:g} s"
+            detail = f"the body did not arrive within {timeout_s:g} s; send it faster"
             raise Refusal("request_timeout", detail, headers=_CLOSE) from None
 
     async def _receive_all(self) -> bytes:
@@ -73,12 +73,12 @@ class StrictRequest(Request):
                 return b"".join(parts)
 
     def _too_large(self) -> Refusal:
-        # The rest of the body is still coming: a connection that is kept would have to swallow it.
-        return Refusal("body_too_large", f"bodies here hold up to {self.limit_bytes} bytes", headers=_CLOSE)
+        # Close the connection, because the rest of the body is still arriving.
+        return Refusal("body_too_large", f"the body must have at most {self.limit_bytes} bytes", headers=_CLOSE)
 
 
 class StrictRoute(APIRoute):
-    """A route that takes JSON declared as JSON, and the query parameters it names, each once."""
+    """A route that accepts bodies of type JSON, and each declared query parameter at most once."""
 
     request_class: type[StrictRequest] = StrictRequest
 
@@ -97,12 +97,12 @@ class StrictRoute(APIRoute):
                 read_query(query, known)
             if has_body:
                 check_content_type(request.headers.get("content-type"))
-            given = request_class(request.scope, request.receive)
+            strict_request = request_class(request.scope, request.receive)
             if has_body:
-                await given.body()
+                await strict_request.body()
             limiter: ConcurrencyLimiter = request.app.state.limiter
             with limiter:
-                return await answer(given)
+                return await answer(strict_request)
 
         return strict
 
@@ -112,14 +112,14 @@ def read_query(query: bytes, known: frozenset[str]) -> dict[str, str]:
     try:
         found = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict")
     except ValueError:
-        raise Refusal("invalid_request", "the query string is not UTF-8 in percent-encoding") from None
+        raise Refusal("invalid_request", "the query string must be percent-encoded UTF-8") from None
     names = [name for name, _ in found]
     for name in names:
         if name not in known:
-            takes = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
+            takes = f"known are {', '.join(sorted(known))}" if known else "this call takes none"
             raise _wrong_parameter(name, f"unknown query parameter: {takes}")
         if names.count(name) > 1:
-            raise _wrong_parameter(name, "stands in the address more than once")
+            raise _wrong_parameter(name, "must be given only once")
     return dict(found)
 
 
@@ -129,7 +129,7 @@ def _wrong_parameter(name: str, message: str) -> Refusal:
 
 
 def check_content_type(content_type: str | None) -> None:
-    """Raises Refusal for what is not declared as JSON in UTF-8."""
+    """Raises Refusal unless the content type is JSON in UTF-8."""
     if content_type == "application/json":
         return
     media_type, _, parameters = (content_type or "").partition(";")

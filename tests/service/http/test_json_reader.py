@@ -45,7 +45,7 @@ def test_any_bytes_are_read_as_the_standard_library_does_or_refused(body):
     [
         (b'{"metrics": {"val_loss": NaN}}', "metrics.val_loss", 'the string "nan"'),
         (b'{"a": [1, -Infinity]}', "a[1]", 'the string "-inf"'),
-        (b'{"a": {"b": 1, "b": 1}}', "a", "'b' stands there twice"),
+        (b'{"a": {"b": 1, "b": 1}}', "a", "duplicate name 'b'"),
         (b'{"a": 1e400}', "a", "beyond the largest double"),
         (b'{"a": -1e400}', "a", "beyond the largest double"),
         (b'{"a": %s}' % (b"1" * 21), "a", "more than 20 digits"),

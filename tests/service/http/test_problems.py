@@ -286,7 +286,7 @@ def test_a_path_with_nothing_at_it_is_a_problem(hostile, path):
 
 
 def test_a_key_with_a_slash_is_told_why_nothing_is_there(hostile):
-    assert "the key of a run holds no '/'" in hostile.http.get("/v1/runs/a%2Fb").json()["detail"]
+    assert "a run key contains no '/'" in hostile.http.get("/v1/runs/a%2Fb").json()["detail"]
 
 
 @pytest.mark.parametrize(

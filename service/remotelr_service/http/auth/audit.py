@@ -1,4 +1,4 @@
-"""The audit: what people did to tokens, and to runs whose own log is gone. Rows are added and never changed."""
+"""The audit of actions on tokens and on deleted runs. Entries are added and never changed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -15,12 +15,12 @@ from remotelr_service.db.writer.transaction import WriteTransaction
 
 __all__ = ["AuditView", "list_audit", "note", "note_bulk_deletion", "note_deletion"]
 
-# Of a run that is deleted so many commands are kept, the oldest ones.
+# The maximum number of commands in the entry of a deleted run, oldest first.
 MAX_COMMANDS: Final = 1_000
 
 
 def list_audit(engine: Engine, after: int = 0, limit: int = 100) -> tuple[Sequence[AuditView], int | None]:
-    """Up to `limit` entries, oldest first, from the first one behind `after` on; and what to ask for the next with."""
+    """Up to `limit` entries with an id above `after`, oldest first, and the `after` of the next page."""
     with reading(engine) as connection:
         found = tokens.list_audit(connection, after=after, limit=limit + 1)
     shown = found[:limit]
@@ -28,14 +28,14 @@ def list_audit(engine: Engine, after: int = 0, limit: int = 100) -> tuple[Sequen
 
 
 def note(tx: WriteTransaction, action: str, subject: str, details: Mapping[str, Any], by: str | None) -> None:
-    """Remember in the group's transaction that `by` did this."""
+    """Add an entry in the transaction. by: the caller's name."""
     tokens.add_audit(tx.writing(), at=tx.now, actor=by, action=action, subject=subject, details=details)
 
 
 def note_deletion(tx: WriteTransaction, stored: StoredRun, by: str | None) -> None:
-    """Remember that a run was deleted, where it stood, and who had ordered what of it when."""
+    """Add an entry for a deleted run: its position and its commands with actors and times."""
     tx.flush()
-    ordered = list_dated_events(tx.connection, stored, after=0, limit=MAX_COMMANDS, kind="command")
+    commands = list_dated_events(tx.connection, stored, after=0, limit=MAX_COMMANDS, kind="command")
     run = stored.run
     details = {
         "experiment": stored.experiment,
@@ -46,14 +46,14 @@ def note_deletion(tx: WriteTransaction, stored: StoredRun, by: str | None) -> No
         "seq": run.seq,
         "commands": [
             {"seq": event.seq, "at": at.isoformat(), "effective_from": event.effective_from, **event.payload}
-            for event, at in ordered
+            for event, at in commands
         ],
     }
     note(tx, "run_deleted", run.key, details, by)
 
 
 def note_bulk_deletion(tx: WriteTransaction, bulk: BulkCommand, by: str | None) -> None:
-    """Remember that a command to many runs was deleted, and what it was."""
+    """Add an entry for a deleted bulk command."""
     details = {
         "selector": bulk.selector,
         "command": bulk.command,

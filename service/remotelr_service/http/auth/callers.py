@@ -1,12 +1,12 @@
-"""Who asks, and what they may. A token has one scope:
+"""Callers and the scopes of their tokens:
 
-    report    trains: reports for the runs of one experiment, or for one run, and sees those alone
-    view      sees every run
-    operate   sees, and orders
-    admin     everything, reporting, deleting and tokens included
+    report    trains and reads the runs of one experiment, or one run
+    view      reads every run
+    operate   reads every run and sends commands
+    admin     everything, including reports, deletion and tokens
 
-`admin` holds `operate`, which holds `view`. `report` stands apart: who trains cannot look around, and who operates
-cannot make up what was measured.
+`admin` contains `operate`, which contains `view`. `report` is separate: a trainer cannot read other runs, and an
+operator cannot send reports.
 """
 
 from collections.abc import Set as AbstractSet
@@ -17,7 +17,7 @@ from remotelr_service.errors import ExperimentOutOfReach
 
 Scope = Literal["report", "view", "operate", "admin"]
 
-_HELD: dict[Scope, frozenset[Scope]] = {
+_CONTAINED: dict[Scope, frozenset[Scope]] = {
     "report": frozenset({"report"}),
     "view": frozenset({"view"}),
     "operate": frozenset({"view", "operate"}),
@@ -27,11 +27,11 @@ _HELD: dict[Scope, frozenset[Scope]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Somebody who asks.
+    """The client of a request, identified by its token.
 
-    token: the number of their token; None for the administrator whose token is a setting, and where none are needed.
-    name: the token's; None where none are needed.
-    experiment, run: what they are kept to; None is everything.
+    token: the token's id; None for the token of the settings, and without tokens.
+    name: the token's name; None without tokens.
+    experiment, run: the restriction of the token; None means no restriction.
     """
 
     scope: Scope
@@ -41,31 +41,31 @@ class Caller:
     run: str | None = None
 
     def may(self, scopes: AbstractSet[Scope]) -> bool:
-        """Whether one of these scopes is theirs, or held by theirs."""
-        return not _HELD[self.scope].isdisjoint(scopes)
+        """Whether the caller's scope contains one of these scopes."""
+        return not _CONTAINED[self.scope].isdisjoint(scopes)
 
     @property
     def is_restricted(self) -> bool:
-        """Whether there are runs that are not there for them."""
+        """Whether the token is restricted to some runs."""
         return self.experiment is not None or self.run is not None
 
     def can_access(self, run: str, experiment: str | None) -> bool:
-        """Whether the run, which belongs to `experiment`, is there for them."""
+        """Whether the caller can access the run, which belongs to `experiment`."""
         return self.run in (None, run) and self.experiment in (None, experiment)
 
-    def experiment_for(self, asked: str | None) -> str | None:
-        """The experiment that a new run of theirs belongs to. Raises ExperimentOutOfReach."""
+    def experiment_for(self, requested: str | None) -> str | None:
+        """The experiment of a new run of the caller. Raises ExperimentOutOfReach."""
         if not self.is_restricted:
-            return asked
-        # Who is kept to a run alone would choose its limits and its policy by naming an experiment.
-        if asked not in (None, self.experiment):
-            raise ExperimentOutOfReach(self.experiment, asked)
+            return requested
+        # A token for one run must not choose limits and policy by naming an experiment.
+        if requested not in (None, self.experiment):
+            raise ExperimentOutOfReach(self.experiment, requested)
         return self.experiment
 
-    def actor(self, said: str | None) -> str | None:
-        """Who an order comes from: the token's name; without tokens whoever they say they are."""
-        return said if self.name is None else self.name
+    def actor(self, given: str | None) -> str | None:
+        """The actor of a command: the token's name; without tokens the given name."""
+        return given if self.name is None else self.name
 
 
-# Where no tokens are needed.
+# The caller of a request that needs no token.
 ANONYMOUS = Caller(scope="admin")

@@ -1,8 +1,7 @@
-"""What a token looks like: `rlr_`, 256 random bits in Base62, and a checksum that tells a misread one from a real one.
+"""The format of tokens: `rlr_`, 256 random bits in Base62, and a checksum.
 
-The form is GitHub's: its prefix is found by scanners for secrets, and its checksum is looked at before anything else
-is. A token is made once and shown once. What is kept is its SHA-256: of 256 random bits nothing can be guessed, so
-that a slow hash would only be slow.
+Scanners for secrets find the prefix, as with GitHub's tokens. A wrong checksum is rejected without a look-up. The
+service stores the SHA-256 of a token: 256 random bits cannot be guessed, so a slow hash has no benefit.
 """
 
 import hashlib
@@ -21,19 +20,19 @@ _FORM = re.compile(rf"{PREFIX}([0-9A-Za-z]{{{_RANDOM_LENGTH}}})([0-9A-Za-z]{{{_C
 
 
 def new_token() -> str:
-    """A token that nobody had before, of 53 characters."""
+    """A new random token of 53 characters."""
     random = _base62(secrets.randbits(_RANDOM_BITS), _RANDOM_LENGTH)
     return f"{PREFIX}{random}{_checksum(random)}"
 
 
 def is_token(text: str) -> bool:
-    """Whether this could be a token: its form and its checksum are right."""
+    """Whether the text has the format and the checksum of a token."""
     found = _FORM.fullmatch(text)
     return found is not None and hmac.compare_digest(_checksum(found[1]), found[2])
 
 
 def digest(token: str) -> str:
-    """What is kept of a token."""
+    """The stored SHA-256 of a token."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 

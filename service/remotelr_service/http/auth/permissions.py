@@ -1,6 +1,6 @@
-"""What each call needs: the scopes of which the caller has to hold one. `admin` holds them all.
+"""The scopes of each call: a caller needs one of them. `admin` contains all scopes.
 
-A call that is not in this table takes an admin; a test asks for its row.
+A call without a row needs the scope `admin`; a test fails for a missing row.
 """
 
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from remotelr_service.http.auth.callers import Scope
 
 Rights = AbstractSet[Scope]
 
-# No token at all: who asks these asks how we are, and is told nothing of runs.
+# No token needed: these calls show the state of the service and nothing about runs.
 OPEN: Final[Rights] = frozenset()
 ANY: Final[Rights] = frozenset({"report", "view"})
 TRAIN: Final[Rights] = frozenset({"report"})
 TRAIN_OR_OPERATE: Final[Rights] = frozenset({"report", "operate"})
-# `report` sees the runs it is kept to; a call that is about no single run would show others.
+# A token of the scope `report` reads only its own runs, so it has no access to calls that list runs.
 SEE_ONE: Final[Rights] = frozenset({"report", "view"})
 SEE_MANY: Final[Rights] = frozenset({"view"})
 OPERATE: Final[Rights] = frozenset({"operate"})
@@ -27,7 +27,7 @@ RIGHTS: Final[Mapping[str, Rights]] = {
     "readyz": OPEN,
     "get_metrics": OPEN,
     "get_version": ANY,
-    # Policies: nothing is stored, and nothing of a run is told.
+    # Policies: these calls store nothing and show nothing about runs.
     "preview_policy": ANY,
     "get_policy_schema": ANY,
     # Training.
@@ -37,7 +37,7 @@ RIGHTS: Final[Mapping[str, Rights]] = {
     "report_batch": TRAIN,
     "get_decision": SEE_ONE,
     "finish_run": TRAIN_OR_OPERATE,
-    # Looking.
+    # Reading.
     "get_run": SEE_ONE,
     "get_history": SEE_ONE,
     "list_events": SEE_ONE,
@@ -56,7 +56,7 @@ RIGHTS: Final[Mapping[str, Rights]] = {
     "command": OPERATE,
     "bulk_command": OPERATE,
     "tag_run": OPERATE,
-    # What bounds operators, and what cannot be had back.
+    # Limits for operators, and irreversible actions.
     "put_experiment": ADMIN,
     "delete_run": ADMIN,
     "create_token": ADMIN,

@@ -1,4 +1,4 @@
-"""Keeping somebody to the runs that are there for them: all others are answered as if there were none."""
+"""Restricts callers to their runs. Other runs are answered as if they did not exist."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -21,18 +21,18 @@ log = logging.getLogger(__name__)
 
 
 class ScopedWriter(Writer):
-    """The writer of the process for a caller who is kept to some runs.
+    """The process's writer for a restricted caller.
 
-    It looks at the runs in the transaction that changes them, when they are locked: so it costs no query, and a run
-    cannot become another one in between.
+    It checks the runs in the transaction that changes them, when they are locked. So the check needs no query, and no
+    run can be replaced between the check and the change.
     """
 
     def __init__(self, writer: Writer, caller: Caller) -> None:
-        # No thread and no queue of its own: those of `writer` do the work.
+        # Without a thread and a queue: `writer` executes the actions.
         self._writer = writer
         self._caller = caller
 
-    # typing.override is younger than the oldest Python that runs this.
+    # `typing.override` needs Python 3.12.
     async def submit(  # type: ignore[explicit-override]
         self,
         action: Callable[[WriteTransaction], T],
@@ -40,17 +40,17 @@ class ScopedWriter(Writer):
         prefetch: Sequence[Point] = (),
         policy: Policy | None = None,
     ) -> T:
-        def within_reach(tx: WriteTransaction) -> T:
+        def checked_action(tx: WriteTransaction) -> T:
             for key in keys:
                 stored = tx.find(key)
                 _check(self._caller, key, self._caller.experiment if stored is None else stored.experiment)
             return action(tx)
 
-        return await self._writer.submit(within_reach, *keys, prefetch=prefetch, policy=policy)
+        return await self._writer.submit(checked_action, *keys, prefetch=prefetch, policy=policy)
 
 
 def check_access(engine: Engine, caller: Caller, key: str) -> None:
-    """Raises RunNotFound for a run that is not there for the caller. One that does not exist passes."""
+    """Raises RunNotFound for an existing run that the caller cannot access."""
     _check(caller, key, caller.experiment)
     if caller.experiment is None:
         return
@@ -62,5 +62,5 @@ def check_access(engine: Engine, caller: Caller, key: str) -> None:
 
 def _check(caller: Caller, key: str, experiment: str | None) -> None:
     if not caller.can_access(key, experiment):
-        log.warning("refused: the run %s is not there for the token %s", key, caller.name)
+        log.warning("refused: the token %s cannot access the run %s", caller.name, key)
         raise RunNotFound(key)

@@ -1,4 +1,4 @@
-"""How often somebody may ask: a bucket of tokens for each, that fills again with time."""
+"""Rate limits by token buckets."""
 
 import math
 import time
@@ -12,9 +12,9 @@ MAX_BUCKETS = 10_000
 
 
 class TokenBucket(Generic[K]):
-    """rate_per_s: how many each may have in the long run. burst: how many at once. clock: gives seconds.
+    """A bucket for each key. rate_per_s: the refill rate. burst: the capacity. clock: gives seconds.
 
-    The least recently seen are forgotten first, when there are more than MAX_BUCKETS.
+    Above MAX_BUCKETS the least recently used bucket is dropped.
     """
 
     def __init__(self, rate_per_s: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -24,7 +24,7 @@ class TokenBucket(Generic[K]):
         self._buckets: OrderedDict[K, tuple[float, float]] = OrderedDict()
 
     def take(self, key: K) -> float:
-        """Take one: 0 when it was there, else the seconds until there is one again, and none is taken."""
+        """Take a token from the bucket. Returns: 0, or the seconds until the next token if the bucket is empty."""
         now = self._clock()
         left = self._left(key, now)
         wait_s = 0.0 if left >= 1 else (1 - left) / self._rate_per_s
@@ -35,7 +35,7 @@ class TokenBucket(Generic[K]):
         return wait_s
 
     def is_empty(self, key: K) -> bool:
-        """Whether there is none to take."""
+        """Whether the bucket is empty."""
         return self._left(key, self._clock()) < 1
 
     def _left(self, key: K, now: float) -> float:
@@ -47,5 +47,5 @@ class TokenBucket(Generic[K]):
 
 
 def retry_after(wait_s: float) -> dict[str, str]:
-    """The header that says when to ask again, in whole seconds."""
+    """The header Retry-After, in whole seconds."""
     return {"Retry-After": str(max(1, math.ceil(wait_s)))}

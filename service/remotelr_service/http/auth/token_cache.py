@@ -1,9 +1,9 @@
-"""The tokens as this process knows them: all of them in memory, so that letting somebody in asks no database.
+"""All tokens in memory, so that authorizing a request needs no database query.
 
-A task looks every `REFRESH_S` whether any was added or revoked, which is one short query, and only then reads them.
-Nobody is let in by what was seen longer than `MAX_AGE_S` ago, so a revoked token is refused within that time by every
-process, whatever has become of its task. One that is not known here may have been made by another replica a moment
-ago: then it is looked once more, and not more often than every `MISS_REFRESH_S`, however many ask with wrong ones.
+A task checks every `REFRESH_S` with one short query for new and revoked tokens, and reads the tokens only after a
+change. Data older than `MAX_AGE_S` authorizes no request. So every process rejects a revoked token within that time,
+even if its task fails. An unknown token may have been created by another replica a moment ago: it causes a further
+check, at most every `MISS_REFRESH_S`, however many requests have invalid tokens.
 """
 
 import asyncio
@@ -26,16 +26,16 @@ from remotelr_service.http.auth.callers import Caller, Scope
 REFRESH_S = 1.5
 MAX_AGE_S = 4.5
 MISS_REFRESH_S = 0.25
-# Who asks is not kept waiting longer for a database that does not answer: it may have been paused.
+# The maximum time in seconds that a request waits for a check: the database may be paused.
 REFRESH_TIMEOUT_S = 2.0
-# When a token was last used is told to the minute.
+# The interval in seconds in which uses of tokens are stored.
 USES_S = 60.0
 
 
 class TokenCache:
-    """Who has which token. Used from one event loop.
+    """The tokens and their callers. Not thread-safe: use it in one event loop.
 
-    engine: `Database.reads`. writer: to note when tokens were used.
+    engine: `Database.reads`. writer: stores when tokens were used.
     """
 
     def __init__(self, engine: Engine, writer: Writer) -> None:
@@ -48,73 +48,73 @@ class TokenCache:
         self._seen = self._failed = -float("inf")
         self._loading: asyncio.Task[None] | None = None
         self._used: dict[int, float] = {}
-        # A thread of its own: the others may all be busy reading for whoever is in already.
+        # A separate thread, because authorized requests may occupy all others.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="remotelr-tokens")
 
     @property
     def has_tokens(self) -> bool:
-        """Whether there ever was one: then nobody gets in without."""
+        """Whether the database has, or had, a token. Then every request needs one."""
         return self._version is not None and self._version.added > 0
 
     async def ensure_fresh(self) -> None:
-        """What is known here is known to be true. Raises DatabaseUnavailable."""
+        """Refresh the cache if it is older than MAX_AGE_S. Raises DatabaseUnavailable."""
         if time.monotonic() - self._seen > MAX_AGE_S:
             await self._refresh_at_most_every(MISS_REFRESH_S)
 
-    async def find(self, digest: str, *, patient: bool) -> Caller | None:
-        """Whose token this is; None for one that is not known, revoked or expired. Raises DatabaseUnavailable.
+    async def find(self, digest: str, *, refresh_on_miss: bool) -> Caller | None:
+        """The caller with this token; None for an unknown, revoked or expired one. Raises DatabaseUnavailable.
 
-        patient: look again when it is not known, in case it is new.
+        refresh_on_miss: refresh the cache for an unknown token, which may be new.
         """
         await self.ensure_fresh()
         found = self._valid(digest)
-        if found is None and patient:
+        if found is None and refresh_on_miss:
             with suppress(DatabaseUnavailable):
                 await self._refresh_at_most_every(MISS_REFRESH_S)
             found = self._valid(digest)
         return found
 
     def is_valid(self, caller: Caller) -> bool:
-        """Whether the token that let `caller` in is still good, as far as is known."""
+        """Whether the caller's token is still valid, according to the cache."""
         if caller.token is None:
             return True
-        return caller.token in self._live and not self._is_over(self._live[caller.token])
+        return caller.token in self._live and not self._is_expired(self._live[caller.token])
 
     def note_use(self, caller: Caller) -> None:
         if caller.token is not None:
             self._used[caller.token] = time.monotonic()
 
     async def refresh(self) -> None:
-        """See what there is now. Several who ask at once share one look. Raises DatabaseUnavailable."""
+        """Check for changes. Concurrent calls share one query. Raises DatabaseUnavailable."""
         if self._loading is None or self._loading.done():
             self._loading = asyncio.get_running_loop().create_task(self._load())
-            self._loading.add_done_callback(_heard)
+            self._loading.add_done_callback(_retrieve_error)
         try:
             async with asyncio.timeout(REFRESH_TIMEOUT_S):
                 await asyncio.shield(self._loading)
         except TimeoutError:
-            raise DatabaseUnavailable("the database does not answer: ask again") from None
+            raise DatabaseUnavailable("the database does not answer; retry the request") from None
 
     async def reload(self) -> None:
-        """See what was just committed here. Where the database is away by now, the next look sees it."""
+        """Load a change that this process has committed. Without a database the next check loads it."""
         with suppress(DatabaseUnavailable):
             if self._loading is not None and not self._loading.done():
-                # It may have begun before the commit.
+                # A running query may have begun before the commit.
                 await self.refresh()
             await self.refresh()
 
     @asynccontextmanager
     async def refreshing(self) -> AsyncIterator[None]:
-        """Within this block it is looked every now and then, and uses are noted."""
+        """Context manager: refresh the cache and store uses of tokens periodically."""
         ended = asyncio.Event()
         with suppress(ServiceError):
             await self.refresh()
-        keeping = asyncio.create_task(self._refresh_periodically(ended))
+        task = asyncio.create_task(self._refresh_periodically(ended))
         try:
             yield
         finally:
             ended.set()
-            await keeping
+            await task
             await self._save_uses()
             self._thread.shutdown(wait=False)
 
@@ -132,14 +132,14 @@ class TokenCache:
                 await self._save_uses()
 
     async def _refresh_at_most_every(self, pause_s: float) -> None:
-        """As `look`; who comes soon after the last one waits, or is told what came of it."""
+        """As `refresh`, at most once every `pause_s`. A call within that time waits, or uses the result of another."""
         since = time.monotonic() - max(self._seen, self._failed)
         if since < pause_s and self._failed > self._seen:
             raise DatabaseUnavailable("the database cannot be reached: ask again")
         seen = self._seen
         if since < pause_s:
             await asyncio.sleep(pause_s - since)
-        # Whoever waited beside us may have looked for all.
+        # A concurrent call may have refreshed the cache.
         if self._seen == seen:
             await self.refresh()
 
@@ -164,13 +164,13 @@ class TokenCache:
 
     def _valid(self, digest: str) -> Caller | None:
         found = self._callers.get(digest)
-        return None if found is None or self._is_over(found[1]) else found[0]
+        return None if found is None or self._is_expired(found[1]) else found[0]
 
-    def _is_over(self, expires_at: datetime | None) -> bool:
+    def _is_expired(self, expires_at: datetime | None) -> bool:
         return expires_at is not None and expires_at <= self._time()
 
     def _time(self) -> datetime:
-        """Now, by the database's clock."""
+        """The current time of the database's clock."""
         return self._now + timedelta(seconds=time.monotonic() - self._seen)
 
     async def _save_uses(self) -> None:
@@ -182,10 +182,10 @@ class TokenCache:
             await self._writer.submit(lambda tx: stored.save_uses(tx.writing(), moments))
 
 
-def _heard(looking: asyncio.Task[None]) -> None:
-    """What came of a look that nobody waits for any more is no news."""
-    if not looking.cancelled():
-        looking.exception()
+def _retrieve_error(task: asyncio.Task[None]) -> None:
+    """Mark the error of a task without waiters as retrieved, so that asyncio does not log it."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _caller(token: StoredToken) -> Caller:
