@@ -15,8 +15,9 @@ from remotelr.rules.errors import InvalidReport
 from remotelr_service.errors import EvaluationTooLong, Overloaded
 from remotelr_service.evaluation.tasks import TASKS
 
-# Seconds that one task may take, and how many may wait for their turn.
-TIMEOUT_S: Final = 10.0
+# CPU seconds that one task may take, seconds until its caller is answered on a busy machine, and tasks that may wait.
+CPU_LIMIT_S: Final = 10.0
+TIMEOUT_S: Final = 60.0
 QUEUE_SIZE: Final = 16
 
 # Evaluated parts (see `remotelr.rules.policy.cost`) that may be spent outside this process, some 10 ms; and at all.
@@ -30,7 +31,10 @@ _ERRORS: dict[str, type[RulesError]] = {InvalidReport.code: InvalidReport}
 class Evaluator:
     """The process and the queue before it. It starts with the first task, and anew after a task that was ended."""
 
-    def __init__(self, timeout_s: float = TIMEOUT_S, queue_size: int = QUEUE_SIZE) -> None:
+    def __init__(
+        self, cpu_limit_s: float = CPU_LIMIT_S, timeout_s: float = TIMEOUT_S, queue_size: int = QUEUE_SIZE
+    ) -> None:
+        self._cpu_limit_s = cpu_limit_s
         self._timeout_s = timeout_s
         self._queue_size = queue_size
         self._waiting = 0
@@ -78,26 +82,30 @@ class Evaluator:
             async with asyncio.timeout(self._timeout_s):
                 process = await self._started()
                 assert process.stdin is not None and process.stdout is not None
-                request = {"task": task, "arguments": arguments, "timeout_s": self._timeout_s}
+                request = {"task": task, "arguments": arguments, "cpu_limit_s": self._cpu_limit_s}
                 process.stdin.write(json.dumps(request).encode() + b"\n")
                 await process.stdin.drain()
                 line = await process.stdout.readline()
             if not line:
-                raise EvaluationTooLong("the evaluation ended without a result: evaluate fewer positions at once")
+                raise self._too_long(f"{self._cpu_limit_s:g} s of CPU")
             answer: dict[str, Any] = json.loads(line)
             done = True
         except TimeoutError:
-            raise EvaluationTooLong(
-                f"the evaluation takes longer than {self._timeout_s:g} s: evaluate fewer positions at once, or use a "
-                f"policy with fewer formulas and less noise"
-            ) from None
+            raise self._too_long(f"{self._timeout_s:g} s") from None
         except (BrokenPipeError, ConnectionResetError):
-            raise EvaluationTooLong("the evaluation ended without a result: evaluate fewer positions at once") from None
+            raise self._too_long(f"{self._cpu_limit_s:g} s of CPU") from None
         finally:
             # Whatever ended it, its process is in the middle of a task: the next task gets another one.
             if not done:
                 await self.close()
         return answer
+
+    @staticmethod
+    def _too_long(limit: str) -> EvaluationTooLong:
+        return EvaluationTooLong(
+            f"the evaluation takes longer than {limit}: evaluate fewer positions at once, or use a policy with fewer "
+            f"formulas and less noise"
+        )
 
     async def _started(self) -> asyncio.subprocess.Process:
         if self._process is None or self._process.returncode is not None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
+from remotelr_service.errors import Overloaded
 from remotelr_service.http.admission import ConcurrencyLimiter
 from remotelr_service.http.auth.callers import Caller
 from remotelr_service.http.auth.gate import CALLER, AccessGate
@@ -65,6 +66,14 @@ async def run_until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -
             each.cancel()
     await gate_of(request).recheck(request.scope)
     return result
+
+
+async def evaluated(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of a long evaluation, which ends with its request. Raises Overloaded if the service is stopping."""
+    found = await run_until_disconnect(request, work)
+    if found is None:
+        raise Overloaded("the service is stopping; retry the request")
+    return found
 
 
 async def _wait_for_disconnect(request: Request) -> None:

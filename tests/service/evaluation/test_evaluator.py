@@ -46,15 +46,16 @@ def test_a_refusal_of_the_rules_is_raised_with_its_path():
     assert "decay_steps" in error.value.path
 
 
-def test_an_evaluation_that_takes_too_long_is_ended_and_the_next_one_is_answered():
+@pytest.mark.parametrize("limit", ["_cpu_limit_s", "_timeout_s"])
+def test_an_evaluation_that_takes_too_long_is_ended_and_the_next_one_is_answered(limit: str):
     async def both() -> list[float]:
         evaluator = Evaluator(timeout_s=60)
         try:
             await evaluator.run("preview", arguments(NOISY, 1))
-            evaluator._timeout_s = 0.3
+            setattr(evaluator, limit, 0.3)
             with pytest.raises(EvaluationTooLong, match=r"longer than 0\.3 s"):
                 await evaluator.run("preview", arguments(NOISY, 100_000))
-            evaluator._timeout_s = 60
+            setattr(evaluator, limit, 60)
             found: dict[str, Any] = await evaluator.run("preview", arguments(NOISY, 2))
         finally:
             await evaluator.close()

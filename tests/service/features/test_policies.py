@@ -3,6 +3,7 @@
 import csv
 import random
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from typing import Any
 
@@ -364,3 +365,25 @@ def rates_again(http: httpx.Client, run: str, policy: dict[str, Any], epochs: in
     """The rates of a new run with the policy, that reports every epoch."""
     rates = [put(http, run, policy, initial_learning_rate=None)["learning_rate"]]
     return rates + [report(http, run, epoch)["learning_rate"] for epoch in range(epochs - 1)]
+
+
+def test_a_preview_that_is_too_expensive_is_refused_with_the_count_that_may_be(service: Service):
+    formulas = [{"type": "expression", "expression": f"cos(epoch * 0.{number:02d})"} for number in range(40)]
+    policy = {"type": "chained", "initial_learning_rate": 0.1, "schedules": formulas}
+    answer = service.http.post("/v1/policies/preview", json={"policy": policy, "count": 100_000})
+
+    assert (422, "evaluation_too_long") == (answer.status_code, answer.json()["code"])
+    assert answer.json()["limit"] < 100_000
+
+
+def test_a_preview_with_timms_noise_over_all_positions_is_answered_while_lists_and_health_are(service: Service):
+    policy = {"type": "constant", "learning_rate": 0.1, "noise": {}}
+    with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=service.url, timeout=60, trust_env=False) as other:
+        curve = pool.submit(
+            service.http.post, "/v1/policies/preview", json={"policy": policy, "count": 100_000}, timeout=60
+        )
+        while not curve.done():
+            assert 200 == other.get("/v1/runs").status_code
+            assert 200 == other.get("/readyz").status_code
+
+    assert 100_000 == len(curve.result().json()["learning_rates"])

@@ -5,11 +5,14 @@ from io import StringIO
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
 
-from remotelr.rules import Preview, preview
+from remotelr.rules import Preview
+from remotelr.rules.policy.cost import cost_of
 from remotelr.rules.policy.json_schema import json_schema
 from remotelr_service.features.policies.charts import preview_chart
 from remotelr_service.features.policies.schemas import PreviewAnswer, PreviewRequest
+from remotelr_service.http.dependencies import Ctx, evaluated
 from remotelr_service.http.negotiation import CSV, JSON, SVG, preferred_media_type
 from remotelr_service.http.problems import described
 from remotelr_service.http.route import StrictRoute
@@ -25,31 +28,29 @@ router = APIRouter(prefix="/v1/policies", tags=["policies"], route_class=StrictR
             "model": PreviewAnswer,
             "content": {CSV: {"schema": {"type": "string"}}, SVG: {"schema": {"type": "string"}}},
         },
-        **described("invalid_policy", "invalid_request"),
+        **described("invalid_policy", "evaluation_too_long", "invalid_request"),
     },
     response_model=None,
 )
-def preview_policy(body: PreviewRequest, request: Request) -> PreviewAnswer | Response:
+async def preview_policy(body: PreviewRequest, ctx: Ctx, request: Request) -> PreviewAnswer | Response:
     """The curve of a policy: `count` positions in its unit, from `start` on. Nothing is stored.
 
     The header Accept selects JSON, a table (`text/csv`) or a chart (`image/svg+xml`).
     """
-    policy = body.parsed()
-    curve = preview(
-        policy,
-        body.initial_learning_rate,
-        body.count,
-        body.start,
-        body.measured(),
-        steps_per_epoch=body.steps_per_epoch,
-        total=body.total,
-    )
-    match preferred_media_type(request, (JSON, CSV, SVG)):
-        case "text/csv":
-            return _table(curve, body.start, policy.unit)
-        case "image/svg+xml":
-            return preview_chart(curve, body.start, policy.unit)
-    return PreviewAnswer.read(curve)
+    policy = await run_in_threadpool(body.parsed)
+    cost = cost_of(policy.schedule)
+    work = ctx.evaluator.evaluate("preview", body.arguments(), count=body.count, cost=cost, what="count")
+    curve = Preview(**await evaluated(request, work))
+
+    def answer() -> PreviewAnswer | Response:
+        match preferred_media_type(request, (JSON, CSV, SVG)):
+            case "text/csv":
+                return _table(curve, body.start, policy.unit)
+            case "image/svg+xml":
+                return preview_chart(curve, body.start, policy.unit)
+        return PreviewAnswer.read(curve)
+
+    return await run_in_threadpool(answer)
 
 
 @router.get("/schema", operation_id="get_policy_schema", responses=described("invalid_request"))

@@ -1,15 +1,18 @@
 """The actual rates of a run, commands included, as a policy for another run."""
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Engine
 
-from remotelr.rules import Decision, Event, Policy, RunState, rate_at, spec_from_payload
+from remotelr.rules import Decision, Event, Run, RunSpec, spec_from_payload
+from remotelr.rules.policy.cost import cost_of
 from remotelr_service.db.engine import reading
 from remotelr_service.db.queries.runs import get_stored_run
 from remotelr_service.db.writer.event_log import EventLog
+from remotelr_service.evaluation.evaluator import Evaluator
 from remotelr_service.features.policies.recorded import decisions_in_force, effective_events
 
 # The maximum length of a list in a policy. A longer curve has several parts.
@@ -39,22 +42,18 @@ class ReplayPolicy:
     notes: Sequence[str]
 
 
-def replay_policy(engine: Engine, key: str) -> ReplayPolicy:
+async def replay_policy(engine: Engine, evaluator: Evaluator, key: str) -> ReplayPolicy:
     """A piecewise constant policy that gives a new run the rates of this run, by epoch or by step.
 
     It covers the effective events. An unreported epoch has the rate that was in force. Under a policy in steps the new
     run needs the same steps per epoch. `notes` lists differences; `exact` is true if every rate is the same double.
 
-    Raises RunNotFound, LogTooLong.
+    Raises RunNotFound, LogTooLong, EvaluationTooLong.
     """
-    with reading(engine) as connection:
-        stored = get_stored_run(connection, key)
-        events = effective_events(connection, stored)
-        decisions = decisions_in_force(events)
-        policies = _policies(EventLog(connection, stored), decisions)
+    run, events, decisions, specs = await asyncio.to_thread(_read, engine, key)
     notes = [_LIVE] if any("live" in event.notes for event in events) else []
     by_epoch = [(float(decision.epoch), decision.learning_rate) for decision in decisions]
-    if all(policy.unit == "epoch" for policy in policies):
+    if all(spec.policy.unit == "epoch" for spec in specs):
         schedule, losses = _pieces(_changes(by_epoch), by_epoch, _CUT)
         unit = "epoch"
     elif any(decision.step is None for decision in decisions):
@@ -62,45 +61,60 @@ def replay_policy(engine: Engine, key: str) -> ReplayPolicy:
         unit, losses = "epoch", [*losses, _BY_EPOCHS]
     else:
         by_first_step = [(float(decision.step or 0), decision.learning_rate) for decision in decisions]
-        steps = _by_step(decisions, policies, stored.run.spec.steps_per_epoch)
+        steps = await _by_step(evaluator, decisions, specs, run.spec.steps_per_epoch)
         schedule, losses = _pieces(None if steps is None else _changes(steps), by_first_step, _BY_LINES)
         unit = "step"
     momentum = [_MOMENTUM] if any(decision.momentum is not None for decision in decisions) else []
     return ReplayPolicy(
         policy={"schedule": schedule, "unit": unit},
-        epochs=stored.run.epoch + 1,
+        epochs=run.epoch + 1,
         exact=not losses and not notes,
         notes=[*notes, *losses, *momentum],
     )
 
 
-def _policies(log: EventLog, decisions: Sequence[Decision]) -> list[Policy]:
-    """The policy of each decision."""
-    known: dict[int, Policy] = {}
-    found: list[Policy] = []
-    for decision in decisions:
-        event: Event = log.policy(decision.seq)
-        if event.seq not in known:
-            known[event.seq] = spec_from_payload(event).bound()
-        found.append(known[event.seq])
-    return found
+def _read(engine: Engine, key: str) -> tuple[Run, list[Event], list[Decision], list[RunSpec]]:
+    """The run, its effective events, its decisions in force, and the spec of each decision."""
+    with reading(engine) as connection:
+        stored = get_stored_run(connection, key)
+        events = effective_events(connection, stored)
+        decisions = decisions_in_force(events)
+        log = EventLog(connection, stored)
+        known: dict[int, RunSpec] = {}
+        specs: list[RunSpec] = []
+        for decision in decisions:
+            event = log.policy(decision.seq)
+            if event.seq not in known:
+                known[event.seq] = spec_from_payload(event)
+            specs.append(known[event.seq])
+    return stored.run, events, decisions, specs
 
 
-def _by_step(
-    decisions: Sequence[Decision], policies: Sequence[Policy], steps_per_epoch: int | None
+async def _by_step(
+    evaluator: Evaluator, decisions: Sequence[Decision], specs: Sequence[RunSpec], steps_per_epoch: int | None
 ) -> list[Change] | None:
     """The rate of every step; None above MAX_STEPS. An unknown length of the newest epoch counts as one step."""
     starts = [decision.step or 0 for decision in decisions]
     ends = [*starts[1:], starts[-1] + (steps_per_epoch or 1)]
     if ends[-1] > MAX_STEPS:
         return None
+    # The first step of an epoch has the decided rate.
+    epochs = [
+        {
+            "spec": spec.to_json(),
+            "state": decision.state,
+            "epoch": decision.epoch,
+            "first": begin + 1,
+            "count": max(end - begin - 1, 0) if spec.policy.unit == "step" else 0,
+        }
+        for decision, spec, begin, end in zip(decisions, specs, starts, ends, strict=True)
+    ]
+    cost = max(cost_of(spec.policy.schedule) for spec in specs)
+    rates = await evaluator.evaluate("step_rates", {"epochs": epochs}, count=ends[-1], cost=cost, what="steps")
     found: list[Change] = []
-    for decision, policy, begin, end in zip(decisions, policies, starts, ends, strict=True):
-        state = RunState.from_json(decision.state)
-        for step in range(begin, end):
-            is_constant = policy.unit == "epoch" or step == begin
-            rate = decision.learning_rate if is_constant else rate_at(policy, state, decision.epoch, step).learning_rate
-            found.append((float(step), rate))
+    for decision, begin, end, others in zip(decisions, starts, ends, rates, strict=True):
+        of_epoch = [decision.learning_rate, *others] if others else [decision.learning_rate] * (end - begin)
+        found += [(float(step), rate) for step, rate in zip(range(begin, end), of_epoch, strict=True)]
     return found
 
 

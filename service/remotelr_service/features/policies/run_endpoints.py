@@ -11,7 +11,7 @@ from remotelr_service.features.policies.charts import what_if_chart
 from remotelr_service.features.policies.schemas import ReplayPolicyAnswer, WhatIfAnswer, WhatIfRequest
 from remotelr_service.features.training import decisions
 from remotelr_service.features.training.schemas import ExplainedDecisionAnswer
-from remotelr_service.http.dependencies import Ctx
+from remotelr_service.http.dependencies import Ctx, evaluated
 from remotelr_service.http.fields import MAX_EPOCH, RunKey
 from remotelr_service.http.negotiation import JSON, SVG, preferred_media_type
 from remotelr_service.http.problems import described
@@ -44,6 +44,7 @@ def get_decision_of_epoch(run: RunKey, epoch: DecidedEpoch, ctx: Ctx) -> Explain
         **described(
             "run_not_found",
             "log_too_long",
+            "evaluation_too_long",
             "invalid_policy",
             "invalid_report",
             "invalid_request",
@@ -58,20 +59,25 @@ async def ask_what_if(run: RunKey, body: WhatIfRequest, ctx: Ctx, request: Reque
     Each policy gets the reported metrics and no commands. Nothing is stored.
     """
 
-    def work() -> WhatIfAnswer | Response:
-        found = what_if.what_if(ctx.reads, run, body.parsed())
+    policies = await run_in_threadpool(body.parsed)
+    found = await evaluated(request, what_if.what_if(ctx.reads, ctx.evaluator, run, policies))
+
+    def answer() -> WhatIfAnswer | Response:
         if preferred_media_type(request, (JSON, SVG)) == SVG:
             return what_if_chart(run, found)
         return WhatIfAnswer.read(found, run=run)
 
-    return await run_in_threadpool(work)
+    return await run_in_threadpool(answer)
 
 
 @router.get(
     "/replay-policy",
     operation_id="get_replay_policy",
-    responses=described("run_not_found", "log_too_long", "invalid_request", "database_unavailable"),
+    responses=described(
+        "run_not_found", "log_too_long", "evaluation_too_long", "invalid_request", "database_unavailable"
+    ),
 )
-def get_replay_policy(run: RunKey, ctx: Ctx) -> ReplayPolicyAnswer:
+async def get_replay_policy(run: RunKey, ctx: Ctx, request: Request) -> ReplayPolicyAnswer:
     """The run's actual rates, commands included, as a policy: a new run with it gets the same rates."""
-    return ReplayPolicyAnswer.read(replay_policy.replay_policy(ctx.reads, run), run=run)
+    found = await evaluated(request, replay_policy.replay_policy(ctx.reads, ctx.evaluator, run))
+    return ReplayPolicyAnswer.read(found, run=run)

@@ -41,8 +41,9 @@ class PreviewRequest(RequestBody):
         """The parsed policy. Raises InvalidPolicy."""
         return policy_from_json(self.policy)
 
-    def measured(self) -> list[dict[str, float]]:
-        return [measured_metrics(point) for point in self.metrics]
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the task `preview`."""
+        return {**self.model_dump(), "metrics": [measured_metrics(point) for point in self.metrics]}
 
 
 class WhatIfRequest(RequestBody):

@@ -1,20 +1,26 @@
 """Evaluates other policies on a run's reported metrics, with the same rules. Nothing is stored."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any, Final
 
 from sqlalchemy import Engine
 
-from remotelr.rules import Aggregate, AttemptRequest, Decision, InvalidPolicy, Policy, RunSpec
-from remotelr.rules.local_run import LocalRun
-from remotelr.rules.run.model import Report
+from remotelr.rules import Policy, policy_to_json
+from remotelr.rules.policy.cost import cost_of
 from remotelr_service.db.engine import reading
 from remotelr_service.db.queries.runs import get_stored_run
 from remotelr_service.errors import LogTooLong
+from remotelr_service.evaluation.evaluator import Evaluator
+from remotelr_service.evaluation.tasks import rates_at
 from remotelr_service.features.policies.recorded import Epoch, decisions_in_force, effective_events, reported_epochs
 
 # Epochs times policies: about one second of work.
 MAX_DECISIONS = 20_000
+# A report takes about 150 us, in parts of 0.1 us, and evaluates its policy this often.
+REPORT_COST: Final = 1_500
+EVALUATIONS: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,15 +45,32 @@ class WhatIf:
     alternatives: Mapping[str, Alternative]
 
 
-def what_if(engine: Engine, key: str, policies: Mapping[str, Policy]) -> WhatIf:
+async def what_if(engine: Engine, evaluator: Evaluator, key: str, policies: Mapping[str, Policy]) -> WhatIf:
     """The rates of the run under each of these policies, beside its actual rates.
 
     Each policy gets the effective reports and no commands. The metrics are the recorded ones, although other rates
     would have changed them.
 
-    Raises RunNotFound, LogTooLong; InvalidPolicy if a policy needs a value that the run does not set; InvalidReport if
-    a policy counts steps and the reports have none.
+    Raises RunNotFound, LogTooLong, EvaluationTooLong; InvalidPolicy if a policy needs a value that the run does not
+    set; InvalidReport if a policy counts steps and the reports have none.
     """
+    record, actual = await asyncio.to_thread(_record, engine, key, policies)
+    alternatives = await evaluator.evaluate(
+        "what_if",
+        record,
+        count=len(record["epochs"]) * len(policies),
+        cost=REPORT_COST + EVALUATIONS * max(cost_of(policy.schedule) for policy in policies.values()),
+        what="policies",
+    )
+    return WhatIf(
+        epochs=record["shown"],
+        actual=actual,
+        alternatives={name: Alternative(**each) for name, each in alternatives.items()},
+    )
+
+
+def _record(engine: Engine, key: str, policies: Mapping[str, Policy]) -> tuple[dict[str, Any], list[float]]:
+    """The arguments of the task `what_if`, and the actual rates of the epochs that it shows."""
     with reading(engine) as connection:
         stored = get_stored_run(connection, key)
         events = effective_events(connection, stored)
@@ -57,65 +80,22 @@ def what_if(engine: Engine, key: str, policies: Mapping[str, Policy]) -> WhatIf:
             f"epochs times policies must be at most {MAX_DECISIONS:,}, got {len(epochs):,} times {len(policies)}: "
             f"send fewer policies"
         )
-    real = decisions_in_force(events)
-    record = _Record(stored.run.spec, epochs, [*(each.epoch for each in epochs), stored.run.epoch], real)
-    return WhatIf(
-        epochs=record.shown,
-        actual=rates_at(record.shown, real),
-        alternatives={name: _alternative(name, policy, record) for name, policy in policies.items()},
-    )
+    decisions = decisions_in_force(events)
+    shown = [*(each.epoch for each in epochs), stored.run.epoch]
+    # An attempt began at these epochs without a report of the epoch before.
+    begun = {decision.epoch for decision in decisions} - {each.epoch + 1 for each in epochs}
+    record = {
+        "spec": stored.run.spec.to_json(),
+        "policies": {name: policy_to_json(policy) for name, policy in policies.items()},
+        "epochs": [_epoch_to_json(each) for each in epochs],
+        "begun": sorted(begun),
+        "shown": shown,
+    }
+    return record, rates_at(shown, [(each.epoch, each.learning_rate) for each in decisions])
 
 
-def rates_at(epochs: Sequence[int], decisions: Sequence[Decision]) -> list[float]:
-    """The rate in force in each of these epochs. epochs and decisions: in ascending order."""
-    rates: list[float] = []
-    index = 0
-    for epoch in epochs:
-        while index + 1 < len(decisions) and decisions[index + 1].epoch <= epoch:
-            index += 1
-        rates.append(decisions[index].learning_rate)
-    return rates
-
-
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """The recorded history of a run. shown: the epochs of the result."""
-
-    spec: RunSpec
-    epochs: Sequence[Epoch]
-    shown: Sequence[int]
-    decisions: Sequence[Decision]
-
-    def first_epochs(self) -> set[int]:
-        """The epochs at which an attempt began without a report of the epoch before."""
-        return {decision.epoch for decision in self.decisions} - {each.epoch + 1 for each in self.epochs}
-
-
-def _alternative(name: str, policy: Policy, record: _Record) -> Alternative:
-    try:
-        run = LocalRun("what-if", replace(record.spec, policy=policy, world_size=1))
-    except InvalidPolicy as error:
-        raise error.under(f"policies.{name}") from None
-    first_epochs = record.first_epochs()
-    for each in record.epochs:
-        if each.epoch in first_epochs and each.epoch > run.run.epoch:
-            # The trainer began after a gap with the rate of that epoch.
-            run.begin(AttemptRequest(key=f"epoch {each.epoch}", epoch=each.epoch, gap=True))
-        metrics = _metrics(each, policy.aggregate, record.spec.world_size)
-        run.report(Report(epoch=each.epoch, metrics=metrics, step=each.step))
-    decisions = [event.decision for event in run.log.events if event.decision is not None]
-    return Alternative(
-        learning_rates=rates_at(record.shown, decisions),
-        reductions=sum(decision.reason == "plateau" for decision in decisions),
-        stops_at=next((decision.epoch for decision in decisions if decision.action == "stop"), None),
-    )
-
-
-def _metrics(epoch: Epoch, aggregate: Aggregate | None, world_size: int) -> Mapping[str, float]:
-    """The aggregate of the epoch's reports under the policy."""
-    if world_size == 1 and len(epoch.reports) == 1:
-        (alone,) = epoch.reports.values()
-        return alone.metrics
-    aggregate_or_default = aggregate or Aggregate()
-    reports = {0: epoch.reports[0]} if aggregate_or_default.ranks == "rank0" and 0 in epoch.reports else epoch.reports
-    return aggregate_or_default.reduce({rank: (report.metrics, report.weight) for rank, report in reports.items()})
+def _epoch_to_json(epoch: Epoch) -> dict[str, Any]:
+    reports = {
+        str(rank): {"metrics": dict(report.metrics), "weight": report.weight} for rank, report in epoch.reports.items()
+    }
+    return {"epoch": epoch.epoch, "step": epoch.step, "reports": reports}
