@@ -105,7 +105,7 @@ def test_schemathesis_finds_nothing(fuzzed: Fuzzed):
     assert 0 == fuzzed.code, fuzzed.said
 
 
-def test_the_run_reached_what_it_was_to_test(fuzzed: Fuzzed):
+def test_the_fuzz_run_reached_every_operation(fuzzed: Fuzzed):
     """
     A fuzzer that is answered 404 all the time finds nothing wrong: then it was no test.
     """

@@ -93,7 +93,7 @@ def attacked(one_guarded: Service) -> Service:
 
 
 @pytest.mark.parametrize("request_bytes", REQUESTS.values(), ids=list(REQUESTS))
-def test_whatever_comes_is_answered_or_refused_and_the_next_one_is_served(attacked: Service, request_bytes: bytes):
+def test_any_input_is_answered_or_rejected_and_the_next_request_is_served(attacked: Service, request_bytes: bytes):
     """
     Forbidden whatever comes: a failure, no end within ten seconds, an order that was smuggled in, something told of
     the inside, and a next request that fares worse for it.
@@ -106,7 +106,7 @@ def test_whatever_comes_is_answered_or_refused_and_the_next_one_is_served(attack
     assert 200 == attacked.http.get("/v1/runs/kept").status_code
 
 
-def test_what_is_hostile_costs_no_memory(attacked: Service):
+def test_hostile_input_costs_no_memory(attacked: Service):
     """
     Ten times what is largest of the above.
     """

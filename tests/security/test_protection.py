@@ -43,7 +43,7 @@ GARBLED = {
 
 
 @pytest.mark.parametrize("call", GUARDED, ids=lambda call: call.name)
-def test_without_a_good_token_nothing_is_told_but_how_to_send_one(one_guarded: Service, call: Any):
+def test_without_a_valid_token_the_answer_contains_only_how_to_send_one(one_guarded: Service, call: Any):
     path = re.sub(r"\{\w+\}", "1", call.path)
     answers = [ask(one_guarded, call.method, path, headers={"Authorization": said}) for said in ("", GARBLED["basic"])]
 
@@ -53,7 +53,7 @@ def test_without_a_good_token_nothing_is_told_but_how_to_send_one(one_guarded: S
 
 
 @pytest.mark.parametrize("said", GARBLED.values(), ids=list(GARBLED))
-def test_a_garbled_token_is_refused(one_guarded: Service, said: Any):
+def test_a_garbled_token_is_rejected(one_guarded: Service, said: Any):
     assert ask(one_guarded, "GET", "/v1/runs", headers={"Authorization": said}).status_code in (401, 429)
 
 
@@ -96,7 +96,7 @@ async def _refused(gate: AccessGate, scope: Scope) -> str:
     return "let in"
 
 
-def test_a_token_with_a_wrong_checksum_asks_no_database(sqlite_url, monkeypatch):
+def test_a_token_with_a_wrong_checksum_causes_no_query(sqlite_url, monkeypatch):
     """
     And an unknown one with a right sum costs one short query in a quarter of a second, however many come.
     """
@@ -136,7 +136,7 @@ def test_a_token_with_a_wrong_checksum_asks_no_database(sqlite_url, monkeypatch)
     assert too_many <= 0
 
 
-def test_who_guesses_is_slowed_down_and_who_has_a_token_is_not(sqlite_url):
+def test_invalid_tokens_are_rate_limited_and_valid_ones_are_not(sqlite_url):
     """
     From the same address: behind a proxy everybody has one.
     """
@@ -153,7 +153,7 @@ def test_who_guesses_is_slowed_down_and_who_has_a_token_is_not(sqlite_url):
     assert (200, 401) == (good.status_code, without.status_code)
 
 
-def test_one_token_that_asks_too_much_is_told_when_to_come_back_and_others_are_served(sqlite_url):
+def test_a_token_above_its_rate_gets_retry_after_and_others_are_served(sqlite_url):
     with serving(sqlite_url, auth="on", admin_token=ADMIN, rate_limit=1) as service:
         service.http.headers.update(bearer(ADMIN))
         greedy, modest = (make_token(service.http, name, "view")["token"] for name in ("greedy", "modest"))
@@ -193,7 +193,7 @@ def test_a_throttle_forgets_those_it_has_not_seen_for_longest(monkeypatch):
     "member",
     ["id", "run", "attempt", "epoch", "seq", "state", "status", "best", "created_at", "policy_version", "limits"],
 )
-def test_what_the_service_decides_nobody_can_set(shared_service, member):
+def test_fields_decided_by_the_service_cannot_be_set(shared_service, member):
     """
     Mass assignment: no member of an answer is one of a request because it stands there.
     """
@@ -333,7 +333,7 @@ def ask_and_meanwhile(request, one_guarded: Service, monkeypatch) -> Callable[..
     return ask
 
 
-def test_who_waits_with_a_token_that_is_revoked_meanwhile_is_told_nothing(one_guarded: Service, ask_and_meanwhile):
+def test_a_waiting_request_with_a_revoked_token_gets_no_data(one_guarded: Service, ask_and_meanwhile):
     made = make_token(one_guarded.http, "revoked soon", "report", experiment="mine")
 
     def revoke() -> None:
@@ -342,7 +342,7 @@ def test_who_waits_with_a_token_that_is_revoked_meanwhile_is_told_nothing(one_gu
     assert 401 == ask_and_meanwhile("waited-for", made["token"], revoke).status_code
 
 
-def test_who_waits_for_a_run_is_not_told_of_another_one_of_its_name(one_guarded: Service, ask_and_meanwhile):
+def test_a_waiting_request_gets_no_data_of_a_new_run_with_the_same_key(one_guarded: Service, ask_and_meanwhile):
     made = make_token(one_guarded.http, "waiting", "report", experiment="mine")
 
     def make_anew() -> None:
@@ -414,7 +414,7 @@ def test_refusals_are_written_down_with_their_reason_and_without_the_token(sqlit
     assert 'remotelr_refusals_total{code="forbidden"} 1.0' in counted
 
 
-def test_whoever_is_refused_all_the_time_does_not_fill_the_log(sqlite_url):
+def test_repeated_rejections_do_not_fill_the_log(sqlite_url):
     """
     Each is counted; of one address some are written down at once, and one a second.
     """

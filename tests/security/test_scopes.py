@@ -116,7 +116,7 @@ def test_every_call_has_a_row_here_and_one_in_the_service():
     assert names <= set(RIGHTS)
 
 
-def test_every_route_is_behind_the_door_or_a_page_of_the_documentation():
+def test_every_route_is_behind_the_access_gate_or_a_documentation_page():
     unguarded = [
         route.path for route in iter_route_contexts(APP.routes) if not isinstance(route.original_route, StrictRoute)
     ]
@@ -125,7 +125,7 @@ def test_every_route_is_behind_the_door_or_a_page_of_the_documentation():
 
 
 @pytest.mark.parametrize("call", [call for call in CALLS if call.name in EXPECTED], ids=lambda call: call.name)
-def test_who_is_let_in(call: Call, one_guarded: Service, tokens: dict[str, str | None]):
+def test_each_scope_permits_exactly_its_calls(call: Call, one_guarded: Service, tokens: dict[str, str | None]):
     seen = {column: verdict(call, column, one_guarded, tokens[column]) for column in COLUMNS}
 
     assert EXPECTED[call.name] == seen

@@ -29,7 +29,7 @@ def test_every_row_names_a_test_that_is_there(name: str):
     assert re.search(rf"^def {test}\(", (ROOT / file).read_text(), re.MULTILINE), name
 
 
-def test_every_row_names_a_test_or_says_why_there_is_none():
+def test_every_row_names_a_test_or_the_reason_for_none():
     bare = [number for number, _, held_by in ROWS if "`tests/" not in held_by and not held_by.endswith(".")]
 
     assert [] == bare

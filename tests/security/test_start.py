@@ -50,7 +50,7 @@ def mode(file: Path) -> int:
         ({"host": "0.0.0.0"}, False),
     ],
 )
-def test_a_door_that_stands_open_to_others_is_refused_unless_that_is_said_aloud(settings, is_refused):
+def test_a_reachable_service_without_tokens_needs_insecure(settings, is_refused):
     if is_refused:
         with pytest.raises(InsecureAddress, match="--insecure"):
             require_authentication(Settings(**settings))
@@ -68,11 +68,11 @@ def test_a_door_that_stands_open_to_others_is_refused_unless_that_is_said_aloud(
         ({"host": "0.0.0.0", "admin_token": ADMIN}, False),
     ],
 )
-def test_a_first_token_is_made_where_nobody_would_get_in_without(settings, is_needed):
+def test_a_first_token_is_created_if_tokens_are_required(settings, is_needed):
     assert is_needed == needs_first_token(Settings(**settings))
 
 
-def test_an_open_door_ends_the_start_with_one_line(sqlite_url, start_service):
+def test_an_insecure_configuration_ends_the_start_with_one_line(sqlite_url, start_service):
     service = start_service(sqlite_url, **EVERYBODY, REMOTELR_AUTH="off")
     code = service.process.wait(90)
 
@@ -80,7 +80,7 @@ def test_an_open_door_ends_the_start_with_one_line(sqlite_url, start_service):
     assert 1 == len(service.log.read_text().splitlines())
 
 
-def test_a_first_start_for_others_makes_a_token_and_says_where_it_lies(sqlite_url, start_service):
+def test_a_first_reachable_start_creates_a_token_and_prints_its_file(sqlite_url, start_service):
     """
     The file is for this user alone, and the token stands nowhere else. A second start makes no other one.
     """
@@ -134,7 +134,7 @@ def test_a_token_is_not_written_through_a_link(tmp_path):
     assert not target.exists()
 
 
-def test_whoever_has_the_database_makes_a_token_without_the_service(sqlite_url):
+def test_a_token_can_be_created_directly_in_the_database(sqlite_url):
     """
     When the last token is lost. Printed alone, so that it can go where it belongs without being seen.
     """
@@ -174,7 +174,7 @@ def test_this_machine_is_let_in_without_a_token_until_there_is_one(started):
     assert (200, 401, 200) == (before, status(url), status(url, made.json()["token"]))
 
 
-def test_the_demo_is_open_to_itself_whatever_another_service_needs(monkeypatch, tmp_path):
+def test_the_demo_needs_no_token_whatever_the_settings(monkeypatch, tmp_path):
     from remotelr_service.demo import show
 
     monkeypatch.setenv("REMOTELR_ADMIN_TOKEN", ADMIN)
@@ -183,7 +183,7 @@ def test_the_demo_is_open_to_itself_whatever_another_service_needs(monkeypatch, 
 
 
 @pytest.mark.parametrize("secret", ["admin_token", "database_url", "database_password"])
-def test_a_secret_may_stand_in_a_file(monkeypatch, tmp_path, secret):
+def test_a_secret_can_be_read_from_a_file(monkeypatch, tmp_path, secret):
     file = tmp_path / "secret"
     said = {"admin_token": ADMIN, "database_url": "postgresql://me:word@host/db", "database_password": "p@ss:/w"}[
         secret
@@ -222,7 +222,7 @@ def test_a_password_of_any_characters_gets_into_the_url(monkeypatch):
         ({"DATABASE_PASSWORD": "x", "DATABASE_URL": "postgresql://me:y@host/db"}, "a user and no password"),
     ],
 )
-def test_a_secret_that_cannot_be_one_is_refused_without_being_shown(monkeypatch, variables, said):
+def test_an_invalid_secret_is_rejected_without_being_shown(monkeypatch, variables, said):
     for name, value in variables.items():
         monkeypatch.setenv(f"REMOTELR_{name}", value)
     with pytest.raises(InvalidSettings) as refused:
@@ -232,7 +232,7 @@ def test_a_secret_that_cannot_be_one_is_refused_without_being_shown(monkeypatch,
     assert variables.get("ADMIN_TOKEN", ADMIN) not in str(refused.value)
 
 
-def test_a_server_that_binds_another_address_by_itself_asks_for_tokens_there(sqlite_url):
+def test_a_server_bound_to_another_address_requires_tokens_there(sqlite_url):
     """
     `uvicorn --host` knows an address that the settings do not: what counts is where the request came in.
     """

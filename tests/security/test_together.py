@@ -9,7 +9,7 @@ from support.fixtures.service import Service
 PLATEAU = {"type": "reduce_on_plateau", "factor": 0.5, "patience": 1, "monitor": "val_loss"}
 
 
-def test_a_trainer_with_its_token_trains_and_sees_nobody_elses_run(guarded: Service):
+def test_a_trainer_with_a_restricted_token_cannot_read_other_runs(guarded: Service):
     token = make_token(guarded.http, "trainer", "report", experiment="digits")["token"]
     guarded.http.put("/v1/runs/other", json={"policy": PLATEAU, "initial_learning_rate": 1.0})
     with Client(guarded.url, token=token, timeout_s=60) as client:
@@ -29,7 +29,7 @@ def test_a_trainer_with_its_token_trains_and_sees_nobody_elses_run(guarded: Serv
     )
 
 
-def test_a_token_that_is_revoked_stops_a_trainers_reports_and_is_not_in_what_it_is_told(one_guarded: Service):
+def test_a_revoked_token_stops_reports_and_does_not_appear_in_messages(one_guarded: Service):
     made = make_token(one_guarded.http, "to be revoked", "report", run="cut-off")
     with Client(one_guarded.url, token=made["token"], timeout_s=60) as client:
         run = client.run("cut-off", policy=PLATEAU, initial_learning_rate=0.125)
@@ -42,7 +42,7 @@ def test_a_token_that_is_revoked_stops_a_trainers_reports_and_is_not_in_what_it_
     assert made["token"] not in f"{refused.value} {refused.value!r} {client!r}"
 
 
-def test_a_trainer_that_is_told_to_slow_down_comes_back_with_the_same(one_guarded: Service, monkeypatch):
+def test_a_rate_limited_trainer_retries_the_same_report(one_guarded: Service, monkeypatch):
     asked = []
 
     def third_time_is_too_often(_: object, key: object) -> float:

@@ -31,7 +31,7 @@ def test_no_two_tokens_are_equal():
     assert 1000 == len({new_token() for _ in range(1000)})
 
 
-def test_what_was_made_is_a_token():
+def test_a_new_token_is_a_valid_token():
     assert all(is_token(new_token()) for _ in range(1000))
 
 
@@ -51,11 +51,11 @@ def test_a_token_with_one_wrong_character_is_none(place: int, character: str):
     ["", "rlr_", "Rlr_" + new_token()[4:], new_token() + "\n", new_token() + "0", "ä" * 53],
     ids=["nothing", "its beginning", "another beginning", "a line", "too long", "other letters"],
 )
-def test_what_does_not_look_like_a_token_is_none(text: str):
+def test_text_in_another_format_is_not_a_token(text: str):
     assert not is_token(text)
 
 
-def test_a_token_is_shown_once_and_kept_as_its_hash(guarded: Service):
+def test_a_token_is_shown_once_and_stored_as_its_hash(guarded: Service):
     token = make_token(guarded.http, "shown once", "view")["token"]
     listed = guarded.http.get("/v1/tokens").text
     audited = guarded.http.get("/v1/audit").text
@@ -64,7 +64,7 @@ def test_a_token_is_shown_once_and_kept_as_its_hash(guarded: Service):
     assert digest(token) not in listed + audited
 
 
-def test_no_token_lies_in_the_database(sqlite_url):
+def test_the_database_contains_no_token(sqlite_url):
     with serving(sqlite_url, auth="on", admin_token=ADMIN) as service:
         service.http.headers.update(bearer(ADMIN))
         token = make_token(service.http, "kept", "admin")["token"]
@@ -78,7 +78,7 @@ def test_no_token_lies_in_the_database(sqlite_url):
     assert ADMIN not in dump
 
 
-def test_a_revoked_token_is_refused_at_once_where_it_was_revoked(guarded: Service):
+def test_a_revoked_token_is_rejected_at_once_by_the_same_replica(guarded: Service):
     made = make_token(guarded.http, "short", "view")
     before = guarded.http.get("/v1/runs", headers=bearer(made["token"])).status_code
     revoked = guarded.http.delete(f"/v1/tokens/{made['id']}").status_code
@@ -88,7 +88,7 @@ def test_a_revoked_token_is_refused_at_once_where_it_was_revoked(guarded: Servic
     assert (200, 204, 401, 204) == (before, revoked, after, again)
 
 
-def test_a_token_made_on_one_replica_is_let_in_by_another_and_refused_within_five_seconds_of_its_end(postgres_url):
+def test_other_replicas_accept_a_new_token_and_reject_a_revoked_one_within_five_seconds(postgres_url):
     settings: dict[str, Any] = {"auth": "on", "admin_token": ADMIN}
     with serving(postgres_url, **settings) as one, serving(postgres_url, **settings) as other:
         one.http.headers.update(bearer(ADMIN))
@@ -104,14 +104,14 @@ def test_a_token_made_on_one_replica_is_let_in_by_another_and_refused_within_fiv
     assert (200, 401) == (at_once, status)
 
 
-def test_nobody_is_let_in_by_what_was_seen_five_seconds_ago():
+def test_tokens_cached_five_seconds_ago_authorize_no_request():
     """
     Whatever becomes of the task that looks: this bound is checked with every request.
     """
     assert token_cache.REFRESH_S < token_cache.MAX_AGE_S < 5
 
 
-def test_nobody_is_let_in_by_old_knowledge_when_the_database_is_away(sqlite_url, monkeypatch):
+def test_an_old_token_cache_authorizes_no_request_without_the_database(sqlite_url, monkeypatch):
     """
     Nobody is told that the token is wrong either: a trainer asks again.
     """
@@ -135,7 +135,7 @@ def test_nobody_is_let_in_by_old_knowledge_when_the_database_is_away(sqlite_url,
     assert int(refused.headers["retry-after"]) >= 1
 
 
-def test_who_asks_is_not_kept_waiting_by_a_database_that_does_not_answer(sqlite_url, monkeypatch):
+def test_a_request_does_not_wait_for_an_unresponsive_database(sqlite_url, monkeypatch):
     monkeypatch.setattr(token_cache, "MAX_AGE_S", -1.0)
     monkeypatch.setattr(token_cache, "REFRESH_TIMEOUT_S", 0.1)
     answers = threading.Event()
@@ -173,7 +173,7 @@ def _status_in_the_end(service: Service, token: str, wanted: int) -> int:
     return status
 
 
-def test_an_expired_token_is_refused(one_guarded: Service):
+def test_an_expired_token_is_rejected(one_guarded: Service):
     token = make_token(one_guarded.http, "brief", "view", expires_in_s=1)["token"]
     began = time.monotonic()
     while (answer := one_guarded.http.get("/v1/runs", headers=bearer(token))).status_code == 200:
@@ -183,7 +183,7 @@ def test_an_expired_token_is_refused(one_guarded: Service):
     assert 401 == answer.status_code
 
 
-def test_unknown_revoked_and_expired_tokens_are_told_the_same(one_guarded: Service):
+def test_unknown_revoked_and_expired_tokens_get_the_same_answer(one_guarded: Service):
     revoked = make_token(one_guarded.http, "revoked", "view")
     one_guarded.http.delete(f"/v1/tokens/{revoked['id']}")
     expired = make_token(one_guarded.http, "expired", "view", expires_in_s=1)["token"]
@@ -227,7 +227,7 @@ def test_a_name_is_one_tokens_until_it_is_revoked(one_guarded: Service):
         {"scope": "view", "name": "=1+1"},
     ],
 )
-def test_a_token_that_cannot_be_is_refused(one_guarded: Service, wrong: dict[str, Any]):
+def test_an_invalid_new_token_is_rejected(one_guarded: Service, wrong: dict[str, Any]):
     assert 422 == one_guarded.http.post("/v1/tokens", json={"name": "wrong", **wrong}).status_code
 
 
@@ -256,7 +256,7 @@ def test_without_tokens_everything_works_on_this_machine(service: Service):
     assert (201, 200, 200) == (put.status_code, report.status_code, tokens.status_code)
 
 
-def test_who_uses_a_token_is_noted_when_the_service_ends_at_the_latest(database_url):
+def test_the_use_of_a_token_is_stored_at_the_latest_when_the_service_stops(database_url):
     with serving(database_url, auth="on", admin_token=ADMIN) as service:
         service.http.headers.update(bearer(ADMIN))
         used = make_token(service.http, "used", "view")
@@ -268,7 +268,7 @@ def test_who_uses_a_token_is_noted_when_the_service_ends_at_the_latest(database_
     assert {"used": True, "unused": False} == {each["name"]: each["last_used_at"] is not None for each in listed}
 
 
-def test_the_name_of_the_token_is_who_ordered(one_guarded: Service):
+def test_the_name_of_the_token_is_the_actor(one_guarded: Service):
     token = make_token(one_guarded.http, "night shift", "operate")["token"]
     one_guarded.http.put("/v1/runs/ordered", json=RUN)
     order = {"type": "set_learning_rate", "value": 0.05, "actor": "somebody else", "reason": "too fast"}
@@ -278,7 +278,7 @@ def test_the_name_of_the_token_is_who_ordered(one_guarded: Service):
     assert ["night shift"] == [event["payload"]["actor"] for event in events]
 
 
-def test_what_was_ordered_of_a_run_survives_its_deletion(guarded: Service):
+def test_the_audit_keeps_the_commands_of_a_deleted_run(guarded: Service):
     token = make_token(guarded.http, "operator", "operate")["token"]
     guarded.http.put("/v1/runs/r", json=RUN)
     guarded.http.post("/v1/runs/r/commands", json={"type": "scale", "factor": 0.5}, headers=bearer(token))
@@ -291,7 +291,7 @@ def test_what_was_ordered_of_a_run_survives_its_deletion(guarded: Service):
     assert [("scale", "operator")] == [(each["type"], each["actor"]) for each in deleted["details"]["commands"]]
 
 
-def test_who_sets_another_policy_by_asking_for_the_run_is_in_the_audit(one_guarded: Service):
+def test_a_policy_replaced_by_put_run_is_in_the_audit(one_guarded: Service):
     http = one_guarded.http
     token = make_token(http, "replacer", "operate")["token"]
     other = {"policy": {"type": "constant", "learning_rate": 0.2}, "on_conflict": "replace"}

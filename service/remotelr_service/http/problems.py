@@ -164,6 +164,12 @@ def described(*codes: str) -> Responses:
     return found
 
 
+def created(model: type[BaseModel], name: str) -> Responses:
+    """The OpenAPI response 201 with the header Location. name: what was created."""
+    location = {"description": f"The {name}.", "schema": {"type": "string"}}
+    return {201: {"model": model, "description": f"The {name} was created.", "headers": {"Location": location}}}
+
+
 _REFERENCE = {"$ref": "#/components/schemas/Problem"}
 RETRY_AFTER_HEADER = {
     "Retry-After": {"description": "Seconds until a retry.", "schema": {"type": "integer", "minimum": 0}}

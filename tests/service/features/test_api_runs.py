@@ -48,7 +48,7 @@ def test_another_policy_is_a_conflict_that_shows_the_difference(service):
 @pytest.mark.parametrize(
     ("on_conflict", "factor", "version"), [("keep", 0.5, 1), ("replace", 0.2, 2), ("restart", 0.2, 2)]
 )
-def test_a_conflict_ends_as_the_owner_says(service, on_conflict, factor, version):
+def test_on_conflict_determines_the_result_of_a_policy_conflict(service, on_conflict, factor, version):
     put(service, "mnist-7")
     run = put(service, "mnist-7", policy={**PLATEAU, "factor": 0.2}, on_conflict=on_conflict).json()
 
@@ -70,7 +70,7 @@ def test_a_policy_that_cannot_be_one_is_named_by_its_path(service):
     assert 404 == service.http.get("/v1/runs/mnist-7").status_code
 
 
-def test_runs_are_listed_page_by_page_in_order_of_their_keys(service):
+def test_runs_are_listed_in_pages_ordered_by_key(service):
     for key in ("c", "a", "e", "b", "d"):
         put(service, key)
     pages, after = [], None
@@ -106,7 +106,7 @@ def test_a_patch_changes_the_tags_it_names_and_no_others(service):
     assert (200, {"model": "x", "team": "vision"}) == (answer.status_code, answer.json()["tags"])
 
 
-def test_a_patch_that_would_give_a_run_too_many_tags_is_refused(service):
+def test_a_patch_with_too_many_tags_is_rejected(service):
     put(service, "mnist-7", tags={f"t{number}": "" for number in range(32)})
     answer = service.http.patch("/v1/runs/mnist-7", json={"tags": {"one-more": ""}})
 
@@ -147,7 +147,7 @@ def test_a_finished_run_takes_no_report_and_no_other_end(service):
     assert (409, "run_finished") == (report.status_code, report.json()["code"])
 
 
-def test_a_deleted_run_is_gone(service):
+def test_a_deleted_run_is_not_found(service):
     put(service, "mnist-7")
     deleted = service.http.delete("/v1/runs/mnist-7")
 
@@ -176,7 +176,7 @@ def test_a_deleted_run_is_gone(service):
         ("POST", "/finish", {"status": "failed"}),
     ],
 )
-def test_every_call_says_when_there_is_no_such_run(shared_service, method, path, body):
+def test_every_call_reports_an_unknown_run(shared_service, method, path, body):
     answer = shared_service.http.request(method, f"/v1/runs/nobody{path}", json=body)
 
     assert (404, "run_not_found", "nobody") == (answer.status_code, answer.json()["code"], answer.json()["run"])

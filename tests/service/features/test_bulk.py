@@ -40,7 +40,7 @@ def commands_of(process: Process, key: str) -> list[Any]:
     return [event for event in process.events(key) if event.kind == "command"]
 
 
-def test_every_selected_run_has_the_command_in_its_log_with_who_ordered_it_and_why(process: Process):
+def test_every_selected_run_has_the_command_with_actor_and_reason_in_its_log(process: Process):
     for key in ("a", "b", "c"):
         put(process, key)
     process.finish("c", "completed")
@@ -63,7 +63,7 @@ def test_every_selected_run_has_the_command_in_its_log_with_who_ordered_it_and_w
     assert process.replayed("a") == process.stored_run("a")
 
 
-def test_a_run_that_refuses_says_why_and_holds_up_no_other(process: Process):
+def test_a_run_that_rejects_the_command_gives_the_reason_and_blocks_no_other(process: Process):
     put(process, "a")
     process.put("bounded", {"schedule": PLATEAU, "max_lr": 2.0})
     put(process, "c")
@@ -89,7 +89,7 @@ def test_a_run_whose_log_is_damaged_holds_up_no_other(process: Process):
     assert [1, 0, 1] == [len(commands_of(process, key)) for key in ("a", "b", "c")]
 
 
-def test_the_same_order_again_is_the_same_command_and_changes_no_run_twice(process: Process):
+def test_a_repeated_bulk_command_changes_no_run_twice(process: Process):
     put(process, "a")
     first = order(process)
     put(process, "b")
@@ -103,7 +103,7 @@ def test_the_same_order_again_is_the_same_command_and_changes_no_run_twice(proce
         order(process, Selector(runs=("a",)))
 
 
-def test_orders_sent_twice_at_once_are_one_command(process: Process):
+def test_concurrent_requests_with_one_key_are_one_command(process: Process):
     put(process, "a")
     both = process.ask_all(*(bulk.create_bulk(process.writer, process.reads, RUNNING, HALVE) for _ in range(2)))
     process.ask_all(*(bulk.execute_bulk(process.writer, process.reads, noted.id) for noted, _ in both))
@@ -112,7 +112,7 @@ def test_orders_sent_twice_at_once_are_one_command(process: Process):
     assert 1 == len(commands_of(process, "a"))
 
 
-def test_what_a_killed_process_left_is_done_by_another_once_for_each_run(
+def test_another_process_completes_the_command_of_a_killed_one_once_for_each_run(
     database_url: str, start_process: Callable[..., Process], monkeypatch: pytest.MonkeyPatch
 ):
     """
@@ -155,7 +155,7 @@ async def one_step(process: Process, bulk_id: int) -> None:
         return
 
 
-def test_a_service_that_is_killed_goes_on_when_it_is_back(
+def test_a_restarted_service_completes_its_bulk_command(
     sqlite_url: str, start_process: Callable[..., Process], start_service: Callable[..., ServiceProcess]
 ):
     keys = [f"run-{number:03}" for number in range(300)]
@@ -179,9 +179,7 @@ def test_a_service_that_is_killed_goes_on_when_it_is_back(
     assert {1} == {len(commands_of(after, key)) for key in keys}
 
 
-def test_what_was_left_lying_is_found_by_whoever_looks_and_taken_by_one(
-    postgres_url: str, start_process: Callable[..., Process]
-):
+def test_an_abandoned_command_is_taken_by_exactly_one_replica(postgres_url: str, start_process: Callable[..., Process]):
     here, there = start_process(postgres_url), start_process(postgres_url)
     put(here, "a")
     noted, _ = here.ask(bulk.create_bulk(here.writer, here.reads, RUNNING, HALVE))
@@ -218,7 +216,7 @@ def test_two_replicas_that_carry_out_one_command_do_each_run_once(
     assert [1] * 10 == [len(commands_of(here, key)) for key in keys]
 
 
-def test_a_rehearsal_lists_what_would_come_of_it_and_changes_nothing(process: Process):
+def test_a_dry_run_lists_the_effects_and_changes_nothing(process: Process):
     put(process, "a")
     process.put("bounded", {"schedule": PLATEAU, "max_lr": 2.0})
     pin = Command(type="set_learning_rate", value=4.0)
@@ -244,7 +242,7 @@ def test_a_rehearsal_tells_the_rates_that_the_runs_then_have(process: Process):
     assert told.rate_before == pytest.approx(2 * told.rate_after)
 
 
-def test_runs_are_selected_by_what_they_are(process: Process):
+def test_runs_are_selected_by_experiment_status_and_tags(process: Process):
     put(process, "a", experiment="digits", tags={"team": "vision", "size": "big"})
     put(process, "b", experiment="digits", tags={"team": "vision"})
     put(process, "c", tags={"team": "vision", "size": "big"})
@@ -259,7 +257,7 @@ def test_runs_are_selected_by_what_they_are(process: Process):
     assert ["b"] == chosen(process, runs=("b", "c"), status="running")
 
 
-def test_runs_are_selected_by_what_they_last_measured(process: Process):
+def test_runs_are_selected_by_the_metrics_of_their_last_report(process: Process):
     for key, losses in {"better": [3.0, 0.5], "worse": [0.5, 3.0], "broken": [0.5, float("nan")], "new": []}.items():
         put(process, key)
         process.train(key, losses)
@@ -279,7 +277,7 @@ def test_a_report_that_was_rewound_is_not_the_last_one(process: Process):
     assert ["run"] == chosen(process, metrics={"val_loss": Bound(lt=1.0)})
 
 
-def test_reports_are_answered_while_a_command_goes_to_many_runs(process: Process, monkeypatch: pytest.MonkeyPatch):
+def test_reports_are_answered_during_a_bulk_command(process: Process, monkeypatch: pytest.MonkeyPatch):
     """
     Not after it: the runs that have not had their turn have it later than the reports.
     """
@@ -316,7 +314,7 @@ def test_results_come_in_pages_that_neither_repeat_nor_miss_one(process: Process
     assert [f"run-{number}" for number in range(5)] == seen
 
 
-def test_a_command_that_was_never_ordered_is_not_found(process: Process):
+def test_an_unknown_bulk_command_is_not_found(process: Process):
     with pytest.raises(CommandNotFound):
         bulk.get_bulk(process.reads, 77)
 

@@ -76,7 +76,7 @@ def test_a_trainer_that_used_another_rate_is_found_out(service):
     assert "1.0" in rejected["reason"]
 
 
-def test_a_command_is_overtaken_by_a_later_one_and_the_step_says_by_whom(service):
+def test_a_superseded_command_names_the_actor_of_the_later_one(service):
     create(service)
     older = order(service, type="set_learning_rate", value=0.5, actor="ada").json()
     newer = order(service, type="set_learning_rate", value=0.25, actor="bob", reason="no, less").json()
@@ -107,7 +107,7 @@ def test_a_command_is_cancelled_until_it_is_delivered_and_not_after(service):
     assert (422, "invalid_command", "seq") == problem(late)
 
 
-def test_a_command_that_nobody_was_told_of_expires_with_the_run(service):
+def test_an_undelivered_command_expires_with_the_run(service):
     create(service)
     noted = order(service, type="scale", factor=0.5).json()
     service.http.post("/v1/runs/mnist-7/finish", json={"status": "failed"})
@@ -117,7 +117,7 @@ def test_a_command_that_nobody_was_told_of_expires_with_the_run(service):
     assert ["queued", "expired"] == [step["state"] for step in expired["history"]]
 
 
-def test_the_commands_of_a_run_are_listed_in_pages_with_their_lives(service):
+def test_the_commands_of_a_run_are_listed_in_pages_with_their_status(service):
     create(service, policy=COSINE, total_epochs=100)
     seqs = [
         order(service, **command).json()["seq"]
@@ -140,7 +140,7 @@ def test_the_commands_of_a_run_are_listed_in_pages_with_their_lives(service):
     assert ["applied", "queued", "queued", "queued"] == [each["state"] for each in seen]
 
 
-def test_what_is_no_command_is_not_found_among_them(service):
+def test_an_event_of_another_kind_is_not_found_as_a_command(service):
     create(service)
 
     assert (404, "command_not_found") == problem(service.http.get("/v1/runs/mnist-7/commands/1"))[:2]
@@ -149,7 +149,7 @@ def test_what_is_no_command_is_not_found_among_them(service):
     assert (404, "run_not_found") == problem(service.http.get("/v1/runs/nowhere/commands"))[:2]
 
 
-def test_of_two_operators_who_saw_the_same_the_second_is_told_to_look_again(service):
+def test_the_second_command_with_the_same_expected_seq_is_rejected(service):
     create(service)
     first = order(service, type="scale", factor=0.5, expected_seq=2)
     again = order(service, type="scale", factor=0.5, expected_seq=2)
@@ -197,7 +197,7 @@ def test_a_retry_of_a_command_is_no_conflict_though_the_run_has_moved(service):
         ({"factor": 0.5}, "invalid_request", "type"),
     ],
 )
-def test_a_command_that_makes_no_sense_is_refused_with_its_field(shared_service, body, code, path):
+def test_an_invalid_command_is_rejected_with_its_field(shared_service, body, code, path):
     shared_service.http.put("/v1/runs/senseless", json={"policy": CONSTANT})
     answer = shared_service.http.post("/v1/runs/senseless/commands", json=body)
 
@@ -205,7 +205,7 @@ def test_a_command_that_makes_no_sense_is_refused_with_its_field(shared_service,
     assert path == answer.json()["errors"][0]["path"]
 
 
-def test_a_misspelt_command_is_told_the_nearest(shared_service):
+def test_a_misspelled_command_gets_the_nearest_type(shared_service):
     shared_service.http.put("/v1/runs/senseless", json={"policy": CONSTANT})
     kind = shared_service.http.post("/v1/runs/senseless/commands", json={"type": "sacle", "factor": 0.5})
     field = shared_service.http.post("/v1/runs/senseless/commands", json=held(modee="pin"))
@@ -238,7 +238,7 @@ def test_a_rate_is_held_until_a_time_of_any_zone(service):
         assert rate == report(service, epoch)["learning_rate"]
 
 
-def test_many_runs_are_ordered_at_once_after_a_look_at_what_comes_of_it(service):
+def test_a_bulk_command_has_the_effects_of_its_dry_run(service):
     for key in ("a", "b"):
         create(service, key, experiment="digits", tags={"team": "vision"})
     create(service, "bounded", policy={"schedule": CONSTANT, "min_lr": 0.8}, experiment="digits")
@@ -267,7 +267,7 @@ def test_many_runs_are_ordered_at_once_after_a_look_at_what_comes_of_it(service)
     assert [0.5, 1.0, 1.0] == [report(service, 0, key)["learning_rate"] for key in ("a", "bounded", "other")]
 
 
-def test_a_command_to_many_is_answered_before_its_end_to_who_does_not_wait(service):
+def test_a_bulk_command_without_wait_is_answered_before_its_end(service):
     for number in range(5):
         create(service, f"run-{number}")
     begun = service.http.post(
@@ -298,7 +298,7 @@ def test_a_command_to_many_is_answered_before_its_end_to_who_does_not_wait(servi
         ({"command": {"type": "cancel", "seq": 3}}, "invalid_command", "command.type"),
     ],
 )
-def test_an_order_to_many_that_makes_no_sense_is_refused_with_its_field(shared_service, body, code, path):
+def test_an_invalid_bulk_command_is_rejected_with_its_field(shared_service, body, code, path):
     sensible = {"selector": {"status": "running"}, "command": {"type": "stop"}}
     answer = shared_service.http.post("/v1/commands", json=sensible | body)
 
@@ -309,7 +309,7 @@ def test_an_unknown_command_to_many_is_not_found(shared_service):
     assert (404, "command_not_found") == problem(shared_service.http.get("/v1/commands/77"))[:2]
 
 
-def test_runs_of_an_experiment_begin_with_what_is_set_for_it(service):
+def test_new_runs_get_the_settings_of_their_experiment(service):
     settings = {"policy": CONSTANT, "tags": {"team": "vision"}, "limits": {"max_lr": 0.5, "max_change": 4}}
     made = service.http.put("/v1/experiments/digits", json=settings)
     again = service.http.put("/v1/experiments/digits", json=settings)
@@ -344,14 +344,14 @@ def test_new_limits_hold_for_running_runs_when_the_answer_is_there(service):
         ({"policy": {"type": "cosinus"}}, "invalid_policy", "policy.type"),
     ],
 )
-def test_an_experiment_that_makes_no_sense_is_refused_with_its_field(shared_service, body, code, path):
+def test_an_invalid_experiment_is_rejected_with_its_field(shared_service, body, code, path):
     answer = shared_service.http.put("/v1/experiments/senseless", json=body)
 
     assert (422, code, path) == problem(answer)
     assert (404, "experiment_not_found") == problem(shared_service.http.get("/v1/experiments/senseless"))[:2]
 
 
-def test_a_new_run_without_a_policy_is_told_where_one_can_come_from(shared_service):
+def test_a_new_run_without_a_policy_gets_the_ways_to_set_one(shared_service):
     answer = shared_service.http.put("/v1/runs/bare", json={"experiment": "without-any"})
 
     assert (422, "invalid_policy", "policy") == problem(answer)

@@ -41,7 +41,7 @@ def wait_out() -> None:
     time.sleep(0.1)
 
 
-def test_only_what_is_due_is_decided_and_only_once(process: Process):
+def test_only_due_points_are_decided_and_only_once(process: Process):
     for key, policy in [("soon", IMPATIENT), ("later", PATIENT)]:
         process.put(key, policy, world_size=2)
         process.report(key, 0, 1.0, rank=1)
@@ -64,7 +64,7 @@ def test_a_run_is_due_so_long_after_its_points_first_report_and_not_after_its_la
 
 
 @pytest.mark.parametrize("ending", ["decision", "finish", "attempt"])
-def test_nothing_is_due_of_a_point_that_nobody_waits_for_any_more(process: Process, ending: str):
+def test_a_point_without_waiting_ranks_is_not_due(process: Process, ending: str):
     process.put("run", PATIENT, world_size=2)
     process.report("run", 0, 1.0, rank=1)
     match ending:
@@ -107,7 +107,7 @@ def test_replicas_that_notice_together_take_one_decision(postgres_url: str, star
     assert list(range(5)) == closings
 
 
-def test_a_rank_that_asks_again_when_the_time_is_over_is_answered_by_that(process: Process):
+def test_a_repeated_report_after_the_deadline_decides_the_point(process: Process):
     process.put("run", IMPATIENT, world_size=2)
     assert isinstance(process.report("run", 0, 1.0, rank=1), Waiting)
     wait_out()
@@ -115,7 +115,7 @@ def test_a_rank_that_asks_again_when_the_time_is_over_is_answered_by_that(proces
     assert 1 == process.report("run", 0, 1.0, rank=1).epoch
 
 
-def test_of_two_points_whose_time_is_over_the_asked_one_waits_for_the_older_to_be_decided(process: Process):
+def test_an_overdue_point_is_decided_only_after_an_older_overdue_point(process: Process):
     process.put("run", PATIENT, world_size=2)
     process.report("run", 0, 1.0, rank=1)
     process.report("run", 1, 1.0, rank=1)
@@ -153,7 +153,7 @@ def test_a_run_whose_log_is_damaged_holds_up_no_other(process: Process):
     assert ["b"] == due(process)
 
 
-def test_a_rank_that_waits_is_told_by_whoever_decides(process: Process):
+def test_a_waiting_rank_gets_the_decision_of_any_replica(process: Process):
     process.put("run", IMPATIENT, world_size=2)
     report = Report(epoch=0, metrics={"val_loss": 1.0}, rank=1)
 

@@ -51,16 +51,18 @@ def test_a_run_without_a_policy_takes_its_experiments(process: Process):
     assert 0.5 == process.train("run", [1.0] * 4)[-1]
 
 
-def test_a_run_that_exists_keeps_its_policy_when_none_is_given(process: Process):
+def test_an_existing_run_keeps_its_policy_if_none_is_given(process: Process):
     made = put(process, "run", experiment="digits")
     set_up(process, policy=policy_from_json({"type": "constant", "learning_rate": 0.1}))
 
     assert made == put(process, "run", OPEN, experiment="digits")
 
 
-@pytest.mark.parametrize(("experiment", "way_out"), [(None, "give one"), ("digits", "PUT /v1/experiments/digits")])
-def test_a_new_run_without_any_policy_is_refused_with_a_way_out(process: Process, experiment: str | None, way_out: str):
-    with pytest.raises(InvalidPolicy, match=way_out):
+@pytest.mark.parametrize(("experiment", "action"), [(None, "give one"), ("digits", "PUT /v1/experiments/digits")])
+def test_a_new_run_without_any_policy_is_rejected_with_the_action_to_take(
+    process: Process, experiment: str | None, action: str
+):
+    with pytest.raises(InvalidPolicy, match=action):
         put(process, "run", OPEN, experiment=experiment)
 
 
@@ -99,7 +101,7 @@ def test_other_limits_reach_every_running_run_and_no_other(process: Process):
     assert process.replayed("a") == process.stored_run("a")
 
 
-def test_limits_that_are_taken_away_bound_nobody_any_more(process: Process):
+def test_removed_limits_bound_no_run(process: Process):
     set_up(process, limits=Limits(max_lr=0.5))
     put(process, "run", experiment="digits")
     process.attempt("run", "life", 0)

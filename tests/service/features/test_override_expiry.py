@@ -53,7 +53,7 @@ def test_a_rate_is_held_until_its_time_and_no_longer(process: Process, mode: str
     assert process.replayed("run") == process.stored_run("run")
 
 
-def test_whoever_looks_lets_go_of_what_nobody_asks_for_and_only_once(process: Process):
+def test_the_periodic_check_expires_an_override_once(process: Process):
     begun(process)
     process.command("run", "set_learning_rate", 0.3, until=PAST, actor="ada")
     due = held(process)
@@ -67,7 +67,7 @@ def test_whoever_looks_lets_go_of_what_nobody_asks_for_and_only_once(process: Pr
     assert process.replayed("run") == process.stored_run("run")
 
 
-def test_a_run_whose_log_is_damaged_keeps_no_other_waiting(process: Process):
+def test_a_damaged_log_does_not_delay_the_overrides_of_other_runs(process: Process):
     for key in ("a", "b", "c"):
         begun(process, key)
         process.command(key, "set_learning_rate", 0.3, until=PAST)
@@ -86,7 +86,7 @@ def test_a_report_lets_go_before_it_is_decided(process: Process):
     assert ["set_learning_rate", "release"] == kinds(process)
 
 
-def test_a_command_counts_from_what_is_in_force_after_the_time(process: Process):
+def test_a_command_after_an_expiry_applies_to_the_rate_without_the_override(process: Process):
     begun(process)
     process.command("run", "set_learning_rate", 0.3, until=PAST)
     process.command("run", "scale", factor=0.5)
@@ -104,7 +104,7 @@ def test_a_time_that_is_far_is_not_due(process: Process):
 
 
 @pytest.mark.parametrize("ending", ["release", "pin", "finish"])
-def test_nothing_is_let_go_that_is_held_no_more(process: Process, ending: str):
+def test_an_override_that_was_released_does_not_expire(process: Process, ending: str):
     begun(process)
     process.command("run", "set_learning_rate", 0.3, until=FAR)
     match ending:
@@ -121,7 +121,9 @@ def test_nothing_is_let_go_that_is_held_no_more(process: Process, ending: str):
     assert stored.override_expires_at is None
 
 
-def test_replicas_that_look_together_let_go_once(postgres_url: str, start_process: Callable[..., Process]):
+def test_concurrent_checks_of_replicas_expire_an_override_once(
+    postgres_url: str, start_process: Callable[..., Process]
+):
     here, there = start_process(postgres_url), start_process(postgres_url)
     for number in range(5):
         begun(here, f"run-{number}")

@@ -58,7 +58,7 @@ def replayed(http: httpx.Client, run: str) -> dict[str, Any]:
 # Decisions, explained.
 
 
-def test_the_decision_of_an_epoch_says_in_a_sentence_why_it_has_its_rate(shared_service: Service):
+def test_the_decision_of_an_epoch_contains_a_sentence_with_its_cause(shared_service: Service):
     http = shared_service.http
     put(http, "explained", PLATEAU)
     for epoch in range(4):
@@ -79,7 +79,7 @@ def test_an_epoch_in_a_gap_went_by_the_newest_decision_before(shared_service: Se
     assert [0, 1, 1, 5] == [http.get(f"/v1/runs/gap/decisions/{epoch}").json()["epoch"] for epoch in (0, 1, 3, 5)]
 
 
-def test_after_a_rewind_an_epoch_is_explained_by_the_life_that_counts(shared_service: Service):
+def test_after_a_rewind_an_epoch_is_explained_by_the_effective_attempt(shared_service: Service):
     http = shared_service.http
     put(http, "rewound", PLATEAU)
     for epoch in range(5):
@@ -109,7 +109,7 @@ def test_recorded_losses_are_given_to_several_policies_at_once(shared_service: S
     ), reverse=True)  # fmt: skip
 
 
-def test_what_an_operator_ordered_is_in_the_real_curve_and_in_no_other(shared_service: Service):
+def test_a_command_affects_the_actual_curve_and_no_alternative(shared_service: Service):
     http = shared_service.http
     put(http, "overridden", PLATEAU)
     report(http, "overridden", 0)
@@ -121,7 +121,7 @@ def test_what_an_operator_ordered_is_in_the_real_curve_and_in_no_other(shared_se
     assert [RATE, RATE, RATE] == found["policies"]["same"]["learning_rates"]
 
 
-def test_what_was_rewound_past_is_not_rehearsed(shared_service: Service):
+def test_what_if_ignores_superseded_reports(shared_service: Service):
     http = shared_service.http
     put(http, "twice", PLATEAU)
     for epoch in range(6):
@@ -133,7 +133,7 @@ def test_what_was_rewound_past_is_not_rehearsed(shared_service: Service):
     assert [RATE] * 5 == what_if(http, "twice", same=PLATEAU)["policies"]["same"]["learning_rates"]
 
 
-def test_each_policy_reduces_the_ranks_in_its_own_way(shared_service: Service):
+def test_what_if_aggregates_ranks_as_each_policy_requires(shared_service: Service):
     http = shared_service.http
     mean = {"schedule": PLATEAU, "aggregate": {"ranks": "all"}}
     put(http, "ranks", mean, world_size=2)
@@ -169,7 +169,7 @@ def paths(document: str) -> list[str]:
     return [path for path in drawn if "h26" not in path]
 
 
-def test_a_preview_is_a_picture_for_who_asks_for_one(shared_service: Service):
+def test_a_preview_is_svg_if_the_client_accepts_svg(shared_service: Service):
     body = {"policy": COSINE, "initial_learning_rate": RATE, "count": 20}
     answer = shared_service.http.post("/v1/policies/preview", json=body, headers={"Accept": "image/svg+xml"})
     root = ET.fromstring(answer.text)
@@ -208,14 +208,14 @@ def test_a_preview_as_a_table_holds_the_very_same_doubles(shared_service: Servic
         ("image/svg+xml;q=0, text/csv;q=x", "application/json"),
     ],
 )
-def test_the_form_of_a_preview_is_what_is_accepted_most(shared_service: Service, accept: str, media_type: str):
+def test_the_media_type_of_a_preview_is_the_most_preferred_one(shared_service: Service, accept: str, media_type: str):
     body = {"policy": COSINE, "initial_learning_rate": RATE, "count": 2}
     answer = shared_service.http.post("/v1/policies/preview", json=body, headers={"Accept": accept})
 
     assert media_type == answer.headers["content-type"].partition(";")[0]
 
 
-def test_the_picture_of_what_if_shows_every_policy_beside_the_real_curve(shared_service: Service):
+def test_the_chart_of_what_if_shows_every_policy_beside_the_actual_curve(shared_service: Service):
     http = shared_service.http
     put(http, "drawn", PLATEAU)
     for epoch in range(6):
@@ -255,7 +255,7 @@ def test_every_curve_can_be_drawn_and_no_picture_grows_with_its_curve(rates: lis
 # Doing it again.
 
 
-def test_a_run_is_done_again_with_what_its_operator_did(shared_service: Service):
+def test_a_replay_policy_contains_the_effect_of_commands(shared_service: Service):
     http = shared_service.http
     put(http, "first", PLATEAU)
     for epoch in range(5):
@@ -318,7 +318,7 @@ def test_more_changes_than_a_list_holds_are_put_together(shared_service: Service
     assert what_if(http, "long", again=found["policy"])["actual"] == again.json()["learning_rates"]
 
 
-def test_steps_that_are_too_many_to_list_are_said_to_lie_on_lines(shared_service: Service):
+def test_too_many_steps_are_interpolated_with_a_note(shared_service: Service):
     http = shared_service.http
     put(http, "many", {"schedule": {**COSINE, "decay_steps": 300_000}, "unit": "step"}, steps_per_epoch=100_000)
     for epoch in range(3):

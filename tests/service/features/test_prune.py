@@ -57,7 +57,7 @@ def counted(process: Process, table: str) -> int:
         return found
 
 
-def test_what_ended_long_ago_goes_with_its_events_and_nothing_else_does(process: Process):
+def test_prune_deletes_only_old_finished_runs_with_their_events(process: Process):
     ended(process, "old-1", "old-2")
     ended(process, "new", ago=timedelta(days=1))
     process.put("running")
@@ -82,7 +82,7 @@ def test_more_than_fit_a_transaction_go_in_several(process: Process, monkeypatch
     assert [] == left(process)
 
 
-def test_a_run_that_goes_on_after_it_was_looked_for_stays(process: Process, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_that_begins_again_during_a_prune_is_not_deleted(process: Process, monkeypatch: pytest.MonkeyPatch):
     ended(process, "gone", "resumed")
     looked_for = iter([pruning.list_stale(process.reads, STALE), []])
     process.attempt("resumed", "another life", 2)
@@ -92,7 +92,7 @@ def test_a_run_that_goes_on_after_it_was_looked_for_stays(process: Process, monk
     assert ["resumed"] == left(process)
 
 
-def test_who_is_stopped_in_the_middle_begins_again(
+def test_an_interrupted_prune_can_be_started_again(
     process: Process, monkeypatch: pytest.MonkeyPatch, start_process: Callable[..., Process]
 ):
     """
@@ -141,7 +141,7 @@ def prune_bulk(process: Process, stale: PruneFilter = STALE) -> list[int]:
     return process.ask(all_of_it())
 
 
-def test_what_came_of_a_command_to_many_goes_and_what_it_did_stays(process: Process):
+def test_prune_deletes_bulk_results_but_not_their_effects(process: Process):
     process.put("run")
     old, new = commanded(process, LONG_AGO), commanded(process, timedelta(days=1))
     unfinished, _ = process.ask(bulk.create_bulk(process.writer, process.reads, EVERY, Command(type="stop")))

@@ -63,7 +63,7 @@ def post_all(urls: list[str], ranks: range, epoch: int, wait: float = 0.0) -> li
 # A rank that does not come
 
 
-def test_a_rank_that_is_dead_holds_the_others_up_for_as_long_as_the_policy_says(service: Service):
+def test_a_dead_rank_delays_the_others_up_to_the_timeout_of_the_policy(service: Service):
     put(service.http, 3, timeout_s=3600)
     waiting = [post(service.http, 0, rank, value) for rank, value in [(2, 4.0), (0, 2.0)]]
     soon = {"schedule": EAGER, "aggregate": {"ranks": "all", "timeout_s": 0.1}}
@@ -108,7 +108,7 @@ def test_a_rank_that_waits_is_answered_soon_after_the_time_is_over(service: Serv
     assert 0.5 <= min(waited) <= 0.5 + SLACK_S
 
 
-def test_the_time_is_noticed_when_nobody_asks(service: Service):
+def test_a_point_is_decided_at_its_deadline_without_a_further_request(service: Service):
     put(service.http, 2, timeout_s=0.3)
     post(service.http, 0, 1, 1.0)
 
@@ -126,7 +126,7 @@ def test_without_a_time_a_dead_rank_is_waited_for_until_a_new_policy_needs_fewer
     assert 3.0 == post(service.http, 0, 0, 2.0).json()["plateau"]["best"]
 
 
-def test_a_time_that_a_new_policy_brings_holds_for_who_waits_already(service: Service):
+def test_the_timeout_of_a_new_policy_applies_to_a_waiting_point(service: Service):
     put(service.http, 2)
     post(service.http, 0, 0, 2.0)
     patient = {"schedule": EAGER, "aggregate": {"ranks": "all", "timeout_s": 0.1}}
@@ -135,7 +135,7 @@ def test_a_time_that_a_new_policy_brings_holds_for_who_waits_already(service: Se
     assert 1 == await_epoch(service.http, 1)["epoch"]
 
 
-def test_a_new_life_of_the_trainers_waits_anew_and_for_as_many_ranks_as_it_has(service: Service):
+def test_a_new_attempt_waits_for_its_own_number_of_ranks(service: Service):
     put(service.http, 8, timeout_s=5.0)
     post(service.http, 0, 3, 1.0)
     attempt = {"key": "second", "epoch": 0, "world_size": 2}
@@ -198,7 +198,7 @@ def test_the_time_is_noticed_by_the_other_replica_when_the_first_is_killed(
         assert [[1]] == [event["notes"]["ranks"] for event in events(http, "timeout")]
 
 
-def test_a_rank_that_was_told_to_wait_is_remembered_by_a_service_that_was_killed_and_so_is_the_time(
+def test_a_waiting_report_and_its_deadline_survive_a_kill_of_the_service(
     database_url: str, start_service: Callable[..., ServiceProcess]
 ):
     first = start_service(database_url)
@@ -216,7 +216,7 @@ def test_a_rank_that_was_told_to_wait_is_remembered_by_a_service_that_was_killed
     assert decision | {"replayed": True} == asked_again.json()
 
 
-def test_a_thousand_ranks_that_wait_in_the_service_are_all_told_the_same(
+def test_a_thousand_waiting_requests_get_the_same_decision(
     database_url: str, start_service: Callable[..., ServiceProcess]
 ):
     service = start_service(database_url)
@@ -228,7 +228,7 @@ def test_a_thousand_ranks_that_wait_in_the_service_are_all_told_the_same(
     assert 1 == len({str(decision_in(answer)) for answer in answers})
 
 
-def test_a_thousand_ranks_that_ask_again_are_all_told_the_same(
+def test_a_thousand_retried_reports_get_the_same_decision(
     database_url: str, start_service: Callable[..., ServiceProcess]
 ):
     service = start_service(database_url)

@@ -66,7 +66,7 @@ def test_a_report_repeated_much_later_gets_its_own_answer_and_not_the_newest(
     assert len(LOSSES) + 1 == len(after.events("run"))
 
 
-def test_another_value_for_a_decided_point_is_refused_and_the_first_one_stands(process: Process):
+def test_another_value_for_a_decided_point_is_rejected_and_the_first_one_holds(process: Process):
     """
     F3.
     """
@@ -80,7 +80,7 @@ def test_another_value_for_a_decided_point_is_refused_and_the_first_one_stands(p
     assert before == process.stored_run("run")
 
 
-def test_a_hole_behind_the_newest_decision_is_refused_and_a_gap_ahead_is_noted(process: Process):
+def test_an_epoch_before_the_newest_decision_is_rejected_and_a_gap_is_noted(process: Process):
     """
     F4: validating every few epochs leaves gaps.
     """
@@ -123,7 +123,7 @@ def test_going_back_to_an_older_checkpoint_gives_the_same_curve_again(process: P
     assert 6 == len(superseded)
 
 
-def test_an_attempt_ahead_of_the_log_is_told_to_send_what_is_missing(process: Process):
+def test_an_attempt_ahead_of_the_log_gets_the_missing_epochs(process: Process):
     """
     F7: no epoch is invented.
     """
@@ -136,13 +136,13 @@ def test_an_attempt_ahead_of_the_log_is_told_to_send_what_is_missing(process: Pr
     assert 0 == process.stored_run("run").attempt
 
 
-def test_a_trainer_that_knows_more_than_the_log_is_told_so(process: Process):
+def test_a_trainer_with_a_newer_decision_than_the_log_gets_server_behind(process: Process):
     process.put("run")
     with pytest.raises(ServerBehind):
         process.report("run", 0, 0.5, last_seq=12)
 
 
-def test_an_attempt_that_was_taken_over_is_refused_and_writes_nothing(process: Process):
+def test_a_stale_attempt_is_rejected_and_stores_nothing(process: Process):
     """
     F8, invariant 6: two trainers believe the run is theirs.
     """
@@ -195,7 +195,7 @@ def test_the_order_in_which_ranks_report_changes_no_rate(process: Process, order
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_not_finite_leaves_the_rate_finite_and_the_curve_goes_on(process: Process, loss: float):
+def test_a_non_finite_loss_leaves_the_rate_finite_and_the_curve_continues(process: Process, loss: float):
     """
     F22: it is stored by its name and comes back as what it was.
     """
@@ -267,7 +267,7 @@ def test_a_command_sent_again_under_its_key_counts_once(process: Process):
     assert 0.5 == process.report("run", 0, 0.5).learning_rate
 
 
-def test_a_policy_other_than_the_stored_one_is_refused_with_the_difference(process: Process):
+def test_a_policy_other_than_the_stored_one_is_rejected_with_the_difference(process: Process):
     """
     F27: no silent mix of two configurations.
     """
@@ -313,7 +313,7 @@ def test_a_batch_is_as_if_its_reports_had_come_one_by_one(process: Process):
     assert [replace(answer, replayed=True) for answer in answers if isinstance(answer, Decision)] == again
 
 
-def test_a_batch_keeps_what_stands_before_its_first_refusal_and_tries_nothing_after_it(process: Process):
+def test_a_batch_stores_the_reports_before_the_first_rejected_one_only(process: Process):
     process.put("run")
     spool = [
         Report(epoch=epoch, metrics={"val_loss": loss}) for epoch, loss in [(0, 0.5), (1, 0.5), (1, 0.6), (2, 0.5)]

@@ -83,7 +83,7 @@ def test_runs_are_listed_in_pages_that_neither_repeat_nor_miss_one(process: Proc
     assert keys == listed
 
 
-def test_a_last_page_that_is_full_says_that_it_is_the_last(process: Process):
+def test_a_full_last_page_has_no_next_page(process: Process):
     for key in ("a", "b"):
         put(process, key)
 
@@ -135,7 +135,7 @@ def test_a_run_does_not_gather_more_tags_than_it_may_have(process: Process):
     assert 32 == len(tagged.stored.tags)
 
 
-def test_an_end_is_final_until_somebody_begins_again(process: Process):
+def test_a_finished_run_stays_finished_until_a_new_attempt(process: Process):
     put(process, "run")
     assert "completed" == process.finish("run", "completed").run.status
     assert "completed" == process.finish("run", "completed").run.status
@@ -143,7 +143,7 @@ def test_an_end_is_final_until_somebody_begins_again(process: Process):
         process.finish("run", "failed")
 
 
-def test_a_run_goes_on_and_ends_as_often_as_somebody_wants(process: Process):
+def test_a_run_can_begin_and_finish_repeatedly(process: Process):
     """What rarely changes is stored only where it did: of what is stored, and not of what once was."""
     process.put("run")
     for life in range(4):
@@ -172,7 +172,7 @@ def test_a_run_that_is_made_anew_in_the_transaction_that_deletes_it_is_stored_wh
         process.ask(runs.delete_run(process.writer, "run", by=None))
 
 
-def test_a_deleted_run_is_gone_with_its_events_and_its_key_is_free(process: Process):
+def test_a_deleted_run_has_no_events_and_its_key_is_free(process: Process):
     put(process, "run")
     process.train("run", [1.0] * 3)
     process.ask(runs.delete_run(process.writer, "run"))
@@ -186,7 +186,7 @@ def test_a_deleted_run_is_gone_with_its_events_and_its_key_is_free(process: Proc
     assert 1 == len(process.events("run"))
 
 
-def test_whoever_waits_for_a_decision_hears_of_it_at_once(process: Process, monkeypatch: pytest.MonkeyPatch):
+def test_a_waiting_request_gets_the_decision_at_once(process: Process, monkeypatch: pytest.MonkeyPatch):
     """
     And not when the database is looked into again, which here would be too late.
     """
@@ -202,7 +202,9 @@ def test_whoever_waits_for_a_decision_hears_of_it_at_once(process: Process, monk
     assert 2 == process.ask(wait_and_report()).seq
 
 
-def test_whoever_waits_hears_of_another_replicas_decision_too(postgres_url: str, start_process: Callable[..., Process]):
+def test_a_waiting_request_gets_the_decision_of_another_replica(
+    postgres_url: str, start_process: Callable[..., Process]
+):
     here, there = start_process(postgres_url), start_process(postgres_url)
     put(here, "run")
     threading.Timer(0.1, lambda: there.report("run", 0, 0.5)).start()
@@ -253,7 +255,7 @@ def test_history_has_a_row_for_every_report_with_the_rate_its_epoch_ran_with(pro
     assert rows[2:4] == history.history(process.reads, "run", after=rows[1].event.seq, limit=2)
 
 
-def test_history_shows_what_was_rewound_and_what_replaced_it(process: Process):
+def test_history_contains_superseded_reports_and_their_replacements(process: Process):
     put(process, "run")
     process.attempt("run", "life 1", 0)
     process.train("run", [1.0] * 4)

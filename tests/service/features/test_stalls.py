@@ -27,7 +27,7 @@ def test_an_epoch_usually_takes_the_median_of_the_last_ones():
     assert 10.0 == typical_epoch_s(decided(0, 10, 20, 500, 510))
 
 
-def test_what_lies_between_two_attempts_is_no_epoch():
+def test_the_time_between_two_attempts_is_not_an_epoch():
     second = [(2, 5, NOON + timedelta(seconds=9_010)), (2, 4, NOON + timedelta(seconds=9_000))]
 
     assert 10.0 == typical_epoch_s([*second, *decided(0, 10, 20)])
@@ -38,7 +38,7 @@ def test_epochs_that_went_unreported_share_the_time():
 
 
 @pytest.mark.parametrize("seconds", [(), (0,), (0, 10)])
-def test_from_two_epochs_nobody_can_tell_what_is_usual(seconds: tuple[float, ...]):
+def test_two_epochs_are_too_few_for_a_typical_duration(seconds: tuple[float, ...]):
     assert typical_epoch_s(decided(*seconds)) is None
 
 
@@ -75,7 +75,7 @@ def stalled(ctx: Context) -> list[str]:
     return [view.run.key for view in list_runs(ctx.reads, stalled=True).runs]
 
 
-def test_a_silent_run_is_marked_once_and_until_it_is_heard_of_again(ctx: Context):
+def test_a_stalled_run_is_marked_once_until_its_next_report(ctx: Context):
     async def story() -> None:
         one, another = Stalls(ctx.writer, ctx.reads), Stalls(ctx.writer, ctx.reads)
         await put_run(ctx.writer, "silent", spec({"type": "constant"}))
@@ -94,7 +94,7 @@ def test_a_silent_run_is_marked_once_and_until_it_is_heard_of_again(ctx: Context
     asyncio.run(story())
 
 
-def test_two_replicas_that_look_at_once_mark_a_run_once(ctx: Context):
+def test_concurrent_checks_of_replicas_mark_a_run_once(ctx: Context):
     async def story() -> list[list[str]]:
         await put_run(ctx.writer, "silent", spec({"type": "constant"}))
         await train(ctx, "silent", 0, 5)
@@ -104,7 +104,7 @@ def test_two_replicas_that_look_at_once_mark_a_run_once(ctx: Context):
     assert [[], [], [], ["silent"]] == sorted(asyncio.run(story()))
 
 
-def test_a_run_that_is_finished_or_unknown_is_not_silent(ctx: Context):
+def test_a_finished_run_or_one_without_typical_epochs_is_not_stalled(ctx: Context):
     from remotelr_service.features.runs.runs import finish_run
 
     async def story() -> list[str]:
@@ -117,7 +117,7 @@ def test_a_run_that_is_finished_or_unknown_is_not_silent(ctx: Context):
     assert [] == asyncio.run(story())
 
 
-def test_a_run_at_rest_is_looked_at_once_and_not_again_before_its_patience_is_over(ctx: Context):
+def test_an_unchanged_run_is_not_read_again_before_its_stall_deadline(ctx: Context):
     """
     Ten thousand runs that wait for hours-long epochs must not cost a query each at every look.
     """
@@ -138,9 +138,7 @@ def test_a_run_at_rest_is_looked_at_once_and_not_again_before_its_patience_is_ov
     assert not [statement for statement in asked if "events" in statement], asked
 
 
-def test_a_look_reads_some_of_the_runs_and_the_next_goes_on_with_the_others(
-    ctx: Context, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_check_reads_some_runs_and_the_next_check_continues(ctx: Context, monkeypatch: pytest.MonkeyPatch):
     """
     However many runs there are, a look costs the same.
     """
@@ -157,7 +155,7 @@ def test_a_look_reads_some_of_the_runs_and_the_next_goes_on_with_the_others(
     assert [keys[:2], keys[2:4], keys[4:], []] == asyncio.run(story())
 
 
-def test_the_list_tells_and_filters_what_is_stalled(shared_service: Service):
+def test_the_list_shows_and_filters_stalled_runs(shared_service: Service):
     http: httpx.Client = shared_service.http
     body = {"policy": {"type": "constant"}, "initial_learning_rate": 0.1, "experiment": "lively"}
     http.put("/v1/runs/lively", json=body).raise_for_status()

@@ -7,7 +7,7 @@ import pytest
 from remotelr_service.live import hub
 
 
-def test_a_cursor_has_what_it_passed_and_nothing_else():
+def test_a_cursor_contains_exactly_the_passed_events():
     rng = random.Random(1)
     for _ in range(300):
         passed = rng.sample(range(1, 30), rng.randrange(1, 20))
@@ -30,5 +30,5 @@ def test_holes_in_which_nothing_can_come_are_forgotten():
 @pytest.mark.parametrize(
     "written", ["", "1!", "!1-2", "1!2", "1!3-2", "1!1-2,", "1.5", "²", "1\n", "1!" + "1-2," * 64 + "1-2"]
 )
-def test_what_is_no_cursor_is_not_read(written: str):
+def test_an_invalid_cursor_is_not_read(written: str):
     assert hub.Cursor.parse(written) is None

@@ -65,7 +65,7 @@ def context_of(service: Service) -> Context:
 # What is told.
 
 
-def test_a_run_is_told_as_it_happens_with_the_numbers_of_its_log(service: Service):
+def test_a_stream_sends_the_events_of_a_run_with_their_seq(service: Service):
     put(service.http, "live")
     with Listener(f"{service.url}/v1/runs/live/stream") as listener:
         begin = service.http.post("/v1/runs/live/attempts", json={"key": "a", "epoch": 0})
@@ -82,7 +82,7 @@ def test_a_run_is_told_as_it_happens_with_the_numbers_of_its_log(service: Servic
     assert all(each.data["sentence"].endswith(".") for each in items[1:])
 
 
-def test_all_runs_are_told_and_those_that_are_selected_alone(service: Service):
+def test_a_stream_sends_the_events_of_all_or_only_selected_runs(service: Service):
     http = service.http
     put(http, "a", experiment="one", tags={"model": "x"})
     put(http, "b", experiment="two", tags={"model": "x"})
@@ -102,7 +102,7 @@ def test_all_runs_are_told_and_those_that_are_selected_alone(service: Service):
     assert [{"a", "b", "c"}, {"a", "c"}, {"a", "b"}, {"a"}, {"c"}] == items
 
 
-def test_the_whole_log_is_told_to_who_asks_for_it(service: Service):
+def test_a_stream_from_seq_0_sends_the_whole_log(service: Service):
     put(service.http, "old")
     for epoch in range(4):
         report(service.http, "old", epoch)
@@ -113,7 +113,7 @@ def test_the_whole_log_is_told_to_who_asks_for_it(service: Service):
     assert [4, 5] == [each.data["seq"] for each in rest[1:]]
 
 
-def test_a_silent_run_is_told_in_its_place(service: Service):
+def test_a_stream_sends_a_stall_after_the_last_event_of_the_run(service: Service):
     from datetime import UTC, datetime, timedelta
 
     from remotelr_service.features.runs.stalls import Stalls
@@ -140,7 +140,7 @@ def test_a_silent_run_is_told_in_its_place(service: Service):
 # Nothing lost, nothing doubled.
 
 
-def test_who_is_cut_off_again_and_again_hears_everything_once(database_url: str):
+def test_a_client_that_is_disconnected_repeatedly_gets_every_event_once(database_url: str):
     """
     With two replicas on PostgreSQL: each connection is cut after some events, and goes on at any of them.
     """
@@ -175,7 +175,7 @@ def test_who_is_cut_off_again_and_again_hears_everything_once(database_url: str)
     assert logs == {run: [each.place for each in heard if each.data["run"] == run] for run in runs}
 
 
-def test_who_comes_back_to_a_run_hears_everything_once(service: Service):
+def test_a_client_that_reconnects_to_a_run_gets_every_event_once(service: Service):
     put(service.http, "run")
     training = threading.Thread(target=_train, args=(service.url, "run", 60, False))
     training.start()
@@ -190,7 +190,7 @@ def test_who_comes_back_to_a_run_hears_everything_once(service: Service):
     assert log_of(service.http, "run")[1:] == places(heard)
 
 
-def test_what_is_committed_late_is_told_late_and_never_lost(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
+def test_an_event_committed_late_is_sent_late_and_not_lost(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
     """
     One replica takes its place in the order, and is slow to commit; another one is faster. Whoever has heard of
     the later event knows that the earlier one is missing, also when they come back elsewhere.
@@ -216,7 +216,7 @@ def test_what_is_committed_late_is_told_late_and_never_lost(postgres_url: str, m
     assert [("fast", 3, "report")] == places(after)
 
 
-def test_what_is_committed_while_somebody_catches_up_is_told_to_them(monkeypatch: pytest.MonkeyPatch):
+def test_an_event_committed_during_a_catch_up_is_sent(monkeypatch: pytest.MonkeyPatch):
     everybody = all_feed.AllStreams(None)  # type: ignore[arg-type]  # whoever asks it is answered here
     before, after = hub.Cursor(1), hub.Cursor(3)
     everybody._cursor = before
@@ -251,7 +251,7 @@ def test_what_is_committed_while_somebody_catches_up_is_told_to_them(monkeypatch
     assert asyncio.run(asyncio.wait_for(hear(), LONG_S)) == [3, 2]
 
 
-def test_what_is_about_to_be_committed_is_waited_for_first(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_stream_waits_for_a_pending_commit_before_later_events(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(all_feed, "HOLE_WAIT_S", LONG_S)
     monkeypatch.setattr(engine, "POSTGRES_IDLE_TIMEOUT_MS", 60_000)
     with serving(postgres_url) as slow, serving(postgres_url) as fast:
@@ -267,7 +267,7 @@ def test_what_is_about_to_be_committed_is_waited_for_first(postgres_url: str, mo
     assert not any("!" in each.id for each in items)
 
 
-def test_what_was_rolled_back_holds_nobody_up(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_rolled_back_transaction_does_not_block_a_stream(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(all_feed, "HOLE_WAIT_S", LONG_S)
     monkeypatch.setattr(engine, "POSTGRES_IDLE_TIMEOUT_MS", 60_000)
     with serving(postgres_url) as service:
@@ -281,7 +281,7 @@ def test_what_was_rolled_back_holds_nobody_up(postgres_url: str, monkeypatch: py
     assert "!" not in items[1].id
 
 
-def test_other_replicas_are_heard_without_looking_for_them(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
+def test_commits_of_other_replicas_reach_a_stream_without_polling(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(subscribers, "POLL_S", 10 * LONG_S)
     with serving(postgres_url) as here, serving(postgres_url) as there:
         put(here.http, "run")
@@ -312,7 +312,7 @@ def test_signals_come_again_after_their_connection_was_lost(postgres_url: str, m
     assert [2, 3, 4, 5, 6] == [each.data["seq"] for each in items[1:]]
 
 
-def test_many_runs_are_followed_at_once_and_each_is_told_its_own(service: Service):
+def test_concurrent_streams_get_the_events_of_their_own_runs(service: Service):
     runs = [f"run-{number}" for number in range(5)]
     for run in runs:
         put(service.http, run)
@@ -329,7 +329,7 @@ def test_many_runs_are_followed_at_once_and_each_is_told_its_own(service: Servic
     assert logs == [places(each) for each in items]
 
 
-def test_who_cannot_keep_up_reads_what_they_missed_from_the_log(service: Service, monkeypatch: pytest.MonkeyPatch):
+def test_a_slow_subscriber_gets_missed_events_from_the_log(service: Service, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(subscribers, "MAX_QUEUED", 3)
     monkeypatch.setattr(all_feed, "PAGE", 4)
     monkeypatch.setattr(run_feed, "PAGE", 4)
@@ -342,7 +342,7 @@ def test_who_cannot_keep_up_reads_what_they_missed_from_the_log(service: Service
     assert [log_of(service.http, "run")[1:]] * 2 == [places(each) for each in items]
 
 
-def test_what_is_of_another_history_is_said_to_be_lost(service: Service):
+def test_a_cursor_of_another_history_gives_the_event_lost(service: Service):
     put(service.http, "run")
     ahead = [listen(f"{service.url}/v1/stream", lambda _: True, "99")[0]]
     ahead += [listen(f"{service.url}/v1/runs/run/stream", lambda _: True, "99")[0]]
@@ -354,7 +354,7 @@ def test_what_is_of_another_history_is_said_to_be_lost(service: Service):
 # Who is refused, and who is sent away.
 
 
-def test_a_stream_of_nothing_is_refused_like_any_request(shared_service: Service):
+def test_a_stream_of_an_unknown_run_is_rejected_with_a_problem(shared_service: Service):
     http = shared_service.http
     unknown = http.get("/v1/runs/nobody/stream")
     wrong = [http.get("/v1/stream", headers={"Last-Event-ID": each}) for each in ("x", "1!", "1!5-3", "-1", "9" * 30)]
@@ -385,7 +385,9 @@ def test_the_stream_of_a_run_ends_when_the_run_is_deleted(service: Service, monk
         assert ["begin"] == [each.event for each in listener.ended()]
 
 
-def test_who_does_not_read_is_cut_off_and_keeps_nobody_waiting(sqlite_url: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_client_that_does_not_read_is_disconnected_without_blocking_others(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(sse, "SEND_TIMEOUT_S", 3.0)
     with serving(sqlite_url) as service:
         put(service.http, "run")
@@ -417,7 +419,7 @@ def test_streams_say_that_they_are_alive(sqlite_url: str, monkeypatch: pytest.Mo
                 assert any(line == ": heartbeat" for line in answer.iter_lines())
 
 
-def test_streams_end_with_the_service_and_nobody_holds_it_up(database_url: str, start_service):
+def test_streams_end_with_the_service_without_delaying_its_end(database_url: str, start_service):
     service = start_service(database_url, REMOTELR_SHUTDOWN_TIMEOUT_S="300")
     service.wait_ready()
     with httpx.Client(base_url=service.url, timeout=60, trust_env=False) as http:

@@ -124,7 +124,7 @@ def test_the_same_attempt_key_is_the_same_attempt(service):
     assert {**first["decision"], "replayed": True} == again["decision"]
 
 
-def test_a_trainer_that_knows_more_is_told_where_to_begin_again(service):
+def test_a_trainer_with_a_newer_decision_gets_the_epoch_to_send_from(service):
     create(service)
     answer = report(service, 0, last_seq=40)
 
@@ -134,7 +134,7 @@ def test_a_trainer_that_knows_more_is_told_where_to_begin_again(service):
     )
 
 
-def test_a_batch_is_answered_in_order_up_to_the_first_refusal(service):
+def test_a_batch_is_answered_in_order_up_to_the_first_rejected_report(service):
     create(service)
     reports = [{"epoch": epoch, "metrics": {"val_loss": 1.0}} for epoch in (0, 1, 1, 2)]
     reports[2]["metrics"] = {"val_loss": 7.0}
@@ -148,7 +148,7 @@ def test_a_batch_is_answered_in_order_up_to_the_first_refusal(service):
     assert 2 == service.http.get("/v1/runs/mnist-7").json()["epoch"]
 
 
-def test_whoever_waits_for_commands_hears_of_one_at_once_and_of_nothing_else(service):
+def test_a_request_that_waits_for_commands_returns_at_the_next_command_only(service):
     create(service)
     with ThreadPoolExecutor() as pool:
         poll = pool.submit(service.http.get, "/v1/runs/mnist-7/events?kind=command&after=1&wait=20")
@@ -195,7 +195,7 @@ def test_a_report_can_wait_for_the_other_ranks(service):
     assert time.monotonic() - began < 50
 
 
-def test_a_report_that_waited_in_vain_is_told_so(service):
+def test_a_report_that_waited_until_its_timeout_gets_202(service):
     create(service, world_size=2, policy={"schedule": PLATEAU, "aggregate": {"ranks": "all"}})
 
     assert (202, 1) == (report(service, 0, query="?wait=0.2").status_code, 1)
@@ -245,7 +245,7 @@ def test_many_long_polls_hold_no_thread(service):
     assert of_the_service < 20
 
 
-def test_steps_are_told_one_by_one_for_a_policy_that_counts_them(service):
+def test_a_policy_in_steps_gives_one_rate_for_each_step(service):
     create(service, policy=COSINE, steps_per_epoch=4, initial_learning_rate=None)
     begun = service.http.post("/v1/runs/mnist-7/attempts?steps=true", json={"key": "a", "epoch": 0}).json()
     second = report(service, 0, query="?steps=true").json()
@@ -264,7 +264,7 @@ def test_every_step_of_an_epoch_has_its_rate_when_the_policy_counts_epochs(servi
 
 
 @pytest.mark.parametrize("steps_per_epoch", [None, 100_001])
-def test_steps_of_an_unknown_number_are_refused_before_anything_is_stored(service, steps_per_epoch):
+def test_unknown_steps_are_rejected_before_anything_is_stored(service, steps_per_epoch):
     create(service, steps_per_epoch=steps_per_epoch)
     refused = [
         report(service, 0, query="?steps=true"),
@@ -315,7 +315,7 @@ def test_a_repeated_command_counts_once(service):
     assert 0.5 == report(service, 0).json()["learning_rate"]
 
 
-def test_a_stop_asks_the_trainer_to_end(service):
+def test_a_stop_command_gives_the_action_stop(service):
     create(service)
     service.http.post("/v1/runs/mnist-7/commands", json={"type": "stop", "actor": "ada", "reason": "diverged"})
 

@@ -17,7 +17,7 @@ def test_places_are_taken_as_long_as_there_are_any():
     assert [True, True, False] == asyncio.run(ask())
 
 
-def test_whoever_stands_first_is_let_in_first():
+def test_the_queue_is_first_in_first_out():
     async def ask() -> list[int]:
         limiter, order = ConcurrencyLimiter(1, timeout_s=60.0), []
 
@@ -51,7 +51,7 @@ def test_never_more_are_worked_on_than_there_are_places():
     assert 3 == asyncio.run(ask())
 
 
-def test_who_waits_for_news_gives_the_place_away_meanwhile():
+def test_a_waiting_request_releases_its_slot():
     async def ask() -> tuple[bool, int, int]:
         limiter = ConcurrencyLimiter(1, timeout_s=60.0)
         assert await limiter.acquire()
@@ -76,7 +76,7 @@ def test_when_all_in_line_have_given_up_the_next_one_is_let_in_at_once():
     assert [*[False] * 5, True] == asyncio.run(ask())
 
 
-def test_one_that_is_cancelled_in_line_keeps_nobody_out():
+def test_a_cancelled_request_in_the_queue_blocks_no_other():
     async def ask() -> bool:
         limiter = ConcurrencyLimiter(1, timeout_s=60.0)
         with limiter:

@@ -79,7 +79,7 @@ def test_a_body_is_read_with_care_just_where_it_has_an_exponent_a_long_integer_o
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1E+400", "1" * 400 + ".0", "9" * 21, "NaN", "-Infinity"])
-def test_a_number_that_only_the_careful_reader_knows_is_refused_with_its_path(number: str):
+def test_a_number_beyond_the_limits_is_rejected_with_its_path(number: str):
     with pytest.raises(json_reader.MalformedJSON) as refused:
         json_reader.loads(f'{{"metrics":{{"val_loss":{number}}}}}'.encode())
 
@@ -87,5 +87,5 @@ def test_a_number_that_only_the_careful_reader_knows_is_refused_with_its_path(nu
 
 
 @pytest.mark.parametrize("number", ["1e-05", "1.5E+3", "9" * 20])
-def test_a_number_that_looks_suspicious_and_is_not_is_taken(number: str):
+def test_a_suspect_but_valid_number_is_accepted(number: str):
     assert {"loss": standard.loads(number)} == json_reader.loads(f'{{"loss":{number}}}'.encode())

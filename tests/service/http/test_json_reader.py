@@ -26,12 +26,12 @@ DOCUMENTS = st.recursive(
 
 
 @given(DOCUMENTS, st.booleans())
-def test_whatever_json_can_say_is_read_as_it_was_written(document, is_ascii):
+def test_every_json_value_is_read_as_written(document, is_ascii):
     assert document == loads(json.dumps(document, ensure_ascii=is_ascii).encode())
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_are_read_as_the_standard_library_does_or_refused(body):
+def test_any_bytes_are_read_like_the_standard_library_or_rejected(body):
     try:
         read = loads(body)
     except MalformedJSON:
@@ -68,7 +68,7 @@ def test_any_bytes_are_read_as_the_standard_library_does_or_refused(body):
         (b'{"a": "\x00"}', "", "control character"),
     ],
 )
-def test_what_is_not_taken_is_refused_with_its_path_and_the_reason(body, path, reason):
+def test_invalid_json_is_rejected_with_its_path_and_the_reason(body, path, reason):
     with pytest.raises(MalformedJSON) as refused:
         loads(body)
 
@@ -78,7 +78,7 @@ def test_what_is_not_taken_is_refused_with_its_path_and_the_reason(body, path, r
 @pytest.mark.parametrize(
     "body", [b"[" * 16 + b"]" * 16, b'"[[[[[[[[[[[[[[[[[[[[[["', b"[%s]" % b",".join([b"0"] * 1000)]
 )
-def test_what_is_just_within_the_bounds_is_taken(body):
+def test_json_at_the_limits_is_accepted(body):
     assert json.loads(body) == loads(body)
 
 
@@ -99,7 +99,7 @@ def test_what_is_just_within_the_bounds_is_taken(body):
     ],
     ids=["depth", "objects", "quotes", "escapes", "lists", "items", "names", "digits", "float", "empty", "backslashes"],
 )
-def test_a_bomb_of_a_megabyte_is_refused_at_once(body):
+def test_a_megabyte_of_brackets_is_rejected_at_once(body):
     began = time.thread_time()
     with pytest.raises(MalformedJSON):
         loads(body)
@@ -107,6 +107,6 @@ def test_a_bomb_of_a_megabyte_is_refused_at_once(body):
     assert time.thread_time() - began < 2
 
 
-def test_many_small_lists_are_refused_before_one_of_them_is_made():
+def test_too_many_lists_are_rejected_before_parsing():
     with pytest.raises(MalformedJSON, match="more than 20000 lists and objects"):
         loads(b"[" + b"[]," * 340_000 + b"[]]")

@@ -71,7 +71,7 @@ def test_bodies_forbid_unknown_fields_and_show_their_bounds():
     assert (0, 10_000_000) == (report["properties"]["epoch"]["minimum"], report["properties"]["epoch"]["maximum"])
 
 
-def test_answers_are_what_the_document_says(shared_service):
+def test_answers_match_the_openapi_document(shared_service):
     """FastAPI checks what routes give as models; what they give as ready responses is checked here."""
     policy = {"schedule": {"type": "constant", "learning_rate": 0.1}, "aggregate": {"ranks": "all"}}
     shared_service.http.put("/v1/runs/described", json={"policy": policy, "world_size": 2})
@@ -101,7 +101,7 @@ def test_the_documentation_loads_nothing_from_outside(shared_service):
     assert "http" not in page.text.replace("http-equiv", "")
 
 
-def test_the_documentation_asks_nobody_whether_it_is_valid(shared_service):
+def test_the_documentation_page_sends_no_request_to_a_validator(shared_service):
     assert "validatorUrl: null" in shared_service.http.get("/docs/start.js").text
 
 

@@ -97,7 +97,7 @@ RAW = {
 
 
 @pytest.mark.parametrize("what", RAW)
-def test_a_hostile_body_is_refused_in_so_many_words_and_changes_nothing(hostile, what):
+def test_a_hostile_body_is_rejected_with_a_reason_and_changes_nothing(hostile, what):
     body, status, code, named = RAW[what]
     before = seq(hostile)
     answer = hostile.http.post("/v1/runs/target/reports", content=body, headers={"Content-Type": "application/json"})
@@ -148,7 +148,7 @@ FIELDS: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("what", FIELDS)
-def test_a_wrong_field_is_named_with_what_was_expected(hostile, what):
+def test_an_invalid_field_is_named_with_the_expected_value(hostile, what):
     members, path, said = FIELDS[what]
     before = seq(hostile)
     answer = hostile.http.post("/v1/runs/target/reports", json={**REPORT, **members})
@@ -190,7 +190,7 @@ def test_a_wrong_field_in_a_batch_is_named_with_its_place(hostile):
         ({"policy": {"type": "reduce_on_plateau", "monitor": "val_loss", "mode": "min"}}, "policy"),
     ],
 )
-def test_a_run_that_cannot_be_is_refused_by_the_field_that_is_wrong(hostile, members, path):
+def test_an_invalid_run_is_rejected_with_its_field(hostile, members, path):
     answer = hostile.http.put("/v1/runs/never", json=members)
 
     body = answer.json()
@@ -202,7 +202,7 @@ def test_a_run_that_cannot_be_is_refused_by_the_field_that_is_wrong(hostile, mem
 @pytest.mark.parametrize(
     "key", ["-a", ".a", "a b", "a%00", "a%0A", "%C3%A9", "a" * 201, "a;b", "a'b", "%ED%A0%80", "%FF", "__proto__"]
 )
-def test_a_key_that_cannot_be_one_is_refused(hostile, key):
+def test_an_invalid_key_is_rejected(hostile, key):
     answer = hostile.http.get(f"/v1/runs/{key}")
 
     assert "path.run" in assert_problem(answer, 422, "invalid_request")["detail"]
@@ -229,12 +229,12 @@ def test_a_key_that_cannot_be_one_is_refused(hostile, key):
         ("tag=a:%FF", "UTF-8"),
     ],
 )
-def test_a_wrong_query_is_refused_by_the_parameter_that_is_wrong(hostile, query, named):
+def test_an_invalid_query_is_rejected_with_its_parameter(hostile, query, named):
     assert named in assert_problem(hostile.http.get(f"/v1/runs?{query}"), 422, "invalid_request")["detail"]
 
 
 @pytest.mark.parametrize("query", ["wait=nan", "wait=inf", "wait=-1", "wait=1e2", "wait=301", "steps=1", "steps=True"])
-def test_a_wrong_wait_or_flag_is_refused(hostile, query):
+def test_an_invalid_wait_or_flag_is_rejected(hostile, query):
     assert_problem(hostile.http.get(f"/v1/runs/target/decision?{query}"), 422, "invalid_request")
 
 
@@ -248,7 +248,7 @@ def test_a_wrong_wait_or_flag_is_refused(hostile, query):
         "application/json; charset=utf-16",
     ],
 )
-def test_a_body_not_declared_as_json_is_refused(hostile, content_type):
+def test_a_body_not_declared_as_json_is_rejected(hostile, content_type):
     before = seq(hostile)
     headers = {} if content_type is None else {"Content-Type": content_type}
     answer = hostile.http.post("/v1/runs/target/reports", content=json.dumps(REPORT), headers=headers)
@@ -285,7 +285,7 @@ def test_a_path_with_nothing_at_it_is_a_problem(hostile, path):
     assert_problem(hostile.http.get(path), 404, "not_found")
 
 
-def test_a_key_with_a_slash_is_told_why_nothing_is_there(hostile):
+def test_a_key_with_a_slash_gets_a_hint(hostile):
     assert "a run key contains no '/'" in hostile.http.get("/v1/runs/a%2Fb").json()["detail"]
 
 
@@ -300,14 +300,14 @@ def test_a_key_with_a_slash_is_told_why_nothing_is_there(hostile):
         ("TRACE", "/v1/runs/target/commands", "GET, HEAD, POST"),
     ],
 )
-def test_a_method_the_path_does_not_take_is_told_all_that_it_does(hostile, method, path, allow):
+def test_a_wrong_method_gets_all_allowed_methods(hostile, method, path, allow):
     answer = hostile.http.request(method, path)
 
     assert_problem(answer, 405, "method_not_allowed")
     assert allow == answer.headers["allow"]
 
 
-def test_a_request_id_is_kept_where_it_is_plain_and_made_where_not(hostile):
+def test_a_plain_request_id_is_used_and_any_other_is_replaced(hostile):
     given = [
         hostile.http.get("/livez", headers={"X-Request-Id": value}).headers["x-request-id"]
         for value in ("abc-123", "a b", "x" * 65, "<script>")
@@ -337,7 +337,7 @@ def test_a_conflict_of_many_metrics_is_a_problem_all_the_same(hostile):
     assert_problem(answer, 409, "report_conflict")
 
 
-def test_a_failure_nobody_foresaw_says_nothing_of_itself(service, monkeypatch):
+def test_an_unexpected_failure_reveals_no_details(service, monkeypatch):
     def fail(*_: Any) -> None:
         raise RuntimeError("secret of the service")
 

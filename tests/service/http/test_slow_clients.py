@@ -42,7 +42,7 @@ def drained(connection: socket.socket) -> bytes:
     return received
 
 
-def test_a_thousand_that_send_nothing_or_half_hold_nobody_up_and_are_sent_away(sqlite_url):
+def test_a_thousand_incomplete_requests_delay_no_other_and_are_closed(sqlite_url):
     """
     With eight places: were they held by those who send slowly, nobody would be served.
     """
@@ -65,7 +65,7 @@ def test_a_thousand_that_send_nothing_or_half_hold_nobody_up_and_are_sent_away(s
     assert sent_away_s < 60
 
 
-def test_those_who_never_read_hold_nobody_up(sqlite_url):
+def test_clients_that_never_read_delay_no_other(sqlite_url):
     with serving(sqlite_url, max_requests=8, shutdown_timeout_s=1) as service:
         service.http.put("/v1/runs/a", json=RUN)
         with connections(service, 100, NEVER_READS):
@@ -74,7 +74,7 @@ def test_those_who_never_read_hold_nobody_up(sqlite_url):
     assert {200} == {status for status, _ in served}
 
 
-def test_one_connection_too_many_is_told_when_to_come_back(sqlite_url):
+def test_a_connection_above_the_limit_gets_retry_after(sqlite_url):
     with serving(sqlite_url, max_connections=50, header_timeout_s=120.0) as service:
         with connections(service, 50, b"") as held:
             with connections(service, 1, b"") as too_many:

@@ -39,11 +39,11 @@ def test_a_trace_is_read(given):
         f'00-{TRACE}-{PARENT}-01","level":"error',
     ],
 )
-def test_what_is_no_trace_is_not_believed(given):
+def test_an_invalid_trace_is_ignored(given):
     assert read_traceparent(given.encode()) is None
 
 
-def test_the_trace_comes_back_and_stands_in_the_log(sqlite_url, start_service):
+def test_the_trace_is_returned_and_logged(sqlite_url, start_service):
     service = start_service(sqlite_url, REMOTELR_LOG_FORMAT="json")
     service.wait_ready()
     forged = 'x","level":"error'

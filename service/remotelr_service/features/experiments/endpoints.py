@@ -15,24 +15,19 @@ from remotelr_service.features.experiments.schemas import (
 )
 from remotelr_service.http.dependencies import CalledBy, Configured, Ctx, run_until_disconnect
 from remotelr_service.http.fields import KEY_PATTERN, ExperimentName, Limit, WaitForMany
-from remotelr_service.http.problems import Responses, described
+from remotelr_service.http.problems import created, described
 from remotelr_service.http.route import StrictRoute
 
 router = APIRouter(prefix="/v1/experiments", tags=["experiments"], route_class=StrictRoute)
-
-_CREATED: Responses = {
-    201: {
-        "model": ExperimentPutAnswer,
-        "description": "The experiment was created.",
-        "headers": {"Location": {"description": "The experiment.", "schema": {"type": "string"}}},
-    }
-}
 
 
 @router.put(
     "/{experiment}",
     operation_id="put_experiment",
-    responses={**_CREATED, **described("invalid_policy", "invalid_request", "database_unavailable")},
+    responses={
+        **created(ExperimentPutAnswer, "experiment"),
+        **described("invalid_policy", "invalid_request", "database_unavailable"),
+    },
 )
 async def put_experiment(
     *,

@@ -120,14 +120,14 @@ async def _by_step(
 
 def _changes(rates: Iterable[Change]) -> list[Change]:
     """The first rate, and every rate that differs from the one before."""
-    kept: list[Change] = []
+    changes: list[Change] = []
     for position, rate in rates:
-        if kept and kept[-1][0] == position:
+        if changes and changes[-1][0] == position:
             # An epoch without steps has the same first step as the next one.
-            kept.pop()
-        if not kept or kept[-1][1] != rate:
-            kept.append((position, rate))
-    return kept
+            changes.pop()
+        if not changes or changes[-1][1] != rate:
+            changes.append((position, rate))
+    return changes
 
 
 def _pieces(changes: Sequence[Change] | None, coarse: Sequence[Change], loss: str) -> tuple[dict[str, Any], list[str]]:
@@ -136,8 +136,8 @@ def _pieces(changes: Sequence[Change] | None, coarse: Sequence[Change], loss: st
         return _constant(changes), []
     points = _changes(coarse)
     every = -(-len(points) // (_PART - 1))
-    kept = [*points[::every], *([points[-1]] if (len(points) - 1) % every else [])]
-    lines = {"boundaries": [position for position, _ in kept], "values": [rate for _, rate in kept]}
+    selected = [*points[::every], *([points[-1]] if (len(points) - 1) % every else [])]
+    lines = {"boundaries": [position for position, _ in selected], "values": [rate for _, rate in selected]}
     return {"type": "piecewise_interpolate", **lines}, [loss]
 
 

@@ -141,14 +141,14 @@ def _thinned(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     """At most four points for each pixel column: the first, lowest, highest and last one."""
     if len(places) <= 2 * WIDTH:
         return list(places)
-    kept: list[tuple[float, float]] = []
+    thinned: list[tuple[float, float]] = []
     column: list[tuple[float, float]] = []
     for place in places:
         if column and int(place[0]) != int(column[0][0]):
-            kept += _outline(column)
+            thinned += _outline(column)
             column = []
         column.append(place)
-    return kept + _outline(column)
+    return thinned + _outline(column)
 
 
 def _outline(column: list[tuple[float, float]]) -> list[tuple[float, float]]:

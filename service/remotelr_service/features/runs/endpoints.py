@@ -9,25 +9,17 @@ from remotelr_service.features.runs import runs
 from remotelr_service.features.runs.schemas import FinishRequest, RunAnswer, RunPage, RunRequest, Status, TagsRequest
 from remotelr_service.http.dependencies import CalledBy, Ctx
 from remotelr_service.http.fields import KEY_PATTERN, TAG_FILTER_PATTERN, Limit, RunKey, Stalled
-from remotelr_service.http.problems import Responses, described
+from remotelr_service.http.problems import created, described
 from remotelr_service.http.route import StrictRoute
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"], route_class=StrictRoute)
-
-_CREATED: Responses = {
-    201: {
-        "model": RunAnswer,
-        "description": "The run was created.",
-        "headers": {"Location": {"description": "The run.", "schema": {"type": "string"}}},
-    }
-}
 
 
 @router.put(
     "/{run}",
     operation_id="put_run",
     responses={
-        **_CREATED,
+        **created(RunAnswer, "run"),
         **described(
             "policy_conflict",
             "experiment_conflict",

@@ -56,10 +56,7 @@ def first_token(settings: Settings, ctx: Context) -> Path | None:
 
 
 def create_local_token(ctx: Context, name: str) -> MadeToken:
-    """A token of the scope `admin`, made in the database itself: for whoever has it has no need of a gate.
-
-    Raises TokenNameTaken.
-    """
+    """A new token of the scope `admin`, stored directly in the database. Raises TokenNameTaken."""
     return asyncio.run(create_token(ctx.writer, TokenRequest(name=name, scope="admin"), by="the database's owner"))
 
 
