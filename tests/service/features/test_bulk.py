@@ -329,3 +329,16 @@ def test_a_single_command_may_have_the_key_of_one_to_many(process: Process):
 
 def chosen(process: Process, **by: Any) -> list[str]:
     return select_runs(process.reads, Selector(**by))
+
+
+def test_a_chunk_that_takes_long_is_executed_in_parts_and_every_run_gets_its_result(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(bulk, "CHUNK_S", 0.0)
+    keys = [f"run-{number}" for number in range(5)]
+    for key in keys:
+        put(process, key)
+    view = order(process)
+
+    assert (keys, 5, 0) == ([each.run for each in view.results], view.progress.done, view.progress.failed)
+    assert [1] * 5 == [len(commands_of(process, key)) for key in keys]
