@@ -1,4 +1,4 @@
-"""Services that let nobody in without a token, and the tokens to get in with."""
+"""Fixtures: services that require tokens, and tokens for them."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from support.fixtures.service import Service, serving
 
 @pytest.fixture
 def guarded(database_url) -> Iterator[Service]:
-    """A service that needs tokens, and a client that asks as its admin: once on SQLite and once on PostgreSQL."""
+    """A service that requires tokens with a client of the scope `admin`, on SQLite and on PostgreSQL."""
     with serving(database_url, auth="on", admin_token=ADMIN) as running:
         running.http.headers.update(bearer(ADMIN))
         yield running
@@ -19,7 +19,7 @@ def guarded(database_url) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def one_guarded(sqlite_template, tmp_path_factory) -> Iterator[Service]:
-    """As `guarded`, on SQLite, for a whole file: for what no database bears on."""
+    """As `guarded`, on SQLite and shared by a file, for tests that do not depend on the database."""
     file = tmp_path_factory.mktemp("guarded") / "remotelr.db"
     file.write_bytes(sqlite_template.read_bytes())
     with serving(f"sqlite:///{file}", auth="on", admin_token=ADMIN) as running:

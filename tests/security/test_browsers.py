@@ -1,4 +1,4 @@
-"""What a page that somebody's browser has open can ask of the service: nothing under another name, and no orders."""
+"""Requests from browser pages: no foreign host name and no cross-origin command is accepted."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from support.fixtures.service import Service, serving
 )
 def test_where_no_token_is_needed_the_service_answers_to_its_own_names_alone(shared_service, host):
     """
-    A site that lets its own name lead to 127.0.0.1 would read and order everything through somebody's browser.
+    DNS rebinding: a site whose name resolves to 127.0.0.1 could read runs and send commands through a browser.
     """
     answers = [ask(shared_service, "GET", path, headers={"Host": host}) for path in ("/v1/runs", "/docs", "/")]
 

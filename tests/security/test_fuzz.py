@@ -1,4 +1,4 @@
-"""Schemathesis asks every call what the document says, and what it does not say; and was it asked enough?"""
+"""Schemathesis sends valid and invalid requests to every operation; the test checks its coverage."""
 
 import json
 import re
@@ -33,7 +33,7 @@ SHOWS_TOKEN = "POST /v1/tokens"
 
 @dataclass(slots=True)
 class Fuzzed:
-    """What schemathesis did. statuses: by call. stateful: how many steps its chains of calls had."""
+    """The results of schemathesis. statuses: by operation. stateful: number of steps of its request chains."""
 
     code: int
     said: str
@@ -61,7 +61,7 @@ def fuzzed(sqlite_template, tmp_path_factory) -> Fuzzed:
 
 
 def prepare(http: Any) -> None:
-    """Runs that have something to tell."""
+    """Creates runs with events."""
     http.put("/v1/experiments/lab", json={"tags": {"made": "for this"}})
     for name in ("fuzzed", "ended"):
         for number in (1, 2, 3):

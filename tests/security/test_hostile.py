@@ -108,7 +108,7 @@ def test_any_input_is_answered_or_rejected_and_the_next_request_is_served(attack
 
 def test_hostile_input_costs_no_memory(attacked: Service):
     """
-    Ten times what is largest of the above.
+    Ten times the largest input of the tests above.
     """
     large = [REQUESTS[name] for name in ("a packed bomb", "ten megabytes", "a deep document", "a header of a megabyte")]
     for each in large:

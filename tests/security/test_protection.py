@@ -1,4 +1,4 @@
-"""What keeps those out who have no token, and what those who have one cannot do with it."""
+"""Requests without a token are rejected, and a token permits only its own actions."""
 
 import asyncio
 import json
@@ -138,7 +138,7 @@ def test_a_token_with_a_wrong_checksum_causes_no_query(sqlite_url, monkeypatch):
 
 def test_invalid_tokens_are_rate_limited_and_valid_ones_are_not(sqlite_url):
     """
-    From the same address: behind a proxy everybody has one.
+    From one address: behind a proxy all clients have the same one.
     """
     with serving(sqlite_url, auth="on", admin_token=ADMIN) as service:
         guessed = [service.http.get("/v1/runs", headers=bearer(f"rlr_{number:049d}")) for number in range(100)]
@@ -195,7 +195,7 @@ def test_a_throttle_forgets_those_it_has_not_seen_for_longest(monkeypatch):
 )
 def test_fields_decided_by_the_service_cannot_be_set(shared_service, member):
     """
-    Mass assignment: no member of an answer is one of a request because it stands there.
+    Mass assignment: a field of a response is not a field of the request.
     """
     made = shared_service.http.put("/v1/runs/assigned", json={**RUN, member: 1})
     changed = shared_service.http.patch("/v1/runs/assigned", json={"tags": {}, member: 1})
@@ -271,7 +271,7 @@ OUT = [
 
 @pytest.mark.parametrize("path", OUT)
 def test_no_path_leads_out(one_guarded: Service, path: str):
-    """Sent as they stand here: other clients make them straight first."""
+    """Sends the path unchanged: other clients normalise it."""
     connection = HTTPConnection(one_guarded.url.removeprefix("http://"), timeout=30)
     connection.request("GET", path)
     status = connection.getresponse().status
@@ -293,7 +293,7 @@ def test_a_thousand_ranges_of_a_file_are_no_work(shared_service):
 
 def test_a_bound_token_cannot_reach_a_run_that_was_made_anew_in_another_experiment(guarded: Service):
     """
-    The writer looks in the transaction that changes the run, so it cannot become another one in between.
+    The writer checks access in the transaction that changes the run, so the run cannot be replaced in between.
     """
     http = guarded.http
     token = make_token(http, "trainer", "report", experiment="mine")["token"]
@@ -319,7 +319,7 @@ def test_a_bound_token_cannot_reach_a_run_that_was_made_anew_in_another_experime
 
 @pytest.fixture(params=["decision", "events"])
 def ask_and_meanwhile(request, one_guarded: Service, monkeypatch) -> Callable[..., httpx.Response]:
-    """Asks for what a run is told next, with a token for its experiment; `meanwhile` happens while that waits."""
+    """Waits for the next decision of a run with a token for its experiment; calls `meanwhile` during the wait."""
 
     def ask(run: str, token: str, meanwhile: Callable[[], object]) -> httpx.Response:
         async def wait(*_: object, **__: object) -> None:

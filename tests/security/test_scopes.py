@@ -1,4 +1,4 @@
-"""Every call of the service, and who is let in: one table. A new call needs a row."""
+"""The permission of each scope for each call, in one table. A new call needs a row."""
 
 import re
 from dataclasses import dataclass
@@ -61,11 +61,11 @@ revoke_token             401     403   403    403   403      in
 list_audit               401     403   403    403   403      in
 """
 
-# The pages of the documentation: the same for everybody, and without anything of this service in them.
+# The documentation pages: the same for all clients, without data of the service.
 OPEN_PAGES = ["/docs", "/docs/favicon.png", "/docs/start.js", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css",
               "/openapi.json"]  # fmt: skip
 
-# What a call takes that would be refused for its body before it is seen whose run it is.
+# Valid bodies, so that no call is rejected for its body before the access check.
 BODIES: dict[str, Any] = {"report": {"epoch": 0, "metrics": {}}}
 
 

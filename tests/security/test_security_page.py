@@ -1,4 +1,4 @@
-"""SECURITY.md and the tests say the same; and what no request can show, the code shows."""
+"""SECURITY.md names the tests; properties that no request can show are checked in the code."""
 
 import ast
 import re

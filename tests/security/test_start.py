@@ -1,4 +1,4 @@
-"""How a service starts: open to this machine alone, and to others with tokens only, unless that is said aloud."""
+"""The start of a service: a reachable service requires tokens, unless `--insecure` is given."""
 
 import re
 import stat
@@ -82,7 +82,7 @@ def test_an_insecure_configuration_ends_the_start_with_one_line(sqlite_url, star
 
 def test_a_first_reachable_start_creates_a_token_and_prints_its_file(sqlite_url, start_service):
     """
-    The file is for this user alone, and the token stands nowhere else. A second start makes no other one.
+    Only this user can read the file, and the token appears nowhere else. A second start creates no other token.
     """
     file = Path(sqlite_url.removeprefix("sqlite:///")).with_name(FILE_NAME)
     service = start_service(sqlite_url, **EVERYBODY, REMOTELR_LOG_LEVEL="debug")
@@ -149,7 +149,7 @@ def test_a_token_can_be_created_directly_in_the_database(sqlite_url):
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory) -> Iterator[tuple[str, Path]]:
-    """`remotelr serve` as it starts when it is told nothing: where it is, and its database."""
+    """`remotelr serve` without settings: its address and its database."""
     folder = tmp_path_factory.mktemp("started")
     process = ServiceProcess(f"sqlite:///{folder}/remotelr.db", folder)
     process.wait_ready()

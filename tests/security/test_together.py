@@ -1,4 +1,4 @@
-"""The client and the door together: real trainers with real tokens."""
+"""The client with the access gate: real trainers with real tokens."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Tokens: what they look like, what is kept of them, and how soon one that is revoked is refused."""
+"""Tokens: their format, their storage, and the time until a revoked token is rejected."""
 
 import re
 import sqlite3
@@ -106,14 +106,14 @@ def test_other_replicas_accept_a_new_token_and_reject_a_revoked_one_within_five_
 
 def test_tokens_cached_five_seconds_ago_authorize_no_request():
     """
-    Whatever becomes of the task that looks: this bound is checked with every request.
+    Independent of the refresh task: every request checks this bound.
     """
     assert token_cache.REFRESH_S < token_cache.MAX_AGE_S < 5
 
 
 def test_an_old_token_cache_authorizes_no_request_without_the_database(sqlite_url, monkeypatch):
     """
-    Nobody is told that the token is wrong either: a trainer asks again.
+    The answer is 503 and not 401, so that a trainer retries.
     """
     monkeypatch.setattr(token_cache, "MAX_AGE_S", -1.0)
     monkeypatch.setattr(token_cache, "REFRESH_S", 0.05)
@@ -124,7 +124,7 @@ def test_an_old_token_cache_authorizes_no_request_without_the_database(sqlite_ur
         before = service.http.get("/v1/runs", headers=bearer(token)).status_code
         monkeypatch.setattr(token_cache.TokenCache, "_read", _failing_while(away, token_cache.TokenCache._read))
         away.set()
-        # A look that was under way may have seen it still.
+        # A query that began before the outage may still succeed.
         _status_in_the_end(service, token, 503)
         refused = service.http.get("/v1/runs", headers=bearer(token))
         away.clear()
@@ -165,7 +165,7 @@ def _failing_while(away: threading.Event, read: Callable[..., Any]) -> Callable[
 
 
 def _status_in_the_end(service: Service, token: str, wanted: int) -> int:
-    """What is answered, as soon as it is what is wanted, or for as long as the test has patience."""
+    """The answer, once it satisfies the condition or the timeout of the test is over."""
     began = time.monotonic()
     while (status := service.http.get("/v1/runs", headers=bearer(token)).status_code) != wanted:
         assert time.monotonic() - began < LIMIT_S
@@ -233,7 +233,7 @@ def test_an_invalid_new_token_is_rejected(one_guarded: Service, wrong: dict[str,
 
 def test_the_first_token_has_to_be_an_admins(sqlite_url):
     """
-    From the first one on nobody gets in without one, so this one must be able to make the others.
+    Every later request needs a token, so the first one must be able to create others.
     """
     with serving(sqlite_url) as service:
         refused = service.http.post("/v1/tokens", json={"name": "a", "scope": "view"})

@@ -15,7 +15,7 @@ def bearer(token: str) -> dict[str, str]:
 
 
 def make_token(http: httpx.Client, name: str, scope: str, **rest: object) -> dict[str, Any]:
-    """A new token as it was answered; `http` asks as an admin."""
+    """A new token as the service returned it; `http` has the scope admin."""
     made = http.post("/v1/tokens", json={"name": name, "scope": scope, **rest})
     assert 201 == made.status_code, made.text
     answer: dict[str, Any] = made.json()

@@ -1,4 +1,4 @@
-"""Commands to many runs, below HTTP: who is selected, that each is done once, and what is left of one who dies."""
+"""Bulk commands below HTTP: selection, execution exactly once for each run, and recovery after a crash."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""Commands over HTTP: what can be ordered, what becomes of it, one run or many, and the experiments they belong to."""
+"""Commands over HTTP: to one run and to many, their status, and experiments."""
 
 from datetime import datetime
 from typing import Any

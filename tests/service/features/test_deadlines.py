@@ -1,4 +1,4 @@
-"""Points whose time is over, below HTTP: what is due, who decides it, and by which clock."""
+"""Deadlines of points below HTTP: which points are due, and the clock that decides."""
 
 import ast
 import asyncio
@@ -128,7 +128,7 @@ def test_an_overdue_point_is_decided_only_after_an_older_overdue_point(process: 
 
 def test_a_run_that_cannot_be_decided_holds_up_no_other_and_tells_the_next_rank_why(process: Process):
     """
-    A new policy counts steps, and nobody ever said how many there are.
+    The new policy counts steps, and no report contains any.
     """
     process.put("run", IMPATIENT, world_size=3)
     process.report("run", 0, 1.0, rank=1)

@@ -1,4 +1,4 @@
-"""Experiments: what their runs begin with, and limits that reach the runs that run already."""
+"""Experiments: settings of new runs, and limits that reach running runs."""
 
 from collections.abc import Callable
 from functools import partial
@@ -136,7 +136,7 @@ def test_a_run_that_begins_again_takes_the_limits_that_were_set_after_its_end(pr
 
 def test_a_run_that_begins_again_at_the_very_moment_takes_the_new_limits(process: Process):
     """
-    It begins with the old ones, in the transaction that sets the new ones and looks for who is to be told.
+    The run begins with the old limits in the transaction that sets the new ones and lists the running runs.
     """
     put(process, "run", experiment="digits")
     process.finish("run", "failed")
@@ -192,7 +192,7 @@ def test_no_run_escapes_limits_that_are_set_while_it_is_created(
     postgres_url: str, start_process: Callable[..., Process]
 ):
     """
-    Whoever creates it has read the old limits, and whoever sets new ones has looked for the runs to tell.
+    The creator has read the old limits, and the writer of the new limits has already listed the running runs.
     """
     here, there = start_process(postgres_url), start_process(postgres_url)
     set_up(here)

@@ -1,4 +1,4 @@
-"""Rates held until a time: let go by the database's clock, by the first action or check, and once."""
+"""Overrides that hold until a time: expired once, by the database's clock."""
 
 import asyncio
 import time

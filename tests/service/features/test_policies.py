@@ -1,4 +1,4 @@
-"""Why an epoch has its rate, what other policies had made of a run, and doing it all again."""
+"""Explanations of decisions, what-if, charts and replay policies."""
 
 import csv
 import random
@@ -90,7 +90,7 @@ def test_after_a_rewind_an_epoch_is_explained_by_the_effective_attempt(shared_se
     assert "epoch_undecided" == http.get("/v1/runs/rewound/decisions/3").json()["code"]
 
 
-# What if.
+# What-if.
 
 
 def test_recorded_losses_are_given_to_several_policies_at_once(shared_service: Service):
@@ -164,7 +164,7 @@ def test_a_wrong_policy_is_named(shared_service: Service):
 
 
 def paths(document: str) -> list[str]:
-    """The curves of a picture: what is drawn in a color of its own, beside its key in the legend."""
+    """The curves of a chart: paths with a color of their own, beside their keys in the legend."""
     drawn = [each.get("d") or "" for each in ET.fromstring(document).iter(f"{SVG}path") if each.get("stroke-width")]
     return [path for path in drawn if "h26" not in path]
 
@@ -331,7 +331,7 @@ def test_too_many_steps_are_interpolated_with_a_note(shared_service: Service):
 
 
 def live(http: httpx.Client, run: str, rng: random.Random) -> int:
-    """A life of a run with rewinds, gaps and an operator who cannot leave it alone; how many epochs have a rate."""
+    """A run with rewinds, gaps and many commands; returns the number of epochs with a rate."""
     put(http, run, {"schedule": rng.choice([PLATEAU, COSINE]), "max_lr": 0.5})
     epoch = 0
     for _ in range(rng.randrange(5, 25)):

@@ -1,4 +1,4 @@
-"""`remotelr db prune`: what ended long ago goes whole, all else stays, and it does no harm to stop in between."""
+"""`remotelr db prune`: deletes old finished runs whole, and can be interrupted."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The ranks of one run, over real HTTP: who waits, for whom, for how long, and what all of them are told."""
+"""The ranks of one run over HTTP: waiting, deadlines, and one decision for all of them."""
 
 import signal
 import time
@@ -11,7 +11,7 @@ from support.fixtures.service import Service, ServiceProcess
 from support.load import Answer, post_at_once
 
 EAGER = {"type": "reduce_on_plateau", "factor": 0.5, "patience": 1, "min_delta": 0.0, "flavor": "keras_legacy"}
-# F11: nobody waits longer than this beyond the time of the policy.
+# F11: the maximum delay in seconds beyond the timeout of the policy.
 # (On a machine that may be busy. On another it is a second.)
 SLACK_S = 10.0
 # Where it counts that it happens at all.
@@ -46,7 +46,7 @@ def await_epoch(http: httpx.Client, epoch: int) -> dict[str, Any]:
 
 
 def decision_in(answer: httpx.Response | Answer) -> dict[str, Any]:
-    """What was decided, whether it was told for the first time or again."""
+    """The decision without `replayed`."""
     status, body = (answer.status, answer.body) if isinstance(answer, Answer) else (answer.status_code, answer.json())
     assert 200 == status, body
     return {name: value for name, value in body.items() if name != "replayed"}

@@ -1,4 +1,4 @@
-"""Reports, attempts and commands on a real database: what a trainer and an operator may rely on."""
+"""Reports, attempts and commands on a real database."""
 
 import json
 import math
@@ -36,7 +36,7 @@ LOSSES = [1.0, 0.9, 0.95, 0.93, 0.8, 0.85, 0.85, 0.7, 0.9, 0.9]
 
 def test_a_repeated_report_gets_the_same_bytes_and_counts_once(process: Process):
     """
-    F1: the answer was lost, the trainer asks again.
+    F1: the answer was lost and the trainer retries.
     """
     process.put("run", STEADY_FALL)
     process.train("run", LOSSES[:4])
@@ -109,7 +109,7 @@ def test_a_rate_of_the_trainers_own_is_noted_beside_the_decided_one(process: Pro
 
 def test_going_back_to_an_older_checkpoint_gives_the_same_curve_again(process: Process):
     """
-    F6, invariant 5: the state is as it was before that epoch; what came after is kept, marked.
+    F6, invariant 5: the state is as before that epoch; later events are stored as superseded.
     """
     process.put("run", STEADY_FALL)
     process.attempt("run", "first life", 0)
@@ -197,7 +197,7 @@ def test_the_order_in_which_ranks_report_changes_no_rate(process: Process, order
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_a_non_finite_loss_leaves_the_rate_finite_and_the_curve_continues(process: Process, loss: float):
     """
-    F22: it is stored by its name and comes back as what it was.
+    F22: it is stored by its name and read as the same value.
     """
     process.put("run", STEADY_FALL)
     process.train("run", LOSSES[:2])
@@ -269,7 +269,7 @@ def test_a_command_sent_again_under_its_key_counts_once(process: Process):
 
 def test_a_policy_other_than_the_stored_one_is_rejected_with_the_difference(process: Process):
     """
-    F27: no silent mix of two configurations.
+    F27: two configurations are never mixed.
     """
     process.put("run", {"type": "constant", "learning_rate": 0.5})
     process.put("run", {"type": "constant", "learning_rate": 0.5})

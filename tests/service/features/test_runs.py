@@ -1,4 +1,4 @@
-"""Runs as their owners and operators handle them: create, list, tag, delete, watch, look back."""
+"""Runs below HTTP: create, list, tag, delete, wait and history."""
 
 import asyncio
 import threading
@@ -144,7 +144,7 @@ def test_a_finished_run_stays_finished_until_a_new_attempt(process: Process):
 
 
 def test_a_run_can_begin_and_finish_repeatedly(process: Process):
-    """What rarely changes is stored only where it did: of what is stored, and not of what once was."""
+    """Rarely changed columns are written only after a change against the stored row, not an older one."""
     process.put("run")
     for life in range(4):
         process.attempt("run", f"life {life}", epoch=life)

@@ -1,4 +1,4 @@
-"""Runs whose trainer has fallen silent: found, marked, told, and marked no longer."""
+"""Stalled runs: detected, marked, shown, and unmarked by the next report."""
 
 import asyncio
 from collections.abc import Iterator
@@ -119,7 +119,7 @@ def test_a_finished_run_or_one_without_typical_epochs_is_not_stalled(ctx: Contex
 
 def test_an_unchanged_run_is_not_read_again_before_its_stall_deadline(ctx: Context):
     """
-    Ten thousand runs that wait for hours-long epochs must not cost a query each at every look.
+    Ten thousand runs with hour-long epochs must not cost one query each in every check.
     """
     from sqlalchemy import event
 
@@ -140,7 +140,7 @@ def test_an_unchanged_run_is_not_read_again_before_its_stall_deadline(ctx: Conte
 
 def test_a_check_reads_some_runs_and_the_next_check_continues(ctx: Context, monkeypatch: pytest.MonkeyPatch):
     """
-    However many runs there are, a look costs the same.
+    The cost of a check does not depend on the number of runs.
     """
     monkeypatch.setattr(stalls, "_RUNS_PER_CHECK", 2)
     keys = [f"run-{number}" for number in range(5)]

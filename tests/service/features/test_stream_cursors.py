@@ -1,4 +1,4 @@
-"""A cursor says what of the feed somebody has, and what may still come in its holes."""
+"""Cursors of the stream of all runs: the received events and the gaps that may still be filled."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Streams of events: nothing lost, nothing doubled, whoever is cut off, comes back, or reads too slowly."""
+"""Event streams: no event is lost or repeated after disconnects, reconnects and slow reads."""
 
 import asyncio
 import random
@@ -40,7 +40,7 @@ def places(items: list[StreamEvent]) -> list[tuple[str, int, str]]:
 
 
 def log_of(http: httpx.Client, run: str) -> list[tuple[str, int, str]]:
-    """What a stream has to tell of a run."""
+    """The expected stream of a run."""
     found, after = [], 0
     while True:
         page = http.get(f"/v1/runs/{run}/events", params={"after": after, "limit": 200}).json()
@@ -62,7 +62,7 @@ def context_of(service: Service) -> Context:
     return ctx
 
 
-# What is told.
+# The content of streams.
 
 
 def test_a_stream_sends_the_events_of_a_run_with_their_seq(service: Service):
@@ -228,7 +228,7 @@ def test_an_event_committed_during_a_catch_up_is_sent(monkeypatch: pytest.Monkey
         page = [each for each in entries if not question.keywords["cursor"].contains(each.position)]
         if everybody._cursor == after:
             return page
-        # The page was read before 2 was committed; by the time it is here, all who follow live have both.
+        # The page was read before 2 was committed; live subscribers have both events by then.
         everybody._cursor = after
         for subscriber in everybody._subscribers:
             subscriber.put(all_feed._Batch(before, entries, ["2", "3"], after), 2)
@@ -351,7 +351,7 @@ def test_a_cursor_of_another_history_gives_the_event_lost(service: Service):
     assert ["1", "1"] == [each.id for each in ahead]
 
 
-# Who is refused, and who is sent away.
+# Rejected and disconnected clients.
 
 
 def test_a_stream_of_an_unknown_run_is_rejected_with_a_problem(shared_service: Service):
@@ -439,7 +439,7 @@ def test_streams_end_with_the_service_without_delaying_its_end(database_url: str
 
 def test_a_stream_holds_no_thread_and_no_connection_to_the_database(service: Service):
     """
-    What 500 of them do to reports is measured by `python -m benchmarks streams`; this is why.
+    `python -m benchmarks streams` measures the effect of 500 streams on reports; this is the reason.
     """
     put(service.http, "run")
     ctx = context_of(service)
@@ -466,7 +466,7 @@ def _train(url: str, run: str, epochs: int, is_new: bool = True) -> None:
 
 
 def _run(service: Service, work: Any) -> Any:
-    """What `work` gives, done in the service's own loop."""
+    """The result of `work` in the event loop of the service."""
     loop = context_of(service).streams._loop
     assert loop is not None
     return asyncio.run_coroutine_threadsafe(work, loop).result(LONG_S)
@@ -504,7 +504,7 @@ class _Holding:
                 stored, rules.report(stored.run, rules.Report(epoch=epoch, metrics={"val_loss": 1.0}), tx.log(run))
             )
             tx.flush()
-            # What is flushed is said to PostgreSQL with the next question.
+            # psycopg sends flushed statements with the next query.
             tx.connection.exec_driver_sql("SELECT 1")
             holds.set()
             assert self._go_on.wait(LONG_S)
@@ -527,7 +527,7 @@ class _Holding:
 
 
 class _open:  # noqa: N801  # used like a function
-    """A stream that was begun; nobody reads it. small: with as little room as can be had for what is sent."""
+    """An open stream without a reader. small: with the smallest possible socket buffers."""
 
     def __init__(self, url: str, path: str, *, small: bool = False) -> None:
         host, _, port = url.removeprefix("http://").partition(":")

@@ -1,4 +1,4 @@
-"""Who is let in when there is more to do than can be done."""
+"""The concurrency limiter: slots, the queue and its timeout."""
 
 import asyncio
 

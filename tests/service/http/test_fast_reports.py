@@ -1,4 +1,4 @@
-"""The short way of a report gives what the long way gives."""
+"""The fast path of a report gives the same result as the models."""
 
 import json as standard
 import re

@@ -1,4 +1,4 @@
-"""The strict reader of JSON by itself: what it takes, what it refuses, how soon."""
+"""The strict JSON reader: accepted input, rejected input, and its cost."""
 
 import json
 import time

@@ -72,7 +72,7 @@ def test_bodies_forbid_unknown_fields_and_show_their_bounds():
 
 
 def test_answers_match_the_openapi_document(shared_service):
-    """FastAPI checks what routes give as models; what they give as ready responses is checked here."""
+    """FastAPI validates models that routes return; responses that routes build are checked here."""
     policy = {"schedule": {"type": "constant", "learning_rate": 0.1}, "aggregate": {"ranks": "all"}}
     shared_service.http.put("/v1/runs/described", json={"policy": policy, "world_size": 2})
     waiting = shared_service.http.post("/v1/runs/described/reports", json={"epoch": 0, "metrics": {}})

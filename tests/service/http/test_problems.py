@@ -34,7 +34,7 @@ def assert_problem(answer: httpx.Response, status: int, code: str) -> dict[str, 
 
 
 def seq(service: Service) -> int:
-    """How many events the target has: what is refused adds none."""
+    """The number of events of the target: a rejected request adds none."""
     events = service.http.get("/v1/runs/target/events").json()["events"]
     return len(events)
 
@@ -49,7 +49,7 @@ def test_every_error_of_the_rules_and_of_the_service_has_its_status():
 
 
 RAW = {
-    # what: (body, status, code, what the detail names)
+    # name: (body, status, code, text in the detail)
     "nan": (b'{"epoch":0,"metrics":{"val_loss":NaN}}', 400, "malformed_json", "metrics.val_loss"),
     "infinity": (b'{"epoch":0,"metrics":{"val_loss":Infinity}}', 400, "malformed_json", '"inf"'),
     "minus infinity": (b'{"epoch":0,"metrics":{"val_loss":-Infinity}}', 400, "malformed_json", '"-inf"'),
@@ -107,7 +107,7 @@ def test_a_hostile_body_is_rejected_with_a_reason_and_changes_nothing(hostile, w
 
 
 FIELDS: dict[str, tuple[dict[str, Any], str, str]] = {
-    # what: (members of a report, the path that is named, what its message says)
+    # name: (members of a report, path of the problem, text in its message)
     "boolean as a metric": ({"metrics": {"a": True}}, "metrics.a", "expected a number"),
     "text as a metric": ({"metrics": {"a": "0.5"}}, "metrics.a", "expected a number"),
     "NaN with capitals": ({"metrics": {"a": "NaN"}}, "metrics.a", '"nan"'),

@@ -44,7 +44,7 @@ def drained(connection: socket.socket) -> bytes:
 
 def test_a_thousand_incomplete_requests_delay_no_other_and_are_closed(sqlite_url):
     """
-    With eight places: were they held by those who send slowly, nobody would be served.
+    With eight slots: if slow senders occupied them, no other request would be served.
     """
     with serving(sqlite_url, max_requests=8, header_timeout_s=4.0, body_timeout_s=4.0, queue_timeout_s=1.0) as service:
         service.http.put("/v1/runs/a", json=RUN)
@@ -81,7 +81,7 @@ def test_a_connection_above_the_limit_gets_retry_after(sqlite_url):
                 answer = drained(too_many[0])
             held[0].sendall(ASKS_ONCE)
             kept = drained(held[0])
-        # The service hears a little later that the others have gone.
+        # The service notices the disconnects a little later.
         taken = b"HTTP/1.1 503 "
         while taken.startswith(b"HTTP/1.1 503 "):
             with connections(service, 1, ASKS_ONCE) as later:

@@ -41,16 +41,6 @@ from remotelr_service.errors import CommandNotFound, RunBusy, ServiceError
 from remotelr_service.features.bulk.selector import Selector, select_runs
 from remotelr_service.features.training.override_expiry import expire_overrides
 
-__all__ = [
-    "BulkResult",
-    "BulkView",
-    "DryRun",
-    "create_bulk",
-    "dry_run",
-    "execute_bulk",
-    "get_bulk",
-]
-
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)

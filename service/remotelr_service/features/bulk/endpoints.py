@@ -1,13 +1,10 @@
 """Endpoints of bulk commands."""
 
-from collections.abc import Sequence
-
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from remotelr.rules import command_to_json
 from remotelr_service.features.bulk import bulk
-from remotelr_service.features.bulk.bulk import BulkResult
 from remotelr_service.features.bulk.executor import BulkExecutor
 from remotelr_service.features.bulk.schemas import BulkCommandAnswer, BulkCommandRequest
 from remotelr_service.features.commands import commands
@@ -107,7 +104,7 @@ def _answer(view: bulk.BulkView) -> BulkCommandAnswer:
         status="running" if command.finished_at is None else "finished",
         count=len(command.runs),
         runs=view.results,
-        next=_next(view.results, more=view.more),
+        next=_next(view),
     )
 
 
@@ -127,10 +124,10 @@ def _dry_run_answer(dry_run: bulk.DryRun) -> BulkCommandAnswer:
         created_at=None,
         finished_at=None,
         runs=dry_run.results,
-        next=_next(dry_run.results, more=dry_run.more),
+        next=_next(dry_run),
     )
 
 
-def _next(results: Sequence[BulkResult], *, more: bool) -> int | None:
+def _next(view: bulk.BulkView | bulk.DryRun) -> int | None:
     # Stored places are 0-based. `after` is the number of results that the caller has seen.
-    return results[-1].place + 1 if more else None
+    return view.results[-1].place + 1 if view.more else None

@@ -13,16 +13,6 @@ from remotelr_service.db.writer.transaction import WriteTransaction
 from remotelr_service.db.writer.writer import Writer
 from remotelr_service.errors import ExperimentNotFound
 
-__all__ = [
-    "Experiment",
-    "ExperimentPage",
-    "ExperimentPut",
-    "ExperimentSettings",
-    "get_experiment",
-    "list_experiments",
-    "put_experiment",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentSettings:

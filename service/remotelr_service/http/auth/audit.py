@@ -10,16 +10,14 @@ from remotelr_service.db.queries import tokens
 from remotelr_service.db.queries.bulk_commands import BulkCommand
 from remotelr_service.db.queries.events import list_dated_events
 from remotelr_service.db.queries.runs import StoredRun
-from remotelr_service.db.queries.tokens import AuditEntry as AuditView
+from remotelr_service.db.queries.tokens import AuditEntry
 from remotelr_service.db.writer.transaction import WriteTransaction
-
-__all__ = ["AuditView", "list_audit", "note", "note_bulk_deletion", "note_deletion"]
 
 # The maximum number of commands in the entry of a deleted run, oldest first.
 MAX_COMMANDS: Final = 1_000
 
 
-def list_audit(engine: Engine, after: int = 0, limit: int = 100) -> tuple[Sequence[AuditView], int | None]:
+def list_audit(engine: Engine, after: int = 0, limit: int = 100) -> tuple[Sequence[AuditEntry], int | None]:
     """Up to `limit` entries with an id above `after`, oldest first, and the `after` of the next page."""
     with reading(engine) as connection:
         found = tokens.list_audit(connection, after=after, limit=limit + 1)
