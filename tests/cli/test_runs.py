@@ -113,7 +113,7 @@ def test_the_same_key_is_the_same_command(terminal, trained):
         (["runs", "list", "--url", "http://"], 1, "must name a host"),
         (["runs", "show", ""], 1, "a run's key must not be"),
         (["runs", "show", ".."], 1, "a run's key must not be"),
-        (["runs", "show", "a/b"], 1, "holds no '/'"),
+        (["runs", "show", "a/b"], 1, "contains no '/'"),
         (["runs", "set-lr", "missing", "nan"], 1, "must be finite"),
         (["runs", "set-lr", "missing", "1", "--until-time", "tomorrow"], 1, "ISO 8601"),
         (["runs", "what-if", "missing", "[1]"], 1, "expected a JSON object"),
