@@ -56,11 +56,11 @@ def test_the_code_of_a_bug_replaces_a_definition_and_reads_only_defined_names(mu
     ("code", "mistake"),
     [
         ("_right = gone\n", "gone is not defined"),
-        ("def _check_file(file):\n    return gone(file)\n", "gone is not defined"),
+        ("def _on_connect(file):\n    return gone(file)\n", "gone is not defined"),
         ("def gone(file):\n    pass\n", "gone replaces nothing and is not used"),
         ("Database.gone = lambda self: None\n", "Database.gone is not defined"),
         ("Database.close = lambda self: self.gone\n", "self.gone is not used in the file"),
-        ("_right = _check_file\n_right(None)\n", "no definition is replaced"),
+        ("_right = _on_connect\n_right(None)\n", "no definition is replaced"),
     ],
 )
 def test_a_name_that_has_gone_is_found_in_the_code_of_a_bug(code: str, mistake: str):

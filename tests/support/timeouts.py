@@ -6,7 +6,7 @@ of such a limit sets it by itself.
 
 import os
 
-from remotelr_service.db import engine
+from remotelr_service.db import engine, sqlite_file
 from remotelr_service.db.writer import writer
 from remotelr_service.http.auth import token_cache
 from remotelr_service.server import uvicorn_server
@@ -16,7 +16,7 @@ LONG_S = 60.0
 writer.transaction_limit_s = lambda _: LONG_S
 token_cache.REFRESH_TIMEOUT_S = LONG_S
 engine._READERS["pool_timeout"] = LONG_S
-engine.SQLITE_CHECK_LIMIT_S = LONG_S
+sqlite_file.CHECK_LIMIT_S = LONG_S
 
 if __name__ == "__main__":
     from remotelr_service.cli.main import main

@@ -6,15 +6,12 @@ checkpoints: releases before 3.51.3 can damage a file if two do at once (sqlite.
 PostgreSQL, replicas exclude each other by row locks on runs.
 """
 
-import fcntl
-import os
 import sqlite3
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
@@ -25,13 +22,11 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool, QueuePool
 
 from remotelr_service.db import driver
 from remotelr_service.db.faults import classify_error, ends_connection
-from remotelr_service.errors import DatabaseDamaged, DatabaseInUse, DatabaseUnavailable, InvalidDatabaseUrl
+from remotelr_service.db.sqlite_file import SqliteFile, create_file, damaged
+from remotelr_service.errors import DatabaseUnavailable, InvalidDatabaseUrl
 
 SQLITE_BUSY_TIMEOUT_MS = 5_000
 SQLITE_JOURNAL_LIMIT_BYTES = 64 * 1024 * 1024
-# quick_check reads the whole file. The service must start within 1 s, so a large file is checked for this time only:
-# its header, its tables, its first pages.
-SQLITE_CHECK_LIMIT_S = 0.4
 
 POSTGRES_LOCK_TIMEOUT_MS = 300
 POSTGRES_STATEMENT_TIMEOUT_MS = 2_000
@@ -48,7 +43,7 @@ class Database:
 
     reads: Engine
     writes: Engine
-    lock: IO[bytes] | None = None
+    file: SqliteFile | None = None
 
     def close(self) -> None:
         """Close every connection, and release the lock on the SQLite file."""
@@ -56,8 +51,8 @@ class Database:
             # A thread may return its connection after dispose, to the old pool.
             event.listen(engine.pool, "checkin", _close_returned)
             engine.dispose()
-        if self.lock is not None:
-            self.lock.close()
+        if self.file is not None:
+            self.file.close()
 
 
 def open_database(url: str) -> Database:
@@ -75,14 +70,14 @@ def open_database(url: str) -> Database:
             reads=_postgres_engine(parsed, pool_pre_ping=True, **_READERS),
             writes=_postgres_engine(parsed, pool_size=1, pool_timeout=2),
         )
-    file = _sqlite_file(parsed)
-    lock = _lock_file(file)
+    file = SqliteFile(_path_of(parsed))
     try:
-        _check_file(file)
+        file.check_content()
     except BaseException:
-        lock.close()
+        file.close()
         raise
-    return Database(reads=_sqlite_reader(parsed), writes=_sqlite_writer(parsed), lock=lock)
+    check = file.check_identity
+    return Database(reads=_sqlite_reader(parsed, check=check), writes=_sqlite_writer(parsed, check=check), file=file)
 
 
 @contextmanager
@@ -104,7 +99,7 @@ def migration_engine(url: str) -> Engine:
     """An engine without a pool for one schema change, with long timeouts."""
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
-        _sqlite_file(parsed)
+        create_file(_path_of(parsed))
         return _sqlite_writer(parsed, poolclass=NullPool)
     return _postgres_engine(
         parsed,
@@ -118,7 +113,7 @@ def inspection_engine(url: str) -> Engine:
     """An engine without a pool that reads a database, also while another process uses it."""
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
-        _sqlite_file(parsed)
+        create_file(_path_of(parsed))
         return _sqlite_reader(parsed, poolclass=NullPool)
     return _postgres_engine(parsed, poolclass=NullPool)
 
@@ -151,7 +146,7 @@ def exclusive_use(url: str) -> Iterator[None]:
     if parsed.get_backend_name() != "sqlite":
         yield
         return
-    with _lock_file(_sqlite_file(parsed)):
+    with closing(SqliteFile(_path_of(parsed))):
         yield
 
 
@@ -177,12 +172,6 @@ def parse_url(url: str) -> URL:
                 f"databases of the kind {other!r} are not supported; "
                 f"use sqlite:///file or postgresql://user:password@host/name"
             )
-
-
-def damaged(file: str, found: str) -> DatabaseDamaged:
-    return DatabaseDamaged(
-        f"{file} is damaged ({found}); nothing was changed; keep a copy of it and restore the last backup"
-    )
 
 
 def transaction_limit_s(engine: Engine) -> float:
@@ -252,7 +241,9 @@ def _replace_lost_connections(engine: Engine) -> None:
     dialect.is_disconnect = is_lost  # type: ignore[assignment]  # what SQLAlchemy and `driver` both call
 
 
-def _sqlite_writer(url: URL, poolclass: type[QueuePool] | type[NullPool] = QueuePool) -> Engine:
+def _sqlite_writer(
+    url: URL, poolclass: type[QueuePool] | type[NullPool] = QueuePool, check: Callable[[], None] | None = None
+) -> Engine:
     """At most one connection; its transactions hold the write lock from BEGIN on."""
     pool: dict[str, Any] = {"pool_size": 1, "max_overflow": 0} if poolclass is QueuePool else {}
     engine = create_engine(url, poolclass=poolclass, **pool)
@@ -266,11 +257,13 @@ def _sqlite_writer(url: URL, poolclass: type[QueuePool] | type[NullPool] = Queue
             f"PRAGMA journal_size_limit = {SQLITE_JOURNAL_LIMIT_BYTES}",
         ],
     )
-    _on_begin(engine, "BEGIN IMMEDIATE")
+    _on_begin(engine, "BEGIN IMMEDIATE", check)
     return engine
 
 
-def _sqlite_reader(url: URL, poolclass: type[QueuePool] | type[NullPool] = QueuePool) -> Engine:
+def _sqlite_reader(
+    url: URL, poolclass: type[QueuePool] | type[NullPool] = QueuePool, check: Callable[[], None] | None = None
+) -> Engine:
     """Connections that cannot write or checkpoint."""
     engine = create_engine(url, poolclass=poolclass, **(_READERS if poolclass is QueuePool else {}))
     _on_connect(
@@ -281,7 +274,7 @@ def _sqlite_reader(url: URL, poolclass: type[QueuePool] | type[NullPool] = Queue
             "PRAGMA wal_autocheckpoint = 0",
         ],
     )
-    _on_begin(engine, "BEGIN")
+    _on_begin(engine, "BEGIN", check)
     return engine
 
 
@@ -298,75 +291,16 @@ def _close_returned(_: DBAPIConnection | None, entry: ConnectionPoolEntry) -> No
     entry.invalidate()
 
 
-def _on_begin(engine: Engine, statement: str) -> None:
+def _path_of(url: URL) -> Path:
+    assert url.database is not None
+    return Path(url.database)
+
+
+def _on_begin(engine: Engine, statement: str, check: Callable[[], None] | None = None) -> None:
+    """Begin transactions with `statement`. check: raises if a transaction must not begin."""
+
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
+        if check is not None:
+            check()
         driver.execute(connection, statement)
-
-
-def _sqlite_file(url: URL) -> Path:
-    """The database file. A new file is created with mode 0600."""
-    assert url.database is not None
-    file = Path(url.database)
-    try:
-        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    except OSError as error:
-        raise InvalidDatabaseUrl(f"the SQLite file {file} cannot be opened: {error.strerror}") from error
-    return file
-
-
-def _lock_file(file: Path) -> IO[bytes]:
-    """Lock `file` for this process. The kernel releases the lock when the process ends."""
-    descriptor = os.open(f"{file}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    lock = os.fdopen(descriptor, "r+b", buffering=0)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = (lock.read(32) or b"").decode(errors="replace").strip()
-        lock.close()
-        raise DatabaseInUse(
-            f"another service process ({owner or 'unknown pid'}) uses {file}; stop it, "
-            f"or use PostgreSQL for several processes"
-        ) from None
-    lock.truncate(0)
-    lock.write(f"{os.getpid()}\n".encode())
-    return lock
-
-
-def _check_file(file: Path) -> None:
-    with closing(sqlite3.connect(file, timeout=SQLITE_BUSY_TIMEOUT_MS / 1000)) as connection:
-        try:
-            with _interrupted_after(SQLITE_CHECK_LIMIT_S, connection):
-                found = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
-                return
-            raise DatabaseDamaged(f"{file} cannot be checked: {error}") from error
-        except sqlite3.DatabaseError as error:
-            found = [str(error)]
-    if found != ["ok"]:
-        raise damaged(str(file), found[0])
-
-
-@contextmanager
-def _interrupted_after(seconds: float, connection: sqlite3.Connection) -> Iterator[None]:
-    """Interrupt a statement of this block that takes longer.
-
-    By a thread: SQLite calls a progress handler between the steps of a statement, and the check of a table is one step.
-    """
-    is_over = threading.Event()
-
-    def interrupt() -> None:
-        wait_s = seconds
-        while not is_over.wait(wait_s):
-            # Repeated: an interrupt before the begin of the statement has no effect.
-            connection.interrupt()
-            wait_s = 0.05
-
-    clock = threading.Thread(target=interrupt, name="remotelr-check", daemon=True)
-    clock.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        clock.join()

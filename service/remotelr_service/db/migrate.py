@@ -13,6 +13,7 @@ from sqlalchemy.exc import DatabaseError
 from remotelr_service.db import engine as db
 from remotelr_service.db.engine import error_text
 from remotelr_service.db.faults import UNAVAILABLE
+from remotelr_service.db.sqlite_file import damaged
 from remotelr_service.errors import DatabaseUnavailable, SchemaOutdated
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def current(url: str) -> str | None:
     except UNAVAILABLE as error:
         raise DatabaseUnavailable(f"the database cannot be reached: {error_text(error)}") from error
     except DatabaseError as error:
-        raise db.damaged(engine.url.database or "the database", str(error.orig)) from error
+        raise damaged(engine.url.database or "the database", str(error.orig)) from error
     finally:
         engine.dispose()
 

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from typing_extensions import override
 
-from remotelr_service.db import engine, migrate
+from remotelr_service.db import migrate, sqlite_file
 from remotelr_service.db.engine import open_database, parse_url, reading
 from remotelr_service.errors import DatabaseDamaged, DatabaseInUse, DatabaseUnavailable, InvalidDatabaseUrl
 from support.fixtures.processes import Process
@@ -124,7 +124,7 @@ def test_a_sqlite_file_is_checked_no_longer_than_a_start_may_take(
     sqlite_url: str, limit_s: float, monkeypatch: pytest.MonkeyPatch
 ):
     connect = sqlite3.connect
-    monkeypatch.setattr(engine, "SQLITE_CHECK_LIMIT_S", limit_s)
+    monkeypatch.setattr(sqlite_file, "CHECK_LIMIT_S", limit_s)
     monkeypatch.setattr(sqlite3, "connect", lambda *given, **named: connect(*given, **{"factory": Endless, **named}))
 
     open_database(sqlite_url).close()

@@ -18,6 +18,11 @@ SHARE: Final = 0.05
 _MOST_POLICIES: Final = 4_096
 
 
+def is_expensive(policy: Policy) -> bool:
+    """Whether runs with this policy get the small share."""
+    return cost_of(policy.schedule) >= EXPENSIVE
+
+
 class ExpensiveRuns:
     """Which policies are expensive, and when the next action of a run with one may run. For one thread."""
 
@@ -32,7 +37,7 @@ class ExpensiveRuns:
         if known is None or known[0] is not policy:
             if len(self._known) >= _MOST_POLICIES:
                 self._known.clear()
-            known = self._known[id(policy)] = policy, cost_of(policy.schedule) >= EXPENSIVE
+            known = self._known[id(policy)] = policy, is_expensive(policy)
         return known[1]
 
     def may_run(self) -> bool:

@@ -37,9 +37,10 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from remotelr.rules import Policy
-from remotelr_service.db.engine import damaged, error_text, transaction_limit_s
+from remotelr_service.db.engine import error_text, transaction_limit_s
 from remotelr_service.db.faults import Fault, classify_error
 from remotelr_service.db.queries import runs
+from remotelr_service.db.sqlite_file import damaged
 from remotelr_service.db.writer.expensive_runs import ExpensiveRuns
 from remotelr_service.db.writer.prefetch import Point
 from remotelr_service.db.writer.run_cache import RunCache
@@ -312,6 +313,9 @@ class Writer:
                 return  # noqa: TRY300  # an `else` would be far from its `try`
             except Exception as error:
                 fault = classify_error(error)
+                if isinstance(error, DatabaseUnavailable):
+                    # The file was removed or replaced.
+                    raise
                 if job.future.done():
                     # The request was abandoned, and a retry would delay the others.
                     return

@@ -15,6 +15,7 @@ from remotelr_service.db.queries import experiments, runs
 from remotelr_service.db.queries.events import get_stored_decision, list_decisions
 from remotelr_service.db.queries.experiments import Experiment
 from remotelr_service.db.queries.runs import StoredRun, get_stored_run
+from remotelr_service.db.writer.expensive_runs import is_expensive
 from remotelr_service.db.writer.transaction import WriteTransaction
 from remotelr_service.db.writer.writer import Writer
 from remotelr_service.errors import ExperimentConflict, TooManyTags
@@ -86,8 +87,9 @@ async def put_run(
 
     if not isinstance(spec, RunSpec):
         return await writer.submit(action, key)
-    # Binding tries the policy's formulas. It is done here first, since the rules remember what came of it.
-    await asyncio.to_thread(spec.bound)
+    if is_expensive(spec.policy):
+        # Binding tries the policy's formulas. In a thread first, since the rules remember the result.
+        await asyncio.to_thread(spec.bound)
     return await writer.submit(action, key, policy=spec.policy)
 
 
