@@ -58,7 +58,7 @@ class SqliteFile:
         opened = os.fstat(self._file.fileno())
         if _identity(self.path) != (opened.st_dev, opened.st_ino):
             raise DatabaseUnavailable(
-                f"{self.path} was removed or replaced while the service uses it; restore the file and restart the service"
+                f"{self.path} was removed or replaced under the service; restore the file and restart the service"
             )
 
     def check_content(self) -> None:
