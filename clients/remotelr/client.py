@@ -116,11 +116,13 @@ class Client:
             "total_epochs": total_epochs,
             "on_conflict": on_conflict,
         }
-        return Run(self._service, self._service.call(requests.put_run(key, members), responses.read_run, timeout_s))
+        read = responses.of_run(key, responses.read_run)
+        return Run(self._service, self._service.call(requests.put_run(key, members), read, timeout_s))
 
     def get_run(self, key: str, *, timeout_s: float | None = None) -> Run:
         """The existing run with that key. Raises ServiceRefused (`run_not_found`) and ServiceUnreachable."""
-        return Run(self._service, self._service.call(requests.get_run(key), responses.read_run, timeout_s))
+        read = responses.of_run(key, responses.read_run)
+        return Run(self._service, self._service.call(requests.get_run(key), read, timeout_s))
 
     def runs(
         self, *, experiment: str | None = None, status: str | None = None, tag: str | None = None

@@ -123,7 +123,7 @@ class RunCommands:
         # Always with a key: a retry after a lost response must not be a second command.
         body = {**members, "reason": reason, "actor": actor, "key": key or uuid.uuid4().hex}
         request = requests.command(self.key, {"type": type, **body, "expected_seq": expected_seq})
-        return self._service.call(request, responses.read_receipt, timeout_s)
+        return self._service.call(request, responses.of_run(self.key, responses.read_receipt), timeout_s)
 
 
 def _to_json(policy: Policy | Mapping[str, Any]) -> Mapping[str, Any]:
@@ -209,7 +209,8 @@ class Run(RunCommands):
             "gap": gap or None,
             "last_seq": last_seq,
         }
-        decision = self._service.call(requests.begin_attempt(self.key, members), responses.read_attempt, timeout_s)
+        request = requests.begin_attempt(self.key, members)
+        decision = self._service.call(request, responses.of_run(self.key, responses.read_attempt), timeout_s)
         self.attempt = decision.attempt
         if world_size is not None:
             self.view = replace(self.view, spec={**self.view.spec, "world_size": world_size})
@@ -251,10 +252,14 @@ class Run(RunCommands):
             "last_seq": self.decision.seq,
         }
         request = requests.report(self.key, metrics, members)
+
+        def read(document: requests.Json) -> rules.Decision | Waiting:
+            return responses.of_attempt(self.attempt, responses.read_answer(document))
+
         began, tries = time.monotonic(), 0
         left_s = budget_s = self._service.timeout_s if timeout_s is None else timeout_s
         while True:
-            answer = self._service.call(request, responses.read_answer, min(budget_s, left_s))
+            answer = self._service.call(request, responses.of_run(self.key, read), min(budget_s, left_s))
             if not isinstance(answer, Waiting):
                 return self._hold(answer, timeout_s)
             tries, waited_s = tries + 1, time.monotonic() - began
@@ -273,7 +278,8 @@ class Run(RunCommands):
 
         Raises ServiceRefused (`invalid_request`: a report is malformed) and ServiceUnreachable.
         """
-        batch = self._service.call(requests.report_batch(self.key, reports), responses.read_batch, timeout_s)
+        request = requests.report_batch(self.key, reports)
+        batch = self._service.call(request, responses.of_run(self.key, responses.read_batch), timeout_s)
         answers = [planned(each, self._plan) if isinstance(each, rules.Decision) else each for each in batch]
         self.decision = next((each for each in reversed(answers) if isinstance(each, Decision)), self.decision)
         return answers
@@ -287,7 +293,7 @@ class Run(RunCommands):
         """
         budget_s = (self._service.timeout_s if timeout_s is None else timeout_s) + (wait_s or 0.0)
         request = requests.get_decision(self.key, after=after, wait_s=wait_s)
-        decision = self._service.call(request, responses.read_decision, budget_s)
+        decision = self._service.call(request, responses.of_run(self.key, responses.read_decision), budget_s)
         return None if after is not None and decision.seq <= after else planned(decision, self._plan)
 
     def finish(
@@ -297,18 +303,21 @@ class Run(RunCommands):
 
         Raises ServiceRefused (`run_finished`: with another status; `server_behind`) and ServiceUnreachable.
         """
-        self.view = self._service.call(requests.finish(self.key, status, last_seq), responses.read_run, timeout_s)
+        request = requests.finish(self.key, status, last_seq)
+        self.view = self._service.call(request, responses.of_run(self.key, responses.read_run), timeout_s)
 
     def refresh(self, *, timeout_s: float | None = None) -> None:
         """Read the run again into `view` and `policy`."""
-        self.view = self._service.call(requests.get_run(self.key), responses.read_run, timeout_s)
+        read = responses.of_run(self.key, responses.read_run)
+        self.view = self._service.call(requests.get_run(self.key), read, timeout_s)
         self._plan = Plan(self.view.spec)
 
     def history(self) -> Iterator[ReportRecord]:
         """The reports in order of arrival, superseded ones included; fetched page by page."""
         after: int | None = None
         while True:
-            page = self._service.call(requests.history(self.key, after=after, limit=PAGE), responses.read_history)
+            request = requests.history(self.key, after=after, limit=PAGE)
+            page = self._service.call(request, responses.of_run(self.key, responses.read_history))
             yield from page.items
             after = page.next
             if after is None:

@@ -6,7 +6,9 @@ page) raises Unreadable, and the caller retries it as if there had been none.
 """
 
 import json
+import math
 import sys
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar, cast, get_args
@@ -20,6 +22,9 @@ from remotelr.rules.values.metrics import metrics_from_json
 
 # The service's bound on every learning rate.
 MAX_LEARNING_RATE: Final = 1e3
+
+# Characters of a service's text in an error or a warning.
+_MAX_SHOWN: Final = 600
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -114,6 +119,30 @@ def read(response: Response) -> Json:
     raise _refusal(response.status, document)
 
 
+def of_run(key: str, read_answer: Callable[[Json], T]) -> Callable[[Json], T]:
+    """`read_answer` for the run `key` only: a proxy that confuses connections can return an answer about another run.
+
+    The members `run` of the response, of its `decision` and of its `answers` must be `key`, if they are there.
+    """
+
+    def read_checked(document: Json) -> T:
+        answers = document.get("answers")
+        for each in (document, document.get("decision"), *(answers if isinstance(answers, list) else ())):
+            if isinstance(each, dict) and each.get("run", key) != key:
+                raise _unreadable("run", each["run"])
+        return read_answer(document)
+
+    return read_checked
+
+
+def of_attempt(attempt: int | None, answer: Decision | Waiting) -> Decision | Waiting:
+    """`answer`, if it can belong to a report of `attempt`; only a replayed decision can be of an older attempt."""
+    replayed = isinstance(answer, Decision) and answer.replayed
+    if attempt is None or answer.attempt == attempt or (replayed and answer.attempt < attempt):
+        return answer
+    raise _unreadable("attempt", answer.attempt)
+
+
 def read_decision(document: Json) -> Decision:
     """Raises Unreadable, as all readers here do."""
     return Decision(
@@ -183,7 +212,10 @@ def read_runs(document: Json) -> Page[RunView, str]:
 
 
 def read_attempt(document: Json) -> Decision:
-    return read_decision(_object(document, "decision"))
+    decision = read_decision(_object(document, "decision"))
+    if decision.attempt != _integer(document, "attempt"):
+        raise _unreadable("attempt", decision.attempt)
+    return decision
 
 
 def read_history(document: Json) -> Page[ReportRecord, int]:
@@ -233,14 +265,21 @@ def failure_reason(response: Response) -> str:
         document = _document(response)
     except Unreadable as error:
         return str(error)
-    return f"HTTP {response.status}: {document.get('detail') or document.get('title') or document.get('code')}"
+    return f"HTTP {response.status}: {shown(document.get('detail') or document.get('title') or document.get('code'))}"
+
+
+def shown(text: object) -> str:
+    """`text` for a terminal: its beginning, with the control characters replaced."""
+    whole = str(text)
+    cut = whole if len(whole) <= _MAX_SHOWN else f"{whole[:_MAX_SHOWN]}…"
+    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(each)[0] == "C" else each for each in cut)
 
 
 def _document(response: Response) -> Json:
     content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type not in ("application/json", "application/problem+json"):
         raise Unreadable(
-            f"HTTP {response.status} with content type {content_type or 'none'} instead of JSON: check the "
+            f"HTTP {response.status} with content type {shown(content_type or 'none')} instead of JSON: check the "
             f"address of the service"
         )
     try:
@@ -256,7 +295,7 @@ def _refusal(status: int, document: Json) -> ServiceRefused:
     members = {name: value for name, value in document.items() if name not in ("type", "title", "status", "detail")}
     code, detail = _text(document, "code"), document.get("detail") or document.get("title") or f"HTTP {status}"
     kind = StaleAttempt if code == "stale_attempt" else ServiceRefused
-    return kind(code, str(detail), status, members)
+    return kind(shown(code), shown(detail), status, members)
 
 
 def _refuse_constant(token: str) -> float:
@@ -291,7 +330,8 @@ def _number(document: Json, name: str) -> float:
 
 def _rate(document: Json, name: str) -> float:
     value = _number(document, name)
-    if 0 <= value <= MAX_LEARNING_RATE:
+    # -0.0 is not less than 0.
+    if math.copysign(1.0, value) > 0 and value <= MAX_LEARNING_RATE:
         return value
     raise _unreadable(name, value)
 

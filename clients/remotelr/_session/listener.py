@@ -103,4 +103,5 @@ class Listener:
 
     def _request(self) -> list[LoggedCommand]:
         request = requests.get_commands(self._key, after=self._after, wait_s=WAIT_S)
-        return responses.read_commands(responses.read(self._transport.send(request, WAIT_S + _RESPONSE_S)))
+        read = responses.of_run(self._key, responses.read_commands)
+        return read(responses.read(self._transport.send(request, WAIT_S + _RESPONSE_S)))

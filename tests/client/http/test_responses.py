@@ -1,11 +1,24 @@
 """The responses that the client accepts, and what it reads from them."""
 
 import json
+import unicodedata
+from contextlib import nullcontext
 
 import pytest
 
 from remotelr import ServiceRefused, StaleAttempt
-from remotelr._http.responses import Response, Unreadable, read, read_answer, read_decision
+from remotelr._http.responses import (
+    Response,
+    Unreadable,
+    failure_reason,
+    of_attempt,
+    of_run,
+    read,
+    read_answer,
+    read_attempt,
+    read_batch,
+    read_decision,
+)
 from remotelr.rules import Decision, Waiting
 
 DECISION = {
@@ -103,3 +116,59 @@ def test_a_refusal_carries_the_code_the_sentence_and_the_members():
 def test_a_stale_attempt_has_its_own_exception():
     with pytest.raises(StaleAttempt):
         read(answer({"code": "stale_attempt", "detail": "stop", "action": "stop"}, 409, "application/problem+json"))
+
+
+@pytest.mark.parametrize("value", [-0.0, -5e-324])
+def test_a_negative_zero_is_no_learning_rate(value):
+    with pytest.raises(Unreadable, match="learning_rate"):
+        read_decision({**DECISION, "learning_rate": value})
+
+
+@pytest.mark.parametrize(
+    ("reader", "document"),
+    [
+        (read_decision, DECISION),
+        (read_attempt, {"attempt": 1, "decision": DECISION}),
+        (read_batch, {"answers": [{**DECISION, "run": "mnist-8"}, DECISION]}),
+    ],
+    ids=["decision", "attempt", "batch"],
+)
+def test_an_answer_about_another_run_is_unreadable(reader, document):
+    with pytest.raises(Unreadable, match="the answer's run is 'mnist-7'"):
+        of_run("mnist-8", reader)(document)
+
+
+def test_an_answer_about_the_requested_run_is_read():
+    assert of_run("mnist-7", read_decision)(DECISION) == read_decision(DECISION)
+
+
+def test_the_decision_of_another_attempt_than_the_begun_one_is_unreadable():
+    with pytest.raises(Unreadable, match="attempt"):
+        read_attempt({"attempt": 2, "decision": DECISION})
+
+
+@pytest.mark.parametrize(
+    ("attempt", "replayed", "readable"),
+    [(1, False, True), (None, False, True), (2, False, False), (2, True, True), (0, True, False)],
+)
+def test_a_report_is_answered_by_its_own_attempt_or_replayed_from_an_older_one(attempt, replayed, readable):
+    decision = read_decision({**DECISION, "replayed": replayed})
+
+    with nullcontext() if readable else pytest.raises(Unreadable, match="attempt"):
+        assert of_attempt(attempt, decision) is decision
+
+
+def test_the_text_of_a_refusal_is_short_and_without_control_characters():
+    problem = {"code": "run_\x07finished", "detail": "\x1b[31m\r\n\u202e" + "long " * 2_400}
+
+    with pytest.raises(ServiceRefused) as refused:
+        read(answer(problem, 409, "application/problem+json"))
+
+    assert len(str(refused.value)) < 650
+    assert not any(unicodedata.category(each).startswith("C") for each in str(refused.value))
+    assert "[31m" in refused.value.detail
+
+
+def test_the_reason_of_a_retry_is_without_control_characters_too():
+    assert failure_reason(answer({"detail": "\x1b[2J" + "x" * 10_000}, 503)).startswith("HTTP 503: \ufffd[2Jxxx")
+    assert len(failure_reason(answer({"detail": "x" * 10_000}, 503))) < 650

@@ -78,6 +78,24 @@ def sends(raw: bytes):
     return behaviour
 
 
+def answers_about(*runs: str):
+    """Answers the i-th request with the rate i / 10 of the i-th run, the last one for all further requests."""
+
+    def behaviour(connection: socket.socket) -> None:
+        for number in range(1_000):
+            read_request(connection)
+            run = runs[min(number, len(runs) - 1)]
+            document = {"run": run, "attempt": 1, "seq": 1, "epoch": 0, "learning_rate": (number + 1) / 10}
+            words = {"reason": "start", "changed": False, "action": "continue", "state": {}, "replayed": False}
+            view = {"policy": {}, "tags": {}, "world_size": 1, "policy_version": 1, "status": "running"}
+            decision = {**document, **words}
+            body = json.dumps({**decision, **view, "decision": decision}).encode()
+            head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+            connection.sendall(head + body)
+
+    return behaviour
+
+
 def hangs_up(connection: socket.socket) -> None:
     read_request(connection)
 
@@ -233,6 +251,16 @@ def test_a_request_without_a_usable_answer_is_retried(misbehaving, behaviour):
         client.get_run("a")
 
     assert server.connections == 3
+
+
+def test_an_answer_about_another_run_is_no_answer(misbehaving):
+    server = misbehaving(answers_about("a", "b", "b", "a"))
+
+    with Client(server.url) as client:
+        run = client.get_run("a")
+        decision = run.current_decision()
+
+    assert (decision.run, decision.learning_rate) == ("a", 0.4)
 
 
 def test_a_service_that_gives_no_usable_answer_within_the_budget_is_unreachable(misbehaving):
