@@ -222,3 +222,28 @@ def test_batches_of_a_generator_without_a_length_are_counted(url, key):
 
     assert steps.rates == pytest.approx([0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1], abs=1e-6)
     assert ROWS // BATCH == BATCHES == 4
+
+
+def test_a_fit_leaves_the_decided_rate_in_the_optimizer_as_keras_own_plateau_does(url, key, tmp_path):
+    """Keras's `test_reduces_lr_with_model_fit`, for any later training: after a save, or of another run."""
+    plateau = {"patience": 1, "factor": 0.1, "monitor": "val_loss", "min_delta": 100.0}
+    xy, validation = data(), {"validation_data": data()}
+    own, model = linear(), linear()
+    fit(own, keras.callbacks.ReduceLROnPlateau(**plateau), epochs=2, xy=xy, **validation)
+
+    history = fit(model, RemoteLR(url, key, **plateau), epochs=2, xy=xy, **validation)
+
+    assert history["learning_rate"] == float32([0.1, 0.1])
+    assert float(model.optimizer.learning_rate) == float(own.optimizer.learning_rate) == float(np.float32(0.01))
+    model.save(tmp_path / "model.keras")
+    assert float(keras.saving.load_model(tmp_path / "model.keras").optimizer.learning_rate) == float(np.float32(0.01))
+    assert fit(model, RemoteLR(url, f"{key}-2", patience=9), epochs=1, **validation)["learning_rate"] == float32([0.01])
+
+
+def test_a_schedule_that_ends_at_zero_leaves_the_last_rate_that_can_train(url, key):
+    model = linear()
+    policy = {"type": "linear", "end_learning_rate": 0.0, "decay_steps": 2}
+
+    history = fit(model, RemoteLR(url, key, policy), epochs=2)
+
+    assert float(model.optimizer.learning_rate) == history["learning_rate"][-1] == float(np.float32(0.05))

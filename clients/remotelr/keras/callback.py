@@ -272,6 +272,11 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
         if self.verbose and session.decision is not None and session.decision.epoch == epoch + 1:
             say_reduction(session.decision)
         self._roll_back(epoch + 1)
+        # As Keras's ReduceLROnPlateau: a model that is saved now, and a next `fit`, have the decided rate. Not 0, with
+        # which no run can begin.
+        learning_rate = session.learning_rate(epoch + 1, step=0)
+        if learning_rate:
+            self._set(learning_rate)
         self._stop_if_ended(epoch)
 
     def on_train_end(self, logs: Any = None) -> None:
