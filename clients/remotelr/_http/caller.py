@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from remotelr._http import responses
 from remotelr._http.requests import Json, Request
-from remotelr._http.responses import Unreadable
+from remotelr._http.responses import Response, Unreadable
 from remotelr._http.retry import RETRIED_STATUSES, SHORTEST_TRY_S, Failure, Retries, retry_after_s
 from remotelr._http.transport import NoAnswer, Transport
 from remotelr.errors import ServiceRefused, ServiceUnreachable
@@ -53,8 +53,26 @@ class Service:
             if response.status in RETRIED_STATUSES:
                 pause_s = retry_after_s(response.headers.get("retry-after"))
                 return Failure(reason=responses.failure_reason(response), retry_after_s=pause_s)
-            return read(responses.read(response))
+            return read(self._document(response))
         except NoAnswer as error:
             return Failure(reason=error.reason, reused=error.reused)
         except Unreadable as error:
             return Failure(reason=str(error))
+
+    def _document(self, response: Response) -> Json:
+        try:
+            return responses.read(response)
+        except ServiceRefused as error:
+            hint = self._hint(error)
+            if hint is None:
+                raise
+            raise ServiceRefused(error.code, f"{error.detail}; {hint}", error.status, error.members) from None
+
+    def _hint(self, error: ServiceRefused) -> str | None:
+        """The user's remedy for a refusal that the service states in terms of HTTP."""
+        url = self.transport.url.rstrip("/")
+        if error.code == "not_found" and url.endswith("/v1"):
+            return f"leave /v1 away: the address of the service is {url.removesuffix('/v1')}"
+        if error.status == 401:
+            return "give the token as token= or set REMOTELR_TOKEN"
+        return None

@@ -36,6 +36,9 @@ KEEP_ALIVE_S = 4.0
 # A connection that takes longer fails as a rule; the rest of the budget is for another try.
 MAX_CONNECT_S = 2.0
 
+# How OpenSSL names an answer in plain HTTP, by release.
+_NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST")
+
 # How long the caller waits for a thread whose connection it has shut down.
 _JOIN_TIMEOUT_S = 0.2
 
@@ -302,4 +305,6 @@ def _description(error: Exception) -> str:
         # Its text contains the header, which may be the token.
         return "a header that cannot be sent"
     text = str(error)
+    if any(reason in text for reason in _NOT_TLS):
+        return f"the server does not speak https there, but probably http: give the address with http:// ({text})"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -298,6 +298,43 @@ def test_a_retry_after_is_honoured(misbehaving):
     assert time.monotonic() - began >= 1.0
 
 
+def test_https_to_a_server_of_plain_http_names_http(misbehaving):
+    def answers_in_http(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+
+    url = misbehaving(answers_in_http).url.replace("http:", "https:")
+
+    with Client(url, timeout_s=2.0) as client, pytest.raises(ServiceUnreachable) as unreachable:
+        client.get_run("a")
+
+    assert "does not speak https there, but probably http: give the address with http://" in str(unreachable.value)
+
+
+def refusal(code: str, status: bytes):
+    body = json.dumps({"code": code, "detail": "no"}).encode()
+    head = b"HTTP/1.1 %s\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n\r\n"
+    return sends(head % (status, len(body)) + body)
+
+
+def test_an_address_with_the_version_of_the_api_is_named_with_the_remedy(misbehaving):
+    server = misbehaving(refusal("not_found", b"404 Not Found"))
+
+    with Client(f"{server.url}/v1/") as client, pytest.raises(ServiceRefused) as refused:
+        client.get_run("a")
+
+    assert f"leave /v1 away: the address of the service is {server.url} (" in str(refused.value)
+
+
+def test_a_missing_token_names_the_argument_and_the_variable(misbehaving):
+    server = misbehaving(refusal("unauthorized", b"401 Unauthorized"))
+
+    with Client(server.url) as client, pytest.raises(ServiceRefused, match="token= or set REMOTELR_TOKEN") as refused:
+        client.get_run("a")
+
+    assert refused.value.status == 401
+
+
 def test_an_address_without_a_scheme_is_refused_with_an_example():
     with pytest.raises(ValueError, match="must begin with http://"):
         Client("127.0.0.1:8000")
