@@ -20,8 +20,10 @@ from remotelr._http import requests, responses
 from remotelr._http.caller import Service
 from remotelr._http.credentials import address, bearer
 from remotelr._http.transport import HttpTransport, Transport
-from remotelr.rules import Policy, policy_to_json
-from remotelr.run import PAGE, FinalStatus, Run
+from remotelr.errors import ServiceRefused
+from remotelr.rules import Policy
+from remotelr.rules.transitions.lifecycle import describe_difference
+from remotelr.run import PAGE, FinalStatus, Run, policy_document
 
 __all__ = ["Client", "FinalStatus", "OnConflict", "Run"]
 
@@ -107,7 +109,7 @@ class Client:
         Raises ServiceRefused (`invalid_policy`, `policy_conflict`…) and ServiceUnreachable.
         """
         members = {
-            "policy": policy_to_json(policy) if isinstance(policy, Policy) else policy,
+            "policy": None if policy is None else policy_document(policy),
             "initial_learning_rate": initial_learning_rate,
             "experiment": experiment,
             "tags": tags,
@@ -117,7 +119,13 @@ class Client:
             "on_conflict": on_conflict,
         }
         read = responses.of_run(key, responses.read_run)
-        return Run(self._service, self._service.call(requests.put_run(key, members), read, timeout_s))
+        try:
+            return Run(self._service, self._service.call(requests.put_run(key, members), read, timeout_s))
+        except ServiceRefused as error:
+            if error.code != "policy_conflict":
+                raise
+            detail = policy_conflict(key, error.members.get("difference"), error.detail)
+            raise ServiceRefused(error.code, detail, error.status, error.members) from None
 
     def get_run(self, key: str, *, timeout_s: float | None = None) -> Run:
         """The existing run with that key. Raises ServiceRefused (`run_not_found`) and ServiceUnreachable."""
@@ -164,3 +172,22 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def policy_conflict(key: str, difference: object, detail: str) -> str:
+    """The text of a policy conflict of the run `key`.
+
+    difference: path to [stored, given]. detail: the text to use if the difference has another form.
+    """
+    try:
+        found = {str(path): [stored, given] for path, (stored, given) in dict(difference).items()}  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        return f"run {key!r}: {detail}"
+    # The fields of another type of schedule differ all; only the type is a reason.
+    types = sorted((path for path in found if path.endswith("schedule.type")), key=len)
+    described = responses.shown(describe_difference({path: found[path] for path in types[:1]} or found))
+    return (
+        f"run {key!r} exists with another policy ({described}); choose another run=, or set on_conflict to keep, "
+        f"replace or restart: 'keep' trains with the run's policy, 'replace' goes on with this policy and the run's "
+        f"state, 'restart' goes on with this policy and a new state"
+    )

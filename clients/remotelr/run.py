@@ -84,7 +84,7 @@ class RunCommands:
         self, policy: Policy | Mapping[str, Any], *, state: StateMode = "keep", **options: Unpack[CommandOptions]
     ) -> CommandReceipt:
         """Replace the policy. state: `keep` the schedule's state if the new policy has its shape, or `reset` it."""
-        return self.command("replace_policy", policy=_to_json(policy), state=state, **options)
+        return self.command("replace_policy", policy=policy_document(policy), state=state, **options)
 
     def extend(
         self, total: int, *, continuity: Continuity = "keep_lr", **options: Unpack[CommandOptions]
@@ -126,8 +126,16 @@ class RunCommands:
         return self._service.call(request, responses.of_run(self.key, responses.read_receipt), timeout_s)
 
 
-def _to_json(policy: Policy | Mapping[str, Any]) -> Mapping[str, Any]:
-    return policy_to_json(policy) if isinstance(policy, Policy) else policy
+def policy_document(policy: Policy | Mapping[str, Any]) -> Mapping[str, Any]:
+    """The JSON of `policy`. Raises TypeError for any other type, with the remedy."""
+    if isinstance(policy, Policy):
+        return policy_to_json(policy)
+    if isinstance(policy, Mapping):
+        return policy
+    raise TypeError(
+        f"policy must be a document or a policy of remotelr.rules, got {policy!r:.100}; give a document such as "
+        f"{{'type': 'cosine', 'decay_steps': 20}}"
+    )
 
 
 FinalStatus = Literal["completed", "failed", "stopped"]

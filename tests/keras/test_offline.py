@@ -242,3 +242,19 @@ def test_a_file_that_cannot_be_used_is_a_warning_and_no_more(mortal_service, key
     remote = RemoteLR(mortal_service.url, key, timeout_s=HURRIED_S, spool_dir=tmp_path / "spools", **PLATEAU)
 
     assert fit(Outage(mortal_service, remote, started=6), remote) == undisturbed(key)
+
+
+def test_url_and_run_the_other_way_round_are_named():
+    with pytest.raises(ValueError, match="url and run are the other way round: use url='http://a:8000', run='my-run'"):
+        RemoteLR("my-run", "http://a:8000")
+    with pytest.raises(ValueError, match="run must be the run's key, got the address 'http://a:8000'"):
+        RemoteLR(run="http://a:8000")
+
+
+@pytest.mark.parametrize(
+    ("policy", "remedy"),
+    [("cosine", "give a document such as"), (lambda epoch: 0.1, r"pass a function as RemoteLR\.from_callbacks")],
+)
+def test_a_policy_of_another_type_is_named_with_the_remedy(policy, remedy):
+    with pytest.raises(TypeError, match=f"policy must be a document, .*, got .*; {remedy}"):
+        RemoteLR("http://127.0.0.1:8000", "a", policy)

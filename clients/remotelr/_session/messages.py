@@ -89,6 +89,13 @@ def old_rules(decision: Decision) -> str:
     )
 
 
+def repeated(key: str, status: str, epochs: int, epoch: int) -> str:
+    return (
+        f"run {key!r} was {status} with {epochs} epochs and begins again at epoch {epoch + 1}. The old epochs stay in "
+        f"its log as superseded. Use another run= for a new training."
+    )
+
+
 def unknown_state(decision: Decision) -> str:
     return (
         f"this version of remotelr cannot read the service's state at epoch {decision.epoch}. Training follows the "

@@ -24,8 +24,17 @@ from remotelr._session.listener import listener_beside
 from remotelr._session.messages import Notifier
 from remotelr._session.metrics import reportable
 from remotelr._session.replica import LocalReplica, Request, same
-from remotelr.client import Client, FinalStatus
-from remotelr.rules import AttemptRequest, Decision, Report, RulesError, RunSpec, policy_from_json, policy_to_json
+from remotelr.client import Client, FinalStatus, policy_conflict
+from remotelr.rules import (
+    AttemptRequest,
+    Decision,
+    PolicyConflict,
+    Report,
+    RulesError,
+    RunSpec,
+    policy_from_json,
+    policy_to_json,
+)
 
 OnUnreachable = Literal["local", "hold", "raise"]
 
@@ -136,6 +145,7 @@ class Session:
         if self._begun:
             return
         self._begun = True
+        self._warn_repeated(epoch)
         name, ranks = self._identity.name(), self._identity.world_size
         self._decide(AttemptRequest(key=name, epoch=epoch, step=step, world_size=ranks))
 
@@ -330,7 +340,11 @@ class Session:
         view = self._service.view
         if view is None:
             replica = self._replayed(self._journal.spec or spec)
-            replica.put(spec, self._members.get("on_conflict") or "error")
+            try:
+                replica.put(spec, self._members.get("on_conflict") or "error")
+            except PolicyConflict as error:
+                text = policy_conflict(self._key, error.details.get("difference"), error.message)
+                raise PolicyConflict(text, **error.details) from None
             return replica
         try:
             known = self._spec_of(view)
@@ -391,6 +405,13 @@ class Session:
         self._notifier.say(f"{self._service.url} answers again.")
         if local is not None and self._local_fallback and local.learning_rate != decision.learning_rate:
             self._notifier.say(messages.changed_while_away(decision, local))
+
+    def _warn_repeated(self, epoch: int) -> None:
+        """Warn of a training that rewinds a finished run: often a script that runs again with the same key."""
+        view = self._service.view
+        finished = view is not None and view.status in ("completed", "stopped")
+        if view is not None and finished and epoch < view.epoch and self._identity.rank == 0:
+            self._notifier.warn_once("repeated", messages.repeated(self._key, view.status, view.epoch, epoch))
 
     def _warn_drift(self, decision: Decision) -> None:
         held = self.decision

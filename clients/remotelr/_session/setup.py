@@ -118,6 +118,10 @@ def set_up(
     if live and identity.world_size > 1:
         raise ValueError(f"live=True needs world_size=1, got {identity.world_size}: ranks would differ within an epoch")
     url, run = url or os.environ.get("REMOTELR_URL"), run or os.environ.get("REMOTELR_RUN")
+    if run and run.startswith(("http://", "https://")):
+        if url and not url.startswith(("http://", "https://")):
+            raise ValueError(f"url and run are the other way round: use url={run!r}, run={url!r}")
+        raise ValueError(f"run must be the run's key, got the address {run!r}; give the address as url=")
     mode = _mode(url)
     if on_unreachable not in get_args(OnUnreachable):
         raise ValueError(f"on_unreachable must be one of {', '.join(get_args(OnUnreachable))}, got {on_unreachable!r}")

@@ -14,7 +14,7 @@ def policy_of(policy: Any, plateau: Mapping[str, Any], defaults: Mapping[str, An
 
     plateau: the arguments that replace a missing policy. defaults: of those arguments.
 
-    Raises InvalidPolicy and ValueError.
+    Raises InvalidPolicy, TypeError and ValueError.
     """
     if policy is None:
         return policy_to_json(policy_from_json({"type": "reduce_on_plateau", "flavor": "keras", **plateau}))
@@ -28,5 +28,13 @@ def policy_of(policy: Any, plateau: Mapping[str, Any], defaults: Mapping[str, An
         # A name in the graph, not a property of the curve.
         schedule.pop("name", None)
         return policy_to_json(policy_from_json({"schedule": schedule, "unit": "step"}))
+    if not (isinstance(policy, Mapping) or hasattr(policy, "type")):
+        remedy = "give a document such as {'type': 'cosine', 'decay_steps': 20}"
+        if callable(policy):
+            remedy = "pass a function as RemoteLR.from_callbacks([LearningRateScheduler(function)], ..., epochs=...)"
+        raise TypeError(
+            f"policy must be a document, a policy of remotelr.rules or a Keras LearningRateSchedule, got "
+            f"{policy!r:.100}; {remedy}"
+        )
     document = policy if isinstance(policy, Mapping) else node_to_json(policy)
     return policy_to_json(policy_from_json(dict(document)))

@@ -304,3 +304,11 @@ def test_the_runs_of_a_tag_are_listed_page_by_page(client, key, monkeypatch):
 )
 def test_a_restart_is_named_as_the_scheduler_counts_it(environ, name):
     assert restart_id(environ) == name
+
+
+@pytest.mark.parametrize("policy", ["cosine", lambda epoch: 0.1, 3])
+def test_a_policy_of_another_type_is_named_with_the_remedy(policy):
+    client = Client(InMemoryService.url, transport=InMemoryService())
+
+    with pytest.raises(TypeError, match=r"policy must be a document .*, got .*; give a document such as"):
+        client.run("a", policy=policy, initial_learning_rate=0.1)

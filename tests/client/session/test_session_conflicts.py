@@ -31,6 +31,24 @@ def test_another_policy_is_refused_with_what_differs(tmp_path, central):
 
 
 @pytest.mark.parametrize("central", [True, False], ids=["service", "alone"])
+def test_a_policy_conflict_names_the_run_and_the_effect_of_each_remedy(tmp_path, central):
+    job = Job(InMemoryService() if central else None, tmp_path / "state").start()
+    job.train(0, 3)
+    job.die()
+    job.members["policy"] = {"type": "cosine", "decay_steps": 20}
+
+    with pytest.raises(ServiceRefused if central else PolicyConflict) as refused:
+        job.start()
+
+    text = str(refused.value)
+    assert text.startswith("run 'job' exists with another policy")
+    # Only the type is named: every field of another type differs.
+    assert '(policy.schedule.type is "reduce_on_plateau", not "cosine")' in text
+    assert "choose another run=" in text
+    assert all(f"'{value}' " in text for value in ("keep", "replace", "restart"))
+
+
+@pytest.mark.parametrize("central", [True, False], ids=["service", "alone"])
 def test_a_longer_run_is_refused_with_both_lengths_where_its_curve_depends_on_them(tmp_path, central):
     service = InMemoryService() if central else None
     job = Job(service, tmp_path / "state", FALLING).start(total_epochs=10)

@@ -135,3 +135,28 @@ def test_a_file_is_read_up_to_an_unknown_status(tmp_path):
     job.die()
 
     assert job.start().train(5, 9) == undisturbed(9)
+
+
+@pytest.mark.parametrize("status", ["completed", "stopped"])
+def test_a_training_that_begins_a_finished_run_again_is_warned_of_once(status):
+    job = Job(InMemoryService()).start()
+    job.train(0, 5)
+    job.session.finish(status)
+    job.start()
+
+    with pytest.warns(RemoteLRWarning) as warned:
+        job.train(0, 3)
+
+    [text] = [str(each.message) for each in warned]
+    assert f"run 'job' was {status} with 5 epochs and begins again at epoch 1. The old epochs stay" in text
+    assert "Use another run= for a new training" in text
+
+
+def test_a_finished_run_that_continues_where_it_ended_is_not_warned_of(recwarn):
+    job = Job(InMemoryService()).start()
+    job.train(0, 5)
+    job.session.finish("completed")
+
+    job.start().train(5, 8)
+
+    assert not recwarn.list
