@@ -8,14 +8,9 @@ from typing import Annotated, Any, Final
 from fastapi import Header, Path, Query
 from pydantic import BeforeValidator, Field, PlainValidator, StringConstraints
 
-MAX_EPOCH: Final = 10**7
-MAX_INTEGER: Final = 2**53 - 1
-MAX_WORLD_SIZE: Final = 4096
-MAX_LEARNING_RATE: Final = 1e3
-MAX_METRICS: Final = 64
-MAX_PAGE: Final = 200
-MAX_COUNT: Final = 100_000
-MAX_PLACES: Final = 1_000
+MAX_EPOCH, MAX_INTEGER, MAX_LEARNING_RATE = 10**7, 2**53 - 1, 1e3
+MAX_WORLD_SIZE, MAX_METRICS = 4096, 64
+MAX_PAGE, MAX_COUNT, MAX_PLACES = 200, 100_000, 1_000
 
 # pydantic uses Rust's patterns: there `$` matches only the end of the text.
 KEY_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,199}$"

@@ -12,12 +12,10 @@ from remotelr_service.db.queries.feed import Cursor, Entry, Hole
 from remotelr_service.live.messages import Batch, Item
 from remotelr_service.live.subscribers import Poller, Subscriber, run_query
 
-# How long entries above a hole are held back for an entry in it.
-HOLE_WAIT_S = 2.0
-PAUSE_S = 0.02
-# The database ends every transaction of the service before this age.
-HOLE_MAX_AGE_S = 60.0
-PAGE = 500
+PAUSE_S, PAGE = 0.02, 500
+# How long entries above a hole are held back for an entry in it, and the age before which the database ends every
+# transaction of the service.
+HOLE_WAIT_S, HOLE_MAX_AGE_S = 2.0, 60.0
 
 
 @dataclass(frozen=True, slots=True)

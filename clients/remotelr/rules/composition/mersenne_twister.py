@@ -12,11 +12,8 @@ from itertools import islice
 from random import Random
 from typing import Final
 
-_WORDS: Final = 624
-_MIDDLE: Final = 397
-_MULTIPLIER: Final = 1812433253
-_MATRIX: Final = 0x9908B0DF
-_MASK: Final = 0xFFFFFFFF
+_WORDS, _MIDDLE = 624, 397
+_MULTIPLIER, _MATRIX, _MASK = 1812433253, 0x9908B0DF, 0xFFFFFFFF
 
 # Outputs computed without the whole state; at most _WORDS - _MIDDLE.
 _FIRST: Final = 16

@@ -21,8 +21,7 @@ _TRIES_BACK: Final = 50
 _TRYING_COST: Final = 2_000
 
 # How many positions of a formula are tried when a policy is bound, and how far they reach without a length.
-TRIED: Final = 2_000
-FARTHEST: Final = 1_000_000
+TRIED, FARTHEST = 2_000, 1_000_000
 
 # What a recursive formula is tried with when its rate will only be handed over later.
 _NOMINAL_RATE: Final = 0.1

@@ -9,9 +9,6 @@ from sqlalchemy import Connection, func, insert, select, update
 from remotelr_service.db.queries.runs import StoredRun, database_time
 from remotelr_service.db.tables import events, runs, stalls
 
-# The number of epochs that give the typical time of an epoch.
-EPOCHS = 9
-
 
 @dataclass(frozen=True, slots=True)
 class QuietRun:
@@ -28,6 +25,10 @@ class Pace:
 
     reported_at: datetime | None
     epochs: Sequence[tuple[int, int, datetime]]
+
+
+# The number of epochs that give the typical time of an epoch.
+EPOCHS = 9
 
 
 def list_quiet(

@@ -26,14 +26,12 @@ from remotelr_service.errors import ServiceError
 log = logging.getLogger(__name__)
 
 # A run is stalled after this many typical epochs, and not before this many seconds.
-TYPICAL_EPOCHS: Final = 3.0
-MIN_SILENCE_S: Final = 30.0
+TYPICAL_EPOCHS, MIN_SILENCE_S = 3.0, 30.0
 # The interval of the check in seconds.
 CHECK_S: Final = 5.0
-# The number of runs marked in one transaction. It bounds the time that reports wait.
-_MARKS_PER_TRANSACTION: Final = 50
-# The number of running runs in one check; the next check continues after them, then from the start.
-_RUNS_PER_CHECK: Final = 500
+# The number of runs marked in one transaction, which bounds the time that reports wait, and the number of running runs
+# in one check. The next check continues after them, then from the start.
+_MARKS_PER_TRANSACTION, _RUNS_PER_CHECK = 50, 500
 # The number of runs whose deadline is cached.
 _CACHED_RUNS: Final = 50_000
 # The minimum number of epochs for a typical duration.
