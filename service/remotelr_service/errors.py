@@ -91,21 +91,24 @@ class SchemaOutdated(ServiceError):
     code = "schema_outdated"
 
 
-class RunNotFound(ServiceError):
-    code = "run_not_found"
+class _NotFound(ServiceError):
+    """noun: the kind of the resource, and the name of the member with its key. action: what the caller can do."""
 
-    def __init__(self, key: str) -> None:
-        super().__init__(f"there is no run {key!r}", run=key)
+    code = "not_found"
+    noun: ClassVar[str]
+    action: ClassVar[str] = ""
+
+    def __init__(self, key: str | int) -> None:
+        super().__init__(f"there is no {self.noun} {key!r}" + self.action.format(key), **{self.noun: key})
 
 
-class ExperimentNotFound(ServiceError):
-    code = "experiment_not_found"
+class RunNotFound(_NotFound):
+    code, noun = "run_not_found", "run"
 
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"there is no experiment {name!r}; create it with PUT /v1/experiments/{name} or with its first run",
-            experiment=name,
-        )
+
+class ExperimentNotFound(_NotFound):
+    code, noun = "experiment_not_found", "experiment"
+    action = "; create it with PUT /v1/experiments/{} or with its first run"
 
 
 class CommandNotFound(ServiceError):
@@ -167,11 +170,8 @@ class ExperimentOutOfReach(ServiceError):
         super().__init__(f"this token is bound to {bound}, got {requested!r}; use another token")
 
 
-class TokenNotFound(ServiceError):
-    code = "token_not_found"
-
-    def __init__(self, token_id: int) -> None:
-        super().__init__(f"there is no token {token_id}", token=token_id)
+class TokenNotFound(_NotFound):
+    code, noun = "token_not_found", "token"
 
 
 class TokenNameTaken(ServiceError):

@@ -15,11 +15,10 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from random import Random
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 CHUNK = 64 * 1024
 # The errors of a broken connection; to a behaviour they are the end of the link.
@@ -64,7 +63,7 @@ Behaviour = Callable[[Link], Coroutine[Any, Any, None]]
 Passing = Callable[[bytes], Awaitable[bytes]]
 
 
-class Proxy:
+class Proxy(AbstractContextManager["Proxy"]):
     """Listens on a free port of this machine from construction to `close`, in a thread of its own.
 
     tls: what it speaks TLS by to its clients, never to the server.
@@ -112,12 +111,7 @@ class Proxy:
         self._thread.join()
         self._loop.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Any:

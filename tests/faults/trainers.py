@@ -178,6 +178,10 @@ class Fleet:
     def seen(self) -> Counter[str]:
         return sum((trainer.seen for trainer in self.trainers), Counter())
 
+    def summary(self, faults: list[Fault]) -> str:
+        """What the trainers saw, as a part of a sentence."""
+        return f"{self.acknowledged} reports acknowledged, {len(faults)} faults; seen {dict(self.seen)}"
+
     def check(self, http: httpx.Client) -> list[Fault]:
         """The faults of all logs: lost acknowledged reports, epochs counted twice, other rates."""
         return self.faults + [fault for trainer in self.trainers for fault in check_run(trainer, http)]

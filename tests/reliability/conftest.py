@@ -4,6 +4,7 @@ The default run has short forms. `REMOTELR_PROOF=1` (or `make proof`) runs the l
 """
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,16 @@ def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     yield start
     for service in started:
         service.kill()
+
+
+@pytest.fixture(scope="module")
+def service(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service for all tests of a module; a test may kill it, and then it is started again for the next one."""
+    folder = tmp_path_factory.mktemp("service")
+    service = Service(f"sqlite:///{shutil.copy(sqlite_template, folder / 'remotelr.db')}", folder)
+    service.start()
+    yield service
+    service.kill()
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ The rates equal those of an independent oracle, and no wait exceeds the budget.
 
 import gc
 import re
-import shutil
 import socket
 import ssl
 import threading
@@ -264,15 +263,6 @@ AWAY: dict[str, Trouble] = {
     "wrong certificate": certificate_of_somebody_else,
     "wall clock jumps": wall_clock_jumps,
 }
-
-
-@pytest.fixture(scope="module")
-def service(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("chaos")
-    service = Service(f"sqlite:///{shutil.copy(sqlite_template, folder / 'remotelr.db')}", folder)
-    service.start()
-    yield service
-    service.kill()
 
 
 @pytest.fixture

@@ -76,10 +76,7 @@ def test_a_postgresql_killed_under_load_has_lost_nothing_and_the_service_finds_i
 
     with service.client() as http:
         faults = fleet.check(http)
-    tell(
-        f"{kills} kills of PostgreSQL, {fleet.acknowledged} reports acknowledged, "
-        f"{len(faults)} faults; seen {dict(fleet.seen)}"
-    )
+    tell(f"{kills} kills of PostgreSQL, {fleet.summary(faults)}")
 
     assert [] == faults
     assert "ok" == integrity(breakable_url)
@@ -103,9 +100,9 @@ def test_a_service_killed_while_it_makes_its_tables_starts_all_the_same(
 
     with Fleet([service.url], trainers=2, seed=3, least=5) as fleet:
         fleet.reach(5)
+    tell(f"killed {kills} times between 0.2 and 1.2 s after it was begun")
     with service.client() as http:
         faults = fleet.check(http)
-    tell(f"killed {kills} times between 0.2 and 1.2 s after it was begun")
 
     assert [] == faults
     assert "ok" == integrity(empty_sqlite_url)

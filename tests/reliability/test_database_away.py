@@ -69,7 +69,7 @@ def test_connections_ended_in_the_middle_of_transactions_lose_no_report(
         fleet.reach(15)
     with service.client() as http:
         faults = fleet.check(http)
-    tell(f"{ended} sessions ended, {fleet.acknowledged} reports, {len(faults)} faults; seen {dict(fleet.seen)}")
+    tell(f"{ended} sessions ended, {fleet.summary(faults)}")
 
     assert [] == faults
     assert ended > 5
@@ -129,10 +129,7 @@ def test_a_postgresql_that_stands_still_is_away_and_goes_on_where_it_was(
         fleet.go_on(3)
     with service.client() as http:
         faults = fleet.check(http)
-    tell(
-        f"red after {red_s:.1f} s, green {green_s:.1f} s after it went on, {fleet.acknowledged} reports, "
-        f"{len(faults)} faults; seen {dict(fleet.seen)}"
-    )
+    tell(f"red after {red_s:.1f} s, green {green_s:.1f} s after it went on, {fleet.summary(faults)}")
 
     assert [] == faults
     assert alive

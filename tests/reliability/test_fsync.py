@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 
 from faults.databases import query
 from faults.oracle import INITIAL, POLICY
@@ -46,38 +46,36 @@ def test_every_report_is_answered_after_its_own_sync_of_the_log(
 
 def test_postgresql_syncs_commits_and_our_sessions_leave_it_so(postgres_url: str):
     names = ("fsync", "synchronous_commit", "full_page_writes")
-    resources = Context.open(postgres_url)
-    seen: list[tuple[object, ...]] = []
 
-    def look(connection: object) -> None:
-        seen.append(tuple(connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in names))  # type: ignore[attr-defined]
-
-    event.listen(resources.writer._engine, "commit", look)
-    try:
-        asyncio.run(_train_a_little(resources))
-    finally:
-        resources.close()
+    seen = _shown_at_commits(postgres_url, [f"SHOW {name}" for name in names])
 
     assert {("on", "on", "on")} == set(seen)
     assert [("on",)] == query(postgres_url, "SHOW synchronous_commit")
 
 
 def test_the_connection_that_writes_to_sqlite_waits_for_the_disk(sqlite_url: str):
-    resources = Context.open(sqlite_url)
+    pragmas = ("synchronous", "journal_mode", "fullfsync")
+
+    seen = _shown_at_commits(sqlite_url, [f"PRAGMA {name}" for name in pragmas])
+
+    full = 2
+    assert {(full, "wal")} == {each[:2] for each in seen}
+
+
+def _shown_at_commits(url: str, statements: list[str]) -> list[tuple[object, ...]]:
+    """The answers to the statements on the writer's connection, at each commit of a short training."""
+    resources = Context.open(url)
     seen: list[tuple[object, ...]] = []
 
-    def look(connection: object) -> None:
-        pragmas = ("synchronous", "journal_mode", "fullfsync")
-        seen.append(tuple(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in pragmas))  # type: ignore[attr-defined]
+    def look(connection: Connection) -> None:
+        seen.append(tuple(connection.exec_driver_sql(statement).scalar_one() for statement in statements))
 
     event.listen(resources.writer._engine, "commit", look)
     try:
         asyncio.run(_train_a_little(resources))
     finally:
         resources.close()
-
-    full = 2
-    assert {(full, "wal")} == {each[:2] for each in seen}
+    return seen
 
 
 async def _train_a_little(resources: Context) -> None:

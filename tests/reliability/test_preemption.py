@@ -4,10 +4,9 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -53,16 +52,6 @@ POLICIES: dict[str, dict[str, Any]] = {
     },
 }
 ENDS_S = 300.0
-
-
-@pytest.fixture(scope="module")
-def service(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that a test may kill; it is restarted for the next test."""
-    folder = tmp_path_factory.mktemp("preemption")
-    service = Service(f"sqlite:///{shutil.copy(sqlite_template, folder / 'remotelr.db')}", folder)
-    service.start()
-    yield service
-    service.kill()
 
 
 @pytest.fixture(scope="module")

@@ -99,6 +99,20 @@ class Job:
         return rates
 
 
+def trained_job(end: int, *args, **members) -> Job:
+    """A started `Job(*args, **members)`, trained up to the epoch `end`."""
+    job = Job(*args, **members).start()
+    job.train(0, end)
+    return job
+
+
+def job_with_outage(begin: int, end: int, *args, **members) -> Job:
+    """A `trained_job` up to the epoch `begin`, trained further during an outage up to `end`."""
+    job = trained_job(begin, *args, **members)
+    job.train_offline(begin, end)
+    return job
+
+
 def undisturbed(epochs: int, policy=PLATEAU) -> list[list[float]]:
     rates = Job(InMemoryService(), policy=policy).start().train(0, epochs)
     assert len({rate for each in rates for rate in each}) > 2

@@ -11,7 +11,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar, cast, get_args
+from typing import Any, Final, Generic, TypeVar, cast, get_args
 
 from remotelr._http.requests import Json
 from remotelr.errors import ServiceRefused, StaleAttempt
@@ -147,9 +147,7 @@ def read_decision(document: Json) -> Decision:
     """Raises Unreadable, as all readers here do."""
     return Decision(
         run=_text(document, "run"),
-        attempt=_integer(document, "attempt"),
-        seq=_integer(document, "seq"),
-        epoch=_integer(document, "epoch"),
+        **_integers(document, "attempt", "seq", "epoch"),
         step=_optional(_integer, document, "step"),
         learning_rate=_rate(document, "learning_rate"),
         momentum=_optional(_number, document, "momentum"),
@@ -171,10 +169,7 @@ def read_answer(document: Json) -> Decision | Waiting:
         return read_decision(document)
     return Waiting(
         run=_text(document, "run"),
-        attempt=_integer(document, "attempt"),
-        epoch=_integer(document, "epoch"),
-        have=_integer(document, "have"),
-        need=_integer(document, "need"),
+        **_integers(document, "attempt", "epoch", "have", "need"),
     )
 
 
@@ -197,9 +192,7 @@ def read_run(document: Json) -> RunView:
         experiment=_optional(_text, document, "experiment"),
         tags=_object(document, "tags"),
         spec={**spec, "policy": _object(document, "policy"), "world_size": _integer(document, "world_size")},
-        policy_version=_integer(document, "policy_version"),
-        attempt=_integer(document, "attempt"),
-        epoch=_integer(document, "epoch"),
+        **_integers(document, "policy_version", "attempt", "epoch"),
         step=_optional(_integer, document, "step"),
         learning_rate=_rate(document, "learning_rate"),
         status=_text(document, "status"),
@@ -224,10 +217,7 @@ def read_history(document: Json) -> Page[ReportRecord, int]:
 
 def _report_record(document: Json) -> ReportRecord:
     return ReportRecord(
-        epoch=_integer(document, "epoch"),
-        attempt=_integer(document, "attempt"),
-        seq=_integer(document, "seq"),
-        rank=_integer(document, "rank"),
+        **_integers(document, "epoch", "attempt", "seq", "rank"),
         metrics=_metrics(document, "metrics"),
         learning_rate=_optional(_rate, document, "learning_rate"),
         used_learning_rate=_optional(_number, document, "used_learning_rate"),
@@ -238,9 +228,7 @@ def _report_record(document: Json) -> ReportRecord:
 
 
 def read_receipt(document: Json) -> CommandReceipt:
-    return CommandReceipt(
-        run=_text(document, "run"), seq=_integer(document, "seq"), effective_from=_integer(document, "effective_from")
-    )
+    return CommandReceipt(run=_text(document, "run"), **_integers(document, "seq", "effective_from"))
 
 
 def read_commands(document: Json) -> list[LoggedCommand]:
@@ -318,6 +306,10 @@ def _reader(kind: type[T]) -> Callable[[Json, str], T]:
 
 
 _text, _boolean, _integer, _object = _reader(str), _reader(bool), _reader(int), _reader(dict)
+
+
+def _integers(document: Json, *names: str) -> dict[str, Any]:
+    return {name: _integer(document, name) for name in names}
 
 
 def _number(document: Json, name: str) -> float:

@@ -21,9 +21,7 @@ def list_experiments(url: Url = None, as_json: AsJson = False) -> None:
     """List experiments by name."""
     with connect(url) as service:
         found = list(service.pages("/v1/experiments", "experiments"))
-    output.show({"experiments": found}, as_json, lambda: _table(found))
-    if not found and not as_json:
-        output.say("no experiments")
+    output.show_list("experiments", found, as_json, lambda: _table(found))
 
 
 @app.command("show")

@@ -79,9 +79,7 @@ def list_tokens(
     """List tokens, without their secrets."""
     with connect(url) as service:
         found = [each for each in service.pages("/v1/tokens", "tokens") if everything or each["revoked_at"] is None]
-    output.show({"tokens": found}, as_json, lambda: _table(found))
-    if not found and not as_json:
-        output.say("no tokens")
+    output.show_list("tokens", found, as_json, lambda: _table(found))
 
 
 @app.command("revoke")

@@ -18,12 +18,11 @@ def test_calls_over_a_network_that_misbehaves_are_the_same_on_httpx2():
         cwd=TESTS.parent,
         env=environment,
         check=False,
-        capture_output=True,
-        text=True,
+        stdout=subprocess.PIPE,
         timeout=280,
     )
 
-    assert ended.returncode == 0, ended.stdout
+    assert ended.returncode == 0, ended.stdout.decode()
 
 
 def test_the_plugin_gives_httpx2_to_the_client_only():

@@ -47,20 +47,20 @@ def says_nothing(connection: socket.socket) -> None:
         pass
 
 
-def drips_a_body(connection: socket.socket) -> None:
+def drips(connection: socket.socket, head: bytes, byte: bytes) -> None:
     read_request(connection)
-    connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n")
+    connection.sendall(head)
     while True:
-        connection.sendall(b" ")
+        connection.sendall(byte)
         time.sleep(0.05)
+
+
+def drips_a_body(connection: socket.socket) -> None:
+    drips(connection, b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n", b" ")
 
 
 def drips_a_head(connection: socket.socket) -> None:
-    read_request(connection)
-    connection.sendall(b"HTTP/1.1 200 OK\r\nx: ")
-    while True:
-        connection.sendall(b"y")
-        time.sleep(0.05)
+    drips(connection, b"HTTP/1.1 200 OK\r\nx: ", b"y")
 
 
 def never_stops(connection: socket.socket) -> None:

@@ -5,7 +5,7 @@ import pytest
 from remotelr._session.spool import Spool
 from remotelr.rules import PolicyConflict
 from remotelr.testing import InMemoryService
-from support.jobs import PLATEAU, Job, history, undisturbed
+from support.jobs import PLATEAU, Job, history, trained_job, undisturbed
 
 
 def test_without_a_service_the_rates_are_the_same():
@@ -15,16 +15,14 @@ def test_without_a_service_the_rates_are_the_same():
 
 
 def test_without_a_service_a_state_file_carries_the_run_to_the_next_process(tmp_path):
-    job = Job(None, tmp_path / "state").start()
-    job.train(0, 9)
+    job = trained_job(9, None, tmp_path / "state")
     job.die()
 
     assert job.start().train(8, 20) == undisturbed(20)
 
 
 def test_a_state_file_makes_a_local_training_a_central_one(tmp_path):
-    job = Job(None, tmp_path / "state").start()
-    job.train(0, 9)
+    job = trained_job(9, None, tmp_path / "state")
     job.session.finish("completed")
     job.service = InMemoryService()
 
@@ -35,8 +33,7 @@ def test_a_state_file_makes_a_local_training_a_central_one(tmp_path):
 
 
 def test_another_policy_for_a_state_file_is_refused(tmp_path):
-    job = Job(None, tmp_path / "state").start()
-    job.train(0, 3)
+    job = trained_job(3, None, tmp_path / "state")
     job.die()
 
     with pytest.raises(PolicyConflict):

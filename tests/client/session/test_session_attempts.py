@@ -10,15 +10,24 @@ from hypothesis import strategies as st
 from remotelr import Client
 from remotelr.errors import RemoteLRWarning
 from remotelr.testing import InMemoryService
-from support.jobs import PER_STEP, PLATEAU, QUIET, Job, backup_of, history, restore, undisturbed
+from support.jobs import (
+    PER_STEP,
+    PLATEAU,
+    QUIET,
+    Job,
+    backup_of,
+    history,
+    job_with_outage,
+    restore,
+    trained_job,
+    undisturbed,
+)
 
 
 @QUIET
 def test_the_next_process_delivers_what_a_killed_trainer_could_not(tmp_path):
     service = InMemoryService()
-    job = Job(service, tmp_path / "spool").start()
-    job.train(0, 5)
-    job.train_offline(5, 11)
+    job = job_with_outage(5, 11, service, tmp_path / "spool")
     job.die()
 
     rates = job.start().train(11, 20)
@@ -33,8 +42,7 @@ def test_the_next_process_delivers_what_a_killed_trainer_could_not(tmp_path):
 def test_a_killed_trainer_resumes_without_the_service_from_any_checkpoint(tmp_path, policy, checkpoint):
     """Service and trainer are both killed, and the trainer is back first."""
     service = InMemoryService()
-    job = Job(service, tmp_path / "spool", policy).start()
-    job.train(0, 6)
+    job = trained_job(6, service, tmp_path / "spool", policy)
     service.away = True
     job.train(6, 11)
     job.die()
@@ -51,8 +59,7 @@ def test_a_killed_trainer_resumes_without_the_service_from_any_checkpoint(tmp_pa
 @pytest.mark.parametrize("reached", [True, False])
 def test_a_rewind_to_before_the_spooled_reports_counts_every_epoch_once(tmp_path, reached):
     service = InMemoryService()
-    job = Job(service, tmp_path / "spool").start()
-    job.train(0, 6)
+    job = trained_job(6, service, tmp_path / "spool")
     service.away = True
     job.train(6, 12)
     job.die()
@@ -87,9 +94,7 @@ def test_spooled_reports_of_an_attempt_that_was_taken_over_are_rejected(tmp_path
 @QUIET
 def test_spooled_reports_of_a_run_that_an_operator_has_ended_are_rejected(tmp_path):
     service = InMemoryService()
-    job = Job(service, tmp_path / "spool").start()
-    job.train(0, 5)
-    job.train_offline(5, 9)
+    job = job_with_outage(5, 9, service, tmp_path / "spool")
     job.die()
     with Client(service.url, transport=service) as operator:
         operator.get_run("job").finish("failed")

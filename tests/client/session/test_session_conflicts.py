@@ -5,7 +5,7 @@ import pytest
 from remotelr import ServiceRefused
 from remotelr.rules import PolicyConflict
 from remotelr.testing import InMemoryService
-from support.jobs import PLATEAU, QUIET, Job, undisturbed
+from support.jobs import PLATEAU, QUIET, Job, trained_job, undisturbed
 
 FALLING = {"type": "expression", "expression": "base_lr * (1 - epoch / total)"}
 PATIENT = {**PLATEAU, "patience": 3, "factor": 0.5}
@@ -18,8 +18,7 @@ def falling(total: int, first: int, last: int) -> list[list[float]]:
 @pytest.mark.parametrize("central", [True, False], ids=["service", "alone"])
 def test_another_policy_is_refused_with_what_differs(tmp_path, central):
     service = InMemoryService() if central else None
-    job = Job(service, tmp_path / "state").start()
-    job.train(0, 3)
+    job = trained_job(3, service, tmp_path / "state")
     job.die()
     job.members["policy"] = PATIENT
 
@@ -115,8 +114,7 @@ SAID = {
 @pytest.mark.parametrize("central", [True, False], ids=["service", "alone"])
 @pytest.mark.parametrize("on_conflict", SAID)
 def test_the_outcome_of_a_policy_conflict_is_printed_once(tmp_path, central, on_conflict):
-    job = Job(InMemoryService() if central else None, tmp_path / "state", on_conflict=on_conflict).start()
-    job.train(0, 3)
+    job = trained_job(3, InMemoryService() if central else None, tmp_path / "state", on_conflict=on_conflict)
     job.die()
     assert job.said == []
     job.members["policy"] = PATIENT

@@ -5,14 +5,13 @@ import pytest
 from remotelr import Client
 from remotelr.errors import RemoteLRWarning
 from remotelr.testing import InMemoryService
-from support.jobs import QUIET, Job, history, undisturbed
+from support.jobs import QUIET, Job, history, trained_job, undisturbed
 
 
 @QUIET
 def test_the_file_of_a_finished_run_is_removed_when_the_service_has_acknowledged_it(tmp_path):
     service = InMemoryService()
-    job = Job(service, tmp_path / "spool").start()
-    job.train(0, 5)
+    job = trained_job(5, service, tmp_path / "spool")
 
     job.session.finish("completed")
 
@@ -41,8 +40,7 @@ def statuses(service: InMemoryService) -> list[str]:
 def ended_offline(tmp_path):
     """A service, and a job whose last epochs and end it has not received."""
     service = InMemoryService()
-    job = Job(service, tmp_path / "spool").start()
-    job.train(0, 5)
+    job = trained_job(5, service, tmp_path / "spool")
     service.away = True
     job.train(5, 7)
     job.session.finish("completed")
@@ -76,8 +74,7 @@ def test_a_process_without_epochs_delivers_what_the_previous_one_left(ended_offl
 
 def test_a_process_without_an_epoch_does_not_change_the_run(tmp_path):
     service = InMemoryService()
-    job = Job(service, tmp_path / "spool").start()
-    job.train(0, 5)
+    job = trained_job(5, service, tmp_path / "spool")
     job.die()
 
     job.start().session.finish("completed")
@@ -88,8 +85,7 @@ def test_a_process_without_an_epoch_does_not_change_the_run(tmp_path):
 
 def test_an_undelivered_end_names_its_file(tmp_path):
     service = InMemoryService()
-    job = Job(service, tmp_path / "spool").start()
-    job.train(0, 5)
+    job = trained_job(5, service, tmp_path / "spool")
     service.away = True
 
     with pytest.warns(RemoteLRWarning) as warned:
@@ -102,8 +98,7 @@ def test_an_undelivered_end_names_its_file(tmp_path):
 def test_an_acknowledged_end_is_not_delivered_again(tmp_path):
     """A file that stays would say it once more, and end what another life has begun meanwhile."""
     service = InMemoryService()
-    job = Job(service, tmp_path / "state", lasting=True).start()
-    job.train(0, 5)
+    job = trained_job(5, service, tmp_path / "state", lasting=True)
     job.session.finish("completed")
     Job(service).start().train(5, 6)
 
@@ -116,8 +111,7 @@ def test_an_acknowledged_end_is_not_delivered_again(tmp_path):
 @QUIET
 def test_an_end_with_another_status_than_the_runs_is_rejected(tmp_path):
     service = InMemoryService()
-    job = Job(service, tmp_path / "spool").start()
-    job.train(0, 5)
+    job = trained_job(5, service, tmp_path / "spool")
     with Client(service.url, transport=service) as operator:
         operator.get_run("job").finish("failed")
 
@@ -129,8 +123,7 @@ def test_an_end_with_another_status_than_the_runs_is_rejected(tmp_path):
 
 @QUIET
 def test_a_file_is_read_up_to_an_unknown_status(tmp_path):
-    job = Job(None, tmp_path / "state").start()
-    job.train(0, 5)
+    job = trained_job(5, None, tmp_path / "state")
     job.session._journal._spool.append({"end": {"status": "evaporated"}})
     job.die()
 

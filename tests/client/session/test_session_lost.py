@@ -4,7 +4,7 @@ import pytest
 
 from remotelr.errors import RemoteLRWarning
 from remotelr.testing import InMemoryService
-from support.jobs import QUIET, Job, backup_of, history, restore, undisturbed
+from support.jobs import QUIET, Job, backup_of, history, restore, trained_job, undisturbed
 
 
 @QUIET
@@ -27,8 +27,7 @@ def test_a_service_restored_from_an_old_backup_receives_again_what_it_lost(lost)
 @QUIET
 def test_a_service_that_lost_the_whole_run_receives_it_again():
     service = InMemoryService()
-    job = Job(service).start()
-    job.train(0, 10)
+    job = trained_job(10, service)
     service._runs.clear()
 
     rates = job.train(10, 20)
@@ -40,8 +39,7 @@ def test_a_service_that_lost_the_whole_run_receives_it_again():
 @QUIET
 def test_a_service_that_lost_an_attempt_and_earlier_epochs_receives_both_again(tmp_path):
     service = InMemoryService()
-    job = Job(service, tmp_path / "spool").start()
-    job.train(0, 6)
+    job = trained_job(6, service, tmp_path / "spool")
     backup = backup_of(service)
     job.train(6, 10)
     job.die()
@@ -57,8 +55,7 @@ def test_a_service_that_lost_an_attempt_and_earlier_epochs_receives_both_again(t
 def test_a_service_that_lost_a_rewind_goes_back_again(tmp_path):
     """Its backup holds epochs of the first life, in which the second one measured something else."""
     service = InMemoryService()
-    job = Job(service, tmp_path / "spool").start()
-    job.train(0, 6)
+    job = trained_job(6, service, tmp_path / "spool")
     backup = backup_of(service)
     job.die()
     job.start().train(3, 9, noise=0.5)
@@ -85,8 +82,7 @@ def test_epochs_that_neither_side_has_are_left_out_with_a_warning():
 @QUIET
 def test_a_report_that_is_never_accepted_is_rejected_and_the_others_are_delivered(tmp_path):
     service = InMemoryService()
-    job = Job(service, tmp_path / "spool").start()
-    job.train(0, 3)
+    job = trained_job(3, service, tmp_path / "spool")
     service.away = True
     job.train(3, 9)
     # What a fault of ours, a newer service or a careful attacker might leave in the middle of it.

@@ -10,7 +10,7 @@ from remotelr._session.identity import ProcessIdentity
 from remotelr.errors import RemoteLRWarning
 from remotelr.rules import Command
 from remotelr.testing import InMemoryService
-from support.jobs import PER_STEP, PLATEAU, QUIET, Job, history, undisturbed
+from support.jobs import PER_STEP, PLATEAU, QUIET, Job, history, job_with_outage, trained_job, undisturbed
 
 
 @QUIET
@@ -33,9 +33,7 @@ def test_an_outage_leaves_no_trace_in_the_rates_nor_in_the_runs_history(policy):
 @QUIET
 def test_epochs_decided_locally_are_marked_in_the_log():
     service = InMemoryService()
-    job = Job(service).start()
-    job.train(0, 3)
-    job.train_offline(3, 6)
+    job = job_with_outage(3, 6, service)
 
     job.train(6, 8)
 
@@ -48,8 +46,7 @@ def test_epochs_decided_locally_are_marked_in_the_log():
 def test_a_service_that_is_away_at_the_start_gets_the_run_when_it_comes_up():
     service = InMemoryService()
     service.away = True
-    job = Job(service).start()
-    job.train(0, 10)
+    job = trained_job(10, service)
     service.away = False
 
     rates = job.train(10, 20)
@@ -79,8 +76,7 @@ def test_an_outage_is_one_warning_and_one_message():
 @QUIET
 def test_a_command_during_an_outage_takes_precedence_and_both_sides_report_it():
     service = InMemoryService()
-    job = Job(service).start()
-    job.train(0, 5)
+    job = trained_job(5, service)
     service.away = True
     job.train(5, 10)
     service.command("job", Command(type="set_learning_rate", value=0.0123))
@@ -98,8 +94,7 @@ def test_a_command_during_an_outage_takes_precedence_and_both_sides_report_it():
 @QUIET
 def test_a_trainer_continues_locally_with_a_policy_that_an_operator_replaced():
     service, patient = InMemoryService(), {**PLATEAU, "patience": 3, "factor": 0.5}
-    job = Job(service).start()
-    job.train(0, 5)
+    job = trained_job(5, service)
     with Client(service.url, transport=service) as operator:
         operator.run("job", policy=patient, on_conflict="replace")
     job.train(5, 10)
@@ -125,8 +120,7 @@ class Distracted(InMemoryService):
 def test_a_replaced_policy_that_could_not_be_read_at_once_is_read_later():
     """The new one gives the same rates at first, so that nothing but the number of its event tells of it."""
     service = Distracted()
-    job = Job(service, policy={"type": "constant", "learning_rate": 0.1}).start()
-    job.train(0, 5)
+    job = trained_job(5, service, policy={"type": "constant", "learning_rate": 0.1})
     with Client(service.url, transport=service) as operator:
         falling = {"type": "multi_step", "milestones": [10], "gamma": 0.5, "initial_learning_rate": 0.1}
         operator.run("job", policy=falling, on_conflict="replace")
@@ -200,8 +194,7 @@ def test_ranks_hold_what_depends_on_metrics_and_follow_what_does_not():
 def test_an_hour_of_outage_fits_a_bounded_file_and_is_delivered_in_few_requests(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda _: None)
     service = InMemoryService()
-    job = Job(service, tmp_path / "spool").start()
-    job.train(0, 5)
+    job = trained_job(5, service, tmp_path / "spool")
     service.away = True
     job.train(5, 3605)
     size, asked = (tmp_path / "spool").stat().st_size, len(service.requests)
@@ -239,8 +232,7 @@ def test_a_service_with_unknown_state_is_followed_with_one_warning():
 def test_a_service_upgraded_during_a_training_is_followed_as_before():
     service = Newer()
     service.newer = False
-    job = Job(service, policy=PER_STEP).start()
-    job.train(0, 5)
+    job = trained_job(5, service, policy=PER_STEP)
     service.newer = True
     job.train(5, 10)
     held = job.session.decision
@@ -267,9 +259,7 @@ class Slow(InMemoryService):
 @QUIET
 def test_a_slow_service_receives_smaller_batches():
     service = Slow()
-    job = Job(service).start()
-    job.train(0, 2)
-    job.train_offline(2, 300)
+    job = job_with_outage(2, 300, service)
 
     job.train(300, 330)
 
@@ -293,9 +283,7 @@ class Hurried(InMemoryService):
 def test_a_service_that_acknowledges_a_part_at_each_epoch_does_not_count_as_away():
     """Else the breaker would rest nine times as long as each part took, and an hour were told in ten."""
     service = Hurried()
-    job = Job(service).start()
-    job.train(0, 2)
-    job.train_offline(2, 1000)
+    job = job_with_outage(2, 1000, service)
 
     for epoch in range(1000, 1004):
         service.tired = False

@@ -2,9 +2,7 @@
 
 import pytest
 
-from remotelr.rules import (
-    InvalidCommand,
-)
+from remotelr.rules import InvalidCommand
 from support.rules.run_histories import CURVE, FALLING, FLAT, PLATEAU, STEPS, Story, ahead, began
 
 
@@ -27,22 +25,18 @@ def test_an_extended_curve_keeps_the_share_that_is_done():
     story = began(total_epochs=10)
     story.command("extend", total=20, continuity="keep_fraction")
 
-    rates = ahead(story, 17)
+    rates = ahead(story, 17)[::8]
 
-    assert rates[0] == CURVE[4]
-    assert rates[8] == pytest.approx(CURVE[7])
-    assert rates[16] == pytest.approx(CURVE[10], abs=1e-12)
+    assert rates == [CURVE[4], pytest.approx(CURVE[7]), pytest.approx(CURVE[10], abs=1e-12)]
 
 
 def test_an_extended_curve_can_begin_again():
     story = began(total_epochs=10)
     story.command("extend", total=24, continuity="restart")
 
-    rates = ahead(story, 21)
+    rates = ahead(story, 21)[::10]
 
-    assert rates[0] == CURVE[0]
-    assert rates[10] == pytest.approx(CURVE[5])
-    assert rates[20] == pytest.approx(CURVE[10], abs=1e-12)
+    assert rates == [CURVE[0], pytest.approx(CURVE[5]), pytest.approx(CURVE[10], abs=1e-12)]
 
 
 def test_an_extended_plateau_goes_on_as_it_was():

@@ -26,16 +26,26 @@ def ordered(story: Story, type: str, **rest) -> int:
     return story.run.seq
 
 
-def test_a_command_is_queued_until_it_is_delivered():
+def scaled() -> tuple[Story, int]:
+    """A run whose rate was just halved by a command, and the number of the command."""
     story = began()
-    seq = ordered(story, "scale", factor=0.5)
+    return story, ordered(story, "scale", factor=0.5)
+
+
+def train_two(story: Story, used: float) -> None:
+    """Epochs 1 and 2, the second one with this rate."""
+    story.report(1, 0.5)
+    story.report(2, 0.5, learning_rate=used)
+
+
+def test_a_command_is_queued_until_it_is_delivered():
+    story, seq = scaled()
 
     assert ("queued", None, None) == (life(story, seq).state, life(story, seq).seq, life(story, seq).at_epoch)
 
 
 def test_it_is_delivered_with_the_first_decision_it_bears_on():
-    story = began()
-    seq = ordered(story, "scale", factor=0.5)
+    story, seq = scaled()
     story.report(1, 0.5)
     found = life(story, seq)
 
@@ -46,28 +56,23 @@ def test_it_is_applied_when_a_report_says_the_rate_that_was_used():
     """
     As the trainer's float32 has it.
     """
-    story = began()
-    seq = ordered(story, "scale", factor=0.5)
-    story.report(1, 0.5)
-    story.report(2, 0.5, learning_rate=0.05000000074505806)
+    story, seq = scaled()
+    train_two(story, 0.05000000074505806)
     found = life(story, seq)
 
     assert ("applied", seq + 2, 2, 0.05000000074505806) == (found.state, found.seq, found.at_epoch, found.rate)
 
 
 def test_a_report_that_does_not_say_its_rate_proves_nothing():
-    story = began()
-    seq = ordered(story, "scale", factor=0.5)
+    story, seq = scaled()
     story.train([0.5, 0.5], first=1)
 
     assert "delivered" == life(story, seq).state
 
 
 def test_it_is_rejected_when_the_trainer_used_another_rate():
-    story = began()
-    seq = ordered(story, "scale", factor=0.5)
-    story.report(1, 0.5)
-    story.report(2, 0.5, learning_rate=0.1)
+    story, seq = scaled()
+    train_two(story, 0.1)
     found = life(story, seq)
 
     assert ("rejected", 0.1, "the trainer used 0.1") == (found.state, found.rate, found.reason)
@@ -83,8 +88,7 @@ def test_it_is_rejected_when_a_bound_made_another_rate_of_it():
 
 
 def test_it_expires_when_the_run_ends_before():
-    story = began()
-    seq = ordered(story, "scale", factor=0.5)
+    story, seq = scaled()
     story.finish("completed")
 
     assert ("expired", "the run is completed") == (life(story, seq).state, life(story, seq).reason)
@@ -177,23 +181,18 @@ def test_what_holds_at_once_is_applied_at_once(order):
 
 
 def test_a_run_that_goes_back_does_not_take_a_delivery_back():
-    story = began()
-    seq = ordered(story, "scale", factor=0.5)
-    story.report(1, 0.5)
-    story.report(2, 0.5, learning_rate=0.05)
+    story, seq = scaled()
+    train_two(story, 0.05)
     story.attempt(1)
 
     assert "applied" == life(story, seq).state
 
 
 def test_the_attempt_in_force_determines_the_rate_of_an_epoch_trained_twice():
-    story = began()
-    seq = ordered(story, "scale", factor=0.5)
-    story.report(1, 0.5)
-    story.report(2, 0.5, learning_rate=0.1)
+    story, seq = scaled()
+    train_two(story, 0.1)
     story.attempt(1)
-    story.report(1, 0.5)
-    story.report(2, 0.5, learning_rate=0.05)
+    train_two(story, 0.05)
 
     assert ("applied", 0.05) == (life(story, seq).state, life(story, seq).rate)
 

@@ -10,17 +10,9 @@ from hypothesis import strategies as st
 from remotelr.rules import InvalidPolicy, InvalidReport, Point
 from remotelr.rules.plateau.greedy import Greedy
 from remotelr.rules.policy.codec import node_from_json, node_to_json
-from support.rules.curves import told
+from support.rules.curves import states, told
 
 EAGER = {"type": "greedy", "factor": 0.5, "patience": 0, "min_lr": 0.25, "max_lr": 4.0}
-
-
-def states(document, losses, initial=1.0):
-    node = node_from_json(document)
-    state = node.start(initial)
-    for epoch, loss in enumerate(losses):
-        state = node.observe(state, Point(float(epoch), {} if loss is None else {"val_loss": loss}))
-        yield state
 
 
 def test_the_rate_rises_with_every_improvement_and_falls_with_every_bad_report():

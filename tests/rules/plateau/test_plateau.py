@@ -12,7 +12,7 @@ from remotelr.rules import Binding, InvalidPolicy, InvalidReport, Point
 from remotelr.rules.plateau.machine import float32
 from remotelr.rules.plateau.reduce_on_plateau import ReduceOnPlateau
 from remotelr.rules.policy.codec import node_from_json, node_to_json
-from support.rules.curves import told
+from support.rules.curves import states, told
 
 HALVING = {"type": "reduce_on_plateau", "flavor": "keras_legacy", "factor": 0.5, "patience": 2, "min_delta": 0.0}
 TORCH = {"type": "reduce_on_plateau", "flavor": "torch", "factor": 0.5, "patience": 1}
@@ -31,14 +31,6 @@ def refused(**settings):
     with pytest.raises(InvalidPolicy) as caught:
         ReduceOnPlateau(**settings)
     return str(caught.value)
-
-
-def states(document, losses, initial=1.0):
-    node = node_from_json(document)
-    state = node.start(initial)
-    for epoch, loss in enumerate(losses):
-        state = node.observe(state, Point(float(epoch), {} if loss is None else {"val_loss": loss}))
-        yield state
 
 
 # -- one trace each -----------------------------------------------------------

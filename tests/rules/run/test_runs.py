@@ -5,22 +5,7 @@ from math import inf, nan
 
 import pytest
 
-from remotelr.rules import (
-    AttemptConflict,
-    InvalidCommand,
-    InvalidPolicy,
-    InvalidReport,
-    OutOfOrder,
-    PolicyConflict,
-    ReplayMismatch,
-    ReportConflict,
-    RunFinished,
-    ServerBehind,
-    StaleAttempt,
-    UnknownAttempt,
-    Waiting,
-    replay,
-)
+from remotelr.rules import ReplayMismatch, Waiting, errors, replay
 from support.rules.run_histories import PLATEAU, Story
 
 FLAT = [1.0] * 12
@@ -68,7 +53,7 @@ def test_another_value_for_a_known_point_is_refused_with_both_values():
     story.report(0, 1.0)
     before = story.run
 
-    with pytest.raises(ReportConflict) as refusal:
+    with pytest.raises(errors.ReportConflict) as refusal:
         story.report(0, 2.0)
 
     assert refusal.value.details == {"epoch": 0, "known": {"val_loss": 1.0}, "given": {"val_loss": 2.0}}
@@ -86,7 +71,7 @@ def test_a_hole_behind_the_newest_decision_cannot_be_filled():
     story = Story()
     story.report(3, 1.0)
 
-    with pytest.raises(OutOfOrder):
+    with pytest.raises(errors.OutOfOrder):
         story.report(1, 1.0)
 
 
@@ -139,7 +124,7 @@ def test_an_older_attempt_is_rejected_with_the_action_stop():
     story.attempt(0)
     story.attempt(0)
 
-    with pytest.raises(StaleAttempt) as refusal:
+    with pytest.raises(errors.StaleAttempt) as refusal:
         story.report(0, 1.0, attempt=1)
 
     assert refusal.value.details == {"attempt": 2, "action": "stop"}
@@ -148,7 +133,7 @@ def test_an_older_attempt_is_rejected_with_the_action_stop():
 def test_an_attempt_that_never_began_is_refused():
     story = Story()
 
-    with pytest.raises(UnknownAttempt):
+    with pytest.raises(errors.UnknownAttempt):
         story.report(0, 1.0, attempt=7)
 
 
@@ -164,7 +149,7 @@ def test_the_key_of_a_fenced_attempt_is_stale():
     story.attempt(0, key="slurm 1")
     story.attempt(0, key="slurm 2")
 
-    with pytest.raises(StaleAttempt):
+    with pytest.raises(errors.StaleAttempt):
         story.attempt(0, key="slurm 1")
 
 
@@ -172,7 +157,7 @@ def test_a_known_key_with_another_epoch_is_a_conflict():
     story = Story()
     story.attempt(0, key="slurm 1")
 
-    with pytest.raises(AttemptConflict):
+    with pytest.raises(errors.AttemptConflict):
         story.attempt(1, key="slurm 1")
 
 
@@ -180,7 +165,7 @@ def test_a_checkpoint_newer_than_the_log_is_not_silently_a_gap():
     story = Story()
     story.train(FLAT[:3])
 
-    with pytest.raises(ServerBehind) as refusal:
+    with pytest.raises(errors.ServerBehind) as refusal:
         story.attempt(7)
 
     assert refusal.value.details["epoch"] == 3
@@ -205,7 +190,7 @@ def test_a_trainer_with_newer_decisions_than_the_log_learns_what_is_missing():
     story = Story()
     story.train(FLAT[:3])
 
-    with pytest.raises(ServerBehind) as refusal:
+    with pytest.raises(errors.ServerBehind) as refusal:
         story.report(9, 1.0, last_seq=10)
 
     assert refusal.value.details == {"epoch": 3, "seq": 4}
@@ -317,7 +302,7 @@ def test_a_release_in_the_new_attempt_cancels_the_pin_of_the_old_one():
 def test_a_rate_outside_the_bounds_is_refused(value):
     story = Story({"schedule": PLATEAU, "max_lr": 1.0})
 
-    with pytest.raises(InvalidCommand):
+    with pytest.raises(errors.InvalidCommand):
         story.command("set_learning_rate", value)
 
 
@@ -344,7 +329,7 @@ def test_a_finished_run_takes_no_new_report_but_replays_old_ones():
     first = story.report(0, 1.0)
     story.finish("completed")
 
-    with pytest.raises(RunFinished):
+    with pytest.raises(errors.RunFinished):
         story.report(1, 1.0)
     assert story.report(0, 1.0) == replace(first, replayed=True)
 
@@ -371,7 +356,7 @@ def test_the_same_policy_again_changes_nothing_even_with_the_rate_of_a_checkpoin
 def test_another_policy_is_refused_with_the_difference():
     story = Story()
 
-    with pytest.raises(PolicyConflict) as refusal:
+    with pytest.raises(errors.PolicyConflict) as refusal:
         story.put({**PLATEAU, "patience": 7})
 
     assert refusal.value.details["difference"] == {"policy.schedule.patience": [2, 7]}
@@ -416,7 +401,7 @@ def test_a_rewind_across_a_replaced_policy_runs_under_the_new_one():
 
 
 def test_a_policy_without_any_rate_is_refused():
-    with pytest.raises(InvalidPolicy):
+    with pytest.raises(errors.InvalidPolicy):
         Story(initial_learning_rate=None)
 
 
@@ -460,7 +445,7 @@ def test_reports_of_a_fenced_attempt_do_not_count_towards_the_quorum():
 def test_a_rank_outside_the_world_is_refused():
     story = Story(world_size=2)
 
-    with pytest.raises(InvalidReport):
+    with pytest.raises(errors.InvalidReport):
         story.report(0, 1.0, rank=2)
 
 
@@ -478,7 +463,7 @@ def test_a_per_step_policy_is_evaluated_where_the_epoch_begins():
 def test_a_per_step_policy_needs_to_know_the_steps():
     story = Story({"schedule": {"type": "linear", "end_learning_rate": 0.0, "decay_steps": 100}, "unit": "step"})
 
-    with pytest.raises(InvalidReport):
+    with pytest.raises(errors.InvalidReport):
         story.report(0, 1.0)
 
 

@@ -10,6 +10,7 @@ from remotelr.rules import Binding, InvalidReport, Point, policy_from_json, poli
 from support.rules.documents import policies
 
 BINDING = Binding(initial_learning_rate=0.1, total=50)
+BOUND = policies().map(lambda policy: policy.bind(BINDING))
 POSITIONS = st.one_of(
     st.floats(0, 100), st.integers(0, 100), st.integers(0, 10**7), st.floats(0, allow_infinity=False, allow_nan=False)
 )
@@ -38,9 +39,8 @@ def test_a_policy_survives_its_document(policy):
 
 
 @settings(deadline=None)
-@given(policies(), POSITIONS)
+@given(BOUND, POSITIONS)
 def test_every_rate_is_finite_and_within_the_bounds(policy, position):
-    policy = policy.bind(BINDING)
     state = policy.start(0.1)
 
     assert isfinite(policy.raw_learning_rate(state, position))
@@ -48,19 +48,16 @@ def test_every_rate_is_finite_and_within_the_bounds(policy, position):
 
 
 @settings(deadline=None)
-@given(policies(), POSITIONS)
+@given(BOUND, POSITIONS)
 def test_every_momentum_is_a_share(policy, position):
-    policy = policy.bind(BINDING)
-
     momentum = policy.momentum(policy.start(0.1), position)
 
     assert momentum is None or 0 <= momentum <= 1
 
 
 @settings(deadline=None)
-@given(policies(), LOSSES)
+@given(BOUND, LOSSES)
 def test_every_rate_stays_finite_and_within_the_bounds_whatever_is_reported(policy, losses):
-    policy = policy.bind(BINDING)
     state = policy.start(0.1)
 
     for epoch, loss in enumerate(losses):
@@ -91,9 +88,8 @@ def test_a_run_split_anywhere_goes_on_as_if_it_had_not_been(policy, losses, spli
 
 
 @settings(deadline=None)
-@given(policies(), LOSSES)
+@given(BOUND, LOSSES)
 def test_an_observation_leaves_the_state_before_it_alone(policy, losses):
-    policy = policy.bind(BINDING)
     state = policy.start(0.1)
 
     for epoch, loss in enumerate(losses):

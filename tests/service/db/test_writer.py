@@ -109,9 +109,7 @@ def test_an_action_that_fails_after_a_write_leaves_no_trace_and_does_not_affect_
 
 
 def test_a_failed_commit_is_tried_again_for_each_action_alone(process: Process):
-    keys = [f"run {number}" for number in range(5)]
-    for key in keys:
-        process.put(key)
+    keys = put_runs(process, 5)
     with failing_commits(process, times=1, committed=False):
         answers = together(process, *(report(process, key) for key in keys))
 
@@ -124,9 +122,7 @@ def test_a_commit_whose_answer_is_lost_counts_once(process: Process):
     The commit succeeded, but the connection broke before it said so: every action is run again, finds
     that it was stored, and gives the answer of the first time.
     """
-    keys = [f"run {number}" for number in range(5)]
-    for key in keys:
-        process.put(key)
+    keys = put_runs(process, 5)
     with failing_commits(process, times=1, committed=True):
         *answers, command = together(process, *(report(process, key) for key in keys), scaled(process, "run 0"))
 
@@ -154,20 +150,16 @@ def test_a_connection_lost_twice_is_not_yet_a_database_that_is_away(process: Pro
     """
     The second is lost while the actions of the group are run again, each alone.
     """
-    keys = [f"run {number}" for number in range(3)]
-    for key in keys:
-        process.put(key)
+    keys = put_runs(process, 3)
     with failing_commits(process, times=2, committed=True):
         answers = together(process, *(report(process, key) for key in keys))
 
-    assert all(isinstance(answer, Decision) for answer in answers)
+    assert [Decision] * 3 == [type(answer) for answer in answers]
     assert [2] * 3 == [len(process.events(key)) for key in keys]
 
 
 def test_every_waiting_action_fails_if_the_database_stays_unavailable(process: Process):
-    keys = [f"run {number}" for number in range(5)]
-    for key in keys:
-        process.put(key)
+    keys = put_runs(process, 5)
     with failing_commits(process, times=1_000, committed=False):
         answers = together(process, *(report(process, key) for key in keys))
         failing = process.writer.failing
@@ -284,6 +276,14 @@ def test_a_full_disk_loses_nothing_that_was_answered(sqlite_url: str, start_proc
     assert failing is not None
     assert answered == stored
     assert answered + 1 == process.report("run", answered, 0.5).epoch
+
+
+def put_runs(process: Process, count: int) -> list[str]:
+    """The keys of new runs."""
+    keys = [f"run {number}" for number in range(count)]
+    for key in keys:
+        process.put(key)
+    return keys
 
 
 async def report(process: Process, key: str, value: float = 0.5, epoch: int = 0) -> Any:

@@ -37,6 +37,13 @@ def deadline_at(process: Process, key: str) -> Any:
     return stored.deadline_at
 
 
+def first_deadline(process: Process, world_size: int) -> Any:
+    """The deadline of a new run, `run`, after the report of one rank."""
+    process.put("run", PATIENT, world_size=world_size)
+    process.report("run", 0, 1.0, rank=1)
+    return deadline_at(process, "run")
+
+
 def wait_out() -> None:
     time.sleep(0.1)
 
@@ -53,9 +60,7 @@ def test_only_due_points_are_decided_and_only_once(process: Process):
 
 
 def test_a_run_is_due_so_long_after_its_points_first_report_and_not_after_its_last(process: Process):
-    process.put("run", PATIENT, world_size=3)
-    process.report("run", 0, 1.0, rank=1)
-    first = deadline_at(process, "run")
+    first = first_deadline(process, 3)
     wait_out()
     process.report("run", 0, 1.0, rank=2)
 
@@ -79,9 +84,7 @@ def test_a_point_without_waiting_ranks_is_not_due(process: Process, ending: str)
 
 
 def test_after_a_decision_the_next_point_that_waits_is_due_by_its_own_first_report(process: Process):
-    process.put("run", PATIENT, world_size=2)
-    process.report("run", 0, 1.0, rank=1)
-    first = deadline_at(process, "run")
+    first = first_deadline(process, 2)
     wait_out()
     process.report("run", 1, 1.0, rank=1)
     process.report("run", 0, 1.0, rank=0)

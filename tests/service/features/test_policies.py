@@ -31,6 +31,13 @@ def report(http: httpx.Client, run: str, epoch: int, loss: float | str = 1.0, **
     return answer.json()
 
 
+def trained(http: httpx.Client, run: str, epochs: int) -> None:
+    """A new run with this number of reports."""
+    put(http, run, PLATEAU)
+    for epoch in range(epochs):
+        report(http, run, epoch)
+
+
 def order(http: httpx.Client, run: str, **command: Any) -> None:
     answer = http.post(f"/v1/runs/{run}/commands", json=command)
     assert answer.status_code == 200, answer.text
@@ -60,9 +67,7 @@ def replayed(http: httpx.Client, run: str) -> dict[str, Any]:
 
 def test_the_decision_of_an_epoch_contains_a_sentence_with_its_cause(shared_service: Service):
     http = shared_service.http
-    put(http, "explained", PLATEAU)
-    for epoch in range(4):
-        report(http, "explained", epoch)
+    trained(http, "explained", 4)
     found = http.get("/v1/runs/explained/decisions/3").json()
 
     assert (3, HALF, "plateau") == (found["epoch"], found["learning_rate"], found["reason"])
@@ -81,9 +86,7 @@ def test_an_epoch_in_a_gap_went_by_the_newest_decision_before(shared_service: Se
 
 def test_after_a_rewind_an_epoch_is_explained_by_the_effective_attempt(shared_service: Service):
     http = shared_service.http
-    put(http, "rewound", PLATEAU)
-    for epoch in range(5):
-        report(http, "rewound", epoch)
+    trained(http, "rewound", 5)
     begin(http, "rewound", 2)
 
     assert 1 == http.get("/v1/runs/rewound/decisions/2").json()["attempt"]
@@ -123,9 +126,7 @@ def test_a_command_affects_the_actual_curve_and_no_alternative(shared_service: S
 
 def test_what_if_ignores_superseded_reports(shared_service: Service):
     http = shared_service.http
-    put(http, "twice", PLATEAU)
-    for epoch in range(6):
-        report(http, "twice", epoch)
+    trained(http, "twice", 6)
     begin(http, "twice", 2)
     for epoch in range(2, 4):
         report(http, "twice", epoch, 0.5)
@@ -217,9 +218,7 @@ def test_the_media_type_of_a_preview_is_the_most_preferred_one(shared_service: S
 
 def test_the_chart_of_what_if_shows_every_policy_beside_the_actual_curve(shared_service: Service):
     http = shared_service.http
-    put(http, "drawn", PLATEAU)
-    for epoch in range(6):
-        report(http, "drawn", epoch)
+    trained(http, "drawn", 6)
     body = {"policies": {"cosine": COSINE, "patient": {**PLATEAU, "patience": 4}}}
     answer = http.post("/v1/runs/drawn/what-if", json=body, headers={"Accept": "image/svg+xml"})
     texts = [each.text for each in ET.fromstring(answer.text).iter(f"{SVG}text")]
@@ -257,9 +256,7 @@ def test_every_curve_can_be_drawn_and_no_picture_grows_with_its_curve(rates: lis
 
 def test_a_replay_policy_contains_the_effect_of_commands(shared_service: Service):
     http = shared_service.http
-    put(http, "first", PLATEAU)
-    for epoch in range(5):
-        report(http, "first", epoch)
+    trained(http, "first", 5)
     order(http, "first", type="set_learning_rate", value=0.002)
     for epoch in range(5, 8):
         report(http, "first", epoch)

@@ -2,7 +2,8 @@
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -32,6 +33,17 @@ def post(http: httpx.Client, epoch: int, rank: int, value: float, wait: float = 
 def events(http: httpx.Client, kind: str) -> list[dict[str, Any]]:
     page = http.get("/v1/runs/run/events", params={"limit": 200}).json()
     return [event for event in page["events"] if event["kind"] == kind]
+
+
+@contextmanager
+def started(
+    start_service: Callable[..., ServiceProcess], database_url: str
+) -> Iterator[tuple[ServiceProcess, httpx.Client]]:
+    """A service that is ready, and a client of it."""
+    service = start_service(database_url)
+    service.wait_ready()
+    with httpx.Client(base_url=service.url, timeout=60, trust_env=False) as http:
+        yield service, http
 
 
 def await_epoch(http: httpx.Client, epoch: int) -> dict[str, Any]:
@@ -201,15 +213,11 @@ def test_the_time_is_noticed_by_the_other_replica_when_the_first_is_killed(
 def test_a_waiting_report_and_its_deadline_survive_a_kill_of_the_service(
     database_url: str, start_service: Callable[..., ServiceProcess]
 ):
-    first = start_service(database_url)
-    first.wait_ready()
-    with httpx.Client(base_url=first.url, timeout=60, trust_env=False) as http:
+    with started(start_service, database_url) as (first, http):
         put(http, 2, timeout_s=0.5)
         assert 202 == post(http, 0, 1, 1.0).status_code
     first.end(signal.SIGKILL)
-    again = start_service(database_url)
-    again.wait_ready()
-    with httpx.Client(base_url=again.url, timeout=60, trust_env=False) as http:
+    with started(start_service, database_url) as (_, http):
         decision = await_epoch(http, 1)
         asked_again = post(http, 0, 1, 1.0)
 
@@ -219,9 +227,7 @@ def test_a_waiting_report_and_its_deadline_survive_a_kill_of_the_service(
 def test_a_thousand_waiting_requests_get_the_same_decision(
     database_url: str, start_service: Callable[..., ServiceProcess]
 ):
-    service = start_service(database_url)
-    service.wait_ready()
-    with httpx.Client(base_url=service.url, timeout=60, trust_env=False) as http:
+    with started(start_service, database_url) as (service, http):
         put(http, 1000)
         answers = post_all([service.url], range(1000), 0, wait=60.0)
 
@@ -231,9 +237,7 @@ def test_a_thousand_waiting_requests_get_the_same_decision(
 def test_a_thousand_retried_reports_get_the_same_decision(
     database_url: str, start_service: Callable[..., ServiceProcess]
 ):
-    service = start_service(database_url)
-    service.wait_ready()
-    with httpx.Client(base_url=service.url, timeout=60, trust_env=False) as http:
+    with started(start_service, database_url) as (service, http):
         put(http, 1000)
         waiting = post_all([service.url], range(999), 0)
         last = post(http, 0, 999, 1000.0, weight=1000.0)

@@ -1,9 +1,10 @@
 """What a policy document gives: its rates, position by position, as a run would get them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from remotelr.rules import Binding, Point, policy_from_json
+from remotelr.rules.policy.codec import node_from_json
 
 
 def curve(document: Mapping[str, Any], positions: Iterable[float], initial: float | None = None) -> list[float]:
@@ -22,3 +23,12 @@ def told(document: Mapping[str, Any], losses: Sequence[float], initial: float | 
         state = policy.observe(state, Point(epoch, {"val_loss": loss}))
         rates.append(policy.learning_rate(state, epoch + 1))
     return rates
+
+
+def states(document: Mapping[str, Any], losses: Iterable[float | None], initial: float = 1.0) -> Iterator[Any]:
+    """The state of a node after each of these losses; None is a report without one."""
+    node = node_from_json(document)
+    state = node.start(initial)
+    for epoch, loss in enumerate(losses):
+        state = node.observe(state, Point(float(epoch), {} if loss is None else {"val_loss": loss}))
+        yield state

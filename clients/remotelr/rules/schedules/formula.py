@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import Final
 
 from remotelr.rules.errors import InvalidPolicy
+from remotelr.rules.values.floats import nearest_float
 
 MAX_LENGTH: Final = 512
 MAX_NODES: Final = 128
@@ -223,10 +224,7 @@ class _Compiler:
 def _constant(value: object) -> _Part:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidPolicy(f"{str(value)[:40]} is no number")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
+    number = nearest_float(value)
     if not math.isfinite(number):
         raise InvalidPolicy("a number in it is too large")
     return lambda _: number

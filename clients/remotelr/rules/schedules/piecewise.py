@@ -13,7 +13,17 @@ from remotelr.rules.values.floats import blend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PiecewiseConstant(FromOwnRates):
+class _Piecewise(FromOwnRates):
+    boundaries: tuple[Offset, ...]
+    values: tuple[RateOrZero, ...]
+
+    @property
+    def initial_learning_rate(self) -> float | None:
+        return self.values[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PiecewiseConstant(_Piecewise):
     """One rate between each two boundaries; there is one value more than boundaries.
 
         lr(t) = values[number of boundaries <= t]      boundary at: the boundary itself has the new value
@@ -25,8 +35,6 @@ class PiecewiseConstant(FromOwnRates):
 
     type: ClassVar[str] = "piecewise_constant"
 
-    boundaries: tuple[Offset, ...]
-    values: tuple[RateOrZero, ...]
     boundary: Literal["at", "after"] = "at"
 
     def _check_consistency(self) -> None:
@@ -37,17 +45,13 @@ class PiecewiseConstant(FromOwnRates):
                 "values",
             )
 
-    @property
-    def initial_learning_rate(self) -> float | None:
-        return self.values[0]
-
     def learning_rate(self, state: State, position: float) -> float:
         count = bisect_right if self.boundary == "at" else bisect_left
         return self.values[count(self.boundaries, position)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PiecewiseInterpolate(FromOwnRates):
+class PiecewiseInterpolate(_Piecewise):
     """From point to point, in straight lines or half cosines; the first and the last value are held.
 
         p = (t - boundaries[i]) / (boundaries[i + 1] - boundaries[i])
@@ -59,8 +63,6 @@ class PiecewiseInterpolate(FromOwnRates):
 
     type: ClassVar[str] = "piecewise_interpolate"
 
-    boundaries: tuple[Offset, ...]
-    values: tuple[RateOrZero, ...]
     interpolation: Literal["linear", "cosine"] = "linear"
 
     def _check_consistency(self) -> None:
@@ -71,10 +73,6 @@ class PiecewiseInterpolate(FromOwnRates):
             raise InvalidPolicy(
                 f"must hold one value for each of {len(self.boundaries)} boundaries, has {len(self.values)}", "values"
             )
-
-    @property
-    def initial_learning_rate(self) -> float | None:
-        return self.values[0]
 
     def learning_rate(self, state: State, position: float) -> float:
         after = bisect_right(self.boundaries, position)

@@ -35,13 +35,9 @@ def why_of_rate(policy: Policy, state: RunState, rate: Rate) -> dict[str, Any]:
     if rate.learning_rate != rate.scheduled:
         why["scheduled"] = rate.scheduled
     if state.one_shot is not None:
-        why["one_shot"] = state.one_shot
-        if state.one_shot_until is not None:
-            why["until"] = state.one_shot_until
+        why |= {"one_shot": state.one_shot} | _until(state.one_shot_until)
     elif state.pin is not None:
-        why["pin"] = state.pin
-        if state.pin_until is not None:
-            why["until"] = state.pin_until
+        why |= {"pin": state.pin} | _until(state.pin_until)
     if state.scale != 1.0:
         why["scale"] = state.scale
     if state.clock.paused:
@@ -58,6 +54,10 @@ def why_of_rate(policy: Policy, state: RunState, rate: Rate) -> dict[str, Any]:
         if held or scale:
             why["guard"] = held | scale
     return why
+
+
+def _until(time: str | None) -> dict[str, Any]:
+    return {} if time is None else {"until": time}
 
 
 def why_of_plateau(

@@ -10,6 +10,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from remotelr.rules.errors import InvalidPolicy
+from remotelr.rules.values.floats import nearest_float
 
 # A higher rate is a mistake in a policy.
 MAX_LEARNING_RATE = 1e3
@@ -226,10 +227,7 @@ def _coerce_bool(value: Any) -> bool:
 def _coerce_float(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, float | int):
         raise InvalidPolicy(f"must be a number, is {format_value(value)}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
+    number = nearest_float(value)
     if not math.isfinite(number):
         raise InvalidPolicy(f"must be finite, is {format_value(value)}")
     return number

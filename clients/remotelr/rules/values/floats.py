@@ -9,6 +9,14 @@ MAX_FACTOR = 1e30
 LAST_POSITION = 2.0**53
 
 
+def nearest_float(value: float) -> float:
+    """The float nearest to a number; infinity for an integer beyond the floats."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
 def bounded_power(base: float, exponent: float) -> float:
     """`base ** exponent` for base >= 0, at most `MAX_FACTOR`."""
     if base == 0:

@@ -53,11 +53,9 @@ def list_runs(
     """List runs by key."""
     with connect(url) as service:
         found = selected(service, experiment=experiment, tag=tag, status=status, stalled=stalled, limit=limit + 1)
-    output.show({"runs": found[:limit]}, as_json, lambda: tables.runs_table(found[:limit]))
+    output.show_list("runs", found[:limit], as_json, lambda: tables.runs_table(found[:limit]))
     if len(found) > limit:
         output.say(f"there are more than {limit} runs; raise --limit, or filter with --experiment or --tag")
-    if not found and not as_json:
-        output.say("no runs")
 
 
 @app.command("show")

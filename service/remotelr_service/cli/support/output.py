@@ -42,6 +42,13 @@ def show(document: Any, as_json: bool, draw: "Callable[[], RenderableType]") -> 
         print_drawn(draw())
 
 
+def show_list(name: str, rows: Sequence[Any], as_json: bool, draw: "Callable[[], RenderableType]") -> None:
+    """Print the rows as the member `name` of a JSON document, or else what `draw` returns, or that there are none."""
+    show({name: rows}, as_json, draw)
+    if not rows and not as_json:
+        say(f"no {name}")
+
+
 def print_drawn(drawn: "RenderableType") -> None:
     """Print a drawing; into a pipe, without the trailing blanks of table lines."""
     terminal = console()

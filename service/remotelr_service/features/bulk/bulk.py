@@ -158,9 +158,7 @@ def dry_run(engine: Engine, selector: Selector, command: Command, *, after: int 
 def get_bulk(engine: Engine, bulk_id: int, *, after: int = -1, limit: int = 100, only_failed: bool = False) -> BulkView:
     """The command, and up to `limit` of its results after the place `after`. Raises CommandNotFound."""
     with reading(engine) as connection:
-        bulk = bulk_commands.find_bulk(connection, bulk_id)
-        if bulk is None:
-            raise _not_found(bulk_id)
+        bulk = _get_bulk(connection, bulk_id)
         found = bulk_commands.list_results(connection, bulk_id, after=after, limit=limit + 1, only_failed=only_failed)
         progress = bulk_commands.progress(connection, bulk_id)
     return BulkView(bulk=bulk, progress=progress, results=found[:limit], more=len(found) > limit)
@@ -284,7 +282,11 @@ def _failed(place: int, key: str, code: str, detail: str) -> BulkResult:
 
 def _find(engine: Engine, bulk_id: int) -> BulkCommand:
     with reading(engine) as connection:
-        bulk = bulk_commands.find_bulk(connection, bulk_id)
+        return _get_bulk(connection, bulk_id)
+
+
+def _get_bulk(connection: Connection, bulk_id: int) -> BulkCommand:
+    bulk = bulk_commands.find_bulk(connection, bulk_id)
     if bulk is None:
         raise _not_found(bulk_id)
     return bulk

@@ -1,7 +1,7 @@
 """Request and response bodies of bulk commands."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -63,8 +63,20 @@ class BulkCommandAnswer(ResponseBody):
 MAX_NAMED_RUNS = 1_000
 
 
-class BoundBody(RequestBody):
+class _Conditions(RequestBody):
+    expected: ClassVar[str]
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError(f"expected at least one {self.expected}")
+        return self
+
+
+class BoundBody(_Conditions):
     """Conditions on one metric. All of them must hold."""
+
+    expected = "of gt, ge, lt, le, finite"
 
     gt: float | None = None
     ge: float | None = None
@@ -72,18 +84,14 @@ class BoundBody(RequestBody):
     le: float | None = None
     finite: bool | None = Field(None, description="false selects NaN and infinite values.")
 
-    @model_validator(mode="after")
-    def _some(self) -> Self:
-        if not self.model_fields_set:
-            raise ValueError("expected at least one of gt, ge, lt, le, finite")
-        return self
-
     def bound(self) -> Bound:
         return Bound(**self.model_dump())
 
 
-class SelectorBody(RequestBody):
+class SelectorBody(_Conditions):
     """Conditions that a selected run meets. At least one member is required."""
+
+    expected = 'member: {"status": "running"} selects every running run'
 
     experiment: Key | None = Field(None, description="Runs of this experiment.")
     status: Status | None = Field(None, description="Runs with this status. Absent: `running`, unless `runs` is given.")
@@ -98,12 +106,6 @@ class SelectorBody(RequestBody):
         description="Runs whose last report meets these conditions.",
         examples=[{"val_loss": {"gt": 1.0}}],
     )
-
-    @model_validator(mode="after")
-    def _some(self) -> Self:
-        if not self.model_fields_set:
-            raise ValueError('expected at least one member: {"status": "running"} selects every running run')
-        return self
 
     def selector(self) -> Selector:
         return Selector(

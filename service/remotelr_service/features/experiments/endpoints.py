@@ -6,13 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from remotelr_service.features.bulk.endpoints import executor_of
-from remotelr_service.features.experiments import experiments
-from remotelr_service.features.experiments.schemas import (
-    ExperimentAnswer,
-    ExperimentPage,
-    ExperimentPutAnswer,
-    ExperimentRequest,
-)
+from remotelr_service.features.experiments import experiments, schemas
 from remotelr_service.http.dependencies import CalledBy, Configured, Ctx, run_until_disconnect
 from remotelr_service.http.fields import KEY_PATTERN, ExperimentName, Limit, WaitForMany
 from remotelr_service.http.problems import created, described
@@ -25,21 +19,21 @@ router = APIRouter(prefix="/v1/experiments", tags=["experiments"], route_class=S
     "/{experiment}",
     operation_id="put_experiment",
     responses={
-        **created(ExperimentPutAnswer, "experiment"),
+        **created(schemas.ExperimentPutAnswer, "experiment"),
         **described("invalid_policy", "invalid_request", "database_unavailable"),
     },
 )
 async def put_experiment(
     *,
     experiment: ExperimentName,
-    body: ExperimentRequest,
+    body: schemas.ExperimentRequest,
     request: Request,
     response: Response,
     ctx: Ctx,
     settings: Configured,
     caller: CalledBy,
     wait: WaitForMany = 5.0,
-) -> ExperimentPutAnswer:
+) -> schemas.ExperimentPutAnswer:
     """Replace the settings of the experiment; an absent setting is removed.
 
     Policy and tags apply to new runs. Changed limits also apply to every running run, as an event of its log. `wait`
@@ -56,7 +50,7 @@ async def put_experiment(
     if put.is_new:
         response.status_code = 201
         response.headers["Location"] = f"/v1/experiments/{experiment}"
-    return ExperimentPutAnswer.read(put.experiment, put)
+    return schemas.ExperimentPutAnswer.read(put.experiment, put)
 
 
 @router.get("", operation_id="list_experiments", responses=described("invalid_request", "database_unavailable"))
@@ -64,10 +58,12 @@ def list_experiments(
     ctx: Ctx,
     after: Annotated[str | None, Query(pattern=KEY_PATTERN, description="Only names after this one.")] = None,
     limit: Limit = 100,
-) -> ExperimentPage:
+) -> schemas.ExperimentPage:
     """Experiments ordered by name, in pages."""
     page = experiments.list_experiments(ctx.reads, after=after, limit=limit)
-    return ExperimentPage(experiments=[ExperimentAnswer.read(each) for each in page.experiments], next=page.after)
+    return schemas.ExperimentPage(
+        experiments=[schemas.ExperimentAnswer.read(each) for each in page.experiments], next=page.after
+    )
 
 
 @router.get(
@@ -75,6 +71,6 @@ def list_experiments(
     operation_id="get_experiment",
     responses=described("experiment_not_found", "invalid_request", "database_unavailable"),
 )
-def get_experiment(experiment: ExperimentName, ctx: Ctx) -> ExperimentAnswer:
+def get_experiment(experiment: ExperimentName, ctx: Ctx) -> schemas.ExperimentAnswer:
     """The experiment and its settings."""
-    return ExperimentAnswer.read(experiments.get_experiment(ctx.reads, experiment))
+    return schemas.ExperimentAnswer.read(experiments.get_experiment(ctx.reads, experiment))

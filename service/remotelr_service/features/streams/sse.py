@@ -132,6 +132,9 @@ def _members(entry: Entry) -> dict[str, Any]:
     return {**common, **_members_of_event(entry.content)}
 
 
+_EVENT_MEMBERS = ("seq", "kind", "attempt", "epoch", "rank", "key", "effective_from", "payload", "notes")
+
+
 def _members_of_event(event: Event) -> dict[str, Any]:
     decided = None
     if event.decision is not None:
@@ -139,15 +142,7 @@ def _members_of_event(event: Event) -> dict[str, Any]:
         decided = {name: value for name, value in members.items() if name not in ("run", "state", "replayed")}
         decided["why"] = event.decision.why
     return {
-        "seq": event.seq,
-        "kind": event.kind,
-        "attempt": event.attempt,
-        "epoch": event.epoch,
-        "rank": event.rank,
-        "key": event.key,
-        "effective_from": event.effective_from,
-        "payload": event.payload,
-        "notes": event.notes,
+        **{name: getattr(event, name) for name in _EVENT_MEMBERS},
         "decision": decided,
         "sentence": describe(event),
     }

@@ -2,24 +2,14 @@
 
 from fastapi import APIRouter, Request
 
-from remotelr_service.features.tokens import tokens
-from remotelr_service.features.tokens.schemas import (
-    AuditAnswer,
-    AuditPageAnswer,
-    MadeTokenAnswer,
-    TokenAnswer,
-    TokenCreation,
-    TokenPageAnswer,
-)
+from remotelr_service.features.tokens import schemas, tokens
 from remotelr_service.http.auth import audit
 from remotelr_service.http.dependencies import CalledBy, Ctx, gate_of
 from remotelr_service.http.fields import AfterNumber, Limit, TokenNumber
-from remotelr_service.http.problems import Responses, described
+from remotelr_service.http.problems import described
 from remotelr_service.http.route import StrictRoute
 
 router = APIRouter(prefix="/v1", tags=["tokens"], route_class=StrictRoute)
-
-_CREATED: Responses = {201: {"model": MadeTokenAnswer, "description": "The token. Only this response contains it."}}
 
 
 @router.post(
@@ -27,23 +17,25 @@ _CREATED: Responses = {201: {"model": MadeTokenAnswer, "description": "The token
     operation_id="create_token",
     status_code=201,
     responses={
-        **_CREATED,
+        201: {"model": schemas.MadeTokenAnswer, "description": "The token. Only this response contains it."},
         **described("token_name_taken", "admin_token_needed", "invalid_request", "database_unavailable"),
     },
 )
-async def create_token(body: TokenCreation, caller: CalledBy, ctx: Ctx, request: Request) -> MadeTokenAnswer:
+async def create_token(
+    body: schemas.TokenCreation, caller: CalledBy, ctx: Ctx, request: Request
+) -> schemas.MadeTokenAnswer:
     """Create a token. The first token must have the scope `admin`, because from then on every request needs one."""
     gate = gate_of(request)
     made = await tokens.create_token(ctx.writer, body.request(), by=caller.name, has_admin=gate.has_settings_admin)
     await gate.token_cache.reload()
-    return MadeTokenAnswer.read(made.token, token=made.secret)
+    return schemas.MadeTokenAnswer.read(made.token, token=made.secret)
 
 
 @router.get("/tokens", operation_id="list_tokens", responses=described("invalid_request", "database_unavailable"))
-def list_tokens(*, ctx: Ctx, after: AfterNumber = 0, limit: Limit = 100) -> TokenPageAnswer:
+def list_tokens(*, ctx: Ctx, after: AfterNumber = 0, limit: Limit = 100) -> schemas.TokenPageAnswer:
     """Tokens in order of creation, revoked ones too. The secrets cannot be read."""
     page = tokens.list_tokens(ctx.reads, after, limit)
-    return TokenPageAnswer(tokens=[TokenAnswer.read(token) for token in page.tokens], next=page.after)
+    return schemas.TokenPageAnswer(tokens=[schemas.TokenAnswer.read(token) for token in page.tokens], next=page.after)
 
 
 @router.delete(
@@ -60,7 +52,7 @@ async def revoke_token(token: TokenNumber, caller: CalledBy, ctx: Ctx, request: 
 
 
 @router.get("/audit", operation_id="list_audit", responses=described("invalid_request", "database_unavailable"))
-def list_audit(*, ctx: Ctx, after: AfterNumber = 0, limit: Limit = 100) -> AuditPageAnswer:
+def list_audit(*, ctx: Ctx, after: AfterNumber = 0, limit: Limit = 100) -> schemas.AuditPageAnswer:
     """The audit of tokens and of deleted runs, oldest first. An existing run has its own log."""
     entries, next_after = audit.list_audit(ctx.reads, after, limit)
-    return AuditPageAnswer(entries=[AuditAnswer.read(entry) for entry in entries], next=next_after)
+    return schemas.AuditPageAnswer(entries=[schemas.AuditAnswer.read(entry) for entry in entries], next=next_after)
