@@ -74,12 +74,6 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
 }
 
 
-def created(model: type[BaseModel], name: str) -> Responses:
-    """The documentation of a 201 with the Location of the resource."""
-    location = {"Location": {"description": f"The {name}.", "schema": {"type": "string"}}}
-    return {201: {"model": model, "description": f"The {name} was created.", "headers": location}}
-
-
 class FieldProblem(BaseModel):
     """One invalid field."""
 
