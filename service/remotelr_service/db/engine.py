@@ -6,6 +6,7 @@ checkpoints: releases before 3.51.3 can damage a file if two do at once (sqlite.
 PostgreSQL, replicas exclude each other by row locks on runs.
 """
 
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -33,6 +34,9 @@ POSTGRES_STATEMENT_TIMEOUT_MS = 2_000
 POSTGRES_IDLE_TIMEOUT_MS = 5_000
 POSTGRES_MIGRATION_TIMEOUT_MS = 60_000
 POSTGRES_TABLE_LOCK_TIMEOUT_MS = 100
+
+_POSTGRES_PORT = "5432"
+_HOST_AND_PORT = re.compile(r"\[?(?P<name>[^\[\]]*?)\]?(:(?P<port>[0-9]+))?")
 
 _READERS: dict[str, Any] = {"pool_size": 5, "max_overflow": 10, "pool_timeout": 2, "pool_use_lifo": True}
 
@@ -151,9 +155,12 @@ def exclusive_use(url: str) -> Iterator[None]:
 
 
 def parse_url(url: str) -> URL:
-    """The URL with its driver. The password may contain `@` and `%` unquoted. Raises InvalidDatabaseUrl."""
+    """The URL with its driver. The password may contain `@` and `%` unquoted. Raises InvalidDatabaseUrl.
+
+    Several hosts are written as libpq has them: `postgresql://user@host1:5432,host2/name?target_session_attrs=primary`.
+    """
     try:
-        parsed = make_url(_with_quoted_password(url))
+        parsed = make_url(_with_hosts_in_query(_with_quoted_password(url)))
     except (ArgumentError, ValueError):
         raise InvalidDatabaseUrl(
             "the database URL cannot be read; use sqlite:///file or postgresql://user:password@host/name"
@@ -196,6 +203,20 @@ def _with_quoted_password(url: str) -> str:
     user, colon, password = user_info.partition(":")
     # `%` stays: the password may be quoted already.
     return f"{scheme}{separator}{user}{colon}{quote(password, safe='%')}{at}{host}{slash}{path}"
+
+
+def _with_hosts_in_query(url: str) -> str:
+    """`user@a:1,b/name` as `user@/name?host=a,b&port=1,5432`, which SQLAlchemy passes on to libpq."""
+    scheme, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    user_info, at, hosts = authority.rpartition("@")
+    if "," not in hosts:
+        return url
+    name, _, query = path.partition("?")
+    found = [_HOST_AND_PORT.fullmatch(host) for host in hosts.split(",")]
+    names = quote(",".join(each["name"] if each else "" for each in found))
+    ports = ",".join((each and each["port"]) or _POSTGRES_PORT for each in found)
+    return f"{scheme}{separator}{user_info}{at}{slash}{name}?{query}{'&' if query else ''}host={names}&port={ports}"
 
 
 def _postgres_engine(

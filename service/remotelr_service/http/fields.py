@@ -54,7 +54,7 @@ def _text_as(form: str, expected: str, read: Callable[[str], object]) -> BeforeV
 
 
 # Python's int() takes " 1" and "1_000" as well.
-_DECIMAL = _text_as(r"-?[0-9]{1,20}", "expected a whole number in plain digits", int)
+DECIMAL = _text_as(r"-?[0-9]{1,20}", "expected a whole number in plain digits", int)
 _SECONDS = _text_as(r"[0-9]{1,6}(\.[0-9]{1,6})?", "expected seconds in plain digits, such as 30 or 0.5", float)
 # A parameter without a value, as in `?verbose`, is true.
 _FLAG = _text_as("true|false|", "expected true or false", lambda text: text != "false")
@@ -94,53 +94,49 @@ ExperimentName = Annotated[
     str, Path(pattern=KEY_PATTERN, description=f"The experiment's name: {KEY_HELP}", examples=["digits"])
 ]
 CommandNumber = Annotated[
-    int, _DECIMAL, Path(ge=1, le=MAX_INTEGER, description="The id of the bulk command.", examples=[3])
+    int, Path(ge=1, le=MAX_INTEGER, description="The id of the bulk command.", examples=[3]), DECIMAL
 ]
-AfterSequence = Annotated[int, _DECIMAL, Query(ge=0, le=MAX_INTEGER, description="Only entries after this `seq`.")]
-AfterNumber = Annotated[int, _DECIMAL, Query(ge=0, le=MAX_INTEGER, description="Only entries after this id.")]
-TokenNumber = Annotated[int, _DECIMAL, Path(ge=1, le=MAX_INTEGER, description="The token's `id`.", examples=[1])]
-Limit = Annotated[int, _DECIMAL, Query(ge=1, le=MAX_PAGE, description="Maximum number of entries, 1 to 200.")]
+AfterSequence = Annotated[int, Query(ge=0, le=MAX_INTEGER, description="Only entries after this `seq`."), DECIMAL]
+AfterNumber = Annotated[int, Query(ge=0, le=MAX_INTEGER, description="Only entries after this id."), DECIMAL]
+TokenNumber = Annotated[int, Path(ge=1, le=MAX_INTEGER, description="The token's `id`.", examples=[1]), DECIMAL]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Maximum number of entries, 1 to 200."), DECIMAL]
 OptionalLimit = Annotated[
-    int | None, _DECIMAL, Query(ge=1, le=MAX_PAGE, description="Maximum number of entries, 1 to 200.")
+    int | None, Query(ge=1, le=MAX_PAGE, description="Maximum number of entries, 1 to 200."), DECIMAL
 ]
 Wait = Annotated[
     float,
-    _SECONDS,
     Query(ge=0, le=300, description="Maximum time to wait in seconds. The service's own limit (60) applies, too."),
+    _SECONDS,
 ]
 WaitForMany = Annotated[
     float,
-    _SECONDS,
     Query(
         ge=0,
         le=300,
         description="Maximum time to wait for the end in seconds. The service's own limit (60) applies, too.",
     ),
+    _SECONDS,
 ]
 IdempotencyKey = Annotated[
     str | None, Header(pattern=KEY_PATTERN, description="The command's key, if the body has none.")
 ]
-OnlyFailed = Annotated[bool, _FLAG, Query(description="List only failed results.")]
+OnlyFailed = Annotated[bool, Query(description="List only failed results."), _FLAG]
 AfterPlace = Annotated[
-    int, _DECIMAL, Query(ge=0, le=MAX_INTEGER, description="Only results after this place of the list.")
+    int, Query(ge=0, le=MAX_INTEGER, description="Only results after this place of the list."), DECIMAL
 ]
 PlaceLimit = Annotated[
-    int, _DECIMAL, Query(ge=1, le=MAX_PLACES, description=f"Maximum number of results, 1 to {MAX_PLACES}.")
+    int, Query(ge=1, le=MAX_PLACES, description=f"Maximum number of results, 1 to {MAX_PLACES}."), DECIMAL
 ]
 EventNumber = Annotated[
-    int, _DECIMAL, Path(ge=1, le=MAX_INTEGER, description="Number of the command in the run's log.", examples=[12])
+    int, Path(ge=1, le=MAX_INTEGER, description="Number of the command in the run's log.", examples=[12]), DECIMAL
 ]
 WithSteps = Annotated[
     bool,
-    _FLAG,
     Query(
         alias="steps",
         description="Add `learning_rates`, one for each step of the next epoch. Needs the run's `steps_per_epoch`.",
     ),
-]
-Stalled = Annotated[
-    bool | None,
     _FLAG,
-    Query(description="Only stalled runs; with `false` only the others."),
 ]
-Verbose = Annotated[bool, _FLAG, Query(description="List every check by name.")]
+Stalled = Annotated[bool | None, Query(description="Only stalled runs; with `false` only the others."), _FLAG]
+Verbose = Annotated[bool, Query(description="List every check by name."), _FLAG]

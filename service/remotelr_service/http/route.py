@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl
 
 from fastapi import Request
 from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from typing_extensions import override
@@ -96,7 +97,7 @@ class StrictRoute(APIRoute):
             if query:
                 read_query(query, known)
             if has_body:
-                check_content_type(request.headers.get("content-type"))
+                check_content_type(request.headers)
             strict_request = request_class(request.scope, request.receive)
             if has_body:
                 await strict_request.body()
@@ -128,8 +129,16 @@ def _wrong_parameter(name: str, message: str) -> Refusal:
     return Refusal("invalid_request", f"{path}: {message}", errors=[{"path": path, "message": message}])
 
 
-def check_content_type(content_type: str | None) -> None:
-    """Raises Refusal unless the content type is JSON in UTF-8."""
+def check_content_type(headers: Headers) -> None:
+    """Raises Refusal unless the body is JSON in UTF-8, and neither compressed nor encoded in another way."""
+    encoding = headers.get("content-encoding")
+    if encoding is not None and encoding.strip().lower() != "identity":
+        raise Refusal(
+            "unsupported_media_type",
+            f"send the body without Content-Encoding, not as {encoding[:40]!a}",
+            headers={"Accept-Encoding": "identity"},
+        )
+    content_type = headers.get("content-type")
     if content_type == "application/json":
         return
     media_type, _, parameters = (content_type or "").partition(";")

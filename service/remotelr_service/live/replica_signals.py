@@ -27,7 +27,7 @@ class ReplicaSignals:
     """
 
     def __init__(self, engine: Engine, received: Callable[[], None]) -> None:
-        self._url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        _, self._connect_args = engine.dialect.create_connect_args(engine.url)
         self._is_postgresql = engine.dialect.name == "postgresql"
         self._received = received
         self._is_pending = False
@@ -65,7 +65,13 @@ class ReplicaSignals:
         from psycopg import AsyncConnection  # noqa: PLC0415  # as above
 
         connection = await AsyncConnection.connect(
-            self._url, autocommit=True, prepare_threshold=None, connect_timeout=2, application_name="remotelr signals"
+            **{
+                **self._connect_args,
+                "autocommit": True,
+                "prepare_threshold": None,
+                "connect_timeout": 2,
+                "application_name": "remotelr signals",
+            }
         )
         async with connection:
             await connection.execute(f"LISTEN {CHANNEL}")

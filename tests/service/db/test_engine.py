@@ -238,3 +238,34 @@ def test_a_database_that_cannot_be_reached_is_said_to_be_away():
     with pytest.raises(DatabaseUnavailable), reading(database.reads) as connection:
         connection.execute(text("SELECT 1"))
     database.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "ports"),
+    [
+        ("postgresql://u@h1:5433,h2:5434/d?target_session_attrs=read-write", "h1,h2", "5433,5434"),
+        ("postgres://u:p@ss@h1,h2:1/d", "h1,h2", "5432,1"),
+        ("postgresql+psycopg://h1,h2/d", "h1,h2", "5432,5432"),
+        ("postgresql://u@[::1]:5,h2/d", "::1,h2", "5,5432"),
+    ],
+)
+def test_several_hosts_are_written_as_libpq_has_them(url: str, hosts: str, ports: str):
+    parsed = parse_url(url)
+    _, arguments = parsed.get_dialect()().create_connect_args(parsed)
+
+    assert (hosts, ports, "d") == (arguments["host"], arguments["port"], arguments["dbname"])
+    assert parsed.query.get("target_session_attrs") == arguments.get("target_session_attrs")
+
+
+def test_a_host_that_does_not_answer_is_passed_over_for_the_next(postgres_url: str):
+    """Migrations, readers and the writer; `live` connects by the same arguments."""
+    account, _, server = postgres_url.rpartition("@")
+    several = f"{account}@127.0.0.1:1,{server}?target_session_attrs=read-write"
+    migrate.upgrade(several)
+    database = open_database(several)
+    with reading(database.reads) as connection:
+        assert 1 == connection.scalar(text("SELECT 1"))
+    with database.writes.begin() as connection:
+        assert "off" == connection.scalar(text("SELECT current_setting('transaction_read_only')"))
+
+    database.close()

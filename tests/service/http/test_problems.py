@@ -346,3 +346,19 @@ def test_an_unexpected_failure_reveals_no_details(service, monkeypatch):
 
     body = assert_problem(answer, 500, "internal_error")
     assert ("tell-me", False) == (body["request_id"], "secret" in answer.text)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate, gzip"])
+@pytest.mark.parametrize("path", ["/v1/runs/run/reports", "/v1/runs/run/attempts"])
+def test_an_encoded_body_is_refused_whether_or_not_it_is_encoded(service: Service, path: str, encoding: str):
+    answer = service.http.post(path, json={"epoch": 0, "metrics": {}}, headers={"Content-Encoding": encoding})
+
+    assert (415, "unsupported_media_type") == (answer.status_code, answer.json()["code"])
+    assert "Content-Encoding" in answer.json()["detail"]
+    assert "identity" == answer.headers["accept-encoding"]
+
+
+@pytest.mark.parametrize("number", ["+1", "%201", "1.0", "1_0", "0x1"])
+@pytest.mark.parametrize("path", ["/v1/runs/run/decisions/{}", "/v1/runs/run/stream?after={}"])
+def test_a_number_in_an_address_has_plain_digits(service: Service, path: str, number: str):
+    assert 422 == service.http.get(path.format(number)).status_code

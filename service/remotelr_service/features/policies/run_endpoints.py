@@ -12,14 +12,14 @@ from remotelr_service.features.policies.schemas import ReplayPolicyAnswer, WhatI
 from remotelr_service.features.training import decisions
 from remotelr_service.features.training.schemas import ExplainedDecisionAnswer
 from remotelr_service.http.dependencies import Ctx, evaluated
-from remotelr_service.http.fields import MAX_EPOCH, RunKey
+from remotelr_service.http.fields import DECIMAL, MAX_EPOCH, RunKey
 from remotelr_service.http.negotiation import JSON, SVG, preferred_media_type
 from remotelr_service.http.problems import described
 from remotelr_service.http.route import StrictRoute
 
 router = APIRouter(prefix="/v1/runs/{run}", tags=["explaining"], route_class=StrictRoute)
 
-DecidedEpoch = Annotated[int, Path(ge=0, le=MAX_EPOCH, description="The epoch the rate is for, 0-based.")]
+DecidedEpoch = Annotated[int, Path(ge=0, le=MAX_EPOCH, description="The epoch the rate is for, 0-based."), DECIMAL]
 
 
 @router.get(

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Query, Response
 from remotelr_service.features.runs.schemas import Status
 from remotelr_service.features.streams.sse import HEARTBEAT_S, MEDIA_TYPE, EventStream
 from remotelr_service.http.dependencies import Ctx
-from remotelr_service.http.fields import KEY_PATTERN, MAX_INTEGER, TAG_FILTER_PATTERN, RunKey
+from remotelr_service.http.fields import DECIMAL, KEY_PATTERN, MAX_INTEGER, TAG_FILTER_PATTERN, RunKey
 from remotelr_service.http.problems import Refusal, Responses, described
 from remotelr_service.http.route import StrictRoute
 from remotelr_service.live.hub import Cursor, Selection
@@ -34,7 +34,7 @@ async def stream_run(
     run: RunKey,
     ctx: Ctx,
     after: Annotated[
-        int | None, Query(ge=0, le=MAX_INTEGER, description="Begin after this `seq`; 0 gives the whole log.")
+        int | None, Query(ge=0, le=MAX_INTEGER, description="Begin after this `seq`; 0 gives the whole log."), DECIMAL
     ] = None,
     last_event_id: Annotated[str | None, Header(pattern=r"^[0-9]{1,15}s?$", description=_ID_HELP)] = None,
 ) -> Response:

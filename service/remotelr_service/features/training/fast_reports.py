@@ -65,7 +65,7 @@ async def _answer(run: str, request: ReportStrictRequest) -> Response:
     # Without a query only the writer reads the run, and the writer checks the caller's access itself.
     caller = await gate.authorize(scope, "report", checks_run=query_string != b"")
     query = _read(ReportQuery, "query", read_query(query_string, _QUERY_NAMES)) if query_string else _NO_QUERY
-    check_content_type(request.headers.get("content-type"))
+    check_content_type(request.headers)
     document = await request.json() if await request.body() else None
     with state.limiter:
         return await report(
