@@ -42,7 +42,8 @@ class Settings(BaseSettings):
         default="sqlite:///remotelr.db",
         min_length=1,
         description="The database: `sqlite:///file` (relative to the working directory; four slashes for an absolute "
-        "path) or `postgresql://user:password@host/name`.",
+        "path) or `postgresql://user:password@host/name`. Several hosts are written as libpq has them: "
+        "`postgresql://user@host1:5432,host2/name?target_session_attrs=read-write`.",
         repr=False,
     )
     database_password: str | None = Field(
