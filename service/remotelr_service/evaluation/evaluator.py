@@ -6,6 +6,7 @@ has the lowest priority, serves one task at a time, and is killed when a task ta
 
 import asyncio
 import json
+import subprocess
 import sys
 from contextlib import suppress
 from typing import Any, Final
@@ -24,7 +25,7 @@ QUEUE_SIZE: Final = 16
 INLINE_COST: Final = 100_000
 MAX_COST: Final = 400_000_000
 
-_MAX_LINE_BYTES = 256 * 1024 * 1024
+_COMMAND: Final = (sys.executable, "-m", "remotelr_service.evaluation.worker")
 _ERRORS: dict[str, type[RulesError]] = {InvalidReport.code: InvalidReport}
 
 
@@ -39,7 +40,7 @@ class Evaluator:
         self._queue_size = queue_size
         self._waiting = 0
         self._turn = asyncio.Lock()
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     async def evaluate(self, task: str, arguments: dict[str, Any], *, count: int, cost: int, what: str) -> Any:
         """The result of a task, from a thread of this process where it is short.
@@ -72,33 +73,32 @@ class Evaluator:
         """End the process at once."""
         process, self._process = self._process, None
         if process is not None:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+            process.kill()
+            await asyncio.to_thread(_reap, process)
 
     async def _evaluate(self, task: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        request = {"task": task, "arguments": arguments, "cpu_limit_s": self._cpu_limit_s}
         done = False
         try:
             async with asyncio.timeout(self._timeout_s):
-                process = await self._started()
-                assert process.stdin is not None and process.stdout is not None
-                request = {"task": task, "arguments": arguments, "cpu_limit_s": self._cpu_limit_s}
-                process.stdin.write(json.dumps(request).encode() + b"\n")
-                await process.stdin.drain()
-                line = await process.stdout.readline()
+                line = await asyncio.to_thread(_exchange, self._started(), json.dumps(request).encode() + b"\n")
             if not line:
                 raise self._too_long(f"{self._cpu_limit_s:g} s of CPU")
             answer: dict[str, Any] = json.loads(line)
             done = True
         except TimeoutError:
             raise self._too_long(f"{self._timeout_s:g} s") from None
-        except (BrokenPipeError, ConnectionResetError):
-            raise self._too_long(f"{self._cpu_limit_s:g} s of CPU") from None
         finally:
             # Whatever ended it, its process is in the middle of a task: the next task gets another one.
             if not done:
                 await self.close()
         return answer
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        # Not by asyncio: uvloop forks, which libraries with threads of their own forbid.
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        return self._process
 
     @staticmethod
     def _too_long(limit: str) -> EvaluationTooLong:
@@ -106,18 +106,6 @@ class Evaluator:
             f"the evaluation takes longer than {limit}: evaluate fewer positions at once, or use a policy with fewer "
             f"formulas and less noise"
         )
-
-    async def _started(self) -> asyncio.subprocess.Process:
-        if self._process is None or self._process.returncode is not None:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "remotelr_service.evaluation.worker",
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                limit=_MAX_LINE_BYTES,
-            )
-        return self._process
 
 
 def check_cost(count: int, cost: int, what: str) -> bool:
@@ -133,6 +121,25 @@ def check_cost(count: int, cost: int, what: str) -> bool:
             limit=MAX_COST // cost,
         )
     return count * cost <= INLINE_COST
+
+
+def _exchange(process: subprocess.Popen[bytes], request: bytes) -> bytes:
+    """The line that answers the request; empty if the process ends before."""
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        process.stdin.write(request)
+        process.stdin.flush()
+        return process.stdout.readline()
+    except OSError:
+        return b""
+
+
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        with suppress(OSError):
+            # A request that was not read is still in the buffer of stdin.
+            pipe.close()  # type: ignore[union-attr]  # both were asked for
 
 
 def _error(found: dict[str, Any]) -> RulesError:
