@@ -194,7 +194,6 @@ def _one_command(hosted: _HostedRun, seq: int) -> Response:
 
 
 def _command_answer(hosted: _HostedRun, event: Event) -> dict[str, Any]:
-    """A command with its status and history."""
     dated = [(each, hosted.times[each.seq]) for each in hosted.log.events if each.seq >= event.seq]
     record = command_record(dated[0], dated[1:], hosted.run)
     command = record.command

@@ -21,9 +21,7 @@ def address(url: str) -> str:
 
 def bearer(url: str, token: str | None = None, *, allow_http: bool = False) -> dict[str, str]:
     """The header with the token; empty without a token.
-
     token: by default `REMOTELR_TOKEN`, or the content of the file `REMOTELR_TOKEN_FILE`.
-
     Raises ValueError for an invalid token, and for one that would go over http to another machine. No message
     contains the token.
     """

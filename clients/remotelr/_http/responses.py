@@ -46,7 +46,6 @@ class Response:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
     """A run as the service last described it.
-
     spec: the JSON of its policy, initial_learning_rate, world_size and lengths.
     epoch: the next epoch to be reported; `learning_rate` is its rate, `step` the optimizer steps before it.
     decision: the decision in force.
@@ -85,7 +84,6 @@ class LoggedCommand:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportRecord:
     """One report of one rank in the log.
-
     learning_rate: decided for the epoch. used_learning_rate: reported by the trainer.
     next_learning_rate, reason: of the decision; None while other ranks are missing.
     superseded_by: the attempt that rewound the run to before this report; None if the report is effective.
@@ -121,7 +119,6 @@ def read(response: Response) -> Json:
 
 def of_run(key: str, read_answer: Callable[[Json], T]) -> Callable[[Json], T]:
     """`read_answer` for the run `key` only: a proxy that confuses connections can return an answer about another run.
-
     The members `run` of the response, of its `decision` and of its `answers` must be `key`, if they are there.
     """
 

@@ -12,7 +12,6 @@ SHORTEST_TRY_S = 0.05
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backoff:
     """Exponential backoff with full jitter.
-
     base_s: the longest first pause; doubles with every failure. cap_s: the longest pause of all.
     """
 
@@ -21,7 +20,6 @@ class Backoff:
 
     def pause_s(self, failures: int, jitter: float) -> float:
         """The pause after `failures` (1, 2…), between 0 and its bound.
-
         jitter: uniform in [0, 1). Trainers that lost the service at the same time then return at different times.
         """
         return jitter * float(min(self.cap_s, self.base_s * 2 ** min(failures - 1, 30)))
@@ -30,7 +28,6 @@ class Backoff:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """A try without a usable answer.
-
     reused: the connection had been used before, and the server may have closed it since.
     retry_after_s: of the response, if it had one.
     """

@@ -66,7 +66,6 @@ class Transport(Protocol):
 
 class HttpTransport:
     """Sends over HTTP/1.1.
-
     url: the service's address; may have a path. headers: sent with every request.
     verify: a file or folder of certificates to trust, an `ssl.SSLContext`, or False to trust any server.
     proxy, trust_env: as in httpx (trust_env reads `HTTPS_PROXY`, `SSL_CERT_FILE`…).
@@ -273,7 +272,6 @@ class _TooLong(Exception):
 
 
 def _verification(verify: Any) -> Any:
-    """`verify` as httpx takes it."""
     if verify is False:
         warnings.warn(
             "RemoteLR: verify=False trusts any server and sends it the token. Give the service's certificates as "

@@ -34,7 +34,6 @@ class Breaker:
 
     def failed(self, began_s: float, now_s: float) -> "Breaker":
         """The breaker after a call from `began_s` to `now_s` without an answer.
-
         A refused connection takes a millisecond, and is tried at every epoch. A connection whose packets are dropped
         takes the whole budget, which may be longer than an epoch.
         """

@@ -10,7 +10,6 @@ _SHORT_S = 1.0
 
 class Budget:
     """Seconds that pass only inside `with budget:`, so the trainer's own work costs nothing.
-
     seconds: of each boundary between epochs, > 0. clock: monotonic seconds.
     """
 

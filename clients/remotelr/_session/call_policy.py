@@ -18,12 +18,10 @@ T = TypeVar("T")
 
 class CallPolicy:
     """Calls the service through `delivery`. A call without a result returns None; each cause is warned of once.
-
     journal: its pending entries show whether a failed call was answered in part.
     budget: of all calls between two epochs, shared with `delivery`.
     raises: raise ServiceUnreachable instead of going on without the service.
     fallback: a sentence that says how training goes on without an answer.
-
     away: the last call had no answer. lost: a newer attempt has taken over; there are no further calls.
     """
 

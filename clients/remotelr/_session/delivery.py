@@ -31,10 +31,8 @@ _NEVER_ACCEPTED = ("report_conflict", "out_of_order", "invalid_report", "invalid
 
 class Delivery:
     """Delivers the journal of the run `key`.
-
     members: of the run, as `Client.run` takes them.
     warn: called with (cause, message) for each entry left out.
-
     run: None until `find`. previous_spec: the run before `on_conflict` replaced its policy, if there was one.
     """
 
@@ -93,7 +91,6 @@ class Delivery:
 
     def deliver(self) -> Decision | None:
         """Send every pending entry, in order; returns the newest decision, None if only an end was pending.
-
         Raises StaleAttempt if a newer attempt has taken over, ServiceRefused and ServiceUnreachable.
         """
         for remedy in (self._requeue_lost, self._accept_gap):
@@ -110,7 +107,6 @@ class Delivery:
         self._client.close()
 
     def _requeue_lost(self, refusal: ServiceRefused) -> None:
-        """Make the entries that the service has lost pending again."""
         if refusal.code == "run_not_found":
             self.run = None
         run = self.find()

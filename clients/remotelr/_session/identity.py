@@ -13,7 +13,6 @@ _RESTARTS = (("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"), ("SLURM_JOB_
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessIdentity:
     """One process of a run.
-
     rank: 0-based, < world_size.
     attempt_key: equal in all ranks and new after every restart; by default the scheduler's restart id.
     number: the attempts of this process so far, this one included.
@@ -43,7 +42,6 @@ class ProcessIdentity:
 
 def restart_id(environ: Mapping[str, str]) -> str | None:
     """`<job>.<restart>` of torchelastic or Slurm, else None.
-
     Kubernetes has no such id: a pod's name and uid stay when its container restarts, and differ between the ranks of
     an indexed job.
     """
@@ -55,5 +53,4 @@ def restart_id(environ: Mapping[str, str]) -> str | None:
 
 
 def _as_key(name: str) -> str:
-    """`name` with the characters replaced that a key cannot contain."""
     return re.sub(r"[^A-Za-z0-9._:-]", "-", name).lstrip("._:-")[:150]

@@ -49,10 +49,8 @@ _ENTRIES_WHEN_FULL = (500, 50, 1)
 
 class Journal:
     """The entries of one run, oldest first.
-
     spool: its records are read, and new entries are appended to it; None for memory only.
     lasting: the file stays when the run has ended.
-
     spec: of the run; None before it is known. entries: of this process and of earlier ones.
     full: the file is full; it has the newest decision, but not all pending reports.
     """
@@ -139,7 +137,6 @@ class Journal:
 
     def requeue_from(self, attempt: int, epoch: int) -> None:
         """Make pending what a service at `epoch` of `attempt` does not have, as far as it is in memory.
-
         An attempt that the service does not know is pending with all of its reports.
         """
         numbers = self._attempts()

@@ -69,7 +69,6 @@ class Listener:
 
     def abandon(self) -> None:
         """Let the thread end by itself: usually at once, at the latest after `_LONGEST_PAUSE_S`.
-
         For the garbage collector, which runs in any thread, this one included: it may neither wait nor take a lock.
         """
         self._abandoned = True

@@ -118,7 +118,6 @@ def missing_metric(epoch: int, name: str, metrics: Iterable[str]) -> str:
 
 
 def _difference(one: RunSpec, other: RunSpec) -> Mapping[str, list[Any]]:
-    """The fields by which the curves of two specs differ."""
     return {} if _same_curve(one, other) else difference(_curve(one), _curve(other))
 
 

@@ -29,7 +29,6 @@ class EpochProgress:
 
     def step_after(self, updates: int) -> int:
         """Optimizer steps of the run by now. updates: the optimizer's counter now.
-
         A custom training step may never move the optimizer's counter; then the batches are counted.
         """
         made = updates - self.updates

@@ -42,9 +42,7 @@ _RATE_TOLERANCE = 1e-9
 
 class LocalReplica(LocalRun):
     """The client's copy of the run `key`, which has one rank: the process of the session.
-
     decision: the newest, of the service or (`local`) of this replica.
-
     Raises InvalidPolicy if the spec lacks a value that the policy needs.
     """
 
@@ -116,7 +114,6 @@ class LocalReplica(LocalRun):
 
     def apply_now(self, live: Command) -> bool:
         """Apply a command in the present epoch; the service applies it from the next epoch on, to the same effect.
-
         Returns True if rate or action change. A command that the rules reject changes nothing; nor do pause and
         resume_schedule, which depend on the schedule's position.
         """

@@ -116,9 +116,7 @@ class Session:
 
     def open(self, **lengths: Any) -> None:
         """Create or find the run.
-
         lengths: initial_learning_rate, steps_per_epoch, total_epochs.
-
         Raises ServiceRefused; without a service PolicyConflict, InvalidPolicy and InvalidCommand.
         """
         spec = self._requested = RunSpec(policy=policy_from_json(self._members["policy"]), **lengths)
@@ -139,7 +137,6 @@ class Session:
 
     def begin(self, epoch: int, step: int) -> None:
         """Begin an attempt at `epoch`, unless this session has begun one.
-
         step: optimizer steps before it as the trainer counts them, for a run whose service has no count.
         """
         if self._begun:
@@ -151,7 +148,6 @@ class Session:
 
     def report(self, epoch: int, logs: Mapping[str, Any], *, step: int | None, learning_rate: float | None) -> None:
         """Report the epoch; afterwards `decision` is that of the next epoch, if there is one.
-
         logs: metrics of the epoch by name; those that the service does not accept are left out.
         step: optimizer steps of the run by the end of the epoch. learning_rate: the rate that the trainer used.
         """
@@ -275,7 +271,6 @@ class Session:
 
     @property
     def _ranks_agree(self) -> bool:
-        """The replicas of all ranks decide alike."""
         return self._identity.world_size == 1 or not self.monitors()
 
     def _hold(self, decision: Decision) -> None:
@@ -374,10 +369,7 @@ class Session:
         return replica
 
     def _deliver_end(self, status: FinalStatus) -> bool:
-        """True if the service has acknowledged every entry, the end included.
-
-        A session that never began has no end of its own: it delivers what earlier processes left.
-        """
+        """True if every entry is acknowledged. A session that never began delivers what earlier processes left."""
         if self._begun and self._identity.rank == 0:
             self._journal.append(End(status))
         if not self._journal.pending:

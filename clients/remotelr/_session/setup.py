@@ -48,7 +48,6 @@ _warned: set[str] = set()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
     """The configuration shared by all sessions of one callback.
-
     client: None without a service.
     file: the spool or state file; None for none. lasting: the file stays when the run has ended.
     implied: there is no service because none was named.

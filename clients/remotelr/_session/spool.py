@@ -44,12 +44,9 @@ class SpoolUnusable(Exception):
 
 class Spool:
     """The records in a file, oldest first.
-
     path: created with its directories if it is missing, readable for its owner alone.
     max_bytes: limit of its length; a record that does not fit is not appended.
-
     records: the content when it was opened.
-
     Raises SpoolUnusable.
     """
 
@@ -70,7 +67,6 @@ class Spool:
 
     def append(self, record: Record) -> bool:
         """Append a record; returns False if it does not fit or cannot be written.
-
         The record then survives the death of this process; after `sync` it survives a power failure.
         """
         framed = _framed(record)

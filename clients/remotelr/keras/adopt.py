@@ -173,6 +173,5 @@ def _table(rates: RateFunction, epochs: int, learning_rate: float | None) -> Pol
 
 
 def _depends_on_rate(rates: RateFunction, table: Policy, epochs: int) -> bool:
-    """Whether a reduced rate changes what the functions return."""
     given = [table.learning_rate(None, float(epoch)) for epoch in range(epochs)]
     return any(rates(epoch, rate * 0.37) != rates(epoch, rate) for epoch, rate in enumerate(given, start=1))

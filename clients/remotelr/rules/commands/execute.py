@@ -66,7 +66,6 @@ def command(run: Run, command: Command, log: Log) -> Outcome:
 
 
 def _apply(run: Run, command: Command, effective_from: int, log: Log) -> Run:
-    """The run after the command."""
     match command.type:
         case "replace_policy":
             assert command.policy is not None

@@ -79,7 +79,6 @@ class Sequential:
         return self.schedules[len(state) - 1].plateau(state[-1]) if state else None
 
     def _part_at(self, position: float) -> tuple[int, float]:
-        """The part in force and its own position."""
         index = bisect_right(self.milestones, position)
         return index, position - (self.milestones[index - 1] if index else 0.0)
 

@@ -53,7 +53,6 @@ class Extended(Wrapper):
         return rate if position < self.at else min(self.gain * rate, MAX_FACTOR)
 
     def _inner(self, position: float) -> float:
-        """Where in the curve it is at `position`."""
         if position < self.at:
             return position
         return min(self.position + (position - self.at) * self.speed, LAST_POSITION)

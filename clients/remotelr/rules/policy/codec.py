@@ -90,7 +90,6 @@ def _class_of(document: Mapping[str, Any]) -> type[Any]:
 
 
 def _by_first_names(cls: type[Any], document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The document with every field under its canonical name."""
     for field in fields_of(cls):
         if field.also is None or field.also not in document:
             continue

@@ -194,7 +194,6 @@ class _Compiler:
             raise InvalidPolicy(f"is nested deeper than {MAX_DEPTH}")
 
     def _shown(self, node: ast.expr) -> str:
-        """The text of a node, shortened."""
         part = self._text[node.col_offset : node.end_col_offset]
         return part if len(part) <= 60 else f"{part[:57]}..."
 
