@@ -10,7 +10,6 @@ from urllib.parse import quote
 from remotelr.rules.run.model import Report
 from remotelr.rules.values.metrics import metrics_to_json
 
-# The run keys that the service accepts.
 _KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
 
 Json = Mapping[str, Any]

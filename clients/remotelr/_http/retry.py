@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 # Statuses after which the same request may succeed: a timeout, too early, too many requests, and server errors.
 RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
-# With less time left than this, a try is not begun.
 SHORTEST_TRY_S = 0.05
 
 

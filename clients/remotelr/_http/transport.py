@@ -110,7 +110,6 @@ class HttpTransport:
         self._finalizer = weakref.finalize(self, self._connections.close)
 
     def send(self, request: Request, timeout_s: float) -> Response:
-        """The complete response to `request`, within `timeout_s`. Raises NoAnswer."""
         try:
             connection = self._connections.current()
             call = _Call(connection, self.url, request, timeout_s)
@@ -125,7 +124,6 @@ class HttpTransport:
         return answer
 
     def close(self) -> None:
-        """Close every connection. A later `send` opens a new one."""
         self._connections.close()
 
     def clone(self) -> "HttpTransport":

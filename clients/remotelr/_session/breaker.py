@@ -29,7 +29,6 @@ class Breaker:
         return self.failures >= FAILURES
 
     def allows(self, now_s: float) -> bool:
-        """Whether a call may be made now."""
         return not self.is_open or now_s >= self.rests_until_s
 
     def failed(self, began_s: float, now_s: float) -> "Breaker":

@@ -83,7 +83,6 @@ class CallPolicy:
         return self._call(self._delivery.refresh) is not None
 
     def close(self) -> None:
-        """Close the connection."""
         self._delivery.close()
 
     def _call(self, call: Callable[[], T], *, refusals: bool = False) -> T | None:

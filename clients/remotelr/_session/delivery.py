@@ -103,7 +103,6 @@ class Delivery:
         return self._deliver()
 
     def close(self) -> None:
-        """Close the connection."""
         self._client.close()
 
     def _requeue_lost(self, refusal: ServiceRefused) -> None:
@@ -183,7 +182,6 @@ class Delivery:
         return decision
 
     def _report(self, report: Report) -> Decision:
-        """The request of an undisturbed epoch."""
         left_s = self._budget.left_s()
         try:
             decision = self.find().report(

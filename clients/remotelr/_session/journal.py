@@ -91,14 +91,12 @@ class Journal:
         return next((entry for entry in acknowledged if isinstance(entry, Decision)), None)
 
     def set_spec(self, spec: RunSpec) -> None:
-        """Set the run's spec and write the file again."""
         if spec == self.spec:
             return
         self.spec = spec
         self._rewrite()
 
     def append(self, entry: Outgoing) -> None:
-        """Append an entry that is about to be sent."""
         self.entries.append(entry)
         self._write(entry)
         self._trim()

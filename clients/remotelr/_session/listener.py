@@ -18,7 +18,6 @@ _RESPONSE_S = 5.0
 # Pauses after a failed request: the first one, doubled up to the longest one.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 
-# How long `close` waits for the thread.
 _JOIN_TIMEOUT_S = 1.0
 
 

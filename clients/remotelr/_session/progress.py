@@ -6,7 +6,6 @@ from dataclasses import dataclass
 @dataclass(slots=True)
 class EpochProgress:
     """The progress of one epoch.
-
     number: of the epoch, 0-based. step: optimizer steps of the run before it. updates: the optimizer's counter then.
     batches_per_step: more than 1 with gradient accumulation. batches_held: batches before the epoch whose gradients
         are not applied yet. batches: batches begun so far.

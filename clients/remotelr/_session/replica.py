@@ -30,7 +30,6 @@ from remotelr.rules.run.state import Override, apply_due_overrides
 
 Request = AttemptRequest | Report
 
-# The members by which two decisions are compared.
 _COMPARED = ("epoch", "step", "learning_rate", "action", "state")
 
 # Events in memory, which bound a rewind without the service; one event takes about a kilobyte.

@@ -118,7 +118,6 @@ class Spool:
         return self.path.with_name(self.path.name + ".rejected")
 
     def remove(self) -> None:
-        """Delete the file."""
         if self._usable:
             self._on_disk(self.path.unlink)
         self.close()

@@ -10,7 +10,6 @@ from remotelr.rules.values.metrics import number_to_json
 Mode = Literal["auto", "min", "max"]
 NanPolicy = Literal["bad", "skip", "error", "library"]
 
-# A number of reports.
 Reports = Annotated[int, Range(least=0, most=10**9)]
 # How much better is better.
 Margin = Annotated[float, Range(least=0, most=1e12)]
