@@ -18,9 +18,7 @@ class Backoff:
     cap_s: float = 2.0
 
     def pause_s(self, failures: int, jitter: float) -> float:
-        """The pause after `failures` (1, 2…), between 0 and its bound.
-        jitter: uniform in [0, 1). Trainers that lost the service at the same time then return at different times.
-        """
+        """The pause after `failures` (1, 2…). jitter: uniform in [0, 1), so that trainers do not return together."""
         return jitter * float(min(self.cap_s, self.base_s * 2 ** min(failures - 1, 30)))
 
 

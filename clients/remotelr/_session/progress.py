@@ -27,8 +27,6 @@ class EpochProgress:
         return (self.batches_held + batch) // self.batches_per_step
 
     def step_after(self, updates: int) -> int:
-        """Optimizer steps of the run by now. updates: the optimizer's counter now.
-        A custom training step may never move the optimizer's counter; then the batches are counted.
-        """
+        """The run's optimizer steps; batches count if a custom training step never moves the counter `updates`."""
         made = updates - self.updates
         return self.step + (made if made > 0 else self.steps_before(self.batches))

@@ -66,9 +66,7 @@ class Spool:
             self._on_disk(lambda: os.ftruncate(self._handle.fd, self._length))
 
     def append(self, record: Record) -> bool:
-        """Append a record; returns False if it does not fit or cannot be written.
-        The record then survives the death of this process; after `sync` it survives a power failure.
-        """
+        """Append a record; False if that fails. It survives the death of the process, after `sync` a power failure."""
         framed = _framed(record)
         if not self._usable or max(self._length, len(_MAGIC)) + len(framed) > self._max_bytes:
             return False
