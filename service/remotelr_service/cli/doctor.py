@@ -168,7 +168,6 @@ def _proxied(url: str, proxy: str) -> Check:
 
 
 def _without_password(proxy: str) -> str:
-    """The proxy's URL without user and password."""
     return f"{urlsplit(proxy).scheme}://{urlsplit(proxy).netloc.rpartition('@')[2]}"
 
 

@@ -114,7 +114,6 @@ def convert(
 
 
 def _schedule_in(config: Mapping[str, Any], type: str | None) -> dict[str, Any]:
-    """The schedule in the config."""
     inner = config.get("config")
     if isinstance(inner, dict) and isinstance(inner.get("learning_rate"), dict):
         # A Keras optimizer.

@@ -117,10 +117,7 @@ def _identity(file: Path) -> tuple[int, int] | None:
 
 @contextmanager
 def _interrupted_after(seconds: float, connection: sqlite3.Connection) -> Iterator[None]:
-    """Interrupt a statement of this block that takes longer.
-
-    By a thread: SQLite calls a progress handler between the steps of a statement, and the check of a table is one step.
-    """
+    """Interrupt a slow statement, by a thread: a progress handler runs between steps, and a table's check is one."""
     is_over = threading.Event()
 
     def interrupt() -> None:

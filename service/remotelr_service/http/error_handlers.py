@@ -146,10 +146,7 @@ def _hint(name: str, known: Sequence[str]) -> str:
 
 
 def _resolve_path(names: Sequence[str | int], request: Request) -> tuple[list[str | int], Any]:
-    """The path in the body to which `names` lead, and the type that contains its last member.
-
-    For a discriminated union, pydantic adds the variant to `names`. The path does not contain it.
-    """
+    """The path without the union variants that pydantic adds to `names`, and the type that contains its last member."""
     field = getattr(request.scope.get("route"), "body_field", None)
     annotation: Any = getattr(getattr(field, "field_info", None), "annotation", None)
     path: list[str | int] = []
@@ -165,7 +162,6 @@ def _resolve_path(names: Sequence[str | int], request: Request) -> tuple[list[st
 
 
 def _member(annotation: Any, name: str | int) -> Any:
-    """The type of a member or an item; None if unknown."""
     models = _models(annotation)
     if len(models) == 1:
         known = models[0].model_fields.get(str(name))

@@ -117,7 +117,6 @@ class HeadAsGet:
 
 
 def _failure(scope: Scope, error: Exception) -> Response:
-    """Log the error and return the problem for it."""
     request_id = REQUEST_ID.get()
     log.error("the service failed", exc_info=error, path=scope["path"][:200], method=scope["method"])
     detail = f"the service failed; see its log for request id {request_id}"

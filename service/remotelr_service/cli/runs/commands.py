@@ -183,7 +183,6 @@ for _name, _function in command_args.FOR_ONE.items():
 
 
 def _events(service: ServiceClient, run: str, after: int, *, follow: bool) -> Iterator[Json]:
-    """The events after `after`; with `follow`, also the new ones as they arrive."""
     path = run_path(run, "events")
     while True:
         for event in service.pages(path, "events", after=after, wait=_LONG_POLL_S if follow else None):

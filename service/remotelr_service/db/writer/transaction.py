@@ -213,7 +213,6 @@ class WriteTransaction:
         return after
 
     def _with_override_expiry(self, stored: StoredRun) -> StoredRun:
-        """The run with the expiry of its next timed override."""
         override_expires_at = next_expiry(stored.run) if stored.run.status == "running" else None
         if override_expires_at == stored.override_expires_at:
             return stored

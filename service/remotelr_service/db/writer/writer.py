@@ -304,9 +304,7 @@ class Writer:
                 return
 
     def _commit_alone(self, job: _Job) -> None:
-        """Run one action in its own transaction. Raises DatabaseUnavailable or DatabaseDamaged if no transaction
-        is possible.
-        """
+        """Run one action in its own transaction. Raises DatabaseUnavailable or DatabaseDamaged if none is possible."""
         for left in reversed(range(TRIES)):
             try:
                 self._transact([job])

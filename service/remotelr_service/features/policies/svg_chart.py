@@ -186,7 +186,6 @@ def _names(x_name: str, y_name: str, top: float, height: float) -> Iterable[str]
 
 
 def _legend_rows(names: Sequence[str]) -> list[list[int]]:
-    """The indexes of the lines by legend row."""
     rows: list[list[int]] = [[]]
     used = 0.0
     for index, name in enumerate(names):

@@ -170,7 +170,6 @@ class TokenCache:
         return expires_at is not None and expires_at <= self._time()
 
     def _time(self) -> datetime:
-        """The current time of the database's clock."""
         return self._now + timedelta(seconds=time.monotonic() - self._seen)
 
     async def _save_uses(self) -> None:
