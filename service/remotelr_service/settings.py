@@ -197,9 +197,10 @@ def _with_password(url: str, password: str) -> str:
 
 
 def _check_spelling() -> None:
-    """Raises InvalidSettings for a misspelt name; names far from all settings belong to the client or other tools."""
+    """Raises InvalidSettings for a misspelt variable, whose setting would keep its default without a notice."""
     known = {variable_of(name) for name in Settings.model_fields} | {f"{variable_of(name)}_FILE" for name in SECRETS}
     for variable in sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known):
+        # Close names only: others with the prefix belong to the client or to other tools.
         for meant in get_close_matches(variable, known, n=1, cutoff=0.9):
             raise InvalidSettings(f"{variable} is not a setting; did you mean {meant}?")
 
