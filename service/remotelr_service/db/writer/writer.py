@@ -244,7 +244,10 @@ class Writer:
                     tx.register(job.keys[0], job.prefetch)
             tx.prefetch()
             for job in ready:
-                self._run(job, tx)
+                if job.is_expensive:
+                    self._run_expensive(job, tx)
+                else:
+                    _run(job, tx)
             changed = tx.save()
         self._failed = None
         _answer(ready)
@@ -257,23 +260,23 @@ class Writer:
 
     def _by_share(self, jobs: list[_Job], tx: WriteTransaction) -> tuple[list[_Job], list[_Job]]:
         """The actions to run, and those of expensive runs that wait: of these at most one is run, if it may be."""
-        ready, waiting, may_run = [], [], self._expensive.may_run()
+        ready, waiting, may_run = [], [], True
+        find, is_expensive = tx.find, self._expensive.is_expensive
         for job in jobs:
-            policies = [each.run.policy for each in map(tx.find, job.keys) if each is not None]
-            if job.policy is not None:
-                policies.append(job.policy)
-            job.is_expensive = any(map(self._expensive.is_expensive, policies))
-            if job.is_expensive and not may_run:
-                waiting.append(job)
-                continue
-            may_run = may_run and not job.is_expensive
+            job.is_expensive = job.policy is not None and is_expensive(job.policy)
+            for key in job.keys:
+                stored = find(key)
+                if stored is not None and is_expensive(stored.run.policy):
+                    job.is_expensive = True
+            if job.is_expensive:
+                if not (may_run and self._expensive.may_run()):
+                    waiting.append(job)
+                    continue
+                may_run = False
             ready.append(job)
         return ready, waiting
 
-    def _run(self, job: _Job, tx: WriteTransaction) -> None:
-        if not job.is_expensive:
-            _run(job, tx)
-            return
+    def _run_expensive(self, job: _Job, tx: WriteTransaction) -> None:
         # The time of this thread alone: waiting for the database is not the policy's cost.
         began_s = time.thread_time()
         _run(job, tx)
