@@ -69,6 +69,12 @@ class SqliteFile:
         with closing(sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_MS / 1000)) as connection:
             try:
                 tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+                # First, for the check of a large file may not end.
+                if tables and "alembic_version" not in tables:
+                    listed = ", ".join(sorted(tables)[:3])
+                    raise InvalidDatabaseUrl(
+                        f"{self.path} has the tables of another application ({listed}): use another file"
+                    )
                 with _interrupted_after(CHECK_LIMIT_S, connection):
                     found = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
             except sqlite3.OperationalError as error:
@@ -79,10 +85,6 @@ class SqliteFile:
                 raise damaged(str(self.path), str(error)) from error
         if found != ["ok"]:
             raise damaged(str(self.path), found[0])
-        if tables and "alembic_version" not in tables:
-            raise InvalidDatabaseUrl(
-                f"{self.path} has the tables of another application ({', '.join(sorted(tables)[:3])}): use another file"
-            )
 
 
 def damaged(file: str, found: str) -> DatabaseDamaged:

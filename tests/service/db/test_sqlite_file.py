@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from remotelr.rules import Decision
+from remotelr_service.db import sqlite_file
 from remotelr_service.db.engine import open_database
 from remotelr_service.errors import DatabaseInUse, DatabaseUnavailable, InvalidDatabaseUrl
 from remotelr_service.features.health.checks import database_checks
@@ -71,3 +72,15 @@ def test_a_file_of_another_application_is_refused_and_not_changed(tmp_path: Path
         open_database(f"sqlite:///{file}")
 
     assert before == file.read_bytes()
+
+
+def test_a_file_of_another_application_is_refused_however_large_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its quick check is cut off at once, and has found nothing."""
+    monkeypatch.setattr(sqlite_file, "CHECK_LIMIT_S", 0.0)
+    file = tmp_path / "contacts.db"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE contacts (name TEXT)")
+        connection.executemany("INSERT INTO contacts VALUES (?)", [("x" * 1_000,)] * 50_000)
+        connection.commit()
+    with pytest.raises(InvalidDatabaseUrl, match="another application"):
+        open_database(f"sqlite:///{file}")
