@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import bulk, competitors, growth, soak, streams, throughput, training
+from benchmarks import bulk, competitors, expensive, growth, soak, streams, throughput, training
 from benchmarks.servers import binaries_of_postgres, postgres
 from benchmarks.table import Line, load_average
 
@@ -84,6 +84,7 @@ def _parts(
         "bulk-postgresql": lambda: ordered("PostgreSQL"),
         "training": lambda: training.measure(folder, rounds=rounds),
         "streams": lambda: streams.measure(folder, server, seconds=seconds, rounds=rounds),
+        "expensive": lambda: expensive.measure(folder, server, seconds=seconds, rounds=rounds),
         "soak": lambda: soak.measure(folder, server, seconds=soak_s),
         "competitors": beside,
     }

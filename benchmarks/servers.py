@@ -44,9 +44,9 @@ class Server:
         used = psutil.Process(self.pid).cpu_times()
         return float(used.user + used.system)
 
-    def ask(self, method: str, path: str, document: Any = None) -> Any:
+    def ask(self, method: str, path: str, document: Any = None, timeout_s: float = 30.0) -> Any:
         """The JSON that is answered. Raises RuntimeError for anything but success."""
-        with contextlib.closing(HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
+        with contextlib.closing(HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)) as connection:
             body = None if document is None else json.dumps(document)
             connection.request(method, path, body, {"content-type": "application/json"} if body else {})
             response = connection.getresponse()
