@@ -55,6 +55,15 @@ RULES = (
     Room("remotelr.rules", (), "the rules run in trainers and in the service alike, and are replayed for years"),
 )
 
+_BELOW_FRAMEWORKS = (
+    "remotelr._http",
+    "remotelr._session",
+    "remotelr._training",
+    "remotelr.rules",
+    "remotelr.client",
+    "remotelr.errors",
+)
+
 CLIENT = (
     Room(
         "remotelr._http.transport",
@@ -68,9 +77,13 @@ CLIENT = (
         "a session serves every framework, so it imports none",
     ),
     Room(
-        "remotelr.keras",
-        ("remotelr._http", "remotelr._session", "remotelr.rules", "remotelr.client", "remotelr.errors", "keras"),
-        "one folder per framework, and no other framework in it",
+        "remotelr._training",
+        ("remotelr._http", "remotelr._session", "remotelr.rules", "remotelr.client", "remotelr.errors"),
+        "a training is a session on rank 0 that other ranks follow; it imports no framework either",
+    ),
+    *(
+        Room(f"remotelr.{framework}", (*_BELOW_FRAMEWORKS, *imports), "one folder per framework, and no other in it")
+        for framework, imports in {"keras": ("keras",), "torch": ("torch",)}.items()
     ),
     Room(
         "remotelr.testing",

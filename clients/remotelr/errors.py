@@ -3,8 +3,9 @@
 RemoteLRError
 ├── ServiceUnreachable    no usable answer in time: go on with the last rate, retry later
 │   └── RanksMissing      the report is stored, but other ranks have not reported yet
-└── ServiceRefused        the service rejected the request: a retry cannot help
-    └── StaleAttempt      a newer attempt has taken over: this process must stop
+├── ServiceRefused        the service rejected the request: a retry cannot help
+│   └── StaleAttempt      a newer attempt has taken over: this process must stop
+└── RanksDisagree         the ranks of a training do not make the same calls: correct the training script
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 
 class RemoteLRError(Exception):
-    """The base of the errors that the service causes."""
+    """The base of the errors of this package that end a call."""
 
 
 class ServiceUnreachable(RemoteLRError):
@@ -58,6 +59,10 @@ class ServiceRefused(RemoteLRError):
 
 class StaleAttempt(ServiceRefused):
     """A newer attempt of the run has taken over: this process must stop training."""
+
+
+class RanksDisagree(RemoteLRError):
+    """The ranks of a training have not made the same calls in time, or rank 0 has failed."""
 
 
 class RemoteLRWarning(UserWarning):

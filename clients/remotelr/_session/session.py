@@ -225,6 +225,11 @@ class Session:
         """The policy's unit is the optimizer step."""
         return self.decision is not None and self.decision.step is not None
 
+    @property
+    def spec(self) -> RunSpec | None:
+        """The run's spec; None if its policy is of a newer release."""
+        return None if self._replica is None else self._replica.spec
+
     def monitors(self) -> tuple[str, ...]:
         """The metrics that the run's policy monitors; empty while the policy is not known."""
         return () if self._replica is None else self._replica.policy.monitors()

@@ -1,0 +1,360 @@
+"""The scheduler: it sets the rates before each optimizer step, and reports each epoch."""
+
+import inspect
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from remotelr._http.transport import Transport
+from remotelr._session.identity import ProcessIdentity
+from remotelr._session.session import OnUnreachable
+from remotelr._session.setup import set_up
+from remotelr._training.policy_argument import document_of
+from remotelr._training.ranks import Ranks
+from remotelr._training.training import Reduce, Training
+from remotelr.client import FinalStatus, OnConflict
+from remotelr.rules.policy.importers import from_torch_scheduler
+from remotelr.torch.groups import ParameterGroups
+from remotelr.torch.ranks import current_ranks
+
+_PLATEAU = ("monitor", "mode", "factor", "patience", "threshold", "threshold_mode", "cooldown", "min_lr", "eps")
+
+# The argument of a call without one, which every framework may make at any time; None is a report without a metric.
+_NOTHING: Any = object()
+
+
+class RemoteLR(ReduceLROnPlateau):  # type: ignore[misc]  # torch is not installed where types are checked
+    """Sets the learning rate of an optimizer to the one that a RemoteLR service decides.
+
+    Used like torch's ReduceLROnPlateau, and an instance of it: call `step(val_loss)` after each validation, on every
+    rank, and keep `state_dict()` in the checkpoint. The rate is written by a hook right before each optimizer step, so
+    a policy by steps needs no further call, and no other scheduler overrides it.
+
+    If the service is unreachable, training goes on by the same rules in this process, after at most `timeout_s` per
+    epoch and a warning. A file keeps the reports, and the service receives them when it answers again.
+
+    With an initialised process group, rank 0 alone talks to the service, and all ranks have one rate at every step.
+
+    optimizer: or several, which share the counter of the first; wrappers with an attribute `optimizer` are unwrapped.
+    url: address of the service; by default `REMOTELR_URL`. Without either, the rules decide in this process alone.
+    run: the run's key, unique per training job; by default `REMOTELR_RUN`.
+    policy: a document (`{"type": "cosine", …}`) or a policy of `remotelr.rules`. By default ReduceLROnPlateau, with
+        mode, factor, patience, threshold, threshold_mode, cooldown, min_lr and eps named and defaulted as in torch.
+        min_lr bounds the reference rate; groups keep their ratio to it.
+    monitor: name of the metric that `step` receives as a number.
+    steps_per_epoch, total_epochs: of the run, if they are known. After `total_epochs` the run is completed.
+    last_epoch: epochs that are finished when the training begins, if no state is loaded. Give 0 to begin anew with an
+        optimizer that has made steps.
+    reduce: over ranks, `rank0` reports the metrics of rank 0, `mean` their mean (see `step`).
+    checkpoint: a function that loads the checkpoint of the end of an epoch (0-based), for a guard that rolls back.
+    live: apply commands while an epoch runs; needs a single process.
+    ranks: of the training; by default those of the default process group.
+    experiment, tags, on_conflict, on_unreachable, timeout_s, state_file, spool_dir, token, allow_http, verify,
+    headers, transport: as in `remotelr.keras.RemoteLR`. verbose: print messages.
+
+    last_epoch: of the object, epochs that are finished. stopped: the training must end.
+
+    Raises InvalidPolicy, TypeError and ValueError. The first optimizer step raises ServiceRefused, or ValueError if
+    the optimizer has made steps and the scheduler's state was not loaded; later only ServiceUnreachable, with
+    on_unreachable="raise", and RanksDisagree.
+    """
+
+    # Accelerate then returns the scheduler unwrapped, and still keeps its state.
+    _is_accelerate_prepared = True
+
+    def __init__(
+        self,
+        optimizer: Any,
+        url: str | None = None,
+        run: str | None = None,
+        policy: Any = None,
+        monitor: str = "val_loss",
+        *,
+        mode: str = "min",
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        threshold_mode: str = "rel",
+        cooldown: int = 0,
+        min_lr: Any = 0.0,
+        eps: float = 1e-8,
+        steps_per_epoch: int | None = None,
+        total_epochs: int | None = None,
+        last_epoch: int | None = None,
+        reduce: Reduce = "rank0",
+        checkpoint: Callable[[int], Any] | None = None,
+        experiment: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        on_conflict: OnConflict = "error",
+        on_unreachable: OnUnreachable = "local",
+        timeout_s: float = 5.0,
+        live: bool = False,
+        state_file: str | os.PathLike[str] | None = None,
+        spool_dir: str | os.PathLike[str] | None = None,
+        token: str | None = None,
+        allow_http: bool = False,
+        verify: Any = True,
+        headers: Mapping[str, str] | None = None,
+        transport: Transport | None = None,
+        ranks: Ranks | None = None,
+        verbose: bool = True,
+    ) -> None:
+        optimizers = [_unwrapped(each) for each in (optimizer if isinstance(optimizer, Sequence) else [optimizer])]
+        self._groups = ParameterGroups(optimizers)
+        given = (monitor, mode, factor, patience, threshold, threshold_mode, cooldown, min_lr, eps)
+        plateau = dict(zip(_PLATEAU, given, strict=True))
+        if policy is None:
+            plateau["min_lr"] = min_lr = self._floor(min_lr)
+            policy = {"type": "reduce_on_plateau", "flavor": "torch", **plateau}
+        elif others := [name for name in _PLATEAU[1:] if plateau[name] != _DEFAULTS[name]]:
+            raise ValueError(
+                f"{', '.join(others)} belong to the default policy, a plateau: put them into `policy` instead"
+            )
+        super().__init__(optimizers[0])
+        self.mode, self.factor, self.patience, self.cooldown = mode, factor, patience, cooldown
+        self.threshold, self.threshold_mode, self.eps = threshold, threshold_mode, eps
+        self.monitor = monitor
+        ranks = ranks or current_ranks()
+        if live and ranks is not None and ranks.count > 1:
+            raise ValueError(
+                f"live=True needs a single process, got {ranks.count} ranks: they would differ in an epoch"
+            )
+        setup = set_up(
+            url,
+            run,
+            ProcessIdentity(),
+            on_unreachable=on_unreachable,
+            live=live,
+            state_file=state_file,
+            spool_dir=spool_dir,
+            timeout_s=timeout_s,
+            token=token,
+            allow_http=allow_http,
+            verify=verify,
+            headers=headers,
+            transport=transport,
+        )
+        self.run, self.url = setup.run, setup.url
+        self._training = Training(
+            setup,
+            {"policy": document_of(policy), "experiment": experiment, "tags": tags, "on_conflict": on_conflict},
+            ranks=ranks,
+            reduce=reduce,
+            load=checkpoint,
+            say=_print if verbose else _log,
+        )
+        self._lengths = {"steps_per_epoch": steps_per_epoch, "total_epochs": total_epochs}
+        self._is_open = self._is_over = False
+        self._anew = last_epoch is not None
+        self.last_epoch = last_epoch or 0
+        # Steps of the optimizer in all, and in this epoch; the rate in force, and the one that the epoch began with.
+        self._steps = (steps_per_epoch or 0) * self.last_epoch
+        self._steps_in_epoch = 0
+        self._rate = self._groups.reference
+        self._first_rate: float | None = None
+        self.base_lrs = self._groups.initial_rates
+        self._last_lr = self._groups.read()
+        for index, each in enumerate(optimizers):
+            each.register_step_pre_hook(lambda *_, leads=index == 0: self._before_step(leads))
+        optimizers[0].register_step_post_hook(lambda *_: self._after_step())
+
+    @classmethod
+    def from_scheduler(
+        cls,
+        scheduler: Any,
+        url: str | None = None,
+        run: str | None = None,
+        *,
+        unit: Literal["epoch", "step"] = "epoch",
+        positions: int | None = None,
+        monitor: str = "val_loss",
+        **settings: Any,
+    ) -> Self:
+        """A RemoteLR with the rates of a torch scheduler, for its optimizer. Do not call `step` of that one any more.
+
+        unit: of one `scheduler.step()` in the training loop so far. positions: for LambdaLR and MultiplicativeLR, the
+        number of rates to store. settings: of `RemoteLR`.
+
+        Raises InvalidPolicy for a scheduler that no policy equals.
+        """
+        policy = from_torch_scheduler(scheduler, unit=unit, positions=positions, monitor=monitor)
+        return cls(scheduler.optimizer, url, run, policy, monitor, **settings)
+
+    def step(self, metrics: Any = _NOTHING, epoch: int | None = None) -> None:
+        """Report the epoch and set the rate of the next one. Call it on every rank.
+
+        metrics: the value of `monitor`, or metrics by name, or None on ranks that have not validated. With
+            reduce="mean", `(metrics, weight)` weighs the mean, for example by the number of samples.
+        epoch: ignored, as torch deprecates it.
+
+        Without an argument, or without an optimizer step since the last report, the call has no effect: Accelerate,
+        DeepSpeed and Trainer call it after every batch.
+        """
+        if metrics is _NOTHING or self._steps_in_epoch == 0 or self._training.is_disabled or self._is_over:
+            return
+        metrics, weight = metrics if isinstance(metrics, tuple) else (metrics, 1.0)
+        logs = metrics if isinstance(metrics, Mapping) else {} if metrics is None else {self.monitor: metrics}
+        logs = {name: _number(value) for name, value in logs.items()}
+        self._training.report(
+            self.last_epoch, logs, step=self._steps, learning_rate=self._first_rate, weight=float(weight)
+        )
+        self.last_epoch += 1
+        self._steps_in_epoch, self._first_rate = 0, None
+        self._training.roll_back(self.last_epoch)
+        self._write()
+        self._take_plateau()
+        total = self._lengths["total_epochs"]
+        if self.stopped or (total is not None and self.last_epoch >= total):
+            self.close()
+
+    @property
+    def stopped(self) -> bool:
+        """The training must end: by the policy, by a command, or because a newer attempt has taken over."""
+        return self._is_over or self._training.ended
+
+    @property
+    def stop_reason(self) -> str:
+        """Why it must end, as a clause."""
+        return self._training.stop_reason
+
+    def close(self, status: FinalStatus = "completed") -> None:
+        """Report the end of the run, once. With `total_epochs` the last `step` does it."""
+        if self._is_open:
+            self._is_over = self._training.ended
+            self._training.finish(status)
+            self._is_open = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._training.abandon()
+
+    def get_last_lr(self) -> list[float]:
+        """The rates in force, by group."""
+        return self._last_lr
+
+    def get_lr(self) -> list[float]:
+        """As `get_last_lr`: ignite reads this one."""
+        return self._groups.read()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the run, in numbers only. The policy and its state are in the service and the spool."""
+        return {
+            "last_epoch": self.last_epoch,
+            "steps": self._steps,
+            "steps_in_epoch": self._steps_in_epoch,
+            "first_rate": self._first_rate,
+            "base_lrs": list(self.base_lrs),
+            "_last_lr": list(self._last_lr),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue at the position of a checkpoint, before the first optimizer step.
+
+        Raises ValueError for the state of another scheduler, and after the training has begun.
+        """
+        missing = {"last_epoch", "steps", "steps_in_epoch"} - state_dict.keys()
+        if missing:
+            raise ValueError(f"the state has no {', '.join(sorted(missing))}: it is not the state of a RemoteLR")
+        if self._is_open:
+            raise ValueError("the training has begun: load the state before the first optimizer step")
+        self.last_epoch = int(state_dict["last_epoch"])
+        self._steps = int(state_dict["steps"])
+        self._steps_in_epoch = int(state_dict["steps_in_epoch"])
+        self._first_rate = state_dict.get("first_rate")
+        self._anew = True
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _before_step(self, leads: bool) -> None:
+        """The last moment before a rate is used: no other scheduler writes after it."""
+        if self._training.is_disabled or self._is_over:
+            return
+        if not self._is_open:
+            self._start()
+        if leads:
+            self._training.apply_live_commands()
+        # The others of several optimizers have the rate of the step that the first one makes or has made.
+        self._write(keep=not leads)
+        if self._first_rate is None:
+            self._first_rate = self._rate
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _after_step(self) -> None:
+        self._steps_in_epoch += 1
+        self._steps += 1
+
+    def _start(self) -> None:
+        made = self._groups.steps_made()
+        if made and not self._anew:
+            raise ValueError(
+                f"the optimizer has made {made} steps or more, but the scheduler begins at epoch 0, which would rewind "
+                f"run {self.run!r}: load the scheduler's state with load_state_dict, or give last_epoch="
+            )
+        self._is_open = True
+        self._training.open(initial_learning_rate=self._groups.reference or None, **self._lengths)
+        self._training.begin(self.last_epoch, self._steps - self._steps_in_epoch)
+        self._training.roll_back(self.last_epoch)
+
+    def _write(self, *, keep: bool = False) -> None:
+        """Set the rate of the present position. keep: the one that was set last."""
+        if not keep:
+            rate = self._training.learning_rate(self.last_epoch, self._steps_in_epoch)
+            in_force, self._rate = self._rate, self._rate if rate is None else rate
+            momentum = self._training.momentum(self.last_epoch, self._steps_in_epoch)
+            self._groups.write(self._rate, momentum, in_force)
+        else:
+            self._groups.write(self._rate, None, self._rate)
+        self._last_lr = self._groups.read()
+
+    def _take_plateau(self) -> None:
+        """The attributes that readers of a ReduceLROnPlateau look at."""
+        decision = self._training.decision
+        if decision is not None and decision.plateau is not None:
+            self.best: Any = decision.plateau.get("best")
+            self.num_bad_epochs = int(decision.plateau.get("wait") or 0)
+            self.cooldown_counter = int(decision.plateau.get("cooldown") or 0)
+
+    def _floor(self, min_lr: Any) -> float:
+        """torch's `min_lr`: a number, or one per group if they are in the ratio of the groups."""
+        if not isinstance(min_lr, (list, tuple)):
+            return float(min_lr)
+        ratios = self._groups.ratios
+        floors = [float(floor) / ratio if ratio else float(floor) for floor, ratio in zip(min_lr, ratios, strict=False)]
+        if len(min_lr) != len(ratios) or any(abs(each - floors[0]) > 1e-12 * floors[0] for each in floors):
+            raise ValueError(
+                f"min_lr must be one number, got {min_lr!r:.100}: it bounds the reference rate, and the groups keep "
+                f"their ratios {ratios}"
+            )
+        return floors[0]
+
+
+def _unwrapped(optimizer: Any) -> Optimizer:
+    """The torch optimizer inside the wrappers of Accelerate and others."""
+    while not isinstance(optimizer, Optimizer) and hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
+def _number(value: Any) -> Any:
+    # float() of a tensor with a gradient warns.
+    return float(value.detach()) if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+
+
+def _print(message: str) -> None:
+    print(message, flush=True)  # noqa: T201 - as torch's schedulers print
+
+
+def _log(message: str) -> None:
+    logging.getLogger("remotelr").info(message)
+
+
+_DEFAULTS = {name: inspect.signature(RemoteLR).parameters[name].default for name in _PLATEAU}
