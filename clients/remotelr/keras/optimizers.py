@@ -10,7 +10,7 @@ def check_settable(optimizer: Any) -> None:
     if not optimizers_of(optimizer):
         raise TypeError("the model has no optimizer: pass one with a learning rate to compile()")
     for each in optimizers_of(optimizer):
-        if not isinstance(each.learning_rate, keras.Variable):
+        if not _is_variable(each.learning_rate):
             raise TypeError(
                 f"the optimizer {each.name!r} follows a learning-rate schedule of its own, so its rate cannot be set. "
                 f"Give the schedule to RemoteLR as `policy=`, and the optimizer a float: "
@@ -55,7 +55,12 @@ def batches_of(optimizer: Any) -> int:
 
 def _value(variable: Any) -> Any:
     # The value, not the variable: NumPy 2 warns when Keras 3.15 converts a variable into an array.
-    return keras.ops.convert_to_numpy(variable.value if isinstance(variable, keras.Variable) else variable)
+    return keras.ops.convert_to_numpy(variable.value if _is_variable(variable) else variable)
+
+
+def _is_variable(value: Any) -> bool:
+    # Not isinstance of keras.Variable: before Keras 3.7 an optimizer's rate is a variable of another class.
+    return hasattr(value, "assign")
 
 
 def innermost(optimizer: Any) -> Any:
