@@ -8,7 +8,11 @@ RemoteLRError
 └── RanksDisagree         the ranks of a training do not make the same calls: correct the training script
 """
 
+import sys
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 
@@ -67,3 +71,20 @@ class RanksDisagree(RemoteLRError):
 
 class RemoteLRWarning(UserWarning):
     """Training goes on, but not as it would with the service. Issued once per cause, not once per epoch."""
+
+
+def warn(message: str) -> None:
+    """Issue RemoteLRWarning at the line of the user's code: the nearest frame outside of installed packages."""
+    # A frame's own object keeps its local variables alive, so only its number leaves this loop.
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
+    level = 2
+    while frame is not None and _is_library(frame.f_code.co_filename):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(f"RemoteLR: {message}", RemoteLRWarning, stacklevel=2 if frame is None else level)
+
+
+_PACKAGE = str(Path(__file__).parent)
+
+
+def _is_library(filename: str) -> bool:
+    return filename.startswith((_PACKAGE, "<")) or "site-packages" in filename

@@ -63,7 +63,7 @@ def test_after_holding_the_decisions_of_a_restarted_service_count(mortal_service
     assert len(ours(warned)) == 1
     # Told all that happened meanwhile, the service decides as if it had been there.
     assert history["learning_rate"] == float32(0.8, 0.4, 0.2, 0.2, 0.2, 0.025, 0.0125)
-    assert capsys.readouterr().out == f"RemoteLR: {mortal_service.url} answers again.\n"
+    assert capsys.readouterr().out.splitlines()[1:-1] == [f"RemoteLR: {mortal_service.url} answers again."]
 
 
 def test_a_service_that_comes_up_during_training_gets_the_run_then(mortal_service, key, capsys):
@@ -182,16 +182,25 @@ def test_what_is_printed_looks_like_keras(mortal_service, key, capsys):
     fit(linear(), Losses([1.0] * 6), RemoteLR(mortal_service.url, key, **plateau))
 
     printed = capsys.readouterr().out
-    start = "\nEpoch 1: RemoteLR setting learning rate to 0.10000000149011612.\n"
-    assert _rates_rounded(printed) == _rates_rounded(start + expected)
+    start = "\nEpoch 1: RemoteLR setting learning rate to 0.1.\n"
+    first, *changes, last, end = printed.split("\n")
+    assert f"run '{key}' on {mortal_service.url} begins epoch 1 with learning rate 0.1." in first
+    assert _rates_rounded("\n".join([*changes, ""])) == _rates_rounded(start + expected)
+    assert last == f"RemoteLR: run '{key}' is completed: 6 epochs, 2 reductions, best val_loss 1 in epoch 1."
+    assert end == ""
 
 
-def test_nothing_is_printed_by_default(mortal_service, key, capsys):
+def test_by_default_one_line_at_the_start_and_one_at_the_end_are_printed(mortal_service, key, capsys):
     mortal_service.start()
 
     fit(linear(), RemoteLR(mortal_service.url, key, HALVING))
 
-    assert capsys.readouterr().out == ""
+    start, end = capsys.readouterr().out.splitlines()
+    assert start == (
+        f"RemoteLR: run '{key}' on {mortal_service.url} begins epoch 1 with learning rate 0.8. "
+        f"Follow it with: remotelr runs watch {key}"
+    )
+    assert end == f"RemoteLR: run '{key}' is completed: 6 epochs, next learning rate 0.0125."
 
 
 def test_metrics_with_names_the_service_does_not_take_are_left_out(url, key):
@@ -277,3 +286,10 @@ def test_a_model_without_an_optimizer_is_refused(key):
 def _rates_rounded(printed: str) -> list[str]:
     """The lines with their rates as float32: Keras prints the float64 before the optimizer rounds it."""
     return [re.sub(r"to (\S+)\.$", lambda found: f"to {np.float32(found[1])}", line) for line in printed.splitlines()]
+
+
+def test_a_warning_points_at_the_users_line(key):
+    with pytest.warns(RemoteLRWarning) as warned:
+        fit(linear(), RemoteLR("http://127.0.0.1:9", key, HALVING, timeout_s=0.2), epochs=1)
+
+    assert {each.filename for each in warned if issubclass(each.category, RemoteLRWarning)} == {__file__}

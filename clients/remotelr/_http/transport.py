@@ -10,7 +10,6 @@ import os
 import socket
 import ssl
 import threading
-import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,7 +23,7 @@ except ImportError:
 
 from remotelr._http.requests import Request
 from remotelr._http.responses import Response
-from remotelr.errors import RemoteLRWarning
+from remotelr.errors import warn
 
 # Far above the largest page that the service sends.
 MAX_RESPONSE_BYTES = 1024 * 1024
@@ -271,11 +270,9 @@ class _TooLong(Exception):
 
 def _verification(verify: Any) -> Any:
     if verify is False:
-        warnings.warn(
-            "RemoteLR: verify=False trusts any server and sends it the token. Give the service's certificates as "
-            "verify='ca.pem' instead.",
-            RemoteLRWarning,
-            stacklevel=4,
+        warn(
+            "verify=False trusts any server and sends it the token. Give the service's certificates as "
+            "verify='ca.pem' instead."
         )
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

@@ -1,12 +1,11 @@
 """Messages to the user: a notifier that warns of each cause once, and the texts as pure functions."""
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from remotelr._session.journal import Outgoing
-from remotelr.errors import RemoteLRWarning
+from remotelr.errors import warn
 from remotelr.rules import Decision, Report, RulesError, RunSpec, policy_to_json
 from remotelr.rules.transitions.lifecycle import describe_difference, difference
 
@@ -29,7 +28,7 @@ class Notifier:
         self._say(f"RemoteLR: {message}")
 
     def warn(self, message: str) -> None:
-        warnings.warn(f"RemoteLR: {message}", RemoteLRWarning, stacklevel=2)
+        warn(message)
 
     def warn_once(self, cause: str, message: str) -> None:
         """Warn, unless this notifier has warned of `cause`."""

@@ -24,6 +24,7 @@ from remotelr._session.listener import listener_beside
 from remotelr._session.messages import Notifier
 from remotelr._session.metrics import reportable
 from remotelr._session.replica import LocalReplica, Request, same
+from remotelr._session.summary import Summary, start_line
 from remotelr.client import Client, FinalStatus, policy_conflict
 from remotelr.rules import (
     AttemptRequest,
@@ -95,6 +96,7 @@ class Session:
         self._begun = False
         self._policy_may_be_old = False
         self._applied_seq = 0
+        self._summary = Summary()
         self._service: CallPolicy | NoService = NoService()
         self._has_service = client is not None
         if client is not None:
@@ -135,16 +137,17 @@ class Session:
         """Grant the next calls the client's `timeout_s` in all; once between two epochs."""
         self._service.renew_budget()
 
-    def begin(self, epoch: int, step: int) -> None:
-        """Begin an attempt at `epoch`, unless this session has begun one.
+    def begin(self, epoch: int, step: int) -> bool:
+        """Begin an attempt at `epoch`, unless this session has begun one; returns whether it did.
         step: optimizer steps before it as the trainer counts them, for a run whose service has no count.
         """
         if self._begun:
-            return
+            return False
         self._begun = True
         self._warn_repeated(epoch)
         name, ranks = self._identity.name(), self._identity.world_size
         self._decide(AttemptRequest(key=name, epoch=epoch, step=step, world_size=ranks))
+        return True
 
     def report(self, epoch: int, logs: Mapping[str, Any], *, step: int | None, learning_rate: float | None) -> None:
         """Report the epoch; afterwards `decision` is that of the next epoch, if there is one.
@@ -165,6 +168,7 @@ class Session:
             local=held is not None and held.epoch == epoch and held.local and self._has_service,
         )
         self._decide(report)
+        self._summary.add(epoch, metrics, self.monitors(), self.decision)
 
     def learning_rate(self, epoch: int, step: int) -> float | None:
         """The rate at `step` optimizer steps after the beginning of `epoch`; None if `epoch` has no decision."""
@@ -233,6 +237,14 @@ class Session:
     def monitors(self) -> tuple[str, ...]:
         """The metrics that the run's policy monitors; empty while the policy is not known."""
         return () if self._replica is None else self._replica.policy.monitors()
+
+    def start_line(self) -> str:
+        """A line for people, after `begin`: the run, the service and the rate."""
+        return start_line(self._key, self._service.url if self._has_service else None, self.decision)
+
+    def end_line(self, status: FinalStatus) -> str:
+        """A line for people, at the end: what this process did."""
+        return self._summary.end_line(self._key, status, None if self.decision is None else self.decision.learning_rate)
 
     def finish(self, status: FinalStatus) -> None:
         """Report the end of the run, and close the connection and the journal."""

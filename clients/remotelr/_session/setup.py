@@ -14,7 +14,6 @@ Misspelled variables are warned of once.
 
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -27,7 +26,7 @@ from remotelr._session.journal import Journal
 from remotelr._session.session import OnUnreachable, Session
 from remotelr._session.spool import Spool, SpoolUnusable, default_directory, spool_path
 from remotelr.client import Client
-from remotelr.errors import RemoteLRWarning
+from remotelr.errors import warn
 
 Mode = Literal["online", "local", "disabled"]
 
@@ -91,11 +90,9 @@ class Setup:
         try:
             return Spool(path)
         except SpoolUnusable as error:
-            warnings.warn(
-                f"RemoteLR: {error}. Reports are kept in memory only: if this process dies, those that the service has "
-                f"not acknowledged are lost.",
-                RemoteLRWarning,
-                stacklevel=2,
+            warn(
+                f"{error}. Reports are kept in memory only: if this process dies, those that the service has "
+                f"not acknowledged are lost."
             )
             return None
 
@@ -164,11 +161,7 @@ def warn_of_misspelled(environ: Mapping[str, str]) -> None:
     for name, meant in misspelled_variables(environ):
         if name not in _warned:
             _warned.add(name)
-            warnings.warn(
-                f"RemoteLR: the environment variable {name} is unknown: did you mean {meant}?",
-                RemoteLRWarning,
-                stacklevel=2,
-            )
+            warn(f"the environment variable {name} is unknown: did you mean {meant}?")
 
 
 def misspelled_variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:

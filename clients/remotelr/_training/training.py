@@ -6,7 +6,6 @@ shares the outcome, so all ranks have the same rates at every step, and only one
 
 import json
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, get_args
@@ -19,7 +18,7 @@ from remotelr._session.session import Session
 from remotelr._session.setup import Setup
 from remotelr._training.ranks import Ranks, SingleRank
 from remotelr.client import FinalStatus
-from remotelr.errors import RanksDisagree, RemoteLRWarning
+from remotelr.errors import RanksDisagree, warn
 from remotelr.rules import Decision, RunSpec
 from remotelr.rules.run.decision import decision_to_json
 
@@ -82,7 +81,12 @@ class Training:
 
     def begin(self, epoch: int, step: int) -> None:
         """Begin an attempt at `epoch`, `step` optimizer steps after the beginning of the training."""
-        self._together(lambda: self._session.begin(epoch, step))
+
+        def begin() -> None:
+            self._session.begin(epoch, step)
+            self._say(self._session.start_line())
+
+        self._together(begin)
 
     def report(
         self, epoch: int, logs: Mapping[str, Any], *, step: int, learning_rate: float | None, weight: float = 1.0
@@ -129,11 +133,9 @@ class Training:
                 raise LookupError("give checkpoint= a function that loads the end of an epoch")  # noqa: TRY301
             self._load(back_to)
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything; training goes on
-            warnings.warn(
-                f"RemoteLR: the checkpoint of the end of epoch {back_to + 1} was not loaded for a rollback: "
-                f"{type(error).__name__}: {error}. Training goes on with the weights it has.",
-                RemoteLRWarning,
-                stacklevel=3,
+            warn(
+                f"the checkpoint of the end of epoch {back_to + 1} was not loaded for a rollback: "
+                f"{type(error).__name__}: {error}. Training goes on with the weights it has."
             )
         else:
             self._say(f"RemoteLR: epoch {epoch + 1} begins with the checkpoint of the end of epoch {back_to + 1}.")
@@ -161,7 +163,9 @@ class Training:
     def finish(self, status: FinalStatus = "completed") -> None:
         """Report the end: `stopped` in the place of `completed` if the decision in force has ended the training."""
         if isinstance(self._rates, Session):
-            self._rates.finish("stopped" if status == "completed" and self._rates.stopped else status)
+            status = "stopped" if status == "completed" and self._rates.stopped else status
+            self._rates.finish(status)
+            self._say(self._rates.end_line(status))
         self._rates = Follower()
 
     def abandon(self) -> None:

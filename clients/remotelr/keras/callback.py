@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,11 +10,10 @@ import keras
 
 from remotelr._http.transport import Transport
 from remotelr._session.identity import ProcessIdentity
-from remotelr._session.progress import EpochProgress
 from remotelr._session.session import OnUnreachable, Session
 from remotelr._session.setup import set_up
-from remotelr.client import OnConflict
-from remotelr.errors import RemoteLRWarning
+from remotelr.client import FinalStatus, OnConflict
+from remotelr.errors import warn
 from remotelr.keras.adopt import adopt, first_rate, replace_rate
 from remotelr.keras.checkpoints import Checkpoints, CheckpointSource
 from remotelr.keras.messages import say, say_command, say_reduction, say_rollback, say_setting, say_stop
@@ -32,6 +30,7 @@ from remotelr.keras.optimizers import (
     updates_of,
 )
 from remotelr.keras.policy_argument import policy_of
+from remotelr.keras.progress import EpochProgress
 from remotelr.rules import Policy
 
 # The service's limit on total_epochs.
@@ -57,7 +56,8 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
     policy: a document (`{"type": "cosine", …}`), a policy of `remotelr.rules`, or a Keras
         `LearningRateSchedule`. By default Keras's ReduceLROnPlateau, with monitor, factor, patience, mode,
         min_delta, cooldown and min_lr named and defaulted as there.
-    verbose: 1 prints each change of the rate, as Keras does.
+    verbose: 1 prints each change of the rate, as Keras does. One line at the start and one at the end are always
+        printed.
     experiment, tags: of the run. on_conflict: if the run exists with another policy: `error`, `keep` its own,
         `replace` it and keep the state, or `restart` with a new state.
     rank, world_size: of this process in the run. attempt_key: equal in all ranks and new after every restart; by
@@ -216,7 +216,8 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
         # Not in on_train_begin: BackupAndRestore sets the first epoch there.
         optimizer, session = self.model.optimizer, self._session
         updates = updates_of(optimizer)
-        session.begin(epoch, step=updates)
+        if session.begin(epoch, step=updates) and self._identity.rank == 0:
+            say(session.start_line())
         decided_step = session.step_of(epoch)
         self._epoch = EpochProgress(
             number=epoch,
@@ -280,8 +281,12 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
         self._stop_if_ended(epoch)
 
     def on_train_end(self, logs: Any = None) -> None:
-        if not self._disabled:
-            self._session.finish("stopped" if self._session.stopped else "completed")
+        if self._disabled:
+            return
+        status: FinalStatus = "stopped" if self._session.stopped else "completed"
+        self._session.finish(status)
+        if self._identity.rank == 0:
+            say(self._session.end_line(status))
 
     @property
     def _disabled(self) -> bool:
@@ -314,11 +319,7 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
         reasons = [move_momentum(model, innermost(each), momentum) for each in optimizers_of(model.optimizer)]
         self._fixed_momentum = next((reason for reason in reasons if reason), None)
         if self._fixed_momentum:
-            warnings.warn(
-                f"RemoteLR: the policy's momentum cannot be set: {self._fixed_momentum}.",
-                RemoteLRWarning,
-                stacklevel=2,
-            )
+            warn(f"the policy's momentum cannot be set: {self._fixed_momentum}.")
 
     def _stop_if_ended(self, epoch: int) -> None:
         if self._session.stopped or self._session.lost:
@@ -338,11 +339,9 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
             reset_non_finite(model.optimizer)
             say_rollback(epoch, back_to)
             return
-        warnings.warn(
-            f"RemoteLR: the weights of the end of epoch {back_to + 1} could not be loaded for a rollback: {failure}. "
-            f"Training goes on with the weights it has.",
-            RemoteLRWarning,
-            stacklevel=2,
+        warn(
+            f"the weights of the end of epoch {back_to + 1} could not be loaded for a rollback: {failure}. "
+            f"Training goes on with the weights it has."
         )
 
 

@@ -18,18 +18,20 @@ def say(message: str) -> None:
 def say_setting(decision: Decision, learning_rate: float) -> None:
     """Before an epoch with a new rate."""
     if decision.reason != "plateau" and (decision.changed or decision.reason == "start"):
-        say(f"\nEpoch {decision.epoch + 1}: RemoteLR setting learning rate to {learning_rate}.")
+        by = " (command)" if decision.reason == "command" else ""
+        say(f"\nEpoch {decision.epoch + 1}: RemoteLR setting learning rate to {learning_rate:.6g}{by}.")
 
 
 def say_reduction(decision: Decision) -> None:
     """After an epoch at whose end a plateau reduced the rate."""
     if decision.changed and decision.reason == "plateau":
-        say(f"\nEpoch {decision.epoch}: RemoteLR reducing learning rate to {decision.learning_rate}.")
+        say(f"\nEpoch {decision.epoch}: RemoteLR reducing learning rate to {decision.learning_rate:.6g}.")
 
 
 def say_command(epoch: int, batch: int, learning_rate: float | None) -> None:
     """Before a batch at which a live command has changed the rate."""
-    say(f"\nEpoch {epoch + 1}, batch {batch + 1}: RemoteLR setting learning rate to {learning_rate} (command).")
+    rate = "none" if learning_rate is None else f"{learning_rate:.6g}"
+    say(f"\nEpoch {epoch + 1}, batch {batch + 1}: RemoteLR setting learning rate to {rate} (command).")
 
 
 def say_rollback(epoch: int, back_to: int) -> None:
