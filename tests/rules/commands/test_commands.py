@@ -17,24 +17,24 @@ from remotelr.rules import (
     next_expiry,
     policy_from_json,
 )
-from support.rules.run_histories import COSINE, CURVE, FALLING, FLAT, PLATEAU, STEPS, Story, ahead, began
+from support.rules.run_histories import COSINE, CURVE, FALLING, FLAT, PLATEAU, STEPS, Story, began, next_rates
 
 
 def test_a_pin_holds_until_it_is_released_and_the_curve_is_where_it_would_have_been():
     story = began()
     story.command("set_learning_rate", 0.3)
-    held = ahead(story, 3)
+    held = next_rates(story, 3)
     story.command("release")
 
     assert [0.3, 0.3, 0.3] == held
-    assert CURVE[7:10] == ahead(story, 3)
+    assert CURVE[7:10] == next_rates(story, 3)
 
 
 def test_a_pin_until_an_epoch_ends_there_by_itself():
     story = began()
     story.command("set_learning_rate", 0.3, until=Until(epoch=6))
 
-    assert [0.3, 0.3, *CURVE[6:8]] == ahead(story, 4)
+    assert [0.3, 0.3, *CURVE[6:8]] == next_rates(story, 4)
 
 
 def test_a_factor_given_before_a_pin_is_there_again_when_its_time_is_over():
@@ -42,7 +42,7 @@ def test_a_factor_given_before_a_pin_is_there_again_when_its_time_is_over():
     story.command("scale", factor=0.5)
     story.command("set_learning_rate", 0.3, until=Until(epoch=6))
 
-    assert [0.3, 0.3, CURVE[6] * 0.5] == ahead(story, 3)
+    assert [0.3, 0.3, CURVE[6] * 0.5] == next_rates(story, 3)
 
 
 def test_a_second_pin_ends_at_its_own_until_and_not_at_that_of_the_first():
@@ -51,23 +51,23 @@ def test_a_second_pin_ends_at_its_own_until_and_not_at_that_of_the_first():
     story.report(3, 1.0)
     story.command("set_learning_rate", 0.2)
 
-    assert [0.2, 0.2, 0.2] == ahead(story, 3)
+    assert [0.2, 0.2, 0.2] == next_rates(story, 3)
 
 
 def test_a_one_shot_holds_for_one_epoch():
     story = began()
     story.command("set_learning_rate", 0.3, mode="one_shot")
 
-    assert [0.3, *CURVE[5:7]] == ahead(story, 3)
+    assert [0.3, *CURVE[5:7]] == next_rates(story, 3)
 
 
 def test_a_one_shot_gives_a_pin_back():
     story = began()
     story.command("set_learning_rate", 0.3)
-    ahead(story, 1)
+    next_rates(story, 1)
     story.command("set_learning_rate", 0.01, mode="one_shot", until=Until(epoch=7))
 
-    assert [0.01, 0.01, 0.3, 0.3] == ahead(story, 4)
+    assert [0.01, 0.01, 0.3, 0.3] == next_rates(story, 4)
 
 
 def test_a_pin_given_while_a_one_shot_holds_comes_after_it():
@@ -76,7 +76,7 @@ def test_a_pin_given_while_a_one_shot_holds_comes_after_it():
     story.report(3, 1.0)
     story.command("set_learning_rate", 0.3)
 
-    assert [0.01, 0.3, 0.3] == ahead(story, 3)
+    assert [0.01, 0.3, 0.3] == next_rates(story, 3)
 
 
 def test_a_factor_leaves_a_one_shot_alone():
@@ -84,14 +84,14 @@ def test_a_factor_leaves_a_one_shot_alone():
     story.command("set_learning_rate", 0.3, mode="one_shot")
     story.command("scale", factor=0.5)
 
-    assert [0.3, CURVE[5] * 0.5] == ahead(story, 2)
+    assert [0.3, CURVE[5] * 0.5] == next_rates(story, 2)
 
 
 def test_after_a_rebase_the_curve_goes_on_from_the_rate_in_its_own_proportions():
     story = began()
     story.command("set_learning_rate", 0.2, mode="rebase")
 
-    rates = ahead(story, 3)
+    rates = next_rates(story, 3)
 
     assert rates == pytest.approx([0.2, 0.2 * CURVE[5] / CURVE[4], 0.2 * CURVE[6] / CURVE[4]])
 
@@ -101,14 +101,14 @@ def test_a_rebase_takes_a_pin_away():
     story.command("set_learning_rate", 0.3)
     story.command("set_learning_rate", 0.2, mode="rebase")
 
-    assert ahead(story, 2) == pytest.approx([0.2, 0.2 * CURVE[5] / CURVE[4]])
+    assert next_rates(story, 2) == pytest.approx([0.2, 0.2 * CURVE[5] / CURVE[4]])
 
 
 def test_a_rebase_where_the_curve_has_come_to_zero_is_a_pin():
     story = began(epochs=11)
     story.command("set_learning_rate", 0.2, mode="rebase")
 
-    assert [0.2, 0.2] == ahead(story, 2)
+    assert [0.2, 0.2] == next_rates(story, 2)
 
 
 def test_a_rebase_counts_a_reduction_that_comes_with_it():
@@ -118,21 +118,21 @@ def test_a_rebase_counts_a_reduction_that_comes_with_it():
     story = began(PLATEAU, epochs=2)
     story.command("set_learning_rate", 0.3, mode="rebase")
 
-    assert ahead(story, 3) == pytest.approx([0.3, 0.3, 0.15])
+    assert next_rates(story, 3) == pytest.approx([0.3, 0.3, 0.15])
 
 
 @pytest.mark.parametrize("mode", ["pin", "one_shot"])
 def test_a_rate_until_a_time_is_held_until_its_release_is_appended(mode):
     story = began()
     story.command("set_learning_rate", 0.3, mode=mode, until=Until(time="2026-11-21T17:05:00+00:00"))
-    held = ahead(story, 4)
+    held = next_rates(story, 4)
     early = expired_override(story.run, datetime(2026, 11, 21, 17, 4, 59, tzinfo=UTC))
     due = expired_override(story.run, datetime(2026, 11, 21, 17, 5, tzinfo=UTC))
     story.order(due)
 
     assert [0.3] * 4 == held
     assert (None, "remotelr", "until") == (early, due.actor, due.reason)
-    assert CURVE[8:10] == ahead(story, 2)
+    assert CURVE[8:10] == next_rates(story, 2)
     assert expired_override(story.run, datetime(2030, 1, 1, tzinfo=UTC)) is None
 
 
@@ -141,7 +141,7 @@ def test_the_end_of_a_time_leaves_factors_and_a_stop_alone():
     story.command("scale", factor=0.5)
     story.command("set_learning_rate", 0.3, until=Until(time="2026-11-21T17:05:00Z"))
     story.command("stop")
-    ahead(story, 1)
+    next_rates(story, 1)
     story.order(expired_override(story.run, datetime(2027, 1, 1, tzinfo=UTC)))
     decision = story.report(4, 1.0)
 
@@ -156,7 +156,7 @@ def test_a_pin_that_expires_before_its_first_epoch_never_takes_effect():
 
     assert "pin" == due.only
     assert expired_override(story.run, datetime(2027, 1, 1, tzinfo=UTC)) is None
-    assert CURVE[4:6] == ahead(story, 2)
+    assert CURVE[4:6] == next_rates(story, 2)
 
 
 def test_the_next_time_that_matters_is_known_before_it_comes():
@@ -173,11 +173,11 @@ def test_the_next_time_that_matters_is_known_before_it_comes():
 def test_a_pause_holds_the_rate_in_force_and_the_curve_goes_on_where_it_stood():
     story = began()
     story.command("pause")
-    held = ahead(story, 4)
+    held = next_rates(story, 4)
     story.command("resume_schedule")
 
     assert [CURVE[3]] * 4 == held
-    assert CURVE[4:7] == ahead(story, 3)
+    assert CURVE[4:7] == next_rates(story, 3)
 
 
 def test_a_plateau_sees_nothing_of_a_pause():
@@ -187,14 +187,14 @@ def test_a_plateau_sees_nothing_of_a_pause():
     story = began(PLATEAU, epochs=3)
     before = story.run.state.schedule
     story.command("pause")
-    held = ahead(story, 5)
+    held = next_rates(story, 5)
     unmoved = story.run.state.schedule
     story.command("resume_schedule")
     story.report(8, 1.0)
 
     assert [FALLING[3]] * 5 == held
     assert before == unmoved
-    assert FALLING[4:7] == [story.run.learning_rate, *ahead(story, 2)]
+    assert FALLING[4:7] == [story.run.learning_rate, *next_rates(story, 2)]
 
 
 def test_a_factor_on_a_paused_run_multiplies_what_is_held():
@@ -202,36 +202,36 @@ def test_a_factor_on_a_paused_run_multiplies_what_is_held():
     story.command("pause")
     story.command("scale", factor=0.5)
 
-    assert [CURVE[3] * 0.5] * 2 == ahead(story, 2)
+    assert [CURVE[3] * 0.5] * 2 == next_rates(story, 2)
 
 
 def test_a_release_ends_a_pause_and_what_it_cost():
     story = began()
     story.command("pause")
-    ahead(story, 2)
+    next_rates(story, 2)
     story.command("resume_schedule")
-    ahead(story, 1)
+    next_rates(story, 1)
     story.command("release")
 
-    assert CURVE[7:10] == ahead(story, 3)
+    assert CURVE[7:10] == next_rates(story, 3)
 
 
 def test_a_curve_of_steps_stands_still_at_the_step_it_was_paused_at():
     story = began(STEPS, steps_per_epoch=10)
     story.command("pause")
-    held = ahead(story, 3)
+    held = next_rates(story, 3)
     story.command("resume_schedule")
 
     assert held == pytest.approx([CURVE[4]] * 3)
-    assert ahead(story, 3) == pytest.approx(CURVE[4:7])
+    assert next_rates(story, 3) == pytest.approx(CURVE[4:7])
 
 
 def test_a_paused_run_that_resumes_from_a_checkpoint_has_the_same_rates_again():
     story = began()
     story.command("pause")
-    ahead(story, 2)
+    next_rates(story, 2)
     story.command("resume_schedule")
-    rates = ahead(story, 3)
+    rates = next_rates(story, 3)
     story.attempt(4)
 
     assert rates == story.train(FLAT[:4], first=4)[-3:]
@@ -245,14 +245,14 @@ def test_a_replaced_policy_keeps_what_the_plateau_remembers_where_the_tree_has_t
     story = began(PLATEAU, epochs=3)
     policy_command(story, {**PLATEAU, "factor": 0.1})
 
-    assert [0.5, 0.05] == pytest.approx(ahead(story, 2))
+    assert [0.5, 0.05] == pytest.approx(next_rates(story, 2))
 
 
 def test_a_policy_replaced_with_a_reset_begins_at_the_runs_rate():
     story = began(PLATEAU, epochs=3)
     policy_command(story, {**PLATEAU, "factor": 0.1}, state="reset")
 
-    assert [1.0, 1.0, 0.1] == pytest.approx(ahead(story, 3))
+    assert [1.0, 1.0, 0.1] == pytest.approx(next_rates(story, 3))
 
 
 def test_a_policy_that_cannot_be_is_refused_and_changes_nothing():
@@ -268,10 +268,10 @@ def test_a_policy_that_cannot_be_is_refused_and_changes_nothing():
 def test_pins_and_factors_outlive_a_replaced_policy():
     story = began()
     story.command("scale", factor=0.5)
-    ahead(story, 1)
+    next_rates(story, 1)
     policy_command(story, {"type": "constant", "learning_rate": 0.4})
 
-    assert [0.2] == ahead(story, 1)
+    assert [0.2] == next_rates(story, 1)
 
 
 @pytest.mark.parametrize("order", ["replace", "extend"])
@@ -303,7 +303,7 @@ def test_a_cancelled_command_is_as_if_never_given():
     story.command("scale", factor=0.5)
     story.command("cancel", seq=story.run.seq)
 
-    assert CURVE[4:6] == ahead(story, 2)
+    assert CURVE[4:6] == next_rates(story, 2)
 
 
 def test_a_cancelled_pin_gives_back_the_one_it_would_have_replaced_with_its_end():
@@ -312,7 +312,7 @@ def test_a_cancelled_pin_gives_back_the_one_it_would_have_replaced_with_its_end(
     story.command("set_learning_rate", 0.2)
     story.command("cancel", seq=story.run.seq)
 
-    assert [0.3, 0.3, CURVE[6]] == ahead(story, 3)
+    assert [0.3, 0.3, CURVE[6]] == next_rates(story, 3)
 
 
 def test_a_cancelled_stop_does_not_stop_the_run():
@@ -328,11 +328,11 @@ def test_a_cancelled_command_does_not_come_back_when_the_run_goes_back():
     story.command("scale", factor=0.5)
     number = story.run.seq
     story.attempt(2)
-    ahead(story, 2)
+    next_rates(story, 2)
     story.command("cancel", seq=number)
     story.attempt(4)
 
-    assert CURVE[5:9] == ahead(story, 4)
+    assert CURVE[5:9] == next_rates(story, 4)
 
 
 @pytest.mark.parametrize("seq", [1, 2, 99])
@@ -381,7 +381,7 @@ def test_two_operators_at_once_are_one_too_many():
         story.command("scale", factor=0.5, expected_seq=seen)
 
     assert {"seq": seen + 1, "expected_seq": seen} == refusal.value.details
-    assert CURVE[4] * 0.5 == ahead(story, 1)[0]
+    assert CURVE[4] * 0.5 == next_rates(story, 1)[0]
 
 
 ORDERS = [
@@ -426,10 +426,10 @@ def test_a_command_survives_a_restart_and_effective_from_the_epoch_it_held_from(
     story, undisturbed = began(total_epochs=10), began(total_epochs=10)
     story.command(**order)
     undisturbed.command(**order)
-    ahead(story, 3)
+    next_rates(story, 3)
     story.attempt(2)
 
-    assert ahead(undisturbed, 6) == story.train(FLAT[:7], first=2)[1:]
+    assert next_rates(undisturbed, 6) == story.train(FLAT[:7], first=2)[1:]
 
 
 @by_type
@@ -441,8 +441,8 @@ def test_what_a_command_does_to_the_rate_is_noted_with_it(order):
     if order["type"] == "note":
         assert {} == notes
     else:
-        assert isclose(notes["before"], ahead(without, 1)[0], rel_tol=1e-12)
-        assert isclose(notes["after"], ahead(story, 1)[0], rel_tol=1e-12)
+        assert isclose(notes["before"], next_rates(without, 1)[0], rel_tol=1e-12)
+        assert isclose(notes["after"], next_rates(story, 1)[0], rel_tol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -454,7 +454,7 @@ def test_an_older_log_is_read_and_folds(old):
     """
     story = began()
     story.command(**old)
-    ahead(story, 2)
+    next_rates(story, 2)
     bare = [
         replace(event, notes={} if event.kind == "command" else event.notes, decision=_without_why(event.decision))
         for event in story.log.events

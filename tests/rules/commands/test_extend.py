@@ -3,14 +3,14 @@
 import pytest
 
 from remotelr.rules import InvalidCommand
-from support.rules.run_histories import CURVE, FALLING, FLAT, PLATEAU, STEPS, Story, ahead, began
+from support.rules.run_histories import CURVE, FALLING, FLAT, PLATEAU, STEPS, Story, began, next_rates
 
 
 def test_an_extended_curve_keeps_its_rate_at_the_joint_and_ends_at_the_total():
     story = began(total_epochs=10)
     story.command("extend", total=20)
 
-    rates = ahead(story, 17)
+    rates = next_rates(story, 17)
 
     assert rates[0] == pytest.approx(CURVE[4])
     assert rates == sorted(rates, reverse=True)
@@ -25,7 +25,7 @@ def test_an_extended_curve_keeps_the_share_that_is_done():
     story = began(total_epochs=10)
     story.command("extend", total=20, continuity="keep_fraction")
 
-    rates = ahead(story, 17)[::8]
+    rates = next_rates(story, 17)[::8]
 
     assert rates == [CURVE[4], pytest.approx(CURVE[7]), pytest.approx(CURVE[10], abs=1e-12)]
 
@@ -34,7 +34,7 @@ def test_an_extended_curve_can_begin_again():
     story = began(total_epochs=10)
     story.command("extend", total=24, continuity="restart")
 
-    rates = ahead(story, 21)[::10]
+    rates = next_rates(story, 21)[::10]
 
     assert rates == [CURVE[0], pytest.approx(CURVE[5]), pytest.approx(CURVE[10], abs=1e-12)]
 
@@ -43,24 +43,24 @@ def test_an_extended_plateau_goes_on_as_it_was():
     story = began(PLATEAU, epochs=3, total_epochs=10)
     story.command("extend", total=20)
 
-    assert FALLING[4:8] == ahead(story, 4)
+    assert FALLING[4:8] == next_rates(story, 4)
 
 
 def test_a_curve_of_steps_is_extended_by_epochs():
     story = began(STEPS, steps_per_epoch=10, total_epochs=10)
     story.command("extend", total=20, continuity="keep_fraction")
 
-    assert ahead(story, 9)[8] == pytest.approx(CURVE[7])
+    assert next_rates(story, 9)[8] == pytest.approx(CURVE[7])
 
 
 def test_a_run_that_goes_back_to_before_its_extension_has_the_rates_of_back_then():
     story = began(total_epochs=10)
     story.command("extend", total=20)
-    rates = ahead(story, 5)
+    rates = next_rates(story, 5)
     story.attempt(1)
 
     assert CURVE[2:4] == story.train(FLAT[:2], first=1)
-    assert rates == ahead(story, 5)
+    assert rates == next_rates(story, 5)
 
 
 def test_a_run_can_be_extended_more_than_once_but_not_without_end():
@@ -92,7 +92,7 @@ def test_an_expression_of_the_total_is_extended_once_and_not_twice():
     story = began({"type": "expression", "expression": "0.1 * (1 - epoch / total)"}, total_epochs=10)
     story.command("extend", total=20, continuity="keep_fraction")
 
-    assert ahead(story, 9)[8] == pytest.approx(0.1 * 0.3)
+    assert next_rates(story, 9)[8] == pytest.approx(0.1 * 0.3)
 
 
 @pytest.mark.parametrize(
@@ -112,4 +112,4 @@ def test_the_formulas_of_an_extension_are_those_of_the_documentation(continuity,
     story.command("extend", total=17, continuity=continuity)
     expected = [rate(lambda position: policy.learning_rate(None, position), epoch) for epoch in range(4, 18)]
 
-    assert ahead(story, 14) == pytest.approx(expected)
+    assert next_rates(story, 14) == pytest.approx(expected)

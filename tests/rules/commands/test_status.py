@@ -15,7 +15,7 @@ def began(policy=CONSTANT, **rest) -> Story:
     return story
 
 
-def life(story: Story, seq: int):
+def status(story: Story, seq: int):
     event, *later = [event for event in story.log.events if event.seq >= seq]
     return command_status(event, later, story.run)
 
@@ -41,13 +41,13 @@ def train_two(story: Story, used: float) -> None:
 def test_a_command_is_queued_until_it_is_delivered():
     story, seq = scaled()
 
-    assert ("queued", None, None) == (life(story, seq).state, life(story, seq).seq, life(story, seq).at_epoch)
+    assert ("queued", None, None) == (status(story, seq).state, status(story, seq).seq, status(story, seq).at_epoch)
 
 
 def test_it_is_delivered_with_the_first_decision_it_bears_on():
     story, seq = scaled()
     story.report(1, 0.5)
-    found = life(story, seq)
+    found = status(story, seq)
 
     assert ("delivered", seq + 1, 2, 0.05) == (found.state, found.seq, found.at_epoch, found.rate)
 
@@ -58,7 +58,7 @@ def test_it_is_applied_when_a_report_says_the_rate_that_was_used():
     """
     story, seq = scaled()
     train_two(story, 0.05000000074505806)
-    found = life(story, seq)
+    found = status(story, seq)
 
     assert ("applied", seq + 2, 2, 0.05000000074505806) == (found.state, found.seq, found.at_epoch, found.rate)
 
@@ -67,13 +67,13 @@ def test_a_report_that_does_not_say_its_rate_proves_nothing():
     story, seq = scaled()
     story.train([0.5, 0.5], first=1)
 
-    assert "delivered" == life(story, seq).state
+    assert "delivered" == status(story, seq).state
 
 
 def test_it_is_rejected_when_the_trainer_used_another_rate():
     story, seq = scaled()
     train_two(story, 0.1)
-    found = life(story, seq)
+    found = status(story, seq)
 
     assert ("rejected", 0.1, "the trainer used 0.1") == (found.state, found.rate, found.reason)
 
@@ -82,7 +82,7 @@ def test_it_is_rejected_when_a_bound_made_another_rate_of_it():
     story = began({"schedule": CONSTANT, "min_lr": 0.08})
     seq = ordered(story, "scale", factor=0.5)
     story.report(1, 0.5)
-    found = life(story, seq)
+    found = status(story, seq)
 
     assert ("rejected", 0.08, "a bound changed the rate to 0.08") == (found.state, found.rate, found.reason)
 
@@ -91,7 +91,7 @@ def test_it_expires_when_the_run_ends_before():
     story, seq = scaled()
     story.finish("completed")
 
-    assert ("expired", "the run is completed") == (life(story, seq).state, life(story, seq).reason)
+    assert ("expired", "the run is completed") == (status(story, seq).state, status(story, seq).reason)
 
 
 def test_it_expires_when_its_epoch_was_never_trained():
@@ -99,7 +99,7 @@ def test_it_expires_when_its_epoch_was_never_trained():
     seq = ordered(story, "set_learning_rate", value=0.3, until=Until(epoch=4))
     story.report(5, 0.5)
 
-    assert "expired" == life(story, seq).state
+    assert "expired" == status(story, seq).state
     assert 0.1 == story.run.learning_rate
 
 
@@ -109,7 +109,7 @@ def test_it_expires_when_its_time_was_over_before():
     story.command("release", only="pin")
     story.report(1, 0.5)
 
-    assert "expired" == life(story, seq).state
+    assert "expired" == status(story, seq).state
 
 
 @pytest.mark.parametrize(
@@ -134,8 +134,8 @@ def test_a_queued_command_is_superseded_by_a_command_that_replaces_it(order, lat
     story.command(**later)
     story.report(1, 0.5)
 
-    assert ("superseded", seq + 1) == (life(story, seq).state, life(story, seq).seq)
-    assert "delivered" == life(story, seq + 1).state
+    assert ("superseded", seq + 1) == (status(story, seq).state, status(story, seq).seq)
+    assert "delivered" == status(story, seq + 1).state
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_what_leaves_it_in_its_place_supersedes_nothing(order, later):
     seq = ordered(story, **order)
     story.command(**later)
 
-    assert "queued" == life(story, seq).state
+    assert "queued" == status(story, seq).state
 
 
 def test_it_is_cancelled_by_a_cancel_and_gives_its_place_back():
@@ -164,11 +164,11 @@ def test_it_is_cancelled_by_a_cancel_and_gives_its_place_back():
     story.report(1, 0.5)
 
     assert ("cancelled", cancel, "too high") == (
-        life(story, second).state,
-        life(story, second).seq,
-        life(story, second).reason,
+        status(story, second).state,
+        status(story, second).seq,
+        status(story, second).reason,
     )
-    assert "delivered" == life(story, first).state
+    assert "delivered" == status(story, first).state
 
 
 @pytest.mark.parametrize("order", [{"type": "note", "text": "hm"}, {"type": "cancel", "seq": 4}])
@@ -177,7 +177,7 @@ def test_what_holds_at_once_is_applied_at_once(order):
     story.command("scale", factor=0.5)
     seq = ordered(story, **order)
 
-    assert "applied" == life(story, seq).state
+    assert "applied" == status(story, seq).state
 
 
 def test_a_run_that_goes_back_does_not_take_a_delivery_back():
@@ -185,7 +185,7 @@ def test_a_run_that_goes_back_does_not_take_a_delivery_back():
     train_two(story, 0.05)
     story.attempt(1)
 
-    assert "applied" == life(story, seq).state
+    assert "applied" == status(story, seq).state
 
 
 def test_the_attempt_in_force_determines_the_rate_of_an_epoch_trained_twice():
@@ -194,27 +194,27 @@ def test_the_attempt_in_force_determines_the_rate_of_an_epoch_trained_twice():
     story.attempt(1)
     train_two(story, 0.05)
 
-    assert ("applied", 0.05) == (life(story, seq).state, life(story, seq).rate)
+    assert ("applied", 0.05) == (status(story, seq).state, status(story, seq).rate)
 
 
 def test_a_policy_command_has_the_same_states_as_others():
     story = began(total_epochs=10)
     seq = ordered(story, "extend", total=20)
-    queued = life(story, seq).state
+    queued = status(story, seq).state
     story.report(1, 0.5)
 
-    assert ("queued", "delivered") == (queued, life(story, seq).state)
+    assert ("queued", "delivered") == (queued, status(story, seq).state)
 
 
 def test_a_stop_is_applied_when_the_run_has_ended():
     story = began()
     seq = ordered(story, "stop")
     story.report(1, 0.5, learning_rate=0.1)
-    told = life(story, seq)
+    on_delivery = status(story, seq)
     story.finish("stopped")
-    ended = life(story, seq)
+    ended = status(story, seq)
 
-    assert ("delivered", seq + 1, 2) == (told.state, told.seq, told.at_epoch)
+    assert ("delivered", seq + 1, 2) == (on_delivery.state, on_delivery.seq, on_delivery.at_epoch)
     assert ("applied", seq + 2, 2) == (ended.state, ended.seq, ended.at_epoch)
 
 
@@ -224,7 +224,7 @@ def test_a_stop_is_rejected_by_a_trainer_that_goes_on():
     story.report(1, 0.5, learning_rate=0.1)
     story.report(2, 0.5, learning_rate=0.1)
 
-    assert ("rejected", "the trainer went on with epoch 2") == (life(story, seq).state, life(story, seq).reason)
+    assert ("rejected", "the trainer went on with epoch 2") == (status(story, seq).state, status(story, seq).reason)
 
 
 def test_a_stop_that_was_taken_back_in_time_is_neither():
@@ -234,4 +234,4 @@ def test_a_stop_that_was_taken_back_in_time_is_neither():
     ordered(story, "release")
     story.report(2, 0.5, learning_rate=0.1)
 
-    assert "delivered" == life(story, seq).state
+    assert "delivered" == status(story, seq).state

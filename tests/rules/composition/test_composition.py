@@ -4,7 +4,7 @@ import pytest
 from pytest import approx
 
 from remotelr.rules import Binding, InvalidPolicy, Point, policy_from_json
-from support.rules.curves import curve, told
+from support.rules.curves import curve, epoch_rates
 
 UP = {"type": "linear", "initial_learning_rate": 0.2, "end_learning_rate": 1.0, "decay_steps": 4}
 PLATEAU = {"type": "reduce_on_plateau", "flavor": "torch", "factor": 0.5, "patience": 0}
@@ -28,7 +28,7 @@ def test_a_plateau_after_a_warmup_starts_from_the_rate_arrived_at():
     """
     document = in_sequence(UP, PLATEAU, milestones=[4])
 
-    rates = told(document, [1, 1, 1, 1, 9, 9, 9], initial=0.01)
+    rates = epoch_rates(document, [1, 1, 1, 1, 9, 9, 9], initial=0.01)
 
     assert approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 0.5, 0.25]) == rates
 
@@ -36,7 +36,7 @@ def test_a_plateau_after_a_warmup_starts_from_the_rate_arrived_at():
 def test_a_plateau_hands_its_reduced_rate_to_the_next_plateau():
     document = in_sequence(PLATEAU, PLATEAU | {"factor": 0.1}, milestones=[3])
 
-    rates = told(document, [9, 9, 9, 9, 9, 9], initial=1.0)
+    rates = epoch_rates(document, [9, 9, 9, 9, 9, 9], initial=1.0)
 
     assert approx([1, 1, 0.5, 0.25, 0.25, 0.025, 0.0025]) == rates
 
@@ -44,7 +44,7 @@ def test_a_plateau_hands_its_reduced_rate_to_the_next_plateau():
 def test_an_open_loop_part_begins_at_its_own_rate_whatever_came_before():
     document = in_sequence(PLATEAU, {"type": "constant"}, milestones=[3])
 
-    assert [1, 1, 0.5, 1.0, 1.0] == told(document, [9, 9, 9, 9], initial=1.0)
+    assert [1, 1, 0.5, 1.0, 1.0] == epoch_rates(document, [9, 9, 9, 9], initial=1.0)
 
 
 def test_a_part_that_no_report_has_reached_yet_begins_where_the_one_before_stands():
@@ -97,7 +97,7 @@ def test_chained_parts_multiply_and_begin_at_1_where_they_name_no_rate():
 def test_a_plateau_in_a_chain_multiplies_the_others():
     document = {"type": "chained", "schedules": [UP, PLATEAU]}
 
-    assert approx([0.02, 0.04, 0.03, 0.02, 0.0125]) == told(document, [9, 9, 9, 9], initial=0.1)
+    assert approx([0.02, 0.04, 0.03, 0.02, 0.0125]) == epoch_rates(document, [9, 9, 9, 9], initial=0.1)
 
 
 def test_the_rate_of_the_run_reaches_every_open_part():

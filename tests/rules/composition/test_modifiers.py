@@ -6,7 +6,7 @@ import pytest
 from pytest import approx
 
 from remotelr.rules.composition.noise import Noise
-from support.rules.curves import curve, told
+from support.rules.curves import curve, epoch_rates
 
 LINE = {"type": "linear", "initial_learning_rate": 1.0, "end_learning_rate": 0.0, "decay_steps": 4}
 PLATEAU = {"type": "reduce_on_plateau", "flavor": "torch", "factor": 0.5, "patience": 0}
@@ -72,13 +72,13 @@ def test_a_plateau_sees_no_metric_before_the_warmup_ends():
     """
     document = PLATEAU | {"warmup": {"steps": 2}}
 
-    assert [0, 0.5, 1, 1, 0.5, 0.25] == told(document, [9, 9, 9, 9, 9], initial=1.0)
+    assert [0, 0.5, 1, 1, 0.5, 0.25] == epoch_rates(document, [9, 9, 9, 9, 9], initial=1.0)
 
 
 def test_a_plateau_can_have_an_offset_noise_and_an_upper_bound():
     document = PLATEAU | {"offset": 3, "max_lr": 0.4, "noise": {"on": 50}}
 
-    assert [0.4, 0.4, 0.4, 0.25] == told(document, [9, 9, 9], initial=1.0)
+    assert [0.4, 0.4, 0.4, 0.25] == epoch_rates(document, [9, 9, 9], initial=1.0)
 
 
 def test_noise_is_the_same_for_the_same_position_and_another_for_the_next():

@@ -10,31 +10,31 @@ from hypothesis import strategies as st
 from remotelr.rules import InvalidPolicy, InvalidReport, Point
 from remotelr.rules.plateau.greedy import Greedy
 from remotelr.rules.policy.codec import node_from_json, node_to_json
-from support.rules.curves import states, told
+from support.rules.curves import epoch_rates, states
 
 EAGER = {"type": "greedy", "factor": 0.5, "patience": 0, "min_lr": 0.25, "max_lr": 4.0}
 
 
 def test_the_rate_rises_with_every_improvement_and_falls_with_every_bad_report():
-    assert [1, 2, 4, 2, 1] == told(EAGER, [0.9, 0.8, 0.8, 0.8], initial=1.0)
+    assert [1, 2, 4, 2, 1] == epoch_rates(EAGER, [0.9, 0.8, 0.8, 0.8], initial=1.0)
 
 
 def test_the_rate_stays_between_its_bounds():
-    assert [1, 2, 4, 4, 2, 1, 0.5, 0.25, 0.25] == told(EAGER, [0.9, 0.8, 0.7, *[0.7] * 5], initial=1.0)
+    assert [1, 2, 4, 4, 2, 1, 0.5, 0.25, 0.25] == epoch_rates(EAGER, [0.9, 0.8, 0.7, *[0.7] * 5], initial=1.0)
 
 
 def test_patience_is_of_reports_in_a_row_either_way():
-    assert [1, 1, 2, 2, 2, 1] == told(EAGER | {"patience": 1}, [0.9, 0.8, 0.7, 0.8, 0.8], initial=1.0)
+    assert [1, 1, 2, 2, 2, 1] == epoch_rates(EAGER | {"patience": 1}, [0.9, 0.8, 0.7, 0.8, 0.8], initial=1.0)
 
 
 def test_reports_after_a_fall_and_after_a_rise_are_ignored():
-    assert [1, 2, 2, 1, 1, 1, 0.5] == told(
+    assert [1, 2, 2, 1, 1, 1, 0.5] == epoch_rates(
         EAGER | {"warmup": 1, "cooldown": 2}, [0.9, 0.1, 0.9, 0.1, 0.1, 0.9], initial=1.0
     )
 
 
 def test_after_fruitless_reductions_at_the_floor_all_begins_anew():
-    assert [1, 2, 1, 0.5, 0.25, 1, 2] == told(EAGER | {"reset_start": 2}, [1.0] * 6, initial=1.0)
+    assert [1, 2, 1, 0.5, 0.25, 1, 2] == epoch_rates(EAGER | {"reset_start": 2}, [1.0] * 6, initial=1.0)
 
 
 def test_a_smoothed_value_is_the_mean_of_the_window():
@@ -62,9 +62,9 @@ def test_what_is_no_number_is_never_best(value):
 
 
 def test_a_nan_is_refused_or_skipped_where_the_policy_says_so():
-    assert [1, 1] == told(EAGER | {"nan_policy": "skip"}, [nan], initial=1.0)
+    assert [1, 1] == epoch_rates(EAGER | {"nan_policy": "skip"}, [nan], initial=1.0)
     with pytest.raises(InvalidReport, match="val_loss is nan"):
-        told(EAGER | {"nan_policy": "error"}, [nan], initial=1.0)
+        epoch_rates(EAGER | {"nan_policy": "error"}, [nan], initial=1.0)
 
 
 @settings(deadline=None)
@@ -126,4 +126,4 @@ def test_in_a_sequence_it_starts_from_where_the_part_before_has_arrived():
     line = {"type": "linear", "initial_learning_rate": 0.5, "end_learning_rate": 1.0, "decay_steps": 1}
     document = {"type": "sequential", "schedules": [line, EAGER], "milestones": [1]}
 
-    assert [0.5, 1, 2] == told(document, [0.9, 0.8])
+    assert [0.5, 1, 2] == epoch_rates(document, [0.9, 0.8])

@@ -12,7 +12,7 @@ from remotelr.rules import Binding, InvalidPolicy, InvalidReport, Point
 from remotelr.rules.plateau.machine import float32
 from remotelr.rules.plateau.reduce_on_plateau import ReduceOnPlateau
 from remotelr.rules.policy.codec import node_from_json, node_to_json
-from support.rules.curves import states, told
+from support.rules.curves import epoch_rates, states
 
 HALVING = {"type": "reduce_on_plateau", "flavor": "keras_legacy", "factor": 0.5, "patience": 2, "min_delta": 0.0}
 TORCH = {"type": "reduce_on_plateau", "flavor": "torch", "factor": 0.5, "patience": 1}
@@ -37,29 +37,29 @@ def refused(**settings):
 
 
 def test_the_rate_drops_when_patience_runs_out():
-    assert [1, 1, 1, 0.5, 0.5, 0.25, 0.25] == told(HALVING, FLAT, initial=1.0)
+    assert [1, 1, 1, 0.5, 0.5, 0.25, 0.25] == epoch_rates(HALVING, FLAT, initial=1.0)
 
 
 def test_an_improvement_starts_the_wait_again():
-    assert [1, 1, 1, 1, 1, 0.5] == told(HALVING, [1.0, 1.0, 0.9, 0.9, 0.9], initial=1.0)
+    assert [1, 1, 1, 1, 1, 0.5] == epoch_rates(HALVING, [1.0, 1.0, 0.9, 0.9, 0.9], initial=1.0)
 
 
 def test_keras_ignores_one_report_less_than_the_cooldown_says():
-    assert [1, 1, 0.5, 0.5, 0.25] == told(HALVING | {"patience": 1, "cooldown": 2}, [1.0] * 4, initial=1.0)
+    assert [1, 1, 0.5, 0.5, 0.25] == epoch_rates(HALVING | {"patience": 1, "cooldown": 2}, [1.0] * 4, initial=1.0)
 
 
 def test_torch_ignores_as_many_reports_as_the_cooldown_says():
-    assert [1, 1, 0.5, 0.5, 0.5, 0.25] == told(TORCH | {"patience": 0, "cooldown": 2}, [1.0] * 5, initial=1.0)
+    assert [1, 1, 0.5, 0.5, 0.5, 0.25] == epoch_rates(TORCH | {"patience": 0, "cooldown": 2}, [1.0] * 5, initial=1.0)
 
 
 def test_torchs_patience_is_one_report_longer_than_keras():
-    assert [1, 1, 1, 0.5, 0.5, 0.25] == told(TORCH, [1.0] * 5, initial=1.0)
+    assert [1, 1, 1, 0.5, 0.5, 0.25] == epoch_rates(TORCH, [1.0] * 5, initial=1.0)
 
 
 def test_optax_averages_several_reports_before_it_judges():
     averaged = OPTAX | {"patience": 1, "accumulation_size": 2}
 
-    assert [1, 1, 1, 1, 0.5, 0.5, 0.25] == told(averaged, [1.0, 3.0, 3.0, 1.0, 2.0, 2.0], initial=1.0)
+    assert [1, 1, 1, 1, 0.5, 0.5, 0.25] == epoch_rates(averaged, [1.0, 3.0, 3.0, 1.0, 2.0, 2.0], initial=1.0)
 
 
 def test_keras_does_nothing_more_at_the_floor():
@@ -76,11 +76,11 @@ def test_torch_goes_on_counting_and_pausing_at_the_floor():
 
 
 def test_a_rate_below_the_floor_is_never_raised():
-    assert [0.125] * 4 == told(HALVING | {"patience": 1, "min_lr": 0.5}, [1.0] * 3, initial=0.125)
+    assert [0.125] * 4 == epoch_rates(HALVING | {"patience": 1, "min_lr": 0.5}, [1.0] * 3, initial=0.125)
 
 
 def test_keras_holds_the_rate_as_its_optimizer_does():
-    assert [float32(0.1), float32(0.1), float32(0.01)] == told(
+    assert [float32(0.1), float32(0.1), float32(0.01)] == epoch_rates(
         {"type": "reduce_on_plateau", "patience": 1}, [1.0, 1.0], initial=0.1
     )
 
@@ -112,17 +112,17 @@ def test_a_first_value_that_is_no_number_is_a_bad_report_and_the_run_recovers(fl
 
 
 def test_bad_reports_of_nan_reduce_the_rate():
-    assert [1, 1, 0.5, 0.5, 0.25] == told(HALVING, [nan] * 4, initial=1.0)
+    assert [1, 1, 0.5, 0.5, 0.25] == epoch_rates(HALVING, [nan] * 4, initial=1.0)
 
 
 def test_a_nan_that_is_skipped_was_not_measured():
-    assert [1, 1, 1, 1, 1] == told(HALVING | {"nan_policy": "skip"}, [1.0, nan, nan, nan], initial=1.0)
+    assert [1, 1, 1, 1, 1] == epoch_rates(HALVING | {"nan_policy": "skip"}, [1.0, nan, nan, nan], initial=1.0)
 
 
 @pytest.mark.parametrize(("value", "name"), [(nan, "nan"), (inf, "inf"), (-inf, "-inf")])
-def test_a_nan_that_is_refused_names_the_metric_and_the_way_out(value, name):
+def test_a_nan_that_is_refused_names_the_metric_and_the_remedies(value, name):
     with pytest.raises(InvalidReport, match=f"val_loss is {name}.*begin an attempt.*nan_policy") as caught:
-        told(HALVING | {"nan_policy": "error"}, [1.0, value], initial=1.0)
+        epoch_rates(HALVING | {"nan_policy": "error"}, [1.0, value], initial=1.0)
 
     assert {"metric": "val_loss", "value": name} == caught.value.details
 
@@ -267,12 +267,15 @@ def test_old_keras_looks_for_acc_anywhere_in_the_name(monitor, mode):
 
 
 def test_a_rate_of_its_own_goes_before_the_one_handed_over():
-    assert 0.25 == told(HALVING | {"initial_learning_rate": 0.25}, [], initial=1.0)[0]
+    assert 0.25 == epoch_rates(HALVING | {"initial_learning_rate": 0.25}, [], initial=1.0)[0]
 
 
 def test_over_a_cosine_the_curve_keeps_its_shape_and_sinks():
     cosine = {"type": "cosine", "decay_steps": 8}
-    alone, reduced = told(cosine, FLAT, initial=1.0), told(HALVING | {"schedule": cosine}, FLAT, initial=1.0)
+    alone, reduced = (
+        epoch_rates(cosine, FLAT, initial=1.0),
+        epoch_rates(HALVING | {"schedule": cosine}, FLAT, initial=1.0),
+    )
 
     assert approx([1, 1, 1, 0.5, 0.5, 0.25, 0.25]) == [
         ours / theirs for ours, theirs in zip(reduced, alone, strict=True)
@@ -283,26 +286,26 @@ def test_the_floor_holds_at_every_position_but_lifts_no_schedule():
     line = {"type": "linear", "decay_steps": 10, "end_learning_rate": 0.0}
     document = HALVING | {"patience": 1, "min_lr": 0.35, "schedule": line}
 
-    assert approx([1, 0.9, 0.4, 0.35, 0.35, 0.35, 0.35, 0.3, 0.2]) == told(document, [1.0] * 8, initial=1.0)
+    assert approx([1, 0.9, 0.4, 0.35, 0.35, 0.35, 0.35, 0.3, 0.2]) == epoch_rates(document, [1.0] * 8, initial=1.0)
 
 
 def test_after_a_warmup_it_counts_from_the_end_of_the_warmup():
     warmed = HALVING | {"warmup": {"steps": 2}}
 
-    assert [0, 0.5, 1, 1, 1, 0.5] == told(warmed, [0.1, 0.1, 1.0, 1.0, 1.0], initial=1.0)
+    assert [0, 0.5, 1, 1, 1, 0.5] == epoch_rates(warmed, [0.1, 0.1, 1.0, 1.0, 1.0], initial=1.0)
 
 
 def test_in_a_sequence_it_starts_from_where_the_part_before_has_arrived():
     line = {"type": "linear", "initial_learning_rate": 0.2, "end_learning_rate": 0.8, "decay_steps": 2}
     document = {"type": "sequential", "schedules": [line, HALVING], "milestones": [2]}
 
-    assert approx([0.2, 0.5, 0.8, 0.8, 0.8, 0.4]) == told(document, [0.1, 0.1, 1.0, 1.0, 1.0])
+    assert approx([0.2, 0.5, 0.8, 0.8, 0.8, 0.4]) == epoch_rates(document, [0.1, 0.1, 1.0, 1.0, 1.0])
 
 
 def test_a_plateau_over_a_plateau_multiplies_what_both_do():
     slow = HALVING | {"patience": 4}
 
-    assert [1, 1, 1, 0.5, 0.5, 0.125, 0.125] == told(HALVING | {"schedule": slow}, FLAT, initial=1.0)
+    assert [1, 1, 1, 0.5, 0.5, 0.125, 0.125] == epoch_rates(HALVING | {"schedule": slow}, FLAT, initial=1.0)
 
 
 def test_the_momentum_is_that_of_the_schedule_inside():

@@ -1,4 +1,4 @@
-"""limits: what nobody does to the rate of a run, neither its policy nor its operators."""
+"""limits: neither the policy of a run nor its operators move the rate beyond them."""
 
 from dataclasses import replace
 

@@ -49,9 +49,9 @@ def test_a_trainer_that_starts_again_under_a_policy_of_steps_starts_at_the_step_
 def test_the_effect_of_another_policy_is_computed_at_the_step_of_the_run():
     story = trained(epochs=50, steps_per_epoch=100)
     replaced(story, "command")
-    told = story.log.events[-1].notes["after"]
+    computed = story.log.events[-1].notes["after"]
 
-    assert told == story.report(50, 1.0).learning_rate
+    assert computed == story.report(50, 1.0).learning_rate
 
 
 def test_a_restart_must_give_the_step_if_it_is_unknown():

@@ -26,7 +26,7 @@ def events(story, kind):
     return [event for event in story.log.events if event.kind == kind]
 
 
-# Who is there when the time is over
+# Ranks present at the deadline
 
 
 def test_when_its_time_is_over_a_point_is_decided_by_the_ranks_that_are_there():
@@ -193,7 +193,7 @@ def test_the_first_ranks_that_make_a_quorum_decide_and_the_others_are_late():
 
 def test_a_new_policy_that_needs_fewer_ranks_decides_for_the_waiting_ones():
     """
-    What an operator does when a rank is dead and nobody had thought of a time.
+    An operator does this when a rank is dead and the policy has no timeout.
     """
     story = Story(policy(), world_size=4)
     for rank in (1, 2):
@@ -217,7 +217,7 @@ def test_a_new_policy_that_needs_rank_0_alone_uses_its_stored_report():
     assert 1.0 == story.report(0, 2.0, rank=1).plateau["best"]
 
 
-# Who said what
+# Values of the ranks
 
 
 def test_a_restarted_group_of_another_size_waits_for_as_many_as_it_has():
@@ -307,17 +307,17 @@ def test_whatever_happens_every_rank_gets_the_same_decisions(aggregate, on_timeo
     document = {"schedule": PLATEAU, "aggregate": {**aggregate, "timeout_s": 1, "on_timeout": on_timeout}}
     story = Story(document, world_size=WORLD)
     at = [0] * WORLD
-    told = {}
+    decisions = {}
     for what in happenings:
         if what == "time is over":
             story.expire()
             continue
         answer = story.report(at[what], values(at[what], what, losses), rank=what, weight=1.0 + what)
         if isinstance(answer, Decision):
-            told.setdefault(at[what], []).append(replace(answer, replayed=False))
+            decisions.setdefault(at[what], []).append(replace(answer, replayed=False))
             at[what] += 1
 
-    assert all(answer == answers[0] for answers in told.values() for answer in answers)
+    assert all(answer == answers[0] for answers in decisions.values() for answer in answers)
     assert story.replayed() == story.run
 
 

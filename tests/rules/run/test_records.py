@@ -1,4 +1,4 @@
-"""Records are the dataclasses that they look like; that nobody changes them is for the type checker to see."""
+"""Records behave as the dataclasses that they look like; that no code changes them is for the type checker."""
 
 import copy
 import dataclasses

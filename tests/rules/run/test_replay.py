@@ -237,12 +237,12 @@ def test_every_event_has_a_sentence_and_every_command_a_status(policy, steps):
     events = story.log.events
 
     assert all(describe(event).endswith(".") and "\n" not in describe(event) for event in events)
-    lives = [
+    statuses = [
         command_status(event, events[number + 1 :], story.run)
         for number, event in enumerate(events)
         if is_command(event)
     ]
-    assert all(life.state in {"queued", "expired"} or life.seq is not None for life in lives)
+    assert all(each.state in {"queued", "expired"} or each.seq is not None for each in statuses)
 
 
 def refused_or_taken(story: Story, order: dict) -> bool:
@@ -278,9 +278,9 @@ def test_a_run_that_goes_back_has_the_same_rates_again_whatever_was_ordered(poli
     again = [story.report(epoch, loss) for epoch, loss in enumerate(losses[back:], back)]
 
     if not followed:
-        assert [told(decision) for decision in decisions[back:]] == [told(decision) for decision in again]
+        assert [instruction(decision) for decision in decisions[back:]] == [instruction(decision) for decision in again]
 
 
-def told(decision: Decision) -> tuple:
-    """What an answer says of the rate and what to do."""
+def instruction(decision: Decision) -> tuple:
+    """The parts of a decision that tell the trainer the rate and the action."""
     return decision.epoch, decision.learning_rate, decision.reason, decision.action, decision.rollback_to, decision.why

@@ -498,7 +498,7 @@ def test_the_decision_after_a_drift_says_so_every_time_it_is_given():
 
 @pytest.mark.parametrize("used", [0.3, 0.15])
 def test_a_rate_commanded_and_applied_within_the_epoch_is_noted_as_live(used):
-    """A trainer that hears commands as they come may have heard of the first alone."""
+    """A trainer that applies commands as they arrive may have received only the first."""
     story = Story()
     story.attempt(0)
     story.command("set_learning_rate", 0.3)

@@ -123,7 +123,7 @@ def test_between_two_positions_lr_is_the_rate_of_the_whole_one_before():
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=10), st.floats(0, 30))
-def test_what_a_recursive_formula_remembers_leads_to_the_same_rates(strides, ahead):
+def test_what_a_recursive_formula_remembers_leads_to_the_same_rates(strides, distance):
     node = Expression(expression="lr * (0.9 + 0.05 * sin(epoch))").bind(Binding(initial_learning_rate=0.1))
     first = state = node.start(0.1)
     position = 0
@@ -131,7 +131,7 @@ def test_what_a_recursive_formula_remembers_leads_to_the_same_rates(strides, ahe
         state = json.loads(json.dumps(node.observe(state, Point(float(position), {})), allow_nan=False))
         position += stride
 
-    assert node.learning_rate(first, position + ahead) == node.learning_rate(state, position + ahead)
+    assert node.learning_rate(first, position + distance) == node.learning_rate(state, position + distance)
 
 
 def test_a_formula_that_does_not_recur_remembers_nothing():

@@ -4,7 +4,7 @@ from math import cos, exp, floor, pi, sqrt
 
 from pytest import approx
 
-from support.rules.curves import curve, told
+from support.rules.curves import curve, epoch_rates
 
 EPOCHS = range(60)
 
@@ -140,7 +140,7 @@ def test_the_rate_is_kept_for_10_epochs_then_multiplied_by_exp_minus_a_tenth():
 
     expected = [0.01 * exp(-0.1) ** max(epoch - 9, 0) for epoch in EPOCHS]
 
-    assert approx(expected, rel=1e-12) == told(document, [1.0] * 59)
+    assert approx(expected, rel=1e-12) == epoch_rates(document, [1.0] * 59)
 
 
 def test_plateau_with_factor_a_half_and_patience_5():
@@ -150,7 +150,7 @@ def test_plateau_with_factor_a_half_and_patience_5():
 
     expected = [0.01] * 6 + [0.005] * 5 + [0.0025]
 
-    assert approx(expected, rel=1e-6) == told(document, losses, initial=0.01)
+    assert approx(expected, rel=1e-6) == epoch_rates(document, losses, initial=0.01)
 
 
 def test_plateau_with_factor_a_tenth_and_patience_10():
@@ -159,7 +159,7 @@ def test_plateau_with_factor_a_tenth_and_patience_10():
 
     expected = [0.1] * 13 + [0.01] * 10 + [0.001]
 
-    assert approx(expected, rel=1e-6) == told(document, losses, initial=0.1)
+    assert approx(expected, rel=1e-6) == epoch_rates(document, losses, initial=0.1)
 
 
 def test_1cycle_over_a_given_peak_with_a_last_stretch_orders_of_magnitude_lower():

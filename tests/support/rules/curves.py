@@ -14,7 +14,7 @@ def curve(document: Mapping[str, Any], positions: Iterable[float], initial: floa
     return [policy.learning_rate(state, position) for position in positions]
 
 
-def told(document: Mapping[str, Any], losses: Sequence[float], initial: float | None = None) -> list[float]:
+def epoch_rates(document: Mapping[str, Any], losses: Sequence[float], initial: float | None = None) -> list[float]:
     """The rate of every epoch when `losses[e]` is reported as val_loss after epoch e, and of the epoch after."""
     policy = policy_from_json(document).bind(Binding(initial_learning_rate=initial))
     state = policy.start(initial or policy.initial_learning_rate or 0.0)

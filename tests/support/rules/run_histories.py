@@ -59,7 +59,7 @@ class Story:
         return self._take(decide_timed_out(self.run, self.log))
 
     def attempt(self, epoch: int, key: str | None = None, **rest: Any) -> Any:
-        request = AttemptRequest(key=key or f"life {self.run.attempt + 1}", epoch=epoch, **rest)
+        request = AttemptRequest(key=key or f"attempt {self.run.attempt + 1}", epoch=epoch, **rest)
         return self._take(begin_attempt(self.run, request, self.log))
 
     def command(self, type: Any, value: float | None = None, **rest: Any) -> None:
@@ -79,7 +79,7 @@ class Story:
         return replay("story", self.log.events)
 
 
-def ahead(story: Story, count: int) -> list[float]:
+def next_rates(story: Story, count: int) -> list[float]:
     """The rates of the next epochs."""
     return story.train([1.0] * count, first=story.run.epoch)
 
