@@ -54,7 +54,7 @@ class Misbehaving:
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who says nothing of time has as much of it as a busy machine takes."""
+    """A client without a `timeout_s` of its own waits as long as a busy machine takes."""
     monkeypatch.setitem(Client.__init__.__kwdefaults__, "timeout_s", 60.0)
 
 

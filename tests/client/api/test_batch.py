@@ -20,12 +20,14 @@ def run(shared_service: Service, request: pytest.FixtureRequest):
         yield run
 
 
-def told(epoch: int, **rest) -> Report:
+def report_of(epoch: int, **rest) -> Report:
     return Report(epoch=epoch, metrics={"val_loss": 1.0}, **rest)
 
 
 def test_a_batch_is_answered_report_by_report(run):
-    answers = run.report_batch([told(0), told(1, learning_rate=0.4, local=True), told(2, weight=2.0, step=30)])
+    answers = run.report_batch(
+        [report_of(0), report_of(1, learning_rate=0.4, local=True), report_of(2, weight=2.0, step=30)]
+    )
 
     assert [answer.learning_rate for answer in answers] == [0.4, 0.2, 0.1]
     assert run.decision == answers[-1]
@@ -35,7 +37,7 @@ def test_a_batch_is_answered_report_by_report(run):
 def test_the_answers_end_with_the_first_refusal(run):
     run.report(0, {"val_loss": 1.0})
 
-    *_, last = run.report_batch([told(0), Report(epoch=0, metrics={"val_loss": 2.0}), told(1)])
+    *_, last = run.report_batch([report_of(0), Report(epoch=0, metrics={"val_loss": 2.0}), report_of(1)])
 
     assert isinstance(last, ServiceRefused)
     assert (last.code, last.members["epoch"]) == ("report_conflict", 0)
@@ -44,7 +46,7 @@ def test_the_answers_end_with_the_first_refusal(run):
 
 def test_a_batch_with_something_in_it_that_is_no_report_is_refused_whole(run):
     with pytest.raises(ServiceRefused) as refused:
-        run.report_batch([told(0), told(-1)])
+        run.report_batch([report_of(0), report_of(-1)])
 
     assert (refused.value.code, refused.value.status) == ("invalid_request", 422)
     assert isinstance(run.report(0, {"val_loss": 1.0}), Decision)
@@ -52,5 +54,5 @@ def test_a_batch_with_something_in_it_that_is_no_report_is_refused_whole(run):
 
 def test_one_try_says_whether_the_service_is_there(shared_service):
     with Client(shared_service.url) as there, Client(NOWHERE) as nowhere:
-        assert there.answers("a-run-nobody-made", timeout_s=30)
-        assert not nowhere.answers("a-run-nobody-made", timeout_s=30)
+        assert there.answers("unknown", timeout_s=30)
+        assert not nowhere.answers("unknown", timeout_s=30)

@@ -71,7 +71,7 @@ def test_a_policy_that_cannot_be_one_is_refused_with_its_path(client, key):
 
 def test_a_run_that_is_not_there_is_refused(client):
     with pytest.raises(ServiceRefused) as refused:
-        client.get_run("nobody-made-this")
+        client.get_run("unknown")
 
     assert refused.value.code == "run_not_found"
 
@@ -277,11 +277,11 @@ def test_the_history_is_read_page_by_page(client, key, monkeypatch):
     for epoch in range(8):
         run.report(epoch, {"val_loss": 1.0 / (epoch + 1)}, learning_rate=0.1)
 
-    told = list(run.history())
+    history = list(run.history())
 
-    assert [row.epoch for row in told] == list(range(8))
-    assert told[1].metrics == {"val_loss": 0.5}
-    assert {row.used_learning_rate for row in told} == {0.1}
+    assert [row.epoch for row in history] == list(range(8))
+    assert history[1].metrics == {"val_loss": 0.5}
+    assert {row.used_learning_rate for row in history} == {0.1}
 
 
 def test_the_runs_of_a_tag_are_listed_page_by_page(client, key, monkeypatch):

@@ -73,12 +73,12 @@ def sent(shared_service) -> list[Request]:
             total_epochs=9,
             on_conflict="keep",
         )
-        run.begin(0, "life-1", 0, world_size=1, gap=True, last_seq=1)
+        run.begin(0, "attempt-1", 0, world_size=1, gap=True, last_seq=1)
         run.report(0, {"loss": 1.0}, rank=0, weight=2.0, step=4, learning_rate=0.1, local=True)
         run.current_decision(after=1, wait_s=0.1)
         for order in ORDERS:
             with suppress(ServiceRefused):  # what is sent counts
-                order(run, reason="why", actor="who", key=uuid.uuid4().hex, expected_seq=3)
+                order(run, reason="why", actor="ada", key=uuid.uuid4().hex, expected_seq=3)
         list(run.history())
         list(client.runs(experiment="mirrors", status="running", tag="a:b"))
         run.refresh()

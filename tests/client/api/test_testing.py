@@ -13,29 +13,31 @@ PLATEAU = {"type": "reduce_on_plateau", "monitor": "val_loss", "mode": "min", "f
 
 def everything_one_can_ask(client: Client, key: str) -> list:
     """The answers of a whole story, refusals included."""
-    told: list = []
+    answers: list = []
     run = client.run(key, policy=PLATEAU, initial_learning_rate=0.1, tags={"team": "vision"}, total_epochs=9)
-    told += [run.view, run.begin(0, "life-1"), run.report(0, {"val_loss": 1.0, "loss": float("nan")})]
-    told += [run.report(1, {"val_loss": 1.0}), run.report(1, {"val_loss": 1.0}), run.current_decision()]
-    told.append(run.scale(0.5, key="once"))
-    told.append(run.scale(0.5, key="once"))
-    told += run.report_batch([Report(epoch=2, metrics={"val_loss": 1.0}), Report(epoch=1, metrics={"val_loss": 7.0})])
+    answers += [run.view, run.begin(0, "attempt-1"), run.report(0, {"val_loss": 1.0, "loss": float("nan")})]
+    answers += [run.report(1, {"val_loss": 1.0}), run.report(1, {"val_loss": 1.0}), run.current_decision()]
+    answers.append(run.scale(0.5, key="once"))
+    answers.append(run.scale(0.5, key="once"))
+    answers += run.report_batch(
+        [Report(epoch=2, metrics={"val_loss": 1.0}), Report(epoch=1, metrics={"val_loss": 7.0})]
+    )
     for refused in (
         lambda: run.report(0, {"val_loss": 3.0}),
         lambda: run.cancel(99),
         lambda: client.run(key, policy={**PLATEAU, "patience": 3}, initial_learning_rate=0.1),
         lambda: client.run("another", policy={"type": "cosin"}),
-        lambda: client.get_run("nobody-made-it"),
-        lambda: run.begin(7, "life-2"),
+        lambda: client.get_run("unknown"),
+        lambda: run.begin(7, "attempt-2"),
     ):
         with pytest.raises(ServiceRefused) as refusal:
             refused()
-        told.append((refusal.value.code, refusal.value.status, refusal.value.detail))
-    told.append(run.begin(1, "life-2"))
-    told += list(run.history())
+        answers.append((refusal.value.code, refusal.value.status, refusal.value.detail))
+    answers.append(run.begin(1, "attempt-2"))
+    answers += list(run.history())
     run.finish()
-    told += [run.view, [each.key for each in client.runs() if each.key == key]]
-    return told
+    answers += [run.view, [each.key for each in client.runs() if each.key == key]]
+    return answers
 
 
 def plain(answer):
@@ -46,7 +48,7 @@ def plain(answer):
 def test_every_answer_is_the_real_ones(shared_service):
     service = InMemoryService()
     with Client(shared_service.url) as real, Client(service.url, transport=service) as memory:
-        expected, answers = everything_one_can_ask(real, "told"), everything_one_can_ask(memory, "told")
+        expected, answers = everything_one_can_ask(real, "answers"), everything_one_can_ask(memory, "answers")
 
     assert [plain(answer) for answer in answers] == [plain(answer) for answer in expected]
 

@@ -1,4 +1,4 @@
-"""The service in memory takes the commands the real one takes, and tells their life in the same words."""
+"""The service in memory takes the commands the real one takes, and describes their status in the same words."""
 
 import json
 from typing import Any
@@ -30,10 +30,10 @@ ORDERS: list[dict[str, Any]] = [
 ]
 
 
-def told(ask) -> list[Any]:
+def answers_of(ask) -> list[Any]:
     """Every answer of a story of commands."""
     answers = [ask("PUT", "/v1/runs/ordered", {"policy": COSINE, "total_epochs": 10})]
-    answers.append(ask("POST", "/v1/runs/ordered/attempts", {"key": "life", "epoch": 0}))
+    answers.append(ask("POST", "/v1/runs/ordered/attempts", {"key": "first", "epoch": 0}))
     for epoch, order in enumerate(ORDERS):
         answers.append(ask("POST", "/v1/runs/ordered/commands", order))
         if epoch % 3 == 1:
@@ -66,7 +66,7 @@ def test_the_in_memory_service_describes_commands_as_the_real_service_does(share
         response = shared_service.http.request(method, path, json=body)
         return response.status_code, _said(response.status_code, response.json())
 
-    expected, answers = told(of_the_service), told(of_memory)
+    expected, answers = answers_of(of_the_service), answers_of(of_memory)
 
     for number, (real, mine) in enumerate(zip(expected, answers, strict=True)):
         assert real == mine, number

@@ -1,4 +1,4 @@
-"""What lets a client in reaches the service, and nobody else: no other machine over http, no message, no log."""
+"""A client's token reaches the service and nothing else: no other machine over http, no message, no log."""
 
 import logging
 import ssl
@@ -30,13 +30,13 @@ def answers(status: bytes, body: bytes) -> bytes:
     return head % (status, len(body)) + body
 
 
-def heard(misbehaving, **settings) -> bytes:
-    """What a server hears of a client."""
+def request_of(misbehaving, **settings) -> bytes:
+    """The first request that a server receives from a client."""
     requests = []
 
     def listens(connection):
         requests.append(connection.recv(65536))
-        connection.sendall(answers(b"404 Not Found", b'{"code": "run_not_found", "detail": "found nobody"}'))
+        connection.sendall(answers(b"404 Not Found", b'{"code": "run_not_found", "detail": "found no run"}'))
 
     with Client(misbehaving(listens).url, timeout_s=60, **settings) as client, pytest.raises(ServiceRefused):
         client.get_run("a")
@@ -44,26 +44,26 @@ def heard(misbehaving, **settings) -> bytes:
 
 
 def test_the_token_is_sent_as_a_bearers(misbehaving):
-    assert f"Bearer {TOKEN}\r\n".encode() in heard(misbehaving, token=TOKEN)
+    assert f"Bearer {TOKEN}\r\n".encode() in request_of(misbehaving, token=TOKEN)
 
 
 def test_the_environment_may_hold_it(misbehaving, monkeypatch):
     monkeypatch.setenv("REMOTELR_TOKEN", f" {TOKEN}\n")
 
-    assert f"Bearer {TOKEN}\r\n".encode() in heard(misbehaving)
+    assert f"Bearer {TOKEN}\r\n".encode() in request_of(misbehaving)
 
 
 def test_a_file_may_hold_it(misbehaving, monkeypatch, tmp_path):
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     monkeypatch.setenv("REMOTELR_TOKEN_FILE", str(tmp_path / "token"))
 
-    assert f"Bearer {TOKEN}\r\n".encode() in heard(misbehaving)
+    assert f"Bearer {TOKEN}\r\n".encode() in request_of(misbehaving)
 
 
 def test_an_argument_overrides_the_environment(misbehaving, monkeypatch):
     monkeypatch.setenv("REMOTELR_TOKEN", "another")
 
-    assert TOKEN.encode() in heard(misbehaving, token=TOKEN)
+    assert TOKEN.encode() in request_of(misbehaving, token=TOKEN)
 
 
 def test_token_and_token_file_in_the_environment_are_rejected(monkeypatch, tmp_path):
@@ -121,7 +121,7 @@ def test_it_does_not_go_through_a_proxy_of_the_environment_either(misbehaving, m
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
 
-    assert TOKEN.encode() in heard(misbehaving, token=TOKEN)
+    assert TOKEN.encode() in request_of(misbehaving, token=TOKEN)
     assert proxied == []
 
 
@@ -168,7 +168,7 @@ def served_by_tls(**verify) -> str:
     """What a call over TLS ends with, whose other side has a certificate of its own making."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(TLS / "right.pem")
-    refusal = proxy.Answer(404, b'{"code": "run_not_found", "detail": "found nobody"}')
+    refusal = proxy.Answer(404, b'{"code": "run_not_found", "detail": "found no run"}')
     with (
         proxy.Proxy(("127.0.0.1", 9), refusal, tls=context) as service,
         Client(service.url, token=TOKEN, **verify) as client,
@@ -185,7 +185,7 @@ def test_an_untrusted_certificate_is_rejected():
 
 @pytest.mark.parametrize("kind", [str, Path])
 def test_a_file_may_vouch_for_it(kind):
-    assert "found nobody" in served_by_tls(verify=kind(TLS / "right.pem"))
+    assert "found no run" in served_by_tls(verify=kind(TLS / "right.pem"))
 
 
 def test_a_file_that_is_not_there_is_named():
@@ -197,7 +197,7 @@ def test_trusting_any_server_is_a_warning():
     with pytest.warns(RemoteLRWarning, match="trusts any server") as warned:
         ended = served_by_tls(verify=False)
 
-    assert "found nobody" in ended
+    assert "found no run" in ended
     assert len(warned) == 1
 
 
@@ -211,4 +211,4 @@ def test_that_warning_is_given_once_though_there_are_two_connections():
 def test_a_client_without_a_token_sends_none(misbehaving):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert b"authorization" not in heard(misbehaving).lower()
+        assert b"authorization" not in request_of(misbehaving).lower()

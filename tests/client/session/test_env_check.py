@@ -1,4 +1,4 @@
-"""A variable that nobody reads is said to be one, if it looks like ours."""
+"""A warning names each environment variable that RemoteLR does not read but that resembles one it reads."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the lives of a job are called, and what each asks of a real service."""
+"""The keys of a job's attempts, and what each attempt asks of a real service."""
 
 import re
 
@@ -65,7 +65,7 @@ def test_the_trainers_own_count_of_steps_serves_where_the_service_has_none(sessi
 
 
 def test_a_single_process_never_shares_its_attempt_with_another_process_of_its_job(session, shared_service, key):
-    """A script may start its trainer twice in one life of the job, from another epoch and with other losses."""
+    """A script may start its trainer twice in one process of the job, from another epoch and with other losses."""
     session(PLATEAU, SLURM).begin(0, step=0)
     session(PLATEAU, SLURM).begin(0, step=0)
 
@@ -83,9 +83,9 @@ def test_the_ranks_of_a_job_begin_one_attempt_together(session, shared_service, 
 
 
 def test_a_second_fit_of_the_same_ranks_is_another_attempt(session, shared_service, key):
-    for life in (1, 2):
+    for number in (1, 2):
         for rank in range(2):
-            session(PLATEAU, rank=rank, world_size=2, attempt_key="job-7", number=life).begin(0, step=0)
+            session(PLATEAU, rank=rank, world_size=2, attempt_key="job-7", number=number).begin(0, step=0)
 
     assert attempt_keys(shared_service, key) == ["job-7", "job-7.2"]
 

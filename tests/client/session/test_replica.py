@@ -1,4 +1,4 @@
-"""The rules in the trainer say what the service says, from whatever decision they are let go."""
+"""The rules in the trainer decide as the service decides, whichever decision was the last one from the service."""
 
 import json
 from dataclasses import asdict
@@ -71,12 +71,12 @@ def service(policy) -> Story:
     policy=st.sampled_from([PLATEAU, COMPOSED, COSINE, WATCHED]), losses=st.lists(values, max_size=30), data=st.data()
 )
 def test_from_any_decision_on_it_decides_what_the_service_decides(policy, losses, data):
-    let_go = data.draw(st.integers(0, len(losses)))
+    synced = data.draw(st.integers(0, len(losses)))
     story, shadow = service(policy), LocalReplica("story", spec(policy))
 
     for epoch, loss in enumerate(losses):
         theirs = story.report(epoch, loss)
-        if epoch < let_go:
+        if epoch < synced:
             shadow.sync_to(over_the_wire(theirs))
         else:
             assert same(shadow.report(Report(epoch=epoch, metrics={"val_loss": loss})), theirs)
@@ -148,7 +148,7 @@ ORDERS = {
 
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS.keys())
 def test_a_live_command_has_the_same_effect_from_the_next_epoch_on(order):
-    """In the epoch it is heard in the order holds already; after it, everything is as the service has it."""
+    """The command applies in the epoch that receives it; from the next one on, the rates are those of the service."""
     story, shadow = service(HALVING), LocalReplica("story", spec(HALVING))
     story.command("scale", 0.9)
     shadow.sync_to(over_the_wire(story.report(0, 1.0)))

@@ -1,4 +1,4 @@
-"""A training without a service: the same rates, and a file that carries them from life to life, or to a service."""
+"""A training without a service: the same rates, and a file that carries them to the next attempt, or to a service."""
 
 import pytest
 

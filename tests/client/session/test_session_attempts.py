@@ -132,13 +132,13 @@ def test_a_full_file_still_has_the_newest_decision(tmp_path):
 
 
 outages = st.lists(st.booleans(), min_size=1, max_size=40)
-lives = st.lists(st.integers(0, 39), max_size=3)
+deaths = st.lists(st.integers(0, 39), max_size=3)
 
 
 @given(
-    away=outages, deaths=lives, polite=st.booleans(), rewind=st.integers(0, 6), restored=st.none() | st.integers(0, 39)
+    away=outages, deaths=deaths, polite=st.booleans(), rewind=st.integers(0, 6), restored=st.none() | st.integers(0, 39)
 )
-# The service lost epochs, and what was decided of them, before a life that was to go on alone; and before an end.
+# The service lost epochs and their decisions before an attempt that was to continue locally; and before an end.
 @example(away=[True, False], deaths=[7], polite=True, rewind=0, restored=2)
 @example(away=[False], deaths=[9], polite=True, rewind=0, restored=5)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,4 +1,4 @@
-"""A job that starts again with another policy, or longer: it is told what differs, or goes on as it says."""
+"""A job that restarts with another policy or length: the session raises, or applies `on_conflict`."""
 
 import pytest
 
@@ -88,7 +88,7 @@ def test_a_job_that_is_killed_and_made_longer_is_killed_again_and_has_the_longer
 @QUIET
 @pytest.mark.parametrize("on_conflict", ["replace", "restart", "keep"])
 def test_another_policy_after_a_kill_gives_the_same_rates_with_the_service_and_without(tmp_path, on_conflict):
-    def life(away: bool) -> list[list[float]]:
+    def rates(away: bool) -> list[list[float]]:
         service = InMemoryService()
         job = Job(service, tmp_path / f"spool-{away}", on_conflict=on_conflict).start()
         job.train(0, 9)
@@ -100,7 +100,7 @@ def test_another_policy_after_a_kill_gives_the_same_rates_with_the_service_and_w
         service.away = False
         return job.start().train(19, 40)
 
-    assert life(away=True) == life(away=False)
+    assert rates(away=True) == rates(away=False)
 
 
 WAS = "policy.schedule.factor was 0.97, is 0.5; policy.schedule.patience was 1, is 3."

@@ -96,7 +96,7 @@ def test_an_undelivered_end_names_its_file(tmp_path):
 
 @QUIET
 def test_an_acknowledged_end_is_not_delivered_again(tmp_path):
-    """A file that stays would say it once more, and end what another life has begun meanwhile."""
+    """A file that stays would deliver the end again, and end an attempt that has begun meanwhile."""
     service = InMemoryService()
     job = trained_job(5, service, tmp_path / "state", lasting=True)
     job.session.finish("completed")

@@ -1,4 +1,4 @@
-"""A service that has lost what it knew is told it again; what it will never take is laid aside."""
+"""A session sends lost reports to the service again, and lays aside the reports that the service rejects for good."""
 
 import pytest
 
@@ -53,7 +53,7 @@ def test_a_service_that_lost_an_attempt_and_earlier_epochs_receives_both_again(t
 
 
 def test_a_service_that_lost_a_rewind_goes_back_again(tmp_path):
-    """Its backup holds epochs of the first life, in which the second one measured something else."""
+    """Its backup holds epochs of the first attempt; the second attempt measured other values in them."""
     service = InMemoryService()
     job = trained_job(6, service, tmp_path / "spool")
     backup = backup_of(service)
@@ -64,8 +64,8 @@ def test_a_service_that_lost_a_rewind_goes_back_again(tmp_path):
 
     job.train(9, 10)
 
-    told = [event.payload for event in service.events("job") if event.kind == "report" and not event.superseded_by]
-    assert told[3:9] == expected
+    stored = [event.payload for event in service.events("job") if event.kind == "report" and not event.superseded_by]
+    assert stored[3:9] == expected
 
 
 def test_epochs_that_neither_side_has_are_left_out_with_a_warning():

@@ -106,7 +106,7 @@ def test_a_trainer_continues_locally_with_a_policy_that_an_operator_replaced():
 
 
 class Distracted(InMemoryService):
-    """Does not answer who asks what a run is, while it has something else to do."""
+    """Does not answer a GET while it is distracted."""
 
     distracted = False
 
@@ -118,7 +118,7 @@ class Distracted(InMemoryService):
 
 @QUIET
 def test_a_replaced_policy_that_could_not_be_read_at_once_is_read_later():
-    """The new one gives the same rates at first, so that nothing but the number of its event tells of it."""
+    """The new one gives the same rates at first, so that only the number of its event shows the change."""
     service = Distracted()
     job = trained_job(5, service, policy={"type": "constant", "learning_rate": 0.1})
     with Client(service.url, transport=service) as operator:
@@ -268,7 +268,7 @@ def test_a_slow_service_receives_smaller_batches():
 
 
 class Hurried(InMemoryService):
-    """Hears one batch at each epoch; then the epoch's time is over."""
+    """Takes one batch at each epoch; then the epoch's time is over."""
 
     tired = False
 
@@ -281,7 +281,7 @@ class Hurried(InMemoryService):
 
 @QUIET
 def test_a_service_that_acknowledges_a_part_at_each_epoch_does_not_count_as_away():
-    """Else the breaker would rest nine times as long as each part took, and an hour were told in ten."""
+    """Else the breaker would rest nine times as long as each part took: an hour of reports would take ten."""
     service = Hurried()
     job = job_with_outage(2, 1000, service)
 

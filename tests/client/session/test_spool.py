@@ -96,14 +96,14 @@ for number in range(1_000_000):
     for _ in range(50):
         process.stdout.readline()
     process.send_signal(signal.SIGKILL)
-    told = 49 + sum(1 for line in process.stdout if line.endswith("\n"))
+    printed = 49 + sum(1 for line in process.stdout if line.endswith("\n"))
     process.stdout.close()
     process.wait()
 
     numbers = [record["number"] for record in read(path)]
 
     assert numbers == list(range(len(numbers)))
-    assert len(numbers) > told
+    assert len(numbers) > printed
 
 
 def test_a_second_process_is_refused_until_the_first_is_gone(path):
@@ -208,7 +208,7 @@ def test_only_the_owner_may_read_it(path):
     path.touch(0o666)
     spool = Spool(path)
     spool.append(RECORDS[0])
-    spool.reject(RECORDS[0], "nobody wants it")
+    spool.reject(RECORDS[0], "rejected by the service")
     modes = [file.stat().st_mode & 0o777 for file in (path, spool.rejected)]
     spool.replace(RECORDS)
     spool.close()
@@ -234,7 +234,7 @@ def test_a_link_in_the_place_of_rejected_records_is_not_written_through(path, tm
     spool = Spool(path)
     spool.rejected.symlink_to(target)
 
-    spool.reject(RECORDS[0], "nobody wants it")
+    spool.reject(RECORDS[0], "rejected by the service")
     spool.close()
 
     assert target.read_text() == "mine"
