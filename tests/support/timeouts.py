@@ -21,5 +21,5 @@ sqlite_file.CHECK_LIMIT_S = LONG_S
 if __name__ == "__main__":
     from remotelr_service.cli.main import main
 
-    uvicorn_server.ABORT_AFTER_S = float(os.environ.pop("LET_GO_S", uvicorn_server.ABORT_AFTER_S))
+    uvicorn_server.ABORT_AFTER_S = float(os.environ.pop("ABORT_AFTER_S", uvicorn_server.ABORT_AFTER_S))
     main()

@@ -215,8 +215,8 @@ def test_no_transaction_on_postgresql_waits_without_end(postgres_url: str):
 
 def test_nothing_on_postgresql_outlives_its_transaction(postgres_url: str, start_process: Callable[..., Process]):
     """
-    Behind PgBouncer's transaction mode the next transaction has another server connection, and somebody
-    else has this one: no prepared statements, no settings.
+    Behind PgBouncer's transaction mode the next transaction has another server connection, and another
+    client has this one: no prepared statements, no settings.
     """
     process = start_process(postgres_url)
     process.put("run")

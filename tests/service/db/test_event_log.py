@@ -42,10 +42,10 @@ per_example = settings(deadline=None, suppress_health_check=[HealthCheck.functio
 @settings(per_example, max_examples=40)
 @given(policy=st.sampled_from(POLICIES), story=happenings)
 def test_the_stored_log_answers_as_the_one_in_memory(process: Process, policy: Any, story: list[Any]):
-    told = tell(policy, story)
-    key = store_story(process, told)
+    played = play(policy, story)
+    key = store_story(process, played)
     with stored_log(process, key) as log:
-        assert answers(told.log) == answers(log)
+        assert answers(played.log) == answers(log)
 
 
 @settings(per_example, max_examples=40)
@@ -57,8 +57,8 @@ def test_the_stored_log_answers_as_the_one_in_memory(process: Process, policy: A
 def test_prefetched_events_equal_the_events_of_the_log(
     process: Process, policy: Any, story: list[Any], asked: set[tuple[int, int]]
 ):
-    told = tell(policy, story)
-    key = store_story(process, told)
+    played = play(policy, story)
+    key = store_story(process, played)
     with reading(process.reads) as connection:
         stored = runs.find_run(connection, key)
         assert stored is not None
@@ -69,7 +69,7 @@ def test_prefetched_events_equal_the_events_of_the_log(
             log.fill_count(epoch, count)
 
     # The connection is closed: prefetched events are not read again.
-    assert what_is_read(told.log, asked) == what_is_read(log, asked)
+    assert what_is_read(played.log, asked) == what_is_read(log, asked)
 
 
 def what_is_read(log: Log, asked: set[tuple[int, int]]) -> list[Any]:
@@ -81,14 +81,14 @@ def what_is_read(log: Log, asked: set[tuple[int, int]]) -> list[Any]:
 @given(policy=st.sampled_from(POLICIES), story=happenings)
 def test_a_log_sees_what_its_own_transaction_has_appended(process: Process, policy: Any, story: list[Any]):
     """
-    Asked after every single event, with the events before still on their way to the database.
+    The log is read after every event, while the database has not received the events before it.
     """
-    told = tell(policy, story)
+    played = play(policy, story)
     key = uuid4().hex
 
     def action(tx: WriteTransaction) -> list[Any]:
         memory, found = MemoryLog(), []
-        for outcome in told.outcomes:
+        for outcome in played.outcomes:
             append(tx, key, outcome)
             memory.append(outcome.event)
             found.append((answers(memory), answers(tx.log(key))))
@@ -98,8 +98,8 @@ def test_a_log_sees_what_its_own_transaction_has_appended(process: Process, poli
         assert expected == actual
 
 
-class Told(Story):
-    """A story that keeps what came of everything that happened in it."""
+class Recorded(Story):
+    """A story that keeps every outcome."""
 
     def _take(self, outcome: Any) -> Any:
         if not hasattr(self, "outcomes"):
@@ -109,33 +109,33 @@ class Told(Story):
         return super()._take(outcome)
 
 
-def tell(policy: dict[str, Any] | None, story: list[Any]) -> Told:
-    told = Told(policy, world_size=3)
+def play(policy: dict[str, Any] | None, story: list[Any]) -> Recorded:
+    played = Recorded(policy, world_size=3)
     for what, *details in story:
         try:
             match what, details:
                 case "report", (epoch, value, rank):
-                    told.report(epoch, value, rank=rank)
+                    played.report(epoch, value, rank=rank)
                 case "expire", ():
-                    told.expire()
+                    played.expire()
                 case "attempt", (epoch,):
-                    told.attempt(epoch, gap=True)
+                    played.attempt(epoch, gap=True)
                 case "command", (factor,):
-                    told.command("scale", factor, key=f"{told.run.seq} times {factor}")
+                    played.command("scale", factor, key=f"{played.run.seq} times {factor}")
                 case "put", (patience,):
-                    told.put({"type": "reduce_on_plateau", "patience": patience}, "replace", world_size=3)
+                    played.put({"type": "reduce_on_plateau", "patience": patience}, "replace", world_size=3)
                 case _:
-                    told.finish("completed")
+                    played.finish("completed")
         except RulesError:
             continue
-    return told
+    return played
 
 
-def store_story(process: Process, told: Told) -> str:
+def store_story(process: Process, played: Recorded) -> str:
     key = uuid4().hex
 
     def action(tx: WriteTransaction) -> None:
-        for outcome in told.outcomes:
+        for outcome in played.outcomes:
             append(tx, key, outcome)
 
     process.ask(process.writer.submit(action, key))
@@ -172,7 +172,7 @@ def answers(log: Log) -> list[Any]:
         *(log.next_reported(epoch) for epoch in EPOCHS),
         *(log.decided(epoch) for epoch in EPOCHS),
         *(log.snapshot(epoch) for epoch in range(9)),
-        *(log.keyed(kind, key) for kind in ("attempt", "command") for key in [*keys, "unheard of"] if key is not None),
+        *(log.keyed(kind, key) for kind in ("attempt", "command") for key in [*keys, "unknown"] if key is not None),
         *(log.since(kind, seq) for kind in KINDS for seq in (0, *seqs)),
         *(log.policy(seq) for seq in seqs),
     ]

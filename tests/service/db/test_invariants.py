@@ -26,7 +26,7 @@ POLICIES: list[dict[str, Any]] = [
     {"schedule": {**PLATEAU, "flavor": "torch"}, "min_lr": 0.5, "max_lr": 0.9},
     {"type": "cosine", "decay_steps": 10},
     {"schedule": PLATEAU, "aggregate": {"ranks": "all", "reduce": "mean"}},
-    # Over before anybody can come: every rank that is not the last finds it so.
+    # The timeout is over before a second rank reports: every rank but the last finds it so.
     {"schedule": PLATEAU, "aggregate": {"ranks": "all", "timeout_s": 1e-6}},
     {"schedule": PLATEAU, "aggregate": {"ranks": "all", "timeout_s": 1e-6, "on_timeout": "hold"}},
     {"schedule": {"type": "exponential", "decay_rate": 0.97, "decay_steps": 7}, "unit": "step"},
@@ -97,7 +97,7 @@ class History:
                 case "attempt", (epoch, gap, world_size):
                     self.process.attempt(self.key, uuid4().hex, epoch, gap=gap, world_size=world_size)
                 case "attempt known", (epoch, number):
-                    self.process.attempt(self.key, f"life {number}", epoch)
+                    self.process.attempt(self.key, f"attempt {number}", epoch)
                 case "command", (order,):
                     self.process.command(self.key, **order)
                 case "cancel", (seq,):
@@ -184,9 +184,7 @@ def test_a_point_is_decided_once_and_every_rate_is_finite_and_in_bounds(any_hist
 
 @settings(per_example, max_examples=20)
 @histories
-def test_every_command_has_a_life_whose_steps_lead_from_queued_to_where_it_stands(
-    any_history, policy, world_size, story
-):
+def test_every_command_has_a_history_that_leads_from_queued_to_its_state(any_history, policy, world_size, story):
     history = any_history(policy, world_size, story)
     page = commands.list_commands(history.process.reads, history.key, limit=200)
 

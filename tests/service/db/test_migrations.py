@@ -81,10 +81,10 @@ def test_a_migration_waits_for_a_process_that_creates_the_same_sqlite_file(empty
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(sqlite3.OperationalError, match="database is locked"):
             another.execute("PRAGMA journal_mode = WAL")
-        letting_go = threading.Timer(1.0, other.execute, ["ROLLBACK"])
-        letting_go.start()
+        release = threading.Timer(1.0, other.execute, ["ROLLBACK"])
+        release.start()
         migrate.upgrade(empty_sqlite_url)
-        letting_go.join()
+        release.join()
 
     assert migrate.head() == migrate.current(empty_sqlite_url)
 

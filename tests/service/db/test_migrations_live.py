@@ -151,12 +151,12 @@ def test_replicas_serve_on_while_the_tables_are_migrated(postgres_url: str, star
             each.start()
         time.sleep(0.5)
         reader.execute("SELECT count(*) FROM events")
-        letting_go = threading.Timer(1.5, reader.commit)
-        letting_go.start()
+        release = threading.Timer(1.5, reader.commit)
+        release.start()
         began = time.monotonic()
         migrate.apply(migrate.config(postgres_url, planted(tmp_path)))
         took_s = time.monotonic() - began
-        letting_go.join()
+        release.join()
         time.sleep(0.5)
         ready = [is_ready(each.url) for each in replicas]
         ending.set()

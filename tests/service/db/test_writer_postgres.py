@@ -313,7 +313,7 @@ def test_a_long_batch_for_a_run_that_another_replica_holds_leaves_the_others_the
     assert max(groups) == 10
 
 
-def test_a_run_that_another_replica_lets_go_soon_is_waited_for(replica: Process, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_that_another_replica_releases_soon_is_waited_for(replica: Process, monkeypatch: pytest.MonkeyPatch):
     replica.put("held")
     with held(replica, "held") as release:
         monkeypatch.setattr(writer, "LOCK_WAIT_S", 60.0)

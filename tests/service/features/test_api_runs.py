@@ -113,7 +113,9 @@ def test_a_patch_with_too_many_tags_is_rejected(service):
     assert (422, "too_many_tags") == (answer.status_code, answer.json()["code"])
 
 
-@pytest.mark.parametrize("path", ["/v1/runs/mnist-7", "/v1/runs/nobody", "/v1/runs?limit=1", "/livez", "/openapi.json"])
+@pytest.mark.parametrize(
+    "path", ["/v1/runs/mnist-7", "/v1/runs/unknown", "/v1/runs?limit=1", "/livez", "/openapi.json"]
+)
 def test_head_answers_as_get_does_without_the_body(service, path):
     put(service, "mnist-7")
     whole, head = service.http.get(path), service.http.head(path)
@@ -177,6 +179,6 @@ def test_a_deleted_run_is_not_found(service):
     ],
 )
 def test_every_call_reports_an_unknown_run(shared_service, method, path, body):
-    answer = shared_service.http.request(method, f"/v1/runs/nobody{path}", json=body)
+    answer = shared_service.http.request(method, f"/v1/runs/unknown{path}", json=body)
 
-    assert (404, "run_not_found", "nobody") == (answer.status_code, answer.json()["code"], answer.json()["run"])
+    assert (404, "run_not_found", "unknown") == (answer.status_code, answer.json()["code"], answer.json()["run"])

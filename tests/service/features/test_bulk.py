@@ -26,7 +26,7 @@ RUNNING = Selector(status="running")
 
 def put(process: Process, key: str, **rest: Any) -> None:
     process.ask(runs.put_run(process.writer, key, spec(PLATEAU), **rest))
-    process.attempt(key, "life", 0)
+    process.attempt(key, "first", 0)
 
 
 def order(process: Process, selector: Selector = RUNNING, command: Command = HALVE) -> bulk.BulkView:
@@ -230,16 +230,16 @@ def test_a_dry_run_lists_the_effects_and_changes_nothing(process: Process):
     ]
 
 
-def test_a_rehearsal_tells_the_rates_that_the_runs_then_have(process: Process):
+def test_a_dry_run_predicts_the_rates_that_the_runs_then_have(process: Process):
     cosine = {"type": "cosine", "initial_learning_rate": 1.0, "decay_steps": 10}
     process.put("cosine", cosine)
-    process.attempt("cosine", "life", 0)
+    process.attempt("cosine", "first", 0)
     process.train("cosine", [1.0] * 3)
-    (told,) = bulk.dry_run(process.reads, RUNNING, HALVE).results
+    (predicted,) = bulk.dry_run(process.reads, RUNNING, HALVE).results
     order(process)
 
-    assert told.rate_after == process.report("cosine", 3, 1.0).learning_rate
-    assert told.rate_before == pytest.approx(2 * told.rate_after)
+    assert predicted.rate_after == process.report("cosine", 3, 1.0).learning_rate
+    assert predicted.rate_before == pytest.approx(2 * predicted.rate_after)
 
 
 def test_runs_are_selected_by_experiment_status_and_tags(process: Process):
@@ -253,7 +253,7 @@ def test_runs_are_selected_by_experiment_status_and_tags(process: Process):
     assert ["c"] == chosen(process, status="failed")
     assert ["a", "c"] == chosen(process, tags={"team": "vision", "size": "big"})
     assert ["a"] == chosen(process, tags={"size": "big"}, status="running")
-    assert ["b", "unheard-of"] == chosen(process, runs=("unheard-of", "b"))
+    assert ["b", "unknown"] == chosen(process, runs=("unknown", "b"))
     assert ["b"] == chosen(process, runs=("b", "c"), status="running")
 
 

@@ -95,9 +95,9 @@ def test_a_command_is_cancelled_until_it_is_delivered_and_not_after(service):
     pin = order(service, type="set_learning_rate", value=0.5).json()
     order(service, type="cancel", seq=pin["seq"], actor="bob")
     rate = report(service, 0)["learning_rate"]
-    told = order(service, type="set_learning_rate", value=0.25).json()
+    delivered = order(service, type="set_learning_rate", value=0.25).json()
     report(service, 1)
-    late = order(service, type="cancel", seq=told["seq"])
+    late = order(service, type="cancel", seq=delivered["seq"])
 
     assert ("cancelled", "bob") == (
         command(service, pin["seq"])["state"],
@@ -329,9 +329,14 @@ def test_new_limits_hold_for_running_runs_when_the_answer_is_there(service):
     for key in ("a", "b"):
         create(service, key, experiment="digits")
     put = service.http.put("/v1/experiments/digits?wait=60", json={"limits": {"max_lr": 0.5}, "actor": "ada"}).json()
-    told = service.http.get(f"/v1/commands/{put['limits_command']}").json()
+    status = service.http.get(f"/v1/commands/{put['limits_command']}").json()
 
-    assert ("finished", 2, "ada", "limits") == (told["status"], told["done"], told["actor"], told["command"]["type"])
+    assert ("finished", 2, "ada", "limits") == (
+        status["status"],
+        status["done"],
+        status["actor"],
+        status["command"]["type"],
+    )
     assert [0.5, 0.5] == [report(service, 0, key)["learning_rate"] for key in ("a", "b")]
 
 

@@ -91,7 +91,7 @@ def test_a_new_run_has_the_limits_of_its_experiment(process: Process):
 def test_other_limits_reach_every_running_run_and_no_other(process: Process):
     for key, experiment in {"a": "digits", "b": "digits", "ended": "digits", "c": "letters"}.items():
         put(process, key, experiment=experiment)
-        process.attempt(key, "life", 0)
+        process.attempt(key, "first", 0)
     process.finish("ended", "completed")
     view = take_limits(process, Limits(max_lr=0.5))
 
@@ -104,7 +104,7 @@ def test_other_limits_reach_every_running_run_and_no_other(process: Process):
 def test_removed_limits_bound_no_run(process: Process):
     set_up(process, limits=Limits(max_lr=0.5))
     put(process, "run", experiment="digits")
-    process.attempt("run", "life", 0)
+    process.attempt("run", "first", 0)
     take_limits(process, None)
 
     assert 1.0 == process.report("run", 0, 1.0).learning_rate
@@ -112,7 +112,7 @@ def test_removed_limits_bound_no_run(process: Process):
 
 def test_of_two_changes_the_later_one_holds_whichever_is_carried_out_last(process: Process):
     put(process, "run", experiment="digits")
-    process.attempt("run", "life", 0)
+    process.attempt("run", "first", 0)
     older = set_up(process, limits=Limits(max_lr=0.5)).limits_command
     newer = set_up(process, limits=Limits(max_lr=0.25)).limits_command
     assert older is not None and newer is not None
@@ -124,7 +124,7 @@ def test_of_two_changes_the_later_one_holds_whichever_is_carried_out_last(proces
 
 def test_a_run_that_begins_again_takes_the_limits_that_were_set_after_its_end(process: Process):
     put(process, "run", experiment="digits")
-    process.attempt("run", "life", 0)
+    process.attempt("run", "first", 0)
     process.train("run", [1.0, 0.9])
     process.finish("run", "failed")
     set_up(process, limits=Limits(max_lr=0.5))
@@ -142,9 +142,9 @@ def test_a_run_that_begins_again_at_the_very_moment_takes_the_new_limits(process
     process.finish("run", "failed")
     again = attempts.begin_attempt(process.writer, "run", AttemptRequest(key="again", epoch=0))
     settings = ExperimentSettings(limits=Limits(max_lr=0.5))
-    decision, told = together(process, again, experiments.put_experiment(process.writer, "digits", settings))
+    decision, change = together(process, again, experiments.put_experiment(process.writer, "digits", settings))
     assert 1.0 == decision.learning_rate
-    process.ask(bulk.execute_bulk(process.writer, process.reads, told.limits_command))
+    process.ask(bulk.execute_bulk(process.writer, process.reads, change.limits_command))
 
     assert 0.5 == process.report("run", 0, 1.0).learning_rate
     assert process.replayed("run") == process.stored_run("run")

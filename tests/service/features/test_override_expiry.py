@@ -20,7 +20,7 @@ FAR = Until(time="2100-01-01T00:00:00+01:00")
 
 def begun(process: Process, key: str = "run") -> None:
     process.put(key)
-    process.attempt(key, "life", 0)
+    process.attempt(key, "first", 0)
 
 
 def look(process: Process) -> None:
@@ -78,7 +78,7 @@ def test_a_damaged_log_does_not_delay_the_overrides_of_other_runs(process: Proce
     assert [["set_learning_rate", "release"]] * 2 == [kinds(process, key) for key in ("a", "c")]
 
 
-def test_a_report_lets_go_before_it_is_decided(process: Process):
+def test_a_report_releases_an_expired_override_before_it_is_decided(process: Process):
     begun(process)
     process.command("run", "set_learning_rate", 0.3, until=PAST)
 

@@ -44,7 +44,7 @@ def order(http: httpx.Client, run: str, **command: Any) -> None:
 
 
 def begin(http: httpx.Client, run: str, epoch: int, **rest: Any) -> dict[str, Any]:
-    request = {"key": f"life-{random.random()}", "epoch": epoch, **rest}
+    request = {"key": f"attempt-{random.random()}", "epoch": epoch, **rest}
     answer = http.post(f"/v1/runs/{run}/attempts", json=request)
     assert answer.status_code == 200, answer.text
     return answer.json()["decision"]
@@ -99,13 +99,13 @@ def test_after_a_rewind_an_epoch_is_explained_by_the_effective_attempt(shared_se
 def test_recorded_losses_are_given_to_several_policies_at_once(shared_service: Service):
     http = shared_service.http
     put(http, "rehearsed", PLATEAU)
-    told = [RATE] + [report(http, "rehearsed", epoch)["learning_rate"] for epoch in range(6)]
+    decided = [RATE] + [report(http, "rehearsed", epoch)["learning_rate"] for epoch in range(6)]
     found = what_if(http, "rehearsed", same=PLATEAU, patient={**PLATEAU, "patience": 4}, cosine=COSINE)
 
     assert list(range(7)) == found["epochs"]
-    assert told == found["actual"] == found["policies"]["same"]["learning_rates"]
+    assert decided == found["actual"] == found["policies"]["same"]["learning_rates"]
     assert (2, 1) == (found["policies"]["same"]["reductions"], found["policies"]["patient"]["reductions"])
-    assert found["policies"]["cosine"]["learning_rates"] == sorted(set(told[:1]) | set(
+    assert found["policies"]["cosine"]["learning_rates"] == sorted(set(decided[:1]) | set(
         http.post("/v1/policies/preview", json={"policy": COSINE, "initial_learning_rate": RATE, "count": 7}).json()[
             "learning_rates"
         ]
@@ -284,12 +284,12 @@ def test_a_run_by_steps_is_done_again_step_by_step(shared_service: Service):
     http = shared_service.http
     cosine = {"schedule": {**COSINE, "decay_steps": 70}, "unit": "step"}
     put(http, "steps", cosine, steps_per_epoch=10)
-    told = [http.get("/v1/runs/steps/decision?steps=true").json()["learning_rates"]]
+    rates = [http.get("/v1/runs/steps/decision?steps=true").json()["learning_rates"]]
     for epoch in range(6):
         if epoch == 2:
             order(http, "steps", type="scale", value=0.5)
         report(http, "steps", epoch)
-        told.append(http.get("/v1/runs/steps/decision?steps=true").json()["learning_rates"])
+        rates.append(http.get("/v1/runs/steps/decision?steps=true").json()["learning_rates"])
     found = replayed(http, "steps")
     put(http, "steps-again", found["policy"], steps_per_epoch=10)
     again = [http.get("/v1/runs/steps-again/decision?steps=true").json()["learning_rates"]]
@@ -298,7 +298,7 @@ def test_a_run_by_steps_is_done_again_step_by_step(shared_service: Service):
         again.append(http.get("/v1/runs/steps-again/decision?steps=true").json()["learning_rates"])
 
     assert (True, "step") == (found["exact"], found["policy"]["unit"])
-    assert told == again
+    assert rates == again
 
 
 def test_more_changes_than_a_list_holds_are_put_together(shared_service: Service):

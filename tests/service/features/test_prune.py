@@ -85,7 +85,7 @@ def test_more_than_fit_a_transaction_go_in_several(process: Process, monkeypatch
 def test_a_run_that_begins_again_during_a_prune_is_not_deleted(process: Process, monkeypatch: pytest.MonkeyPatch):
     ended(process, "gone", "resumed")
     looked_for = iter([pruning.list_stale(process.reads, STALE), []])
-    process.attempt("resumed", "another life", 2)
+    process.attempt("resumed", "another attempt", 2)
     monkeypatch.setattr(pruning, "list_stale", lambda *_: next(looked_for))
 
     assert ["gone"] == prune(process)

@@ -190,8 +190,8 @@ def test_64_ranks_that_report_at_once_to_two_replicas_get_one_decision(
         ]
         decided = [event for event in events(http, "report") if event["decision"]]
 
-    told = {(answer["epoch"], answer["learning_rate"], answer["seq"]) for answer in map(decision_in, answers)}
-    assert [(1, 1.0), (2, 0.5), (3, 0.25)] == sorted((epoch, rate) for epoch, rate, _ in told)
+    decisions = {(answer["epoch"], answer["learning_rate"], answer["seq"]) for answer in map(decision_in, answers)}
+    assert [(1, 1.0), (2, 0.5), (3, 0.25)] == sorted((epoch, rate) for epoch, rate, _ in decisions)
     assert 3 == len(decided)
 
 

@@ -98,13 +98,13 @@ def test_a_rate_of_the_trainers_own_is_noted_beside_the_decided_one(process: Pro
     F5: it could not wait for the answer, and trained on with another rate.
     """
     process.put("run")
-    told = process.report("run", 0, 0.5, learning_rate=0.25)
+    first = process.report("run", 0, 0.5, learning_rate=0.25)
     again = process.report("run", 0, 0.5, learning_rate=0.25)
     row = history.history(process.reads, "run")[0]
 
     assert (1.0, 0.25) == (row.learning_rate, row.event.payload["learning_rate"])
     assert {"drift": 1.0} == process.events("run")[1].notes
-    assert (1.0, 1.0) == (told.drift, again.drift)
+    assert (1.0, 1.0) == (first.drift, again.drift)
 
 
 def test_going_back_to_an_older_checkpoint_gives_the_same_curve_again(process: Process):
@@ -112,9 +112,9 @@ def test_going_back_to_an_older_checkpoint_gives_the_same_curve_again(process: P
     F6, invariant 5: the state is as before that epoch; later events are stored as superseded.
     """
     process.put("run", STEADY_FALL)
-    process.attempt("run", "first life", 0)
+    process.attempt("run", "first attempt", 0)
     rates = process.train("run", LOSSES)
-    restarted = process.attempt("run", "second life", 4)
+    restarted = process.attempt("run", "second attempt", 4)
     superseded = [event.seq for event in process.events("run") if event.superseded_by == 2]
     again = process.train("run", LOSSES[4:], first=4)
 
@@ -147,14 +147,14 @@ def test_a_stale_attempt_is_rejected_and_stores_nothing(process: Process):
     F8, invariant 6: two trainers believe the run is theirs.
     """
     process.put("run")
-    process.attempt("run", "first life", 0)
+    process.attempt("run", "first attempt", 0)
     process.report("run", 0, 0.5, attempt=1)
-    process.attempt("run", "second life", 1)
+    process.attempt("run", "second attempt", 1)
     before = process.events("run")
     with pytest.raises(StaleAttempt) as refusal:
         process.report("run", 1, 0.5, attempt=1)
     with pytest.raises(StaleAttempt):
-        process.attempt("run", "first life", 0)
+        process.attempt("run", "first attempt", 0)
     with pytest.raises(UnknownAttempt):
         process.report("run", 1, 0.5, attempt=9)
 
@@ -225,7 +225,7 @@ def test_a_command_bears_on_the_first_epoch_that_is_not_decided(process: Process
     F25: the rate of the epoch in training was given out, and stays.
     """
     process.put("run")
-    process.attempt("run", "life", 0)
+    process.attempt("run", "first", 0)
     before = process.report("run", 0, 0.5)
     noted = process.command("run", "set_learning_rate", 0.125)
     again = process.report("run", 0, 0.5)
@@ -240,7 +240,7 @@ def test_two_commands_at_once_are_both_in_the_log_and_the_later_one_holds(proces
     F26.
     """
     process.put("run")
-    process.attempt("run", "life", 0)
+    process.attempt("run", "first", 0)
     values = [0.5, 0.25, 0.125]
     answers = process.ask_all(
         *(
@@ -257,7 +257,7 @@ def test_two_commands_at_once_are_both_in_the_log_and_the_later_one_holds(proces
 
 def test_a_command_sent_again_under_its_key_counts_once(process: Process):
     process.put("run")
-    process.attempt("run", "life", 0)
+    process.attempt("run", "first", 0)
     first = process.command("run", "scale", 0.5, key="half")
     again = process.command("run", "scale", 0.5, key="half")
     with pytest.raises(InvalidCommand):
@@ -293,7 +293,7 @@ def test_a_finished_run_takes_no_new_report_and_an_attempt_wakes_it(process: Pro
 def test_a_run_that_is_not_there_is_not_made_up(process: Process):
     for ask in (
         lambda: process.report("nowhere", 0, 0.5),
-        lambda: process.attempt("nowhere", "life", 0),
+        lambda: process.attempt("nowhere", "first", 0),
         lambda: process.command("nowhere", "stop"),
         lambda: process.finish("nowhere", "failed"),
     ):
@@ -330,11 +330,11 @@ def test_the_service_decides_what_the_rules_alone_decide(process: Process):
     """
     story = Story(STEADY_FALL)
     process.put("run", STEADY_FALL)
-    process.attempt("run", "life 1", 0)
+    process.attempt("run", "attempt 1", 0)
     story.attempt(0)
-    stored, told = process.train("run", LOSSES), story.train(LOSSES)
-    process.attempt("run", "life 2", 3)
+    stored, computed = process.train("run", LOSSES), story.train(LOSSES)
+    process.attempt("run", "attempt 2", 3)
     story.attempt(3)
 
-    assert told == stored
+    assert computed == stored
     assert replace(story.run, key="run") == process.stored_run("run")

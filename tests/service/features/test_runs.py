@@ -146,11 +146,11 @@ def test_a_finished_run_stays_finished_until_a_new_attempt(process: Process):
 def test_a_run_can_begin_and_finish_repeatedly(process: Process):
     """Rarely changed columns are written only after a change against the stored row, not an older one."""
     process.put("run")
-    for life in range(4):
-        process.attempt("run", f"life {life}", epoch=life)
-        assert ("running", life + 1) == (process.stored_run("run").status, process.report("run", life, 0.5).epoch)
-        process.finish("run", ("completed", "failed")[life % 2])
-        assert ("completed", "failed")[life % 2] == process.stored_run("run").status
+    for attempt in range(4):
+        process.attempt("run", f"attempt {attempt}", epoch=attempt)
+        assert ("running", attempt + 1) == (process.stored_run("run").status, process.report("run", attempt, 0.5).epoch)
+        process.finish("run", ("completed", "failed")[attempt % 2])
+        assert ("completed", "failed")[attempt % 2] == process.stored_run("run").status
 
 
 def test_a_run_that_is_made_anew_in_the_transaction_that_deletes_it_is_stored_whole(process: Process):
@@ -244,22 +244,22 @@ def _next_rate(row: history.HistoryRow) -> float | None:
 
 def test_history_has_a_row_for_every_report_with_the_rate_its_epoch_ran_with(process: Process):
     put(process, "run")
-    process.attempt("run", "life", 0)
-    told = [1.0, *process.train("run", [1.0] * 6)]
+    process.attempt("run", "first", 0)
+    answered = [1.0, *process.train("run", [1.0] * 6)]
     rows = history.history(process.reads, "run")
 
     assert list(range(6)) == [row.event.epoch for row in rows]
-    assert told[:-1] == [row.learning_rate for row in rows]
-    assert told[1:] == [_next_rate(row) for row in rows]
+    assert answered[:-1] == [row.learning_rate for row in rows]
+    assert answered[1:] == [_next_rate(row) for row in rows]
     assert {0.5} <= {_next_rate(row) for row in rows if row.decision and row.decision.reason == "plateau"}
     assert rows[2:4] == history.history(process.reads, "run", after=rows[1].event.seq, limit=2)
 
 
 def test_history_contains_superseded_reports_and_their_replacements(process: Process):
     put(process, "run")
-    process.attempt("run", "life 1", 0)
+    process.attempt("run", "attempt 1", 0)
     process.train("run", [1.0] * 4)
-    process.attempt("run", "life 2", 2)
+    process.attempt("run", "attempt 2", 2)
     process.train("run", [0.5] * 2, first=2)
     rows = history.history(process.reads, "run")
 
@@ -317,10 +317,10 @@ def test_events_come_in_pages_with_their_times(process: Process):
 def test_a_preview_is_the_curve_a_run_would_have(process: Process):
     losses = [1.0, 0.9, 0.9, 0.9, 0.9, 0.8]
     put(process, "run")
-    told = [1.0, *process.train("run", losses)]
+    answered = [1.0, *process.train("run", losses)]
     preview = preview_of(policy_from_json(PLATEAU), 1.0, 7, metrics=[{"val_loss": loss} for loss in losses])
 
-    assert told == preview.learning_rates
+    assert answered == preview.learning_rates
     assert preview.momentum is None
 
 

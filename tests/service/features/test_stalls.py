@@ -10,7 +10,7 @@ import pytest
 from remotelr_service.db.queries.stalls import Pace
 from remotelr_service.features.runs import stalls
 from remotelr_service.features.runs.runs import get_run, list_runs, put_run
-from remotelr_service.features.runs.stalls import MIN_SILENCE_S, Stalls, stall_deadline, typical_epoch_s
+from remotelr_service.features.runs.stalls import MIN_STALL_S, Stalls, stall_deadline, typical_epoch_s
 from remotelr_service.http.context import Context
 from support.fixtures.service import Service
 from support.rules.run_histories import spec
@@ -42,11 +42,11 @@ def test_two_epochs_are_too_few_for_a_typical_duration(seconds: tuple[float, ...
     assert typical_epoch_s(decided(*seconds)) is None
 
 
-@pytest.mark.parametrize(("every_s", "silent_s"), [(0.05, MIN_SILENCE_S), (60.0, 180.0), (3_600.0, 10_800.0)])
-def test_three_times_the_usual_time_is_too_long_and_half_a_minute_never_is(every_s: float, silent_s: float):
+@pytest.mark.parametrize(("every_s", "limit_s"), [(0.05, MIN_STALL_S), (60.0, 180.0), (3_600.0, 10_800.0)])
+def test_three_times_the_usual_time_is_too_long_and_half_a_minute_never_is(every_s: float, limit_s: float):
     pace = Pace(NOON, decided(0, every_s, 2 * every_s, 3 * every_s))
 
-    assert NOON + timedelta(seconds=silent_s) == stall_deadline(pace)
+    assert NOON + timedelta(seconds=limit_s) == stall_deadline(pace)
 
 
 # On a database.
@@ -78,30 +78,30 @@ def stalled(ctx: Context) -> list[str]:
 def test_a_stalled_run_is_marked_once_until_its_next_report(ctx: Context):
     async def story() -> None:
         one, another = Stalls(ctx.writer, ctx.reads), Stalls(ctx.writer, ctx.reads)
-        await put_run(ctx.writer, "silent", spec({"type": "constant"}))
+        await put_run(ctx.writer, "quiet", spec({"type": "constant"}))
         began = datetime.now(UTC)
-        await train(ctx, "silent", 0, 5)
+        await train(ctx, "quiet", 0, 5)
         assert [] == await one.check()
-        assert [] == await one.check(began + timedelta(seconds=MIN_SILENCE_S - 5))
-        assert (["silent"], 1) == (await one.check(later(MIN_SILENCE_S + 5)), one.count)
-        assert get_run(ctx.reads, "silent").stored.stalled_at is not None
-        assert [] == await one.check(later(MIN_SILENCE_S + 10)) == await another.check(later(MIN_SILENCE_S + 10))
-        assert ["silent"] == stalled(ctx)
-        await train(ctx, "silent", 5, 1)
+        assert [] == await one.check(began + timedelta(seconds=MIN_STALL_S - 5))
+        assert (["quiet"], 1) == (await one.check(later(MIN_STALL_S + 5)), one.count)
+        assert get_run(ctx.reads, "quiet").stored.stalled_at is not None
+        assert [] == await one.check(later(MIN_STALL_S + 10)) == await another.check(later(MIN_STALL_S + 10))
+        assert ["quiet"] == stalled(ctx)
+        await train(ctx, "quiet", 5, 1)
         assert ([], 0) == (await one.check(), one.count)
-        assert ([], False) == (stalled(ctx), get_run(ctx.reads, "silent").stored.stalled_at is not None)
+        assert ([], False) == (stalled(ctx), get_run(ctx.reads, "quiet").stored.stalled_at is not None)
 
     asyncio.run(story())
 
 
 def test_concurrent_checks_of_replicas_mark_a_run_once(ctx: Context):
     async def story() -> list[list[str]]:
-        await put_run(ctx.writer, "silent", spec({"type": "constant"}))
-        await train(ctx, "silent", 0, 5)
+        await put_run(ctx.writer, "quiet", spec({"type": "constant"}))
+        await train(ctx, "quiet", 0, 5)
         replicas = [Stalls(ctx.writer, ctx.reads) for _ in range(4)]
         return await asyncio.gather(*(each.check(later(60)) for each in replicas))
 
-    assert [[], [], [], ["silent"]] == sorted(asyncio.run(story()))
+    assert [[], [], [], ["quiet"]] == sorted(asyncio.run(story()))
 
 
 def test_a_finished_run_or_one_without_typical_epochs_is_not_stalled(ctx: Context):
@@ -129,9 +129,9 @@ def test_an_unchanged_run_is_not_read_again_before_its_stall_deadline(ctx: Conte
         await put_run(ctx.writer, "slow", spec({"type": "constant"}))
         await train(ctx, "slow", 0, 2)
         watching = Stalls(ctx.writer, ctx.reads)
-        await watching.check(later(MIN_SILENCE_S + 1))
+        await watching.check(later(MIN_STALL_S + 1))
         event.listen(ctx.reads, "before_cursor_execute", lambda *call: asked.append(call[2]))
-        await watching.check(later(MIN_SILENCE_S + 2))
+        await watching.check(later(MIN_STALL_S + 2))
 
     asyncio.run(story())
 

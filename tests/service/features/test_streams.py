@@ -118,22 +118,22 @@ def test_a_stream_sends_a_stall_after_the_last_event_of_the_run(service: Service
 
     from remotelr_service.features.runs.stalls import Stalls
 
-    put(service.http, "silent")
+    put(service.http, "quiet")
     for epoch in range(4):
-        report(service.http, "silent", epoch)
+        report(service.http, "quiet", epoch)
     ctx = context_of(service)
-    with Listener(f"{service.url}/v1/runs/silent/stream") as one, Listener(f"{service.url}/v1/stream") as all_of_them:
+    with Listener(f"{service.url}/v1/runs/quiet/stream") as one, Listener(f"{service.url}/v1/stream") as all_of_them:
         stalls = Stalls(ctx.writer, ctx.reads)
         _run(service, stalls.check(datetime.now(UTC) + timedelta(seconds=100)))
-        report(service.http, "silent", 4)
+        report(service.http, "quiet", 4)
         items = one.wait(lambda items: len(items) == 3)
-        told_of_all = all_of_them.wait(lambda items: len(items) == 3)
-    again = listen(f"{service.url}/v1/runs/silent/stream", lambda items: len(items) == 3, last_id="5")
-    behind = listen(f"{service.url}/v1/runs/silent/stream", lambda items: len(items) == 2, last_id="5s")
+        of_all_runs = all_of_them.wait(lambda items: len(items) == 3)
+    again = listen(f"{service.url}/v1/runs/quiet/stream", lambda items: len(items) == 3, last_id="5")
+    behind = listen(f"{service.url}/v1/runs/quiet/stream", lambda items: len(items) == 2, last_id="5s")
 
     assert [("stalled", "5s"), ("decision", "6")] == [(each.event, each.id) for each in items[1:]]
-    assert ["stalled", "decision"] == [each.event for each in told_of_all[1:]]
-    assert items[1].data["sentence"].startswith("Run silent has not reported since ")
+    assert ["stalled", "decision"] == [each.event for each in of_all_runs[1:]]
+    assert items[1].data["sentence"].startswith("Run quiet has not reported since ")
     assert [["5s", "6"], ["6"]] == [[each.id for each in found[1:]] for found in (again, behind)]
 
 
@@ -158,42 +158,42 @@ def test_a_client_that_is_disconnected_repeatedly_gets_every_event_once(database
         ]
         for each in threads:
             each.start()
-        total, heard, last_id, cuts = 8 * 26, [], begins, 0
-        while len(heard) < total:
-            until = min(rng.randrange(1, 30), total - len(heard))
+        total, received, last_id, cuts = 8 * 26, [], begins, 0
+        while len(received) < total:
+            until = min(rng.randrange(1, 30), total - len(received))
             found = listen(
                 f"{rng.choice(replicas).url}/v1/stream", lambda items, until=until: len(items) > until, last_id
             )
             assert found[0].event == "begin"
-            heard += found[1:]
-            last_id, cuts = heard[-1].id, cuts + 1
+            received += found[1:]
+            last_id, cuts = received[-1].id, cuts + 1
         for each in threads:
             each.join()
         logs = {run: log_of(first.http, run) for run in runs}
 
     assert cuts > 5
-    assert logs == {run: [each.place for each in heard if each.data["run"] == run] for run in runs}
+    assert logs == {run: [each.place for each in received if each.data["run"] == run] for run in runs}
 
 
 def test_a_client_that_reconnects_to_a_run_gets_every_event_once(service: Service):
     put(service.http, "run")
     training = threading.Thread(target=_train, args=(service.url, "run", 60, False))
     training.start()
-    heard: list[StreamEvent] = []
-    while len(heard) < 60:
-        last_id = heard[-1].id if heard else "1"
-        until = min(7, 60 - len(heard))
+    received: list[StreamEvent] = []
+    while len(received) < 60:
+        last_id = received[-1].id if received else "1"
+        until = min(7, 60 - len(received))
         url = f"{service.url}/v1/runs/run/stream"
-        heard += listen(url, lambda items, until=until: len(items) > until, last_id)[1:]
+        received += listen(url, lambda items, until=until: len(items) > until, last_id)[1:]
     training.join()
 
-    assert log_of(service.http, "run")[1:] == places(heard)
+    assert log_of(service.http, "run")[1:] == places(received)
 
 
 def test_an_event_committed_late_is_sent_late_and_not_lost(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
     """
-    One replica takes its place in the order, and is slow to commit; another one is faster. Whoever has heard of
-    the later event knows that the earlier one is missing, also when they come back elsewhere.
+    One replica takes a position in the order and commits late; another one is faster. A subscriber that received
+    the later event gets the earlier one too, also if it reconnects to another replica.
     """
     monkeypatch.setattr(all_feed, "HOLE_WAIT_S", 0.3)
     monkeypatch.setattr(engine, "POSTGRES_IDLE_TIMEOUT_MS", 60_000)
@@ -201,10 +201,10 @@ def test_an_event_committed_late_is_sent_late_and_not_lost(postgres_url: str, mo
         put(slow.http, "slow")
         put(slow.http, "fast")
         with Listener(f"{slow.url}/v1/stream") as one, Listener(f"{fast.url}/v1/stream") as another:
-            holding = _Holding(slow, "slow", epoch=0)
+            pending = _Holding(slow, "slow", epoch=0)
             report(fast.http, "fast", 0)
             early = [each.wait(lambda items: len(items) == 2)[1] for each in (one, another)]
-            holding.commit()
+            pending.commit()
             late = [each.wait(lambda items: len(items) == 3)[2] for each in (one, another)]
         found = [listen(f"{fast.url}/v1/stream", lambda items: len(items) == 2, each.id)[1] for each in early]
         report(fast.http, "fast", 1)
@@ -217,38 +217,38 @@ def test_an_event_committed_late_is_sent_late_and_not_lost(postgres_url: str, mo
 
 
 def test_an_event_committed_during_a_catch_up_is_sent(monkeypatch: pytest.MonkeyPatch):
-    everybody = all_feed.AllStreams(None)  # type: ignore[arg-type]  # whoever asks it is answered here
+    streams = all_feed.AllStreams(None)  # type: ignore[arg-type]  # `ask` answers instead of it
     before, after = hub.Cursor(1), hub.Cursor(3)
-    everybody._cursor = before
+    streams._cursor = before
     entries = [_entry(2), _entry(3)]
 
     async def ask(_: Any, question: Any) -> Any:
         if question is feed.highest_position_taken:
             return after.high
         page = [each for each in entries if not question.keywords["cursor"].contains(each.position)]
-        if everybody._cursor == after:
+        if streams._cursor == after:
             return page
         # The page was read before 2 was committed; live subscribers have both events by then.
-        everybody._cursor = after
-        for subscriber in everybody._subscribers:
+        streams._cursor = after
+        for subscriber in streams._subscribers:
             subscriber.put(all_feed._Batch(before, entries, ["2", "3"], after), 2)
         return page[1:]
 
     async def start() -> None:
         pass
 
-    async def hear() -> list[int | None]:
+    async def receive() -> list[int | None]:
         items: list[int | None] = []
-        async for step in everybody.follow(all_feed.Selection(), before, idle_s=0.0):
+        async for step in streams.follow(all_feed.Selection(), before, idle_s=0.0):
             items += [each.entry.position for each in step.items]
             if step.id == "3" and not step.items:
                 break
         return items
 
     monkeypatch.setattr(all_feed, "run_query", ask)
-    monkeypatch.setattr(everybody.poller, "start", start)
+    monkeypatch.setattr(streams.poller, "start", start)
 
-    assert asyncio.run(asyncio.wait_for(hear(), LONG_S)) == [3, 2]
+    assert asyncio.run(asyncio.wait_for(receive(), LONG_S)) == [3, 2]
 
 
 def test_a_stream_waits_for_a_pending_commit_before_later_events(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
@@ -258,9 +258,9 @@ def test_a_stream_waits_for_a_pending_commit_before_later_events(postgres_url: s
         put(slow.http, "slow")
         put(slow.http, "fast")
         with Listener(f"{fast.url}/v1/stream") as listener:
-            holding = _Holding(slow, "slow", epoch=0)
+            pending = _Holding(slow, "slow", epoch=0)
             report(fast.http, "fast", 0)
-            holding.commit()
+            pending.commit()
             items = listener.wait(lambda items: len(items) == 3)
 
     assert [("slow", 2, "report"), ("fast", 2, "report")] == places(items)
@@ -344,11 +344,11 @@ def test_a_slow_subscriber_gets_missed_events_from_the_log(service: Service, mon
 
 def test_a_cursor_of_another_history_gives_the_event_lost(service: Service):
     put(service.http, "run")
-    ahead = [listen(f"{service.url}/v1/stream", lambda _: True, "99")[0]]
-    ahead += [listen(f"{service.url}/v1/runs/run/stream", lambda _: True, "99")[0]]
+    lost = [listen(f"{service.url}/v1/stream", lambda _: True, "99")[0]]
+    lost += [listen(f"{service.url}/v1/runs/run/stream", lambda _: True, "99")[0]]
 
-    assert ["lost", "lost"] == [each.event for each in ahead]
-    assert ["1", "1"] == [each.id for each in ahead]
+    assert ["lost", "lost"] == [each.event for each in lost]
+    assert ["1", "1"] == [each.id for each in lost]
 
 
 # Rejected and disconnected clients.
@@ -356,7 +356,7 @@ def test_a_cursor_of_another_history_gives_the_event_lost(service: Service):
 
 def test_a_stream_of_an_unknown_run_is_rejected_with_a_problem(shared_service: Service):
     http = shared_service.http
-    unknown = http.get("/v1/runs/nobody/stream")
+    unknown = http.get("/v1/runs/unknown/stream")
     wrong = [http.get("/v1/stream", headers={"Last-Event-ID": each}) for each in ("x", "1!", "1!5-3", "-1", "9" * 30)]
 
     assert (404, "run_not_found") == (unknown.status_code, unknown.json()["code"])

@@ -154,11 +154,11 @@ def test_a_request_that_waits_for_commands_returns_at_the_next_command_only(serv
         poll = pool.submit(service.http.get, "/v1/runs/mnist-7/events?kind=command&after=1&wait=20")
         report(service, 0)
         time.sleep(0.2)
-        heard_before = poll.done()
+        ended_before = poll.done()
         service.http.post("/v1/runs/mnist-7/commands", json={"type": "scale", "value": 0.5})
         events = poll.result(60).json()["events"]
 
-    assert not heard_before
+    assert not ended_before
     assert [("command", {"type": "scale", "value": 0.5})] == [(each["kind"], each["payload"]) for each in events]
 
 

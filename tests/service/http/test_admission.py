@@ -60,13 +60,13 @@ def test_a_waiting_request_releases_its_slot():
             await asyncio.sleep(0)
             with limiter.released():
                 waiting = limiter.waiting
-                let_in = await following
-        return let_in, waiting, limiter.taken
+                admitted = await following
+        return admitted, waiting, limiter.taken
 
     assert (True, 1, 0) == asyncio.run(ask())
 
 
-def test_when_all_in_line_have_given_up_the_next_one_is_let_in_at_once():
+def test_when_all_in_line_have_given_up_the_next_one_is_admitted_at_once():
     async def ask() -> list[bool]:
         limiter = ConcurrencyLimiter(1, timeout_s=0.01)
         with limiter:

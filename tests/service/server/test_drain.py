@@ -43,7 +43,7 @@ def stored_epochs(url: str, trainers: list[Trainer]) -> list[int]:
 def test_a_shutdown_under_load_loses_no_accepted_request(database_url, start_service):
     """A refused connection was not accepted. A request that was sent and not answered is lost."""
     # Time for clients on a loaded machine to close their connections.
-    service = start_service(database_url, REMOTELR_LOG_LEVEL="warning", LET_GO_S="20")
+    service = start_service(database_url, REMOTELR_LOG_LEVEL="warning", ABORT_AFTER_S="20")
     service.wait_ready()
     ending = threading.Event()
     with Balancer([service.url]) as balancer:

@@ -117,7 +117,7 @@ def test_labels_are_a_closed_set_for_all_user_input(service):
     for batch in range(2):
         for number in range(5):
             run = f"run-{batch}-{number}"
-            service.http.put(f"/v1/runs/{run}", json={**RUN, "tags": {"who": HOSTILE[:7]}, "experiment": run})
+            service.http.put(f"/v1/runs/{run}", json={**RUN, "tags": {"team": HOSTILE[:7]}, "experiment": run})
             metrics = {"val_loss": 1.0, f"metric_{run}": 1.0}
             service.http.post(f"/v1/runs/{run}/reports", json={"epoch": 0, "metrics": metrics})
             service.http.get(f"/{run}/{quote(HOSTILE)}")

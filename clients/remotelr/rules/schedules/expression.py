@@ -223,10 +223,10 @@ def _problem(node: Expression, first: float, length: float | None) -> str | None
     for position in _recursive_grid(length) if node.is_stateful else _grid(length):
         value = node.value(position, lr)
         if value is None:
-            way_out = "bound it with min, max or clip"
+            remedy = "bound it with min, max or clip"
             if length is None:
-                way_out += ", or give the run a length"
-            return f"has no finite value at position {position:g}: {way_out}"
+                remedy += ", or give the run a length"
+            return f"has no finite value at position {position:g}: {remedy}"
         if value < 0 and (length is not None or position == 0):
             return f"is negative at position {position:g}: {value!r}"
         lr = value

@@ -32,14 +32,14 @@ EPOCHS = 9
 
 
 def list_quiet(
-    connection: Connection, silence_s: float, at: datetime | None, *, after: str | None = None, among: int
+    connection: Connection, quiet_s: float, at: datetime | None, *, after: str | None = None, among: int
 ) -> tuple[list[QuietRun], str | None]:
     """The quiet runs among the next `among` running runs after `after`, in order of key.
 
-    A run is quiet if its last event is older than `silence_s`, and it is not known as stalled.
+    A run is quiet if its last event is older than `quiet_s`, and it is not known as stalled.
     Returns them with the key to continue after, or None at the end. Reads at most `among` rows.
     """
-    before = (at or database_time(connection)) - timedelta(seconds=silence_s)
+    before = (at or database_time(connection)) - timedelta(seconds=quiet_s)
     page = select(runs.c.id, runs.c.key, runs.c.seq, runs.c.stalled_at, runs.c.updated_at)
     page = page.where(runs.c.status == "running", runs.c.key > (after or "")).order_by(runs.c.key).limit(among)
     rows = connection.execute(page).all()

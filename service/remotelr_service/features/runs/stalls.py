@@ -26,7 +26,7 @@ from remotelr_service.errors import ServiceError
 log = logging.getLogger(__name__)
 
 # A run is stalled after this many typical epochs, and not before this many seconds.
-TYPICAL_EPOCHS, MIN_SILENCE_S = 3.0, 30.0
+TYPICAL_EPOCHS, MIN_STALL_S = 3.0, 30.0
 # The interval of the check in seconds.
 CHECK_S: Final = 5.0
 # The number of runs marked in one transaction, which bounds the time that reports wait, and the number of running runs
@@ -90,7 +90,7 @@ class Stalls:
         with reading(self._engine) as connection:
             now = at or database_time(connection)
             quiet, self._after = stalls.list_quiet(
-                connection, MIN_SILENCE_S, at, after=self._after, among=_RUNS_PER_CHECK
+                connection, MIN_STALL_S, at, after=self._after, among=_RUNS_PER_CHECK
             )
             if len(self._deadlines) > _CACHED_RUNS:
                 self._deadlines.clear()
@@ -141,7 +141,7 @@ def stall_deadline(pace: Pace) -> datetime | None:
     typical_s = typical_epoch_s(pace.epochs)
     if typical_s is None or pace.reported_at is None:
         return None
-    return pace.reported_at + timedelta(seconds=max(TYPICAL_EPOCHS * typical_s, MIN_SILENCE_S))
+    return pace.reported_at + timedelta(seconds=max(TYPICAL_EPOCHS * typical_s, MIN_STALL_S))
 
 
 def _mark(tx: WriteTransaction, *, quiet: QuietRun, pace: Pace, at: datetime | None) -> bool:
