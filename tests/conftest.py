@@ -13,7 +13,7 @@ from support import timeouts  # noqa: F401
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-# What trainers keep for a service that is away: not in the home of who runs the tests.
+# What trainers keep for a service that is away: not in the home folder of the account that runs the tests.
 os.environ["REMOTELR_SPOOL_DIR"] = tempfile.mkdtemp(prefix="remotelr-spools-")
 atexit.register(shutil.rmtree, os.environ["REMOTELR_SPOOL_DIR"], ignore_errors=True)
 

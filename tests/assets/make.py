@@ -25,7 +25,7 @@ from support.fixtures.processes import Process  # noqa: E402
 from support.postgres import find_binaries, running_postgres  # noqa: E402
 
 PLATEAU: dict[str, Any] = {"type": "reduce_on_plateau", "monitor": "val_loss", "factor": 0.7, "patience": 3}
-# What each run is told next, epoch after epoch: better, worse, not a number, better.
+# The next losses that each run reports, epoch after epoch: better, worse, not a number, better.
 NEXT_LOSSES = [0.4, 0.9, 0.9, 0.9, 0.9, float("nan"), 0.9, 0.9, 0.3]
 
 
@@ -58,14 +58,14 @@ COSINE = {"type": "cosine", "initial_learning_rate": 1.0, "decay_steps": 50}
 
 
 def go_on(process: Process, key: str) -> list[dict[str, Any]]:
-    """What the run is told when it goes on from where it was saved."""
+    """The decisions that the run receives when it continues from the saved state."""
     run = process.stored_run(key)
     answers = []
     for epoch, loss in enumerate(NEXT_LOSSES, run.epoch):
-        told = {"attempt": run.attempt} if run.attempt else {}
+        attempt = {"attempt": run.attempt} if run.attempt else {}
         answer = None
         for rank in range(run.spec.world_size):
-            answer = process.report(key, epoch, 1.0 if epoch == 0 else loss, rank=rank, **told)
+            answer = process.report(key, epoch, 1.0 if epoch == 0 else loss, rank=rank, **attempt)
         assert answer is not None
         answers.append({"epoch": answer.epoch, "learning_rate": answer.learning_rate, "reason": answer.reason})
     return answers

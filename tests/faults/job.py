@@ -32,7 +32,7 @@ def _forks() -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A training job. `life` begins a process of it.
+    """A training job. `start` begins a process of it.
 
     remote: of `RemoteLR`. order: whether the callback that keeps the checkpoint stands before RemoteLR or after it, and
     whether a kill at the end of an epoch comes between the two. every: epochs from one checkpoint to the next.
@@ -45,8 +45,8 @@ class Job:
     every: int = 1
     _forks: Any = field(default_factory=_forks)
 
-    def life(self, *, leaves: Leaves | None = None, at: tuple[int, int] = (-1, 0)) -> BaseProcess:
-        """A process, from the newest checkpoint on; it leaves at (epoch, batch), if told to."""
+    def start(self, *, leaves: Leaves | None = None, at: tuple[int, int] = (-1, 0)) -> BaseProcess:
+        """A process, from the newest checkpoint on; it leaves at (epoch, batch), if `leaves` is given."""
         self.folder.mkdir(exist_ok=True)
         process = self._forks.Process(target=_train, args=(self._settings(leaves, at),))
         process.start()

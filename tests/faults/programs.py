@@ -96,7 +96,7 @@ def leaves_in_the_middle(url: str, folder: str) -> None:
     """The program ends while its last call is in a name resolution, which cannot be interrupted."""
     training = session(url, folder, "stuck")
     socket.getaddrinfo = lambda *_, **__: time.sleep(600)
-    _let_go(training)
+    _close_service(training)
     training._service._budget.seconds = 0.3
     report(training, 0)
     assert any(thread.name == "remotelr-call" for thread in threading.enumerate())
@@ -104,12 +104,12 @@ def leaves_in_the_middle(url: str, folder: str) -> None:
 
 def leaves_without_a_word(url: str, folder: str) -> None:
     """An exception ends the program without a close."""
-    training = session(url, folder, "silent", timeout_s=0.3)
+    training = session(url, folder, "stalled", timeout_s=0.3)
     report(training, 0)
     raise SystemExit(3)
 
 
-def _let_go(of: Session) -> None:
+def _close_service(of: Session) -> None:
     assert of._has_service
     of._service.close()
 

@@ -182,7 +182,7 @@ class Slow:
 class HeavyTail:
     """Nearly every chunk from the client is passed on at once; one in `1 / p` waits for `delay_s`.
 
-    Races hide from any even delay: only when one of two has long gone ahead do they meet.
+    An even delay hides races: they appear only when one of two requests is far ahead of the other.
     """
 
     p: float = 0.03

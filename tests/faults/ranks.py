@@ -88,7 +88,7 @@ class Race:
     async def run(self, job: Job, *, preempted_at: int | None = None) -> None:
         """Train to the end. At `preempted_at` another attempt begins, two epochs back; the first is a zombie then."""
         await self._until(job, "PUT", "", job.spec)
-        await self._attempt(job, "life-1", 0)
+        await self._attempt(job, "attempt-1", 0)
         if preempted_at is None:
             await self._live(job, attempt=1, epochs=range(job.epochs))
             return
@@ -98,7 +98,7 @@ class Race:
             taken_over = asyncio.Event()
             for rank in range(job.ranks):
                 group.create_task(self._zombie(job, rank, preempted_at - 1, taken_over))
-            await self._attempt(job, "life-2", first)
+            await self._attempt(job, "attempt-2", first)
             taken_over.set()
             group.create_task(self._live(job, attempt=2, epochs=range(first, job.epochs)))
 

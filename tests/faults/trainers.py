@@ -193,7 +193,7 @@ class Fleet:
             self._error = error
 
     async def _train(self) -> None:
-        # The service lets go of connections that were idle for five seconds: one just then used would be cut.
+        # The service closes connections that were idle for five seconds: a request at that moment would fail.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=len(self.trainers), keepalive_expiry=1.0)
         async with httpx.AsyncClient(timeout=self._timeout_s, limits=limits, trust_env=False) as http:
             ask = Ask(http, self._urls)
@@ -209,11 +209,11 @@ def check_run(trainer: Trainer, http: httpx.Client) -> list[Fault]:
     """The faults of the run's stored history, of its head, and of its log."""
     rows = pages(http, f"/v1/runs/{trainer.key}/history", "reports")
     run = read(http, f"/v1/runs/{trainer.key}")
-    told = [(answer["seq"], answer["epoch"] - 1, answer["learning_rate"]) for answer in trainer.answers]
+    acknowledged = [(answer["seq"], answer["epoch"] - 1, answer["learning_rate"]) for answer in trainer.answers]
     kept = [(row["seq"], row["epoch"], row["next_learning_rate"]) for row in rows]
     faults = []
-    if told != kept:
-        lost, more = sorted(set(told) - set(kept)), sorted(set(kept) - set(told))
+    if acknowledged != kept:
+        lost, more = sorted(set(acknowledged) - set(kept)), sorted(set(kept) - set(acknowledged))
         faults.append(f"{trainer.key}: acknowledged but not kept {lost}, kept but never acknowledged {more}")
     if [row["metrics"]["val_loss"] for row in rows] != trainer.losses:
         faults.append(f"{trainer.key}: the losses kept are not those that were reported")

@@ -103,10 +103,10 @@ class World:
                 self.session.renew_budget()
                 self.session.report(epoch, {"val_loss": LOSSES[epoch]}, step=None, learning_rate=self.rates[epoch])
 
-    def train_until_heard(self) -> None:
+    def train_until_answered(self) -> None:
         deadline = time.monotonic() + 120
         while self.session.decision is None or self.session.decision.local:
-            assert time.monotonic() < deadline, f"still unheard: {self.warned}"
+            assert time.monotonic() < deadline, f"still unanswered: {self.warned}"
             self.train(1)
             time.sleep(10 * EPOCH_S)
 
@@ -184,23 +184,23 @@ def name_unknown(world: World) -> Iterator[None]:
 
 
 @contextmanager
-def name_server_silent(world: World) -> Iterator[None]:
+def name_server_stalled(world: World) -> Iterator[None]:
     """A name resolution cannot be interrupted."""
     answered, look_up = threading.Event(), socket.getaddrinfo
 
-    def silent(*arguments: Any, **named: Any) -> Any:
+    def stalled(*arguments: Any, **named: Any) -> Any:
         answered.wait(60)
         return look_up(*arguments, **named)
 
     with world.monkeypatch.context() as patch:
-        patch.setattr(socket, "getaddrinfo", silent)
+        patch.setattr(socket, "getaddrinfo", stalled)
         world.proxy.cut()
         yield
     answered.set()
 
 
 @contextmanager
-def certificate_of_somebody_else(world: World) -> Iterator[None]:
+def certificate_of_another_host(world: World) -> Iterator[None]:
     world.certificate.load_cert_chain(TLS / "wrong.pem")
     world.proxy.cut()
     yield
@@ -259,8 +259,8 @@ AWAY: dict[str, Trouble] = {
     "100 MB": flooded,
     "gzip bomb": network(hostile.gzip_bomb),
     "unknown name": name_unknown,
-    "silent name server": name_server_silent,
-    "wrong certificate": certificate_of_somebody_else,
+    "stalled name server": name_server_stalled,
+    "wrong certificate": certificate_of_another_host,
     "wall clock jumps": wall_clock_jumps,
 }
 
@@ -308,8 +308,8 @@ def check(world: World, service: Service, tell: Callable[[str], None]) -> None:
     # A late answer is late at each try before the breaker opens; a busy machine seldom is.
     assert took_s[-FAILURES:][0] <= TIMEOUT_S + SLACK_S
     with Client(service.url, timeout_s=60.0, trust_env=False) as client:
-        told = [row for row in client.get_run(world.run).history() if row.superseded_by is None]
-    assert [(row.epoch, row.metrics["val_loss"], row.used_learning_rate, row.next_learning_rate) for row in told] == [
+        stored = [row for row in client.get_run(world.run).history() if row.superseded_by is None]
+    assert [(row.epoch, row.metrics["val_loss"], row.used_learning_rate, row.next_learning_rate) for row in stored] == [
         (epoch, LOSSES[epoch], RATES[epoch], RATES[epoch + 1]) for epoch in range(len(world.rates))
     ]
     assert TOKEN not in "".join(world.warned + world.said)
@@ -317,12 +317,12 @@ def check(world: World, service: Service, tell: Callable[[str], None]) -> None:
 
 @pytest.mark.parametrize("trouble", AWAY.values(), ids=AWAY.keys())
 def test_a_training_does_not_notice(begin, service, tell, trouble, capfd):
-    world = begin(tls=trouble is certificate_of_somebody_else)
+    world = begin(tls=trouble is certificate_of_another_host)
     world.train(HEALTHY)
     with world.troubled(trouble):
         world.train(TROUBLED)
         opened = world.session._service._breaker.is_open
-    world.train_until_heard()
+    world.train_until_answered()
     world.train(HEALTHY)
     world.end()
 
@@ -349,7 +349,7 @@ def test_a_service_that_answers_now_and_then_is_used_as_far_as_it_goes(begin, se
     world.train(HEALTHY)
     with world.troubled(trouble):
         world.train(TROUBLED)
-    world.train_until_heard()
+    world.train_until_answered()
     world.train(HEALTHY)
     world.end()
 
@@ -363,7 +363,7 @@ def test_a_token_that_is_revoked_in_the_middle_of_a_run_is_one_warning(begin, se
     # The connection is refused at once, so the budget is not short.
     with world.troubled(network(hostile.unauthorized), PATIENT_S):
         world.train(TROUBLED)
-    world.train_until_heard()
+    world.train_until_answered()
     world.end()
 
     check(world, service, tell)
@@ -377,7 +377,7 @@ def test_a_proxy_of_the_environment_that_is_not_there_is_a_service_that_is_away(
     world.train(HEALTHY)
     with world.troubled(proxy_variables):
         world.train(TROUBLED)
-    world.train_until_heard()
+    world.train_until_answered()
     world.end()
 
     check(world, service, tell)

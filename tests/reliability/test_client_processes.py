@@ -59,10 +59,10 @@ def test_a_program_ends_though_a_call_of_it_cannot(url, tmp_path):
 
 def test_a_program_that_ends_without_close_leaves_nothing_open_and_does_not_wait(shared_service, tmp_path):
     """Every warning is shown, also of unclosed sockets; the service stops answering just before."""
-    with Proxy(("127.0.0.1", int(shared_service.url.rpartition(":")[2])), proxy.blackhole) as silent:
+    with Proxy(("127.0.0.1", int(shared_service.url.rpartition(":")[2])), proxy.blackhole) as stalled:
         began = time.monotonic()
         printed, complaints = runs(
-            programs.leaves_without_a_word, silent.url, tmp_path, "-W", "always::ResourceWarning", code=3
+            programs.leaves_without_a_word, stalled.url, tmp_path, "-W", "always::ResourceWarning", code=3
         )
 
     assert time.monotonic() - began < 100

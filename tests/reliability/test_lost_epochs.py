@@ -74,7 +74,7 @@ def test_an_attempt_that_knows_more_than_the_service_is_not_given_a_wrong_state(
     service.stop()
     _restore(backup, file_of(sqlite_url))
     service.start()
-    begin = {"key": "life-2", "epoch": 20, "last_seq": trainer.last_seq}
+    begin = {"key": "attempt-2", "epoch": 20, "last_seq": trainer.last_seq}
     with service.client() as http:
         trainer.http = http
         refused = http.post("/v1/runs/a/attempts", json=begin)
@@ -114,9 +114,9 @@ class _Trainer:
         missing = [self._body(epoch) for epoch in range(first, len(self.rates))]
         answers = self.http.post(f"/v1/runs/{self.key}/reports/batch", json={"reports": missing}).raise_for_status()
         self.sent_again += len(missing)
-        told = [answer["learning_rate"] for answer in answers.json()["answers"]]
+        answered = [answer["learning_rate"] for answer in answers.json()["answers"]]
 
-        assert self.rates[first:] == told
+        assert self.rates[first:] == answered
 
     def stored(self) -> list[float]:
         """The rates that the service has stored for this run."""

@@ -197,17 +197,17 @@ def test_an_operator_steers_twenty_live_jobs_and_the_audit_has_the_rates_they_tr
     assert {0} == {job.ended() for job in jobs.values()}
 
     used = {key: job.used for key, job in jobs.items()}
-    told = {key: remotelr("runs", "commands", key)["commands"] for key in ALL}
+    commands = {key: remotelr("runs", "commands", key)["commands"] for key in ALL}
     statuses = {run["run"]: run["status"] for run in remotelr("runs", "list", "-e", "nightly")["runs"]}
     with Client(service.url, token=operator, timeout_s=60.0, trust_env=False) as client:
         audit = {run.key: counting(run.history()) for run in client.runs(experiment="nightly")}
 
     assert [each["run"] for each in rehearsed["runs"]] == [each["run"] for each in halved["runs"]] == HOT
     assert approx([3, 0.1, 0.05]) == [rehearsed["runs"][-1][name] for name in ("effective_from", "before", "after")]
-    assert [pinned["seq"], released["seq"]] == [each["seq"] for each in told[PINNED]]
+    assert [pinned["seq"], released["seq"]] == [each["seq"] for each in commands[PINNED]]
     assert {STOPPED: "stopped"} == {key: status for key, status in statuses.items() if status != "completed"}
     check_curves(used)
-    check_audit(used, audit, told)
+    check_audit(used, audit, commands)
 
 
 def check_curves(used: dict[str, dict[int, float]]) -> None:
@@ -229,10 +229,12 @@ def check_curves(used: dict[str, dict[int, float]]) -> None:
 
 
 def check_audit(
-    used: dict[str, dict[int, float]], audit: dict[str, dict[int, ReportRecord]], told: dict[str, list[dict[str, Any]]]
+    used: dict[str, dict[int, float]],
+    audit: dict[str, dict[int, ReportRecord]],
+    by_run: dict[str, list[dict[str, Any]]],
 ) -> None:
     """The log has the rate that each job used, and every command was applied and has its actor."""
-    commands = [each for orders in told.values() for each in orders]
+    commands = [each for orders in by_run.values() for each in orders]
     assert used == {
         key: {epoch: approx(report.learning_rate) for epoch, report in reports.items()}
         for key, reports in audit.items()

@@ -1,7 +1,7 @@
 """At three times its capacity, the service keeps its throughput and answers the other requests with 503 (F32).
 
 The load generator and the database share the machine with the service, and a flood costs them too. So what is
-compared is what the service does for a second of its own processor's time, which nobody takes away from it.
+compared is what the service does for a second of its own processor's time, which the others do not consume.
 """
 
 import json
@@ -86,6 +86,6 @@ def test_at_three_times_the_load_goodput_stays_and_the_other_requests_get_retry_
 
     assert goodput >= (GOODPUT if long else NO_COLLAPSE)
     assert all((0, 0) == (peak.other, flood.other) for peak, flood in pairs)
-    assert any(flood.turned_away for _, flood in pairs), "nobody was turned away: this was no overload"
+    assert any(flood.turned_away for _, flood in pairs), "no request was turned away: this was no overload"
     service.await_says("/livez", 200)
     service.await_says("/readyz", 200)

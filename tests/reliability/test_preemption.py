@@ -70,20 +70,20 @@ def undisturbed(service: Service, tmp_path_factory: pytest.TempPathFactory) -> C
 
 
 def completes(job: Job) -> None:
-    process = job.life()
+    process = job.start()
     process.join(ENDS_S)
     assert process.exitcode == 0, job.said
 
 
 def is_killed(job: Job, at: tuple[int, int]) -> None:
-    process = job.life(leaves="killed", at=at)
+    process = job.start(leaves="killed", at=at)
     process.join(ENDS_S)
     assert process.exitcode == -signal.SIGKILL, job.said
 
 
 def is_halted(job: Job, at: tuple[int, int]) -> psutil.Process:
     """A process that stands still there."""
-    process = psutil.Process(job.life(leaves="halted", at=at).pid)
+    process = psutil.Process(job.start(leaves="halted", at=at).pid)
     deadline = time.monotonic() + ENDS_S
     while process.status() != psutil.STATUS_STOPPED:
         assert time.monotonic() < deadline, job.said
@@ -97,7 +97,7 @@ def random_places(seed: int, count: int) -> list[tuple[int, int]]:
     return sorted(random.Random(seed).sample(every, count))
 
 
-def told(service: Service, run: str) -> list[tuple[Any, ...]]:
+def stored(service: Service, run: str) -> list[tuple[Any, ...]]:
     """The stored history of the run: epochs, losses, rates."""
     with Client(service.url, timeout_s=60.0, trust_env=False) as client:
         rows = [row for row in client.get_run(run).history() if row.superseded_by is None]
@@ -125,7 +125,7 @@ def test_every_batch_has_the_rate_it_would_have_had(service, undisturbed, tmp_pa
     completes(job)
 
     assert expected == job.rates
-    assert told(service, run) == told(service, run.replace("killed", "whole"))
+    assert stored(service, run) == stored(service, run.replace("killed", "whole"))
     assert job.said == ""
 
 
@@ -149,7 +149,7 @@ def test_a_job_whose_service_is_killed_with_it_goes_on_alone_and_tells_it_later(
         completes(job)
 
     assert expected == job.rates
-    assert told(service, "both") == told(service, "whole-0")
+    assert stored(service, "both") == stored(service, "whole-0")
     assert job.said.count("Training goes on by the same rules here.") >= 2
     assert late or job.said.count("answers again") >= 1
 
@@ -171,7 +171,7 @@ def test_an_old_process_that_was_taken_for_dead_stops_and_changes_nothing(servic
     psutil.wait_procs([heir], ENDS_S)
 
     assert expected == new.rates
-    assert told(service, "zombie") == told(service, "whole-0")
+    assert stored(service, "zombie") == stored(service, "whole-0")
     assert "Epoch 6: RemoteLR stops training: a newer attempt has taken the run over." in old.said
     assert new.said == ""
 
@@ -194,5 +194,5 @@ def test_a_checkpoint_that_was_kept_before_its_epoch_was_reported_costs_the_plat
     is_killed(job, (3, BATCHES))
     completes(job)
 
-    assert [epoch for epoch, *_ in told(service, "between")] == [0, 1, 2, 4, 5]
+    assert [epoch for epoch, *_ in stored(service, "between")] == [0, 1, 2, 4, 5]
     assert job.said.count("has reports of the epochs just before") == 1

@@ -25,7 +25,7 @@ from faults.service import Service
 from faults.trainers import pages
 from support.fixtures.databases import _database
 
-# The database frees a run after five seconds. Nobody else ever does, so on a busy machine it may take longer.
+# Only the database frees a run, after five seconds; on a busy machine it may take longer.
 FREED_S = 60.0
 
 
@@ -82,7 +82,7 @@ def test_every_rank_gets_the_same_rate_from_every_replica_despite_delays_retries
     cluster: Cluster, ranks: int, long: bool, tell: Callable[[str], None]
 ):
     """
-    Some ranks decide alone (rank 0), some runs wait for all; half of the runs are taken over by another life,
+    Some ranks decide alone (rank 0), some runs wait for all; half of the runs are taken over by another attempt,
     while the old one goes on posting.
     """
     # One process commits through one connection, so a stall holds up all its runs: the tail is shorter than the
@@ -126,7 +126,7 @@ def test_thirty_two_creations_at_once_make_one_run_and_sixteen_resumes_sixteen_a
     spec = {"policy": POLICY, "initial_learning_rate": INITIAL}
     created = asyncio.run(_at_once([("PUT", urls[n % len(urls)], spec) for n in range(32)]))
     begun = asyncio.run(
-        _at_once([("POST", f"{urls[n % len(urls)]}/attempts", {"key": f"life-{n}", "epoch": 0}) for n in range(16)])
+        _at_once([("POST", f"{urls[n % len(urls)]}/attempts", {"key": f"attempt-{n}", "epoch": 0}) for n in range(16)])
     )
     numbers = [answer.json()["attempt"] for answer in begun]
     report = {"epoch": 0, "metrics": {"val_loss": 1.0}}
@@ -162,8 +162,8 @@ def test_a_replica_that_freezes_while_it_holds_a_run_frees_it_for_the_others(
     cluster: Cluster, tell: Callable[[str], None]
 ):
     """
-    F18: the database ends its transaction after five seconds, and nothing of it is stored. Who is frozen stays so:
-    one whose connection alone was slow would be back at once, and take the run again before anybody else.
+    F18: the database ends its transaction after five seconds, and nothing of it is stored. The replica stays frozen:
+    one whose connection alone was slow would be back at once, and take the run again before the others.
     """
     body = {"epoch": 0, "metrics": {"val_loss": 1.0}}
     other, frozen, way = cluster.replicas[0], cluster.replicas[1], cluster.ways[1]
@@ -238,7 +238,7 @@ async def _at_once(requests: list[tuple[str, str, dict[str, Any]]]) -> list[http
 
 
 def _log_faults(job: Job, http: httpx.Client) -> list[str]:
-    """What is wrong in the stored log: points decided twice, numbers missing, rows of lives taken over."""
+    """What is wrong in the stored log: points decided twice, numbers missing, rows of attempts taken over."""
     events = pages(http, f"/v1/runs/{job.key}/events", "events")
     decided = [
         event["epoch"]
@@ -252,5 +252,5 @@ def _log_faults(job: Job, http: httpx.Client) -> list[str]:
         faults.append(f"{job.key}: numbers are missing in the log")
     attempts = [event["attempt"] for event in events]
     if attempts != sorted(attempts):
-        faults.append(f"{job.key}: an older life wrote after a newer one: {attempts}")
+        faults.append(f"{job.key}: an older attempt wrote after a newer one: {attempts}")
     return faults

@@ -90,11 +90,11 @@ class Model:
         """Take a new report. Gives whether the point is decided by it."""
         self.events += 1
         self.reports[epoch, rank] = loss
-        heard = [self.reports[epoch, each] for each in range(self.ranks) if (epoch, each) in self.reports]
-        if len(heard) < self.ranks:
+        reported = [self.reports[epoch, each] for each in range(self.ranks) if (epoch, each) in self.reports]
+        if len(reported) < self.ranks:
             return False
         plateau = copy(self.plateau())
-        plateau.report(mean(list(map(float, heard))))
+        plateau.report(mean(list(map(float, reported))))
         self.before[epoch + 1] = plateau
         self.move_to(epoch + 1)
         return True
@@ -117,7 +117,7 @@ class Model:
             self.stop = True
             return effective_from
         if kind != "scale":
-            # A pin or a release also cancels what an earlier life was to obey later.
+            # A pin or a release also cancels the later overrides of an earlier attempt.
             self.orders = [order for order in self.orders if order[0] <= effective_from]
         if kind == "release":
             self.stop = False
@@ -152,7 +152,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.key = uuid.uuid4().hex
-        self.lives: dict[int, tuple[str, int]] = {}
+        self.attempts: dict[int, tuple[str, int]] = {}
         self.keyed: dict[str, dict[str, Any]] = {}
 
     def ask(self, replica: int, path: str, body: Any, method: str = "POST") -> httpx.Response:
@@ -232,7 +232,7 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.attempt > 1)
     @rule(replica=any_of, loss=losses, back=st.integers(0, 2), which=any_of)
-    def report_of_a_life_taken_over(self, replica: int, loss: Any, back: int, which: int) -> None:
+    def report_of_an_attempt_taken_over(self, replica: int, loss: Any, back: int, which: int) -> None:
         body = self._report(max(0, self.model.epoch - back), 0, loss)
         old = 1 + which % (self.model.attempt - 1)
 
@@ -241,22 +241,22 @@ class Machine(RuleBasedStateMachine):
     @rule(replica=any_of, back=st.sampled_from([0, 0, 1, 2, 5]), loss=losses)
     def begin_attempt(self, replica: int, back: int, loss: Any) -> None:
         epoch = max(0, self.model.epoch - back)
-        name = f"life-{self.model.attempt + 1}"
+        name = f"attempt-{self.model.attempt + 1}"
         answer = self.ask(replica, "/attempts", {"key": name, "epoch": epoch}).json()
         self.model.rewind(epoch)
-        self.lives[answer["attempt"]] = (name, epoch)
+        self.attempts[answer["attempt"]] = (name, epoch)
 
         assert self.model.attempt == answer["attempt"]
         self._check_decision(answer["decision"], replayed=False)
         if self.model.attempt > 1:
             # The trainer that was taken over does not know it yet.
-            self.report_of_a_life_taken_over(replica + 1, loss, 0, self.model.attempt - 2)
+            self.report_of_an_attempt_taken_over(replica + 1, loss, 0, self.model.attempt - 2)
 
-    @precondition(lambda self: self.lives)
+    @precondition(lambda self: self.attempts)
     @rule(replica=any_of, which=any_of)
     def begin_attempt_again(self, replica: int, which: int) -> None:
         number = 1 + which % self.model.attempt
-        name, epoch = self.lives[number]
+        name, epoch = self.attempts[number]
         answer = self.ask(replica, "/attempts", {"key": name, "epoch": epoch})
         if number < self.model.attempt:
             self.refused(answer, "stale_attempt")
@@ -341,9 +341,9 @@ class Machine(RuleBasedStateMachine):
 
     def _check_decision(self, decision: dict[str, Any], *, replayed: bool) -> None:
         model = self.model
-        told = (decision["epoch"], decision["learning_rate"], decision["plateau"], decision["action"])
+        answered = (decision["epoch"], decision["learning_rate"], decision["plateau"], decision["action"])
 
-        assert (model.epoch, model.rate, model.plateau().state, "stop" if model.stop else "continue") == told
+        assert (model.epoch, model.rate, model.plateau().state, "stop" if model.stop else "continue") == answered
         assert math.isfinite(decision["learning_rate"])
         assert replayed == decision["replayed"], json.dumps(decision)
 

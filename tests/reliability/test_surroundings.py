@@ -29,7 +29,7 @@ def test_replicas_behind_pgbouncer_in_transaction_mode_lose_nothing(
 ):
     """
     Protocol b. Four connections for two replicas: a statement that was prepared, or a setting that was made, would
-    meet somebody else's. Now and then the server ends all four.
+    meet those of another client. Now and then the server ends all four.
     """
     epochs, ends = (120, 4) if long else (25, 2)
     with pgbouncer(postgres_url) as url:
@@ -107,8 +107,8 @@ class WrongClock:
 def days_off(service: Service) -> int:
     """How many days the clock of the service is away from ours."""
     with service.client() as http:
-        told = parsedate_to_datetime(http.get("/livez").headers["date"])
-    return round((told - datetime.now(UTC)).total_seconds() / 86_400)
+        service_time = parsedate_to_datetime(http.get("/livez").headers["date"])
+    return round((service_time - datetime.now(UTC)).total_seconds() / 86_400)
 
 
 @contextmanager

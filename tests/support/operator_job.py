@@ -1,6 +1,6 @@
 """A training job that an operator may steer: `python -m support.operator_job settings.json`, a process of its own.
 
-It prints `at E` when it waits before epoch E, and continues after the line `until E` on stdin. So whoever tells a story
+It prints `at E` when it waits before epoch E, and continues after the line `until E` on stdin. So a test
 with many jobs decides how far each has come when something happens, on a machine of any speed. The rate that each
 epoch really trained with is written down where the job itself used it.
 """
