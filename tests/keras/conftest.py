@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who says nothing of time has as much of it as a busy machine takes."""
+    """A client without a `timeout_s` of its own waits as long as a busy machine takes."""
     for each in (Client, RemoteLR):
         monkeypatch.setitem(each.__init__.__kwdefaults__, "timeout_s", 60.0)
 
@@ -45,7 +45,7 @@ def key(request: pytest.FixtureRequest) -> str:
 
 
 class MortalService:
-    """`remotelr serve` as a process, on one port and one database for all its lives."""
+    """`remotelr serve` as a process, on one port and one database across its restarts."""
 
     def __init__(self, database_url: str, folder: Path) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"

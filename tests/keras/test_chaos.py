@@ -111,8 +111,8 @@ def test_a_fit_in_trouble_ends_with_the_rates_it_would_have_had(shared_service, 
     assert trained.history["learning_rate"] == [float(np.float32(rate)) for rate in rates()]
     with Client(shared_service.url) as client:
         run = client.get_run(key)
-        told = [(row.epoch, row.metrics["val_loss"], row.learning_rate) for row in run.history()]
-    assert told == [(epoch, LOSSES[epoch], rates()[epoch]) for epoch in range(EPOCHS)]
+        stored = [(row.epoch, row.metrics["val_loss"], row.learning_rate) for row in run.history()]
+    assert stored == [(epoch, LOSSES[epoch], rates()[epoch]) for epoch in range(EPOCHS)]
     assert run.view.status == "completed"
     assert sorted(remote.took_s)[len(remote.took_s) // 2] <= HURRIED_S + SLACK_S
     assert max(remote.took_s) <= HURRIED_S + FAR_S

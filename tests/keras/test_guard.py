@@ -42,7 +42,7 @@ def fit(*callbacks, losses=LOSSES, model=None, epochs=None):
 
 
 @pytest.mark.parametrize("central", [True, False], ids=["service", "alone"])
-def test_a_run_goes_back_to_the_weights_of_the_epoch_it_is_told(url, key, tmp_path, capsys, central):
+def test_a_run_goes_back_to_the_weights_of_the_epoch_in_the_decision(url, key, tmp_path, capsys, central):
     # One path for both; the callback that keeps them stands before the one that looks at the end of the epoch.
     checkpoints = str(tmp_path / "{epoch:03d}.weights.h5")
     kept = keras.callbacks.ModelCheckpoint(checkpoints, save_weights_only=True)

@@ -19,7 +19,7 @@ BATCHES = 40
 
 
 class At(keras.callbacks.Callback):
-    """Orders something after a batch of the first epoch, and waits until `remote` has heard so many orders."""
+    """Orders something after a batch of the first epoch, and waits until `remote` has received so many orders."""
 
     def __init__(self, batch, order, remote=None, orders=1):
         super().__init__()
@@ -34,7 +34,7 @@ class At(keras.callbacks.Callback):
             self._order()
             deadline = time.monotonic() + 60
             while self._remote is not None and len(self._remote._session._listener._commands) < self._orders:
-                assert time.monotonic() < deadline, "the orders were never heard"
+                assert time.monotonic() < deadline, "the orders were never received"
                 time.sleep(0.01)
 
 
@@ -59,10 +59,10 @@ def test_a_live_rate_is_effective_from_the_next_batch_on(url, key):
 
         history = fit(remote, order, steps)
 
-        told = list(client.get_run(key).history())
+        stored = list(client.get_run(key).history())
     assert steps.rates == pytest.approx([0.5] * 10 + [0.25] * (2 * BATCHES - 10), abs=1e-4)
     assert history["learning_rate"] == [0.25, 0.25]
-    assert [(row.learning_rate, row.used_learning_rate) for row in told] == [(0.5, 0.25), (0.25, 0.25)]
+    assert [(row.learning_rate, row.used_learning_rate) for row in stored] == [(0.5, 0.25), (0.25, 0.25)]
     assert listeners() == []
 
 

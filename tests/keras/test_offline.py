@@ -94,7 +94,7 @@ def test_a_service_that_comes_late_gets_the_run_with_everything_in_it(mortal_ser
 
 @QUIET
 def test_a_trainer_killed_during_an_outage_delivers_in_a_later_process(mortal_service, key, tmp_path):
-    """Two lives without a service, each ended by SIGKILL, the second from a checkpoint; then the service is there."""
+    """Two processes without a service, each ended by SIGKILL, the second from a checkpoint; then the service is up."""
     settings = {
         "url": mortal_service.url, "run": key, "epochs": EPOCHS, "losses": LOSSES, "order": "backup last",
         "plateau": {**PLATEAU, "timeout_s": HURRIED_S, "spool_dir": str(tmp_path / "spools")},
@@ -119,8 +119,8 @@ def test_a_trainer_killed_during_an_outage_delivers_in_a_later_process(mortal_se
         for row in map(json.loads, (tmp_path / "seen.jsonl").read_text().splitlines())
     }
     assert [seen[epoch] for epoch in range(EPOCHS)] == undisturbed(key)
-    told = history(mortal_service.url, key)
-    assert {epoch for epoch, *_ in told} == set(range(EPOCHS))
+    stored = history(mortal_service.url, key)
+    assert {epoch for epoch, *_ in stored} == set(range(EPOCHS))
     assert list((tmp_path / "spools").iterdir()) == []
 
 

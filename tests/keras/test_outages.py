@@ -61,7 +61,7 @@ def test_after_holding_the_decisions_of_a_restarted_service_count(mortal_service
         history = fit(linear(), Outage(mortal_service, remote, killed=2, started=4), remote, epochs=7)
 
     assert len(ours(warned)) == 1
-    # Told all that happened meanwhile, the service decides as if it had been there.
+    # With the reports of the outage, the service decides as if it had been there.
     assert history["learning_rate"] == float32(0.8, 0.4, 0.2, 0.2, 0.2, 0.025, 0.0125)
     assert capsys.readouterr().out.splitlines()[1:-1] == [f"RemoteLR: {mortal_service.url} answers again."]
 

@@ -169,14 +169,14 @@ def test_the_history_of_the_run_has_what_the_fit_reported(url, key):
 
     with Client(url) as client:
         run = client.get_run(key)
-        told = list(run.history())
+        stored = list(run.history())
 
-    assert [row.metrics["val_loss"] for row in told] == history["val_loss"]
-    assert [row.used_learning_rate for row in told] == history["learning_rate"]
+    assert [row.metrics["val_loss"] for row in stored] == history["val_loss"]
+    assert [row.used_learning_rate for row in stored] == history["learning_rate"]
     assert run.view.status == "completed"
 
 
-def test_a_schedule_inside_the_optimizer_is_refused_with_the_way_out(url, key):
+def test_a_schedule_inside_the_optimizer_is_refused_with_the_remedy(url, key):
     model = linear(keras.optimizers.SGD(CosineDecay(0.1, 10)))
 
     with pytest.raises(TypeError, match=r"Give the schedule to RemoteLR as `policy=`"):

@@ -1,4 +1,4 @@
-"""A fit at a service that lets nobody in without a token."""
+"""A fit at a service that requires a token."""
 
 import keras
 import pytest
@@ -30,7 +30,7 @@ def token(guarded, run: str) -> tuple[int, str]:
 
 
 class Ordered(keras.callbacks.Callback):
-    """Does something after the second batch of the first epoch, and waits until `remote` has heard an order."""
+    """Does something after the second batch of the first epoch, and waits until `remote` has received an order."""
 
     def __init__(self, act, remote=None):
         super().__init__()
@@ -59,7 +59,7 @@ def test_a_trainer_with_a_token_for_its_run_reports_and_receives_commands(guarde
     assert run.view.status == "completed"
 
 
-@pytest.mark.parametrize("wrong", [None, "rlr_nobodyhasevermadethistoken000000000000"], ids=["none", "unknown"])
+@pytest.mark.parametrize("wrong", [None, "rlr_neverissuedbyanyservice00000000000000"], ids=["none", "unknown"])
 def test_an_unauthorized_trainer_fails_before_the_first_epoch(guarded, key, wrong):
     remote = RemoteLR(guarded.url, key, HALVING, token=wrong)
 
@@ -67,7 +67,7 @@ def test_an_unauthorized_trainer_fails_before_the_first_epoch(guarded, key, wron
         linear().fit(*data(), epochs=1, verbose=0, callbacks=[remote])
 
     assert refused.value.status == 401
-    assert "nobodyhasevermade" not in str(refused.value) + repr(vars(remote))
+    assert "neverissued" not in str(refused.value) + repr(vars(remote))
 
 
 def test_a_token_that_is_revoked_while_a_fit_runs_is_one_warning_and_the_same_rates(guarded, key):
