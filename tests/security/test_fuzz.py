@@ -39,7 +39,7 @@ class Fuzzed:
     said: str
     statuses: dict[str, Counter[int]] = field(default_factory=dict)
     stateful: int = 0
-    told: list[str] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
     later: int = 0
 
 
@@ -97,7 +97,7 @@ def read(found: Fuzzed, events: Path) -> Fuzzed:
             found.stateful += finished["phase"].startswith("stateful")
             if call != SHOWS_TOKEN:
                 content = (answer["content"] or {}).get("$base64", "")
-                found.told.append(f"{answer['headers']} {b64decode(content).decode(errors='replace')}")
+                found.answers.append(f"{answer['headers']} {b64decode(content).decode(errors='replace')}")
     return found
 
 
@@ -124,10 +124,10 @@ def test_the_fuzz_run_reached_every_operation(fuzzed: Fuzzed):
 
 def test_no_answer_is_a_failure_and_none_tells_of_the_inside(fuzzed: Fuzzed):
     statuses = {status for counted in fuzzed.statuses.values() for status in counted}
-    told = [answer for answer in fuzzed.told if INSIDE.search(answer)]
+    leaks = [answer for answer in fuzzed.answers if INSIDE.search(answer)]
 
     assert max(statuses) < 500
-    assert [] == told[:3]
+    assert [] == leaks[:3]
 
 
 def test_the_service_serves_on(fuzzed: Fuzzed):

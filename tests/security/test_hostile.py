@@ -95,7 +95,7 @@ def attacked(one_guarded: Service) -> Service:
 @pytest.mark.parametrize("request_bytes", REQUESTS.values(), ids=list(REQUESTS))
 def test_any_input_is_answered_or_rejected_and_the_next_request_is_served(attacked: Service, request_bytes: bytes):
     """
-    Forbidden whatever comes: a failure, no end within ten seconds, an order that was smuggled in, something told of
+    Forbidden whatever comes: a failure, no end within ten seconds, an order that was smuggled in, a detail of
     the inside, and a next request that fares worse for it.
     """
     answer = raw(attacked, request_bytes)

@@ -14,10 +14,10 @@ from remotelr_service.settings import Settings
 from support.api_requests import RUN, make_token
 from support.fixtures.service import Service
 
-# One column for each token: `in` is let in, and a number is how it is refused. `mine` and `other` are tokens of the
+# One column for each token: `in` is admitted, and a number is how it is refused. `mine` and `other` are tokens of the
 # scope report, for the experiment of the run that the call is about, and for another one.
 TABLE = """
-call                     nobody  mine  other  view  operate  admin
+call                     none    mine  other  view  operate  admin
 
 livez                    in      in    in     in    in       in
 readyz                   in      in    in     in    in       in
@@ -99,7 +99,7 @@ def tokens(one_guarded: Service) -> dict[str, str | None]:
         return token
 
     return {
-        "nobody": None,
+        "none": None,
         "mine": make("mine", "report", experiment="mine"),
         "other": make("other", "report", experiment="other"),
         "view": make("view", "view"),

@@ -271,7 +271,7 @@ def test_the_use_of_a_token_is_stored_at_the_latest_when_the_service_stops(datab
 def test_the_name_of_the_token_is_the_actor(one_guarded: Service):
     token = make_token(one_guarded.http, "night shift", "operate")["token"]
     one_guarded.http.put("/v1/runs/ordered", json=RUN)
-    order = {"type": "set_learning_rate", "value": 0.05, "actor": "somebody else", "reason": "too fast"}
+    order = {"type": "set_learning_rate", "value": 0.05, "actor": "another operator", "reason": "too fast"}
     one_guarded.http.post("/v1/runs/ordered/commands", json=order, headers=bearer(token))
     events = one_guarded.http.get("/v1/runs/ordered/events?kind=command").json()["events"]
 
