@@ -57,7 +57,7 @@ def request_of(run: bytes, epoch: int) -> bytes:
 class Trainer(asyncio.Protocol):
     """One connection that reports epoch after epoch of one run.
 
-    answered: told the seconds from each request to its answer. adds: what the epoch of an answer is beyond
+    answered: called with the seconds from each request to its answer. adds: what the epoch of an answer is beyond
     that of the report (1 of the service, 0 of an echo).
     """
 
