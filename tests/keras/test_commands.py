@@ -62,7 +62,7 @@ def test_a_command_holds_if_the_service_goes_away_after_its_epoch(mortal_service
 
 @QUIET
 def test_a_longer_run_has_the_steps_of_its_new_curve_which_begins_with_the_rate_of_the_old_one(mortal_service, key):
-    """Nothing in the decision tells of another curve, but that an event lies between it and the one before."""
+    """Only an event between this decision and the one before it shows that the curve is another one."""
     mortal_service.start()
     remote = RemoteLR(mortal_service.url, key, FALLING, timeout_s=PATIENT_S)
     outage = Outage(mortal_service, remote, killed=3, started=4)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import httpx
 import pytest
 
 from support.api_requests import ADMIN, bearer
@@ -25,10 +24,3 @@ def one_guarded(sqlite_template, tmp_path_factory) -> Iterator[Service]:
     with serving(f"sqlite:///{file}", auth="on", admin_token=ADMIN) as running:
         running.http.headers.update(bearer(ADMIN))
         yield running
-
-
-@pytest.fixture
-def as_nobody(one_guarded: Service) -> Iterator[httpx.Client]:
-    """A client of `one_guarded` without a token."""
-    with httpx.Client(base_url=one_guarded.url, timeout=30.0, trust_env=False) as http:
-        yield http

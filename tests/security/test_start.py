@@ -23,7 +23,7 @@ from remotelr_service.settings import InvalidSettings, Settings, read_settings
 from support.api_requests import ADMIN, bearer
 from support.fixtures.service import ServiceProcess, serving
 
-EVERYBODY = {"REMOTELR_HOST": "0.0.0.0"}
+ALL_INTERFACES = {"REMOTELR_HOST": "0.0.0.0"}
 
 
 def status(url: str, token: str | None = None) -> int:
@@ -73,7 +73,7 @@ def test_a_first_token_is_created_if_tokens_are_required(settings, is_needed):
 
 
 def test_an_insecure_configuration_ends_the_start_with_one_line(sqlite_url, start_service):
-    service = start_service(sqlite_url, **EVERYBODY, REMOTELR_AUTH="off")
+    service = start_service(sqlite_url, **ALL_INTERFACES, REMOTELR_AUTH="off")
     code = service.process.wait(90)
 
     assert 1 == code
@@ -85,7 +85,7 @@ def test_a_first_reachable_start_creates_a_token_and_prints_its_file(sqlite_url,
     Only this user can read the file, and the token appears nowhere else. A second start creates no other token.
     """
     file = Path(sqlite_url.removeprefix("sqlite:///")).with_name(FILE_NAME)
-    service = start_service(sqlite_url, **EVERYBODY, REMOTELR_LOG_LEVEL="debug")
+    service = start_service(sqlite_url, **ALL_INTERFACES, REMOTELR_LOG_LEVEL="debug")
     service.wait_ready()
     token = file.read_text().strip()
     pasted = re.search(r"export (REMOTELR_TOKEN=\$\(.*\))", service.log.read_text())
@@ -95,7 +95,7 @@ def test_a_first_reachable_start_creates_a_token_and_prints_its_file(sqlite_url,
     )
     statuses = status(service.url), status(service.url, said.stdout.strip())
     service.end()
-    again = start_service(sqlite_url, **EVERYBODY)
+    again = start_service(sqlite_url, **ALL_INTERFACES)
     again.wait_ready()
     later = status(again.url, token)
     again.end()
@@ -110,7 +110,7 @@ def test_a_first_reachable_start_creates_a_token_and_prints_its_file(sqlite_url,
 
 
 def test_replicas_that_start_at_once_make_one_token(postgres_url, start_service, tmp_path):
-    replicas = [start_service(postgres_url, **EVERYBODY) for _ in range(2)]
+    replicas = [start_service(postgres_url, **ALL_INTERFACES) for _ in range(2)]
     for replica in replicas:
         replica.wait_ready()
     left = [file.name for file in tmp_path.iterdir() if file.name.startswith(FILE_NAME)]
@@ -166,7 +166,7 @@ def test_the_files_of_the_database_are_this_users_alone(started):
     assert {0o600} == set(modes.values())
 
 
-def test_this_machine_is_let_in_without_a_token_until_there_is_one(started):
+def test_this_machine_is_admitted_without_a_token_until_there_is_one(started):
     url, _ = started
     before = status(url)
     made = httpx.post(f"{url}/v1/tokens", json={"name": "a", "scope": "admin"}, timeout=30, trust_env=False)

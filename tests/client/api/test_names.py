@@ -23,7 +23,7 @@ def test_every_public_name_is_there_and_documented():
 
 def test_whatever_the_client_gives_can_be_named():
     """
-    A user who writes types needs every class that the calls give.
+    A user needs every class that the calls give, for type annotations.
     """
     calls = [getattr(owner, name) for owner in (remotelr.Client, remotelr.Run) for name in dir(owner) if name[0] != "_"]
     given = {get_type_hints(call).get("return") for call in calls if callable(call)}

@@ -161,7 +161,7 @@ def test_a_known_key_with_another_epoch_is_a_conflict():
         story.attempt(1, key="slurm 1")
 
 
-def test_a_checkpoint_newer_than_the_log_is_not_silently_a_gap():
+def test_a_checkpoint_newer_than_the_log_is_rejected_without_gap():
     story = Story()
     story.train(FLAT[:3])
 

@@ -125,7 +125,7 @@ def plans(process: Process, ask: Ask) -> list[str]:
         "the runs of an experiment by what they last measured",
         "what came of a command to many",
         "expired overrides",
-        "commands left lying",
+        "abandoned commands",
         "the decision in force",
         "a page of the history",
         "a page of the log",
