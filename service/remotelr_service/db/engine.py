@@ -6,13 +6,14 @@ checkpoints: releases before 3.51.3 can damage a file if two do at once (sqlite.
 PostgreSQL, replicas exclude each other by row locks on runs.
 """
 
+import asyncio
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
@@ -25,6 +26,8 @@ from remotelr_service.db import driver
 from remotelr_service.db.faults import classify_error, ends_connection
 from remotelr_service.db.sqlite_file import SqliteFile, create_file, damaged
 from remotelr_service.errors import DatabaseUnavailable, InvalidDatabaseUrl
+
+T = TypeVar("T")
 
 SQLITE_BUSY_TIMEOUT_MS = 5_000
 SQLITE_JOURNAL_LIMIT_BYTES = 64 * 1024 * 1024
@@ -97,6 +100,16 @@ def reading(engine: Engine) -> Iterator[Connection]:
         if fault == "other":
             raise
         raise DatabaseUnavailable("the database cannot be reached; retry the request") from error
+
+
+async def run_query(engine: Engine, query: Callable[[Connection], T]) -> T:
+    """The result of `query` in a short transaction of its own, in a thread. Raises as `reading`."""
+
+    def run() -> T:
+        with reading(engine) as connection:
+            return query(connection)
+
+    return await asyncio.to_thread(run)
 
 
 def migration_engine(url: str) -> Engine:

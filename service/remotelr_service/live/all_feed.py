@@ -7,10 +7,11 @@ from functools import partial
 
 from sqlalchemy import Connection, Engine
 
+from remotelr_service.db.engine import run_query
 from remotelr_service.db.queries import feed
 from remotelr_service.db.queries.feed import Cursor, Entry, Hole
 from remotelr_service.live.messages import Batch, Item
-from remotelr_service.live.subscribers import Poller, Subscriber, run_query
+from remotelr_service.live.subscribers import Poller, Subscriber
 
 PAUSE_S, PAGE = 0.02, 500
 # How long entries above a hole are held back for an entry in it, and the age before which the database ends every

@@ -7,13 +7,14 @@ from functools import partial
 
 from sqlalchemy import Connection, Engine
 
+from remotelr_service.db.engine import run_query
 from remotelr_service.db.queries import feed
 from remotelr_service.db.queries.feed import Entry
 from remotelr_service.db.queries.runs import get_stored_run
 from remotelr_service.errors import DatabaseUnavailable
 from remotelr_service.live import subscribers
 from remotelr_service.live.messages import Batch, Item, Place
-from remotelr_service.live.subscribers import Poller, Subscriber, run_query
+from remotelr_service.live.subscribers import Poller, Subscriber
 
 PAGE = 500
 # The interval of the check that the runs still exist.

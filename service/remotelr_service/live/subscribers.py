@@ -8,9 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from sqlalchemy import Connection, Engine
-
-from remotelr_service.db.engine import reading
 from remotelr_service.errors import DatabaseUnavailable
 
 T = TypeVar("T")
@@ -120,13 +117,3 @@ class Poller:
                 # An error in one poll must not end the task.
                 log.exception("the poll for events failed")
             await asyncio.sleep(TICK_S)
-
-
-async def run_query(engine: Engine, query: Callable[[Connection], T]) -> T:
-    """The result of `query` in a short transaction of its own. Raises DatabaseUnavailable."""
-
-    def run() -> T:
-        with reading(engine) as connection:
-            return query(connection)
-
-    return await asyncio.to_thread(run)

@@ -5,13 +5,14 @@ wait, after each commit of this process, and every `POLL_S` because of the commi
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import Engine
 
-from remotelr_service.db.engine import reading
+from remotelr_service.db.engine import run_query
 from remotelr_service.db.queries.events import RunPosition, list_positions
 from remotelr_service.errors import DatabaseUnavailable
 
@@ -91,7 +92,7 @@ class RunWaiters:
         if not waiting:
             return
         try:
-            found = await asyncio.to_thread(self._read, list(waiting))
+            found = await run_query(self._engine, partial(list_positions, keys=list(waiting)))
         except DatabaseUnavailable as error:
             for waiter in (each for waiters in waiting.values() for each in waiters):
                 if not waiter.result.done():
@@ -102,7 +103,3 @@ class RunWaiters:
             for waiter in waiters:
                 if not waiter.result.done() and (position is None or waiter.until(position)):
                     waiter.result.set_result(position)
-
-    def _read(self, keys: list[str]) -> Mapping[str, RunPosition]:
-        with reading(self._engine) as connection:
-            return list_positions(connection, keys)

@@ -5,10 +5,11 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from functools import partial
 
 from sqlalchemy import Engine
 
-from remotelr_service.db.engine import reading
+from remotelr_service.db.engine import run_query
 from remotelr_service.db.queries import bulk_commands
 from remotelr_service.db.writer.writer import Writer
 from remotelr_service.errors import ServiceError
@@ -48,13 +49,13 @@ class BulkExecutor:
                     if task is not None:
                         # A disconnected caller must not cancel the execution.
                         await asyncio.shield(task)
-                    if await asyncio.to_thread(self._is_finished, bulk_id):
+                    if await run_query(self._engine, partial(bulk_commands.is_finished, bulk_id=bulk_id)):
                         return
                     await asyncio.sleep(_POLL_S)
 
     async def take_abandoned(self) -> int | None:
         """Start to execute an abandoned command. Returns: its id, or None. Raises what the writer raises."""
-        if not await asyncio.to_thread(self._has_abandoned):
+        if not await run_query(self._engine, partial(bulk_commands.has_abandoned, after=self._abandoned)):
             return None
         bulk_id = await self._writer.submit(lambda tx: bulk_commands.take_abandoned(tx.writing(), self._abandoned))
         if bulk_id is not None:
@@ -76,14 +77,6 @@ class BulkExecutor:
             log.warning("the bulk command %d is abandoned: %s", bulk_id, error)
         except Exception:
             log.exception("the bulk command %d failed", bulk_id)
-
-    def _has_abandoned(self) -> bool:
-        with reading(self._engine) as connection:
-            return bulk_commands.has_abandoned(connection, self._abandoned)
-
-    def _is_finished(self, bulk_id: int) -> bool:
-        with reading(self._engine) as connection:
-            return bulk_commands.is_finished(connection, bulk_id)
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine
 
-from remotelr_service.db.engine import reading
+from remotelr_service.db.engine import reading, run_query
 from remotelr_service.db.queries import stalls
 from remotelr_service.db.queries.runs import database_time
 from remotelr_service.db.queries.stalls import Pace, QuietRun
@@ -72,7 +72,7 @@ class Stalls:
         marked: list[str] = []
         for begin in range(0, len(stalled), _MARKS_PER_TRANSACTION):
             marked += await self._mark(stalled[begin : begin + _MARKS_PER_TRANSACTION], at)
-        self.count = await asyncio.to_thread(self._count)
+        self.count = await run_query(self._engine, stalls.count_stalled)
         return marked
 
     async def _watch(self) -> None:
@@ -117,10 +117,6 @@ class Stalls:
         except ServiceError as error:
             log.debug("the runs %s are left to the next check: %s", keys, error)
             return []
-
-    def _count(self) -> int:
-        with reading(self._engine) as connection:
-            return stalls.count_stalled(connection)
 
 
 def typical_epoch_s(epochs: Sequence[tuple[int, int, datetime]]) -> float | None:

@@ -8,12 +8,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 from sqlalchemy import Engine
 
 from remotelr import rules
 from remotelr.rules import Decision, RulesError, Waiting
-from remotelr_service.db.engine import reading
+from remotelr_service.db.engine import run_query
 from remotelr_service.db.queries import runs
 from remotelr_service.db.queries.runs import StoredRun
 from remotelr_service.db.writer.transaction import WriteTransaction
@@ -49,7 +50,7 @@ async def decide_due(writer: Writer, engine: Engine) -> list[Decision]:
     A run that another replica has locked is left to the next check.
     Returns: the decisions that this call took. Raises DatabaseUnavailable.
     """
-    due = await asyncio.to_thread(_list_due, engine)
+    due = await run_query(engine, partial(runs.list_due, limit=RUNS))
     decisions = await asyncio.gather(*(_decide(writer, key) for key in due))
     return [decision for decision in decisions if decision is not None]
 
@@ -105,8 +106,3 @@ async def _decide(writer: Writer, key: str) -> Decision | None:
         log.exception("the run %r cannot be decided", key)
         return None
     return answer if isinstance(answer, Decision) else None
-
-
-def _list_due(engine: Engine) -> list[str]:
-    with reading(engine) as connection:
-        return runs.list_due(connection, RUNS)

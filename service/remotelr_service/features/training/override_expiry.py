@@ -6,11 +6,12 @@ periodic check of any replica does. The time is the database's clock.
 
 import asyncio
 import logging
+from functools import partial
 
 from sqlalchemy import Engine
 
 from remotelr import rules
-from remotelr_service.db.engine import reading
+from remotelr_service.db.engine import run_query
 from remotelr_service.db.queries import runs
 from remotelr_service.db.queries.runs import StoredRun
 from remotelr_service.db.writer.transaction import WriteTransaction
@@ -37,7 +38,7 @@ async def expire_due_overrides(writer: Writer, engine: Engine) -> None:
 
     A run that another replica has locked is left to the next check.
     """
-    due = await asyncio.to_thread(_list_due, engine)
+    due = await run_query(engine, partial(runs.list_expired_overrides, limit=RUNS))
     await asyncio.gather(*(_expire(writer, key) for key in due))
 
 
@@ -53,8 +54,3 @@ async def _expire(writer: Writer, key: str) -> None:
         log.debug("the run %r is left to the next check: %s", key, error)
     except Exception:
         log.exception("the override of the run %r cannot be expired", key)
-
-
-def _list_due(engine: Engine) -> list[str]:
-    with reading(engine) as connection:
-        return runs.list_expired_overrides(connection, RUNS)
