@@ -3,8 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Self
 
-from remotelr.rules.errors import InvalidPolicy
-from remotelr.rules.schedules.base import Binding, Schedule, State, Wrapper
+from remotelr.rules.schedules.base import Binding, Schedule, State, Wrapper, bind_schedule
 from remotelr.rules.values.fields import LengthOrZero, Offset, Range, check_fields
 from remotelr.rules.values.floats import LAST_POSITION, MAX_FACTOR
 
@@ -43,10 +42,7 @@ class Extended(Wrapper):
         if total is not None:
             # What the whole takes is not what its schedule is gone through.
             total = max(round(self._inner(float(total))), 1)
-        try:
-            return replace(self, schedule=self.schedule.bind(replace(binding, total=total)))
-        except InvalidPolicy as error:
-            raise error.under("schedule") from None
+        return replace(self, schedule=bind_schedule(self.schedule, replace(binding, total=total)))
 
     def learning_rate(self, state: State, position: float) -> float:
         rate = self.schedule.learning_rate(state, self._inner(position))

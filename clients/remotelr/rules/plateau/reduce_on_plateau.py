@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from remotelr.rules.errors import InvalidPolicy
 from remotelr.rules.plateau.machine import PlateauSettings, PlateauState, float32, observe
 from remotelr.rules.plateau.monitor import Margin, Mode, NanPolicy, Reports, is_counted, resolve_mode
-from remotelr.rules.schedules.base import Binding, Point, Schedule, State
+from remotelr.rules.schedules.base import Binding, Point, Schedule, State, bind_schedule
 from remotelr.rules.values.fields import Count, OpenFraction, Range, Rate, RateOrZero, check_fields
 
 Flavor = Literal["keras", "keras_legacy", "torch", "optax"]
@@ -97,10 +97,7 @@ class ReduceOnPlateau:
     def bind(self, binding: Binding) -> Self:
         if self.schedule is None:
             return self
-        try:
-            return replace(self, schedule=self.schedule.bind(binding))
-        except InvalidPolicy as error:
-            raise error.under("schedule") from None
+        return replace(self, schedule=bind_schedule(self.schedule, binding))
 
     def start(self, learning_rate: float) -> State:
         state = PlateauState().to_json()

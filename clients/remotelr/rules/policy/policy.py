@@ -6,11 +6,10 @@ from math import isfinite, isnan
 from typing import Any, Literal
 
 from remotelr.rules.composition.modifiers import check_bounds
-from remotelr.rules.errors import InvalidPolicy
 from remotelr.rules.policy.aggregate import Aggregate
 from remotelr.rules.policy.guard import Guard
 from remotelr.rules.policy.stop_rules import Stop
-from remotelr.rules.schedules.base import Binding, Point, Schedule, State
+from remotelr.rules.schedules.base import Binding, Point, Schedule, State, bind_schedule
 from remotelr.rules.values.fields import MAX_LEARNING_RATE, RateOrZero, check_fields
 from remotelr.rules.values.floats import LAST_POSITION, clamp
 
@@ -39,10 +38,7 @@ class Policy:
 
     def bind(self, binding: Binding) -> "Policy":
         """The policy with every open rate taken from the run. Raises InvalidPolicy if the run has none."""
-        try:
-            return replace(self, schedule=self.schedule.bind(binding))
-        except InvalidPolicy as error:
-            raise error.under("schedule") from None
+        return replace(self, schedule=bind_schedule(self.schedule, binding))
 
     def start(self, learning_rate: float) -> State:
         """The schedule's state before the first report of a run that begins at `learning_rate`."""

@@ -69,6 +69,14 @@ class Schedule(Protocol):
         """`best`, `wait` and `cooldown` of the plateau now in force in this tree, else None."""
 
 
+def bind_schedule(schedule: Schedule, binding: Binding) -> Schedule:
+    """The bound `schedule` of a node. Raises InvalidPolicy with `schedule` in its path."""
+    try:
+        return schedule.bind(binding)
+    except InvalidPolicy as error:
+        raise error.under("schedule") from None
+
+
 class OpenLoop:
     """A schedule without metrics. Its state is None."""
 
