@@ -58,9 +58,11 @@ def _found(token: str | None, environ: Mapping[str, str]) -> str | None:
 def _is_private(url: str) -> bool:
     """Whether a request to `url` is encrypted or stays on this machine."""
     parts = urlsplit(url)
-    if parts.scheme == "https":
-        return True
-    host = parts.hostname or ""
+    return parts.scheme == "https" or is_local(parts.hostname or "")
+
+
+def is_local(host: str) -> bool:
+    """Whether a request to `host` stays on this machine."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

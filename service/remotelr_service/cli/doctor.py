@@ -1,6 +1,5 @@
 """`remotelr doctor`: checks the path from this terminal to a working service, and suggests fixes."""
 
-import ipaddress
 import os
 import socket
 import time
@@ -16,6 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import typer
 
+from remotelr._http.credentials import is_local
 from remotelr._session.spool import default_directory
 from remotelr.errors import RemoteLRError, ServiceRefused, ServiceUnreachable
 from remotelr_service.cli.support import output
@@ -162,7 +162,7 @@ def _proxy(url: str) -> str | None:
 def _proxied(url: str, proxy: str) -> Check:
     host = urlsplit(url).hostname or ""
     message = f"requests to {host} go through {proxy}"
-    if not _is_local(host):
+    if not is_local(host):
         return Check("proxy", "ok", message)
     return Check("proxy", "warning", message, f"set NO_PROXY={host}, for trainers too")
 
@@ -330,13 +330,6 @@ def _trainers(runs: list[Json]) -> Iterator[Check]:
 
 def _named(keys: list[str]) -> str:
     return ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 _MARKS = {"ok": ("✓", "+", "green"), "warning": ("!", "!", "yellow"), "wrong": ("✗", "x", "red")}
