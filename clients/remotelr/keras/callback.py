@@ -31,6 +31,7 @@ from remotelr.keras.optimizers import (
 )
 from remotelr.keras.policy_argument import policy_of
 from remotelr.keras.progress import EpochProgress
+from remotelr.keras.rate_table import RateTable, install
 from remotelr.rules import Policy
 
 # The service's limit on total_epochs.
@@ -84,7 +85,8 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
     Several optimizers (`MultiOptimizer`) keep the ratio of their rates.
 
     A step is one update of the weights: with `gradient_accumulation_steps=4` it is four batches (Keras's schedules
-    count batches). With `steps_per_execution` the rate is set once per execution, to that of its first step.
+    count batches). The training step reads a table of the epoch's rates, also within `steps_per_execution`. If the
+    number of batches is not known, or the policy has a momentum, the rate is set before each batch or execution.
 
     A policy's momentum (one_cycle, cyclic) is set on `remotelr.keras.SGD`, and on Keras's SGD if its step is not
     compiled (the torch backend, `run_eagerly`). Otherwise one warning says that it stays constant.
@@ -150,6 +152,8 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
         self._chosen: list[float] = []
         self._session: Session
         self._epoch: EpochProgress
+        # Of the present epoch, one for each optimizer: its training step needs no rate from a callback.
+        self._tables: list[RateTable] = []
         self._checkpoints = Checkpoints(checkpoint)
         self._rolled_back_at: int | None = None
         self._fixed_momentum: str | None = None
@@ -229,8 +233,10 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
         self._roll_back(epoch)
         learning_rate = session.learning_rate(epoch, step=0)
         if learning_rate is not None:
+            momentum = session.momentum(epoch, step=0)
             self._set(learning_rate)
-            self._set_momentum(session.momentum(epoch, step=0))
+            self._set_momentum(momentum)
+            self._tables = self._set_tables(updates) if session.per_step and momentum is None else []
             if self.verbose and session.decision is not None:
                 say_setting(session.decision, learning_rate)
         self._epoch.learning_rate = rate_of(optimizers_of(optimizer)[0])
@@ -241,12 +247,14 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
             return
         self._epoch.batches = batch + 1
         commanded = self._session.apply_live_commands()
-        if not (commanded or self._session.per_step):
+        if not (commanded or (self._session.per_step and not self._tables)):
             return
         epoch, step = self._epoch.number, self._epoch.steps_before(batch)
         learning_rate = self._session.learning_rate(epoch, step)
         if learning_rate is not None and learning_rate != self._epoch.set_to:
             self._set(learning_rate)
+        if commanded and self._tables:
+            self._tables = self._set_tables(updates_of(self.model.optimizer))
         # Separately: the momentum may change while the rate is pinned or at a bound.
         self._set_momentum(self._session.momentum(epoch, step))
         if commanded:
@@ -260,6 +268,8 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
         logs = {} if logs is None else logs
         optimizer, session = self.model.optimizer, self._session
         logs.update(rates_by_name(optimizer))
+        for table in self._tables:
+            table.clear()
         session.renew_budget()
         if session.stopped:
             return  # a live stop cut the epoch short: it is not reported
@@ -304,11 +314,32 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
     def _set(self, learning_rate: float) -> None:
         # `self.model`, not a model kept from before: on JAX the optimizer's state is outside its variables while an
         # epoch runs, and Keras writes it back when a callback reads `self.model`.
-        optimizers = optimizers_of(self.model.optimizer)
-        for optimizer, chosen in zip(optimizers, self._chosen, strict=False):
-            alike = len(optimizers) == 1 or not self._chosen[0]
-            optimizer.learning_rate = learning_rate if alike else learning_rate * (chosen / self._chosen[0])
+        for optimizer, ratio in zip(optimizers_of(self.model.optimizer), self._ratios(), strict=True):
+            optimizer.learning_rate = learning_rate * ratio
         self._epoch.set_to = learning_rate
+
+    def _set_tables(self, updates: int) -> list[RateTable]:
+        """Give the optimizers the rates of the rest of the epoch; an empty list if not all of them can have a table.
+
+        updates: of the optimizer so far.
+        """
+        batches, model, epoch = self.params.get("steps"), self.model, self._epoch
+        if batches is None:
+            return []
+        last = epoch.steps_before(batches)
+        tables = [install(model, each, max(last, 1)) for each in optimizers_of(model.optimizer)]
+        rates = [self._session.learning_rate(epoch.number, step) for step in range(updates - epoch.updates, last)]
+        known, usable = [rate for rate in rates if rate is not None], [table for table in tables if table is not None]
+        if not known or len(known) < len(rates) or len(usable) < len(tables):
+            return []
+        for table, ratio in zip(usable, self._ratios(), strict=True):
+            table.set([rate * ratio for rate in known], updates)
+        return usable
+
+    def _ratios(self) -> list[float]:
+        """The rates of several optimizers in relation to the run's."""
+        first, *others = self._chosen
+        return [1.0, *(rate / first if first else 1.0 for rate in others)]
 
     def _set_momentum(self, momentum: float | None) -> None:
         if momentum is None or self._fixed_momentum or momentum == self._epoch.momentum:

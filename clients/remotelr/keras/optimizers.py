@@ -10,7 +10,7 @@ def check_settable(optimizer: Any) -> None:
     if not optimizers_of(optimizer):
         raise TypeError("the model has no optimizer: pass one with a learning rate to compile()")
     for each in optimizers_of(optimizer):
-        if not _is_variable(each.learning_rate):
+        if not _is_variable(own_rate(each)):
             raise TypeError(
                 f"the optimizer {each.name!r} follows a learning-rate schedule of its own, so its rate cannot be set. "
                 f"Give the schedule to RemoteLR as `policy=`, and the optimizer a float: "
@@ -23,6 +23,13 @@ def optimizers_of(optimizer: Any) -> list[Any]:
     if optimizer is None:
         return []
     return list(optimizer.optimizers) if hasattr(optimizer, "optimizers") else [optimizer]
+
+
+def own_rate(optimizer: Any) -> Any:
+    """The variable of the optimizer's rate; a tensor if it follows a schedule."""
+    # The property gives the rate of a table (rate_table.py) in its place, if there is one.
+    own = getattr(innermost(optimizer), "_learning_rate", None)
+    return optimizer.learning_rate if own is None else own
 
 
 def rate_of(optimizer: Any) -> float:
