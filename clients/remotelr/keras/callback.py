@@ -269,7 +269,7 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
         optimizer, session = self.model.optimizer, self._session
         logs.update(rates_by_name(optimizer))
         for table in self._tables:
-            table.clear()
+            table.finish()
         session.renew_budget()
         if session.stopped:
             return  # a live stop cut the epoch short: it is not reported

@@ -44,6 +44,11 @@ class RateTable:
         self._first.assign(updates)
         self._rate_set.assign(keras.ops.convert_to_numpy(own_rate(self._optimizer).value))
 
+    def finish(self) -> None:
+        """Leave the optimizer with the rate of the last step as its own."""
+        self._optimizer.learning_rate = keras.ops.convert_to_numpy(self.current_rate())
+        self.clear()
+
     def clear(self) -> None:
         """Leave the optimizer with its own rate."""
         self._rate_set.assign(math.nan)
