@@ -1,6 +1,7 @@
 """The rates of a real `fit` are the ones the policy says, and they really reach the weights."""
 
 import math
+import warnings
 
 import keras
 import numpy as np
@@ -8,11 +9,13 @@ import pytest
 from keras.optimizers.schedules import CosineDecay
 
 from remotelr import Client
+from remotelr.errors import RemoteLRWarning
 from remotelr.keras import RemoteLR
 from support.keras.training_jobs import (
     BATCH,
     BATCHES,
     ROWS,
+    Before,
     Losses,
     StepsTaken,
     data,
@@ -247,3 +250,29 @@ def test_a_schedule_that_ends_at_zero_leaves_the_last_rate_that_can_train(url, k
     history = fit(model, RemoteLR(url, key, policy), epochs=2)
 
     assert float(model.optimizer.learning_rate) == history["learning_rate"][-1] == float(np.float32(0.05))
+
+
+def test_a_forgotten_unit_is_warned_of_once_when_training_begins(url, key):
+    cosine = {"type": "cosine", "decay_steps": 3 * BATCHES}
+
+    before = []
+
+    with pytest.warns() as warned:
+        fit(linear(), RemoteLR(url, key, cosine), Before(0, lambda: before.extend(ours(warned))), epochs=2)
+
+    expected = (
+        f"RemoteLR: run '{key}': the schedule takes 12 epochs and the run has 2 epochs: only the beginning of the "
+        'curve is used. It fits the 8 steps of the run: set "unit": "step" in the policy.'
+    )
+    assert [expected] == ours(warned) == before
+
+
+def test_a_second_fit_with_more_epochs_is_measured_by_its_own_length(url, key):
+    """The run keeps the `total_epochs` of its first training."""
+    cosine = {"type": "cosine", "decay_steps": 20}
+    with pytest.warns(RemoteLRWarning, match="the run has 4 epochs"):
+        fit(linear(), RemoteLR(url, key, cosine), epochs=4)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RemoteLRWarning)
+        fit(linear(), RemoteLR(url, key, cosine), epochs=20, initial_epoch=4)

@@ -47,6 +47,8 @@ def test_the_ten_lines_of_keras_train_and_reduce_the_rate(shared_service, tmp_pa
     assert rates[-1] < rates[0]
 
 
+# A reader trains for longer than the test.
+@pytest.mark.filterwarnings("ignore:.*the schedule takes:remotelr.errors.RemoteLRWarning")
 def test_the_policy_beside_them_follows_its_curve(shared_service, monkeypatch):
     monkeypatch.setenv("REMOTELR_URL", shared_service.url)
     code = block("RemoteLR(", "python").replace("my-run", "readme-policy")

@@ -13,6 +13,8 @@ PAGE = (Path(__file__).parents[2] / "docs" / "keras.md").read_text()
 RECIPES = re.findall(r"^## (.+?)$(?:(?!^## ).)*?^```python\n(.+?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
+# A reader trains for longer than the test.
+@pytest.mark.filterwarnings("ignore:.*the schedule takes:remotelr.errors.RemoteLRWarning")
 @pytest.mark.parametrize(("title", "block"), RECIPES, ids=[title for title, _ in RECIPES])
 def test_a_recipe_runs_as_it_stands(title, block, url, tmp_path):
     x, y = data()

@@ -33,6 +33,7 @@ from remotelr.rules import (
     Report,
     RulesError,
     RunSpec,
+    describe_length_mismatch,
     policy_from_json,
     policy_to_json,
 )
@@ -132,6 +133,7 @@ class Session:
         if self._replica is not None:
             self._announce_policy(self._replica.spec, requested=spec)
             self._journal.set_spec(self._replica.spec)
+            self._warn_lengths(self._replica.spec, lengths)
 
     def renew_budget(self) -> None:
         """Grant the next calls the client's `timeout_s` in all; once between two epochs."""
@@ -421,6 +423,13 @@ class Session:
         finished = view is not None and view.status in ("completed", "stopped")
         if view is not None and finished and epoch < view.epoch and self._identity.rank == 0:
             self._notifier.warn_once("repeated", messages.repeated(self._key, view.status, view.epoch, epoch))
+
+    def _warn_lengths(self, spec: RunSpec, lengths: Mapping[str, Any]) -> None:
+        # The lengths of this training: a run that is continued keeps its first total_epochs.
+        spec = replace(spec, **{name: length for name, length in lengths.items() if length is not None})
+        mismatch = describe_length_mismatch(spec) if self._identity.rank == 0 else None
+        if mismatch is not None:
+            self._notifier.warn_once("lengths", f"run {self._key!r}: {mismatch}")
 
     def _warn_drift(self, decision: Decision) -> None:
         held = self.decision

@@ -48,6 +48,7 @@ from remotelr.rules.run.command import (
 )
 from remotelr.rules.run.decision import Decision, Waiting
 from remotelr.rules.run.events import Event, Log, MemoryLog
+from remotelr.rules.run.lengths import describe_length_mismatch
 from remotelr.rules.run.model import (
     RULES_VERSION,
     AttemptRequest,
@@ -157,6 +158,7 @@ __all__ = [
     "create",
     "decide_timed_out",
     "describe",
+    "describe_length_mismatch",
     "expired_override",
     "finish",
     "is_command",

@@ -7,7 +7,7 @@ from math import prod
 from typing import Any, ClassVar, Self
 
 from remotelr.rules.errors import InvalidPolicy
-from remotelr.rules.schedules.base import Binding, Point, Schedule, State, bound, is_stateful, rate_of_run
+from remotelr.rules.schedules.base import Binding, Point, Schedule, State, bound, is_stateful, rate_of_run, span_of
 from remotelr.rules.schedules.piecewise import refuse_unsorted
 from remotelr.rules.values.fields import Offset, RateOrZero, check_fields
 from remotelr.rules.values.floats import MAX_FACTOR
@@ -66,6 +66,11 @@ class Sequential:
         states = self._begun(state, index)
         observed = self.schedules[index].observe(states[index], replace(point, position=position))
         return [*states[:index], observed, *states[index + 1 :]]
+
+    @property
+    def span(self) -> float | None:
+        last = span_of(self.schedules[-1])
+        return None if last is None else last + max(self.milestones, default=0.0)
 
     def learning_rate(self, state: State, position: float) -> float:
         index, position = self._part_at(position)
@@ -134,6 +139,12 @@ class Chained:
         if state is None:
             return None
         return [part.observe(own, point) for part, own in self._parts(state)]
+
+    @property
+    def span(self) -> float | None:
+        spans = [span_of(part) for part in self.schedules]
+        known = [span for span in spans if span is not None]
+        return max(known) if len(known) == len(spans) else None
 
     def learning_rate(self, state: State, position: float) -> float:
         factor = prod(part.learning_rate(own, position) for part, own in self._parts(state))

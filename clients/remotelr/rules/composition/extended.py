@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Self
 
-from remotelr.rules.schedules.base import Binding, Schedule, State, Wrapper, bind_schedule
+from remotelr.rules.schedules.base import Binding, Schedule, State, Wrapper, bind_schedule, span_of
 from remotelr.rules.values.fields import LengthOrZero, Offset, Range, check_fields
 from remotelr.rules.values.floats import LAST_POSITION, MAX_FACTOR
 
@@ -43,6 +43,14 @@ class Extended(Wrapper):
             # What the whole takes is not what its schedule is gone through.
             total = max(round(self._inner(float(total))), 1)
         return replace(self, schedule=bind_schedule(self.schedule, replace(binding, total=total)))
+
+    @property
+    def span(self) -> float | None:
+        span = span_of(self.schedule)
+        if span is None or span <= self.at:
+            return span
+        # The reverse of `_inner`.
+        return self.at + max(span - self.position, 0.0) / self.speed if self.speed else None
 
     def learning_rate(self, state: State, position: float) -> float:
         rate = self.schedule.learning_rate(state, self._inner(position))

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 
 from remotelr.rules.composition.noise import Noise
 from remotelr.rules.errors import InvalidPolicy
-from remotelr.rules.schedules.base import Binding, Point, Schedule, State, Wrapper
+from remotelr.rules.schedules.base import Binding, Point, Schedule, State, Wrapper, span_of
 from remotelr.rules.values.fields import Length, LengthOrZero, Offset, RateOrZero, check_fields, fields_of
 from remotelr.rules.values.floats import blend, clamp
 
@@ -100,6 +100,12 @@ class WithModifiers(Wrapper):
             return state
         return Wrapper.observe(self, state, point)
 
+    @property
+    def span(self) -> float | None:
+        span = span_of(self.schedule)
+        # The reverse of `_inner`.
+        return None if span is None else max(span - (self.offset or 0.0), 0.0) + self._skipped
+
     def learning_rate(self, state: State, position: float) -> float:
         if self.warmup is not None and self._warming_at(position):
             rate = self.warmup.learning_rate(self._target(self.warmup, state), position)
@@ -118,8 +124,11 @@ class WithModifiers(Wrapper):
 
     def _inner(self, position: float) -> float:
         """The position the schedule inside sees; its first while a prefixed warm-up lasts."""
-        skipped = self.warmup.steps if self.warmup is not None and self.warmup.prefix else 0.0
-        return max(position - skipped, 0.0) + (self.offset or 0.0)
+        return max(position - self._skipped, 0.0) + (self.offset or 0.0)
+
+    @property
+    def _skipped(self) -> float:
+        return self.warmup.steps if self.warmup is not None and self.warmup.prefix else 0.0
 
     def _target(self, warmup: Warmup, state: State) -> float:
         if warmup.target == "schedule":

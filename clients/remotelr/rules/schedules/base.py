@@ -169,6 +169,15 @@ def is_stateful(schedule: Schedule) -> bool:
     return bool(getattr(schedule, "is_stateful", True))
 
 
+def span_of(schedule: Schedule) -> float | None:
+    """The position at which the schedule has made its last change, or has completed its first period of a decay.
+
+    A node declares it as `span`. None: it goes on for ever, begins again, or depends on metrics.
+    """
+    span: float | None = getattr(schedule, "span", None)
+    return span
+
+
 def rate_of_run(binding: Binding) -> float:
     """The run's initial rate. Raises InvalidPolicy if it is unknown."""
     if binding.initial_learning_rate is None:

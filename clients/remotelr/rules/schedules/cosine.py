@@ -39,6 +39,10 @@ class Cosine(FromInitialRate):
     def _check_consistency(self) -> None:
         refuse_two_ends(self.alpha, self.end_learning_rate)
 
+    @property
+    def span(self) -> float | None:
+        return self.decay_steps if self.beyond_end == "hold" else None
+
     def learning_rate(self, state: State, position: float) -> float:
         progress = position / self.decay_steps
         if self.beyond_end == "hold":
@@ -106,6 +110,10 @@ class Tanh(FromInitialRate):
     def _check_consistency(self) -> None:
         if self.lower >= self.upper:
             raise InvalidPolicy(f"must be below upper ({self.upper:g}), is {self.lower:g}", "lower")
+
+    @property
+    def span(self) -> float | None:
+        return self.first_decay_steps if self.cycle_limit == 1 else None
 
     def learning_rate(self, state: State, position: float) -> float:
         end = self.end_learning_rate

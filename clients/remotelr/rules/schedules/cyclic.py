@@ -60,6 +60,10 @@ class OneCycle(OpenLoop):
     def bind(self, binding: Binding) -> Self:
         return self
 
+    @property
+    def span(self) -> float:
+        return self.total_steps
+
     def learning_rate(self, state: State, position: float) -> float:
         phase, progress = self._phase_at(position)
         return self._anneal(phase.rates, progress)

@@ -26,6 +26,10 @@ class Step(FromInitialRate):
     step_size: Length
     gamma: Factor = 0.1
 
+    @property
+    def span(self) -> float:
+        return self.step_size
+
     def learning_rate(self, state: State, position: float) -> float:
         return self._initial * bounded_power(self.gamma, floor(position / self.step_size))
 
@@ -47,6 +51,10 @@ class MultiStep(FromInitialRate):
 
     def _check_consistency(self) -> None:
         object.__setattr__(self, "milestones", tuple(sorted(self.milestones)))
+
+    @property
+    def span(self) -> float | None:
+        return max(self.milestones, default=None)
 
     def learning_rate(self, state: State, position: float) -> float:
         return self._initial * bounded_power(self.gamma, bisect_right(self.milestones, position))
@@ -70,6 +78,10 @@ class Exponential(FromInitialRate):
     staircase: bool = False
     transition_begin: Offset = 0.0
     end_learning_rate: RateOrZero | None = None
+
+    @property
+    def span(self) -> float:
+        return self.transition_begin + self.decay_steps
 
     def learning_rate(self, state: State, position: float) -> float:
         exponent = max(position - self.transition_begin, 0.0) / self.decay_steps
@@ -95,6 +107,10 @@ class InverseTime(FromInitialRate):
     decay_steps: Length = 1.0
     staircase: bool = False
     power: Exponent = 1.0
+
+    @property
+    def span(self) -> float:
+        return self.decay_steps
 
     def learning_rate(self, state: State, position: float) -> float:
         progress = position / self.decay_steps
@@ -135,6 +151,10 @@ class Polynomial(FromInitialRate):
     def _check_consistency(self) -> None:
         if self.cycle and self.cycle_limit > 1:
             raise InvalidPolicy("cannot be combined with cycle_limit, which restarts in another way", "cycle")
+
+    @property
+    def span(self) -> float | None:
+        return None if self.cycle or self.cycle_limit > 1 else self.transition_begin + self.decay_steps
 
     def learning_rate(self, state: State, position: float) -> float:
         t = max(position - self.transition_begin, 0.0)

@@ -44,6 +44,10 @@ class Linear(FromInitialRate):
     end_learning_rate: RateOrZero = 0.0
     transition_begin: Offset = 0.0
 
+    @property
+    def span(self) -> float:
+        return self.transition_begin + self.decay_steps
+
     def learning_rate(self, state: State, position: float) -> float:
         t = min(max(position - self.transition_begin, 0.0), self.decay_steps)
         return blend(self._initial, self.end_learning_rate, t / self.decay_steps)

@@ -21,6 +21,10 @@ class _Piecewise(FromOwnRates):
     def initial_learning_rate(self) -> float | None:
         return self.values[0]
 
+    @property
+    def span(self) -> float | None:
+        return max(self.boundaries, default=None)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PiecewiseConstant(_Piecewise):

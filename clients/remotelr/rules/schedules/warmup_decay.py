@@ -99,6 +99,10 @@ class WarmupStableDecay(FromInitialRate):
     def _timescale(self) -> float:
         return self.warmup_steps if self.stable_timescale is None else self.stable_timescale
 
+    @property
+    def span(self) -> float:
+        return self.warmup_steps + self.stable_steps + self.decay_steps
+
     def learning_rate(self, state: State, position: float) -> float:
         if position < self.warmup_steps:
             return self._warming(position / self.warmup_steps)
