@@ -75,6 +75,19 @@ def test_a_hole_behind_the_newest_decision_cannot_be_filled():
         story.report(1, 1.0)
 
 
+def test_a_loop_that_began_at_epoch_1_is_refused_epoch_0_with_the_way_epochs_count():
+    story = Story()
+    story.report(1, 1.0)
+
+    with pytest.raises(errors.OutOfOrder) as refused:
+        story.report(0, 1.0)
+
+    assert refused.value.message == (
+        "epoch 0 was skipped and is before the newest decision, for epoch 2; epochs count from 0; begin an attempt at "
+        "epoch 0 to rewind"
+    )
+
+
 def test_a_gap_forward_is_taken_and_noted():
     story = Story()
     story.report(0, 1.0)

@@ -120,8 +120,10 @@ def _late_report(run: Run, report: Report, log: Log) -> Outcome:
 
 
 def _skipped_epoch_error(run: Run, report: Report) -> OutOfOrder:
+    # A loop that counts from 1 finds its error here.
+    count = "" if report.epoch else "epochs count from 0; "
     return OutOfOrder(
-        f"epoch {report.epoch} was skipped and is before the newest decision, for epoch {run.epoch}; "
+        f"epoch {report.epoch} was skipped and is before the newest decision, for epoch {run.epoch}; {count}"
         f"begin an attempt at epoch {report.epoch} to rewind",
         epoch=run.epoch,
     )
