@@ -1,8 +1,9 @@
 #!/bin/sh
 # Plateau from a shell, or from any language that speaks HTTP. The service runs: remotelr serve
+# With curl older than 7.76, use --fail: it omits the text of a refusal.
 set -eu
-run="${REMOTELR_URL:-http://127.0.0.1:8000}/v1/runs/${1:-by-hand}"
-call() { curl --silent --show-error --fail-with-body --json "$3" --request "$1" "$run$2"; echo; }
+run="${REMOTELR_URL:-http://127.0.0.1:8000}/v1/runs/${1:-plain-rest}"
+call() { curl --silent --show-error --fail-with-body --request "$1" "$run$2" --header "content-type: application/json" --data "$3"; echo; }
 
 call PUT "" '{"policy": {"type": "reduce_on_plateau", "monitor": "val_loss", "factor": 0.5, "patience": 2}, "initial_learning_rate": 0.1}'
 call POST /attempts '{"key": "attempt-1", "epoch": 0}'

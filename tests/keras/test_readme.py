@@ -11,7 +11,8 @@ import keras
 import numpy as np
 import pytest
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 ADDRESS = "http://127.0.0.1:8000"
 
 
@@ -35,6 +36,46 @@ def shell(commands: str, url: str) -> str:
     return subprocess.run(["sh", "-euc", script], check=True, capture_output=True, text=True, timeout=60).stdout
 
 
+def blocks(*languages: str) -> list[tuple[str, str]]:
+    """Language and text of each block, in the README's order."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    return [(language, text) for language, text in found if language in languages]
+
+
+# A reader trains for longer than the test.
+@pytest.mark.filterwarnings("ignore:.*the schedule takes:remotelr.errors.RemoteLRWarning")
+@pytest.mark.skipif(shutil.which("curl") is None, reason="some blocks are about curl")
+def test_a_reader_who_runs_every_block_and_then_the_examples_meets_no_refusal(service, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REMOTELR_URL", service.url)
+    (tmp_path / "cosine.json").write_text('{"type": "cosine", "decay_steps": 30}')
+    names, before, ran = line(), "", 0
+    for language, text in blocks("python", ""):
+        if language == "python":
+            # The second block is one callback.
+            fit = "model.fit(x, y, epochs=2, verbose=0, callbacks=[{}])" if text.startswith("RemoteLR(") else "{}"
+            exec(compile(fit.format(text.replace(ADDRESS, service.url).strip()), "README.md", "exec"), names)
+        elif "curl" in text:
+            # The variables of an earlier block are set in the reader's shell.
+            shell(before + text, service.url)
+            before += "".join(re.findall(r"^\w+=.*\n", text, re.MULTILINE))
+        elif text.startswith("remotelr runs"):
+            shell(
+                text.replace("remotelr", f"{sys.executable} -m remotelr_service").replace("watch", "watch --once"), ""
+            )
+        else:
+            continue
+        ran += 1
+    for example in dict.fromkeys(re.findall(r"\]\((examples/\S+)\)", README)):
+        command = [sys.executable if example.endswith(".py") else "sh", str(ROOT / example)]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        ran += 1
+
+    keys = {run["run"] for run in service.http.get("/v1/runs").json()["runs"]}
+    assert 7 == ran
+    assert 5 == len(keys)
+
+
 def test_the_ten_lines_of_keras_train_and_reduce_the_rate(shared_service, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = block("import keras", "python").replace(ADDRESS, shared_service.url)
@@ -49,14 +90,13 @@ def test_the_ten_lines_of_keras_train_and_reduce_the_rate(shared_service, tmp_pa
 
 # A reader trains for longer than the test.
 @pytest.mark.filterwarnings("ignore:.*the schedule takes:remotelr.errors.RemoteLRWarning")
-def test_the_policy_beside_them_follows_its_curve(shared_service, monkeypatch):
-    monkeypatch.setenv("REMOTELR_URL", shared_service.url)
-    code = block("RemoteLR(", "python").replace("my-run", "readme-policy")
+def test_the_policy_beside_them_follows_its_curve(shared_service):
+    code = block("RemoteLR(", "python").replace(ADDRESS, shared_service.url)
     known = line()
     exec("from remotelr.keras import RemoteLR", known)
     known["model"].fit(known["x"], known["y"], epochs=2, verbose=0, callbacks=[eval(code, known)])
 
-    run = shared_service.http.get("/v1/runs/readme-policy").json()
+    run = shared_service.http.get("/v1/runs/my-cosine").json()
     assert ("cosine", "step", 9000) == (
         run["policy"]["schedule"]["type"],
         run["policy"]["unit"],
@@ -66,15 +106,17 @@ def test_the_policy_beside_them_follows_its_curve(shared_service, monkeypatch):
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the blocks are about curl")
 def test_the_curl_lines_answer_what_is_printed_below_them(service):
-    address, put, attempt, report = block("run=http").splitlines()
-    answers = [json.loads(shell(f"{address}\n{each}", service.url)) for each in (put, attempt, report)]
-    orders, history = block('curl --json \'{"type"').splitlines()
-    ordered = json.loads(shell(f"{address}\n{orders}", service.url))
+    address, header, *calls = block("run=http").splitlines()
+    created, begun, reported = [json.loads(shell(f"{address}\n{header}\n{each}", service.url)) for each in calls]
+    orders, history = block('curl "$run/commands"').splitlines()
+    ordered = json.loads(shell(f"{address}\n{header}\n{orders}", service.url))
     table = shell(f"{address}\n{history}", service.url)
 
     printed = json.loads(block("{", "json"))
     assert "..." == printed.pop("...")
-    assert printed == {name: answers[2][name] for name in printed}
+    assert printed == {name: reported[name] for name in printed}
+    assert "running" == created["status"]
+    assert (1, 0) == (begun["attempt"], begun["decision"]["epoch"])
     assert 2 == ordered["effective_from"]
     assert table.startswith("seq,epoch,")
 
