@@ -43,6 +43,20 @@ def test_a_loop_over_batches_may_drive_the_callback_by_hand(url, key):
         assert client.get_run(key).view.status == "completed"
 
 
+def test_a_loop_may_drive_the_callback_alone_without_the_parameters_of_a_fit(url, key):
+    model, callback, rates = linear(), RemoteLR(url, key, monitor="loss", **PLATEAU), []
+    callback.set_model(model)
+
+    callback.on_train_begin()
+    for epoch in range(5):
+        callback.on_epoch_begin(epoch)
+        rates.append(float(model.optimizer.learning_rate))
+        callback.on_epoch_end(epoch, {"loss": 1.0})
+    callback.on_train_end()
+
+    assert rates == [float(np.float32(rate)) for rate in (0.1, 0.1, 0.1, 0.05, 0.05)]
+
+
 def test_a_loop_over_batches_may_ask_the_client_itself(url, key):
     x, y = data()
     model, used = linear(), []

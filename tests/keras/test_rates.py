@@ -1,5 +1,6 @@
 """The rates of a real `fit` are the ones the policy says, and they really reach the weights."""
 
+import logging
 import math
 import warnings
 
@@ -241,6 +242,46 @@ def test_a_fit_leaves_the_decided_rate_in_the_optimizer_as_keras_own_plateau_doe
     model.save(tmp_path / "model.keras")
     assert float(keras.saving.load_model(tmp_path / "model.keras").optimizer.learning_rate) == float(np.float32(0.01))
     assert fit(model, RemoteLR(url, f"{key}-2", patience=9), epochs=1, **validation)["learning_rate"] == float32([0.01])
+
+
+@pytest.mark.parametrize("bound", [{"min_lr": 0.005}, {"cooldown": 2}, {"cooldown": 1, "min_lr": 0.002}], ids=str)
+def test_a_fit_leaves_the_rate_of_keras_own_plateau_with_a_bound_and_a_cooldown(url, key, bound):
+    """Keras's `test_honors_min_lr` and `test_cooldown`."""
+    plateau = {"patience": 1, "factor": 0.1, "monitor": "val_loss", "min_delta": 100.0, **bound}
+    own, model = linear(), linear()
+    fit(own, keras.callbacks.ReduceLROnPlateau(**plateau), epochs=4, validation_data=data())
+
+    fit(model, RemoteLR(url, key, **plateau), epochs=4, validation_data=data())
+
+    assert float(model.optimizer.learning_rate) == float(own.optimizer.learning_rate) < 0.1
+
+
+def test_a_second_fit_with_the_same_callback_begins_with_a_new_plateau(url, key):
+    """Keras's `test_state_reset_across_fit_calls`."""
+    callback = RemoteLR(url, key, patience=3, factor=0.5, cooldown=2)
+    fit(linear(), Losses([0.5] * 6), callback, epochs=6)
+
+    with pytest.warns(RemoteLRWarning, match="begins again at epoch 1"):
+        history = fit(linear(), Losses([2.0] * 4), callback, epochs=4)
+
+    # The best of the first fit, 0.5, would have counted the first epoch as one without improvement.
+    assert history["learning_rate"] == float32([0.1, 0.1, 0.1, 0.1])
+    with Client(url) as client:
+        assert client.get_run(key).decision.plateau == {"best": 2.0, "wait": 0, "cooldown": 2}
+
+
+def test_a_reduction_is_logged_as_keras_logs_it_when_its_interactive_logging_is_off(url, key, caplog):
+    """Keras's `test_verbose_logging`."""
+    keras.config.disable_interactive_logging()
+    try:
+        with caplog.at_level("INFO"):
+            fit(linear(), Losses([1.0] * 2), RemoteLR(url, key, patience=1, verbose=1), epochs=2)
+    finally:
+        keras.config.enable_interactive_logging()
+
+    assert ["Epoch 1: RemoteLR setting learning rate to 0.1.", "Epoch 2: RemoteLR reducing learning rate to 0.01."] == [
+        message for message in map(logging.LogRecord.getMessage, caplog.records) if message.startswith("Epoch ")
+    ]
 
 
 def test_a_schedule_that_ends_at_zero_leaves_the_last_rate_that_can_train(url, key):

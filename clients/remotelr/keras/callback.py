@@ -206,7 +206,9 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
             # A MultiOptimizer may get its optimizers only when it is built.
             self._chosen = [rate_of(each) for each in optimizers_of(optimizer)]
         self._new_session()
-        batches, epochs = self.params.get("steps"), self.params.get("epochs")
+        # A loop that calls this callback alone sets no parameters, as for Keras's own callbacks.
+        params = self.params or {}
+        batches, epochs = params.get("steps"), params.get("epochs")
         self._session.open(
             initial_learning_rate=self._chosen[0] or None,
             steps_per_epoch=None if batches is None else max(batches // batches_per_step_of(optimizer), 1),
