@@ -109,7 +109,11 @@ class Settings(BaseSettings):
     max_connections: Count = Field(
         default=10_000, description="Open connections, idle ones included; more are answered 503."
     )
-    max_streams: CountOrZero = Field(default=1_000, description="Open event streams; more are answered 503.")
+    max_streams: CountOrZero = Field(
+        default=1_000,
+        description="Open event streams; more are answered 503. One token, or one address without a token, may have a "
+        "quarter of them, but at least 4.",
+    )
     wait_limit_s: Seconds = Field(default=60.0, description="The longest `wait` of a request, in seconds.")
 
     @model_validator(mode="before")

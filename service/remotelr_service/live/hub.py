@@ -7,7 +7,7 @@ its last id, or that is too slow, reads the missing entries from the database.
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 
 from sqlalchemy import Engine
 
@@ -17,22 +17,30 @@ from remotelr_service.live.all_feed import AllStreams, Selection
 from remotelr_service.live.messages import Batch, Item, Place
 from remotelr_service.live.replica_signals import ReplicaSignals
 from remotelr_service.live.run_feed import RunStreams
+from remotelr_service.live.shares import Shares, quarter
 
 __all__ = ["Batch", "Cursor", "Entry", "Item", "Place", "Selection", "Stall", "Streams"]
+
+# A caller may have a quarter of all streams, but at least this many.
+MIN_SHARE = 4
 
 
 class Streams:
     """The subscriptions of this process. Used from one event loop, except `committed`.
 
-    engine: `Database.reads`. limit: the maximal number of subscribers.
+    engine: `Database.reads`.
     """
 
-    def __init__(self, engine: Engine, limit: int = 1_000) -> None:
-        self.limit = limit
+    def __init__(self, engine: Engine) -> None:
+        self.limit_to(1_000)
         self._runs = RunStreams(engine)
         self._all = AllStreams(engine)
         self._signals = ReplicaSignals(engine, self._mark_all)
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    def limit_to(self, limit: int) -> None:
+        """Allow `limit` subscribers, of which one holder may have a quarter. Call it before the first one."""
+        self._shares = Shares(limit, quarter(limit, MIN_SHARE))
 
     @property
     def count(self) -> int:
@@ -60,23 +68,37 @@ class Streams:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._mark_changed, subscribed)
 
-    def follow_run(self, key: str, after: Place | None, idle_s: float) -> AsyncGenerator[Batch, None]:
+    def follow_run(self, key: str, after: Place | None, idle_s: float, holder: str) -> AsyncGenerator[Batch, None]:
         """The entries of the run `key` after `after`, or from now on; an empty batch after `idle_s` without any.
 
         It ends when the run is deleted. The first batch has the id of the begin.
-        Raises Overloaded; the first batch raises RunNotFound or DatabaseUnavailable.
+        holder: the caller, in words, whose share of the subscribers this one counts to.
+        The first batch raises Overloaded, RunNotFound or DatabaseUnavailable.
         """
-        self._check_limit()
-        return self._runs.follow(key, after, idle_s)
+        return self._counted(self._runs.follow(key, after, idle_s), holder)
 
-    def follow_all(self, selection: Selection, after: Cursor | None, idle_s: float) -> AsyncGenerator[Batch, None]:
+    def follow_all(
+        self, selection: Selection, after: Cursor | None, idle_s: float, holder: str
+    ) -> AsyncGenerator[Batch, None]:
         """The entries of the selected runs after `after`, or from now on; else as `follow_run`."""
-        self._check_limit()
-        return self._all.follow(selection, after, idle_s)
+        return self._counted(self._all.follow(selection, after, idle_s), holder)
 
-    def _check_limit(self) -> None:
-        if self.count >= self.limit:
-            raise Overloaded(f"{self.limit} streams are open, which is the limit; retry later")
+    async def _counted(self, batches: AsyncGenerator[Batch, None], holder: str) -> AsyncGenerator[Batch, None]:
+        # Counted before the first query: many subscribers that begin at once must not pass the limit together.
+        exceeded = self._shares.take(holder)
+        if exceeded == "share":
+            raise Overloaded(
+                f"{holder} has {self._shares.share} open streams, its share of the {self._shares.limit} of this "
+                f"service; close one, or retry later"
+            )
+        if exceeded == "limit":
+            raise Overloaded(f"{self._shares.limit} streams are open, which is the limit; retry later")
+        try:
+            async with aclosing(batches):
+                async for batch in batches:
+                    yield batch
+        finally:
+            self._shares.release(holder)
 
     def _mark_changed(self, keys: Collection[str]) -> None:
         if keys:

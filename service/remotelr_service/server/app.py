@@ -95,7 +95,7 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         ctx = app.state.context = opened or Context.open(settings.database_url)
         app.state.limiter = ConcurrencyLimiter(settings.max_requests, settings.queue_timeout_s)
-        ctx.streams.limit = settings.max_streams
+        ctx.streams.limit_to(settings.max_streams)
         stalls = Stalls(ctx.writer, ctx.reads)
         ctx.metrics.watch("remotelr_runs_stalled", "Runs whose trainer stopped reporting.", lambda: stalls.count)
         gate = app.state.gate = AccessGate(settings, ctx)

@@ -2,10 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 
 from remotelr_service.features.runs.schemas import Status
 from remotelr_service.features.streams.sse import HEARTBEAT_S, MEDIA_TYPE, EventStream
+from remotelr_service.http.auth.gate import holder_of
 from remotelr_service.http.dependencies import Ctx
 from remotelr_service.http.fields import DECIMAL, KEY_PATTERN, MAX_INTEGER, TAG_FILTER_PATTERN, RunKey
 from remotelr_service.http.problems import Refusal, Responses, described
@@ -28,10 +29,11 @@ _ID_HELP = "The id of the last received event: the stream continues after it. Br
     "/runs/{run}/stream",
     operation_id="stream_run",
     response_class=Response,
-    responses={**_STREAM, **described("run_not_found", "invalid_request", "database_unavailable")},
+    responses={**_STREAM, **described("run_not_found", "invalid_request", "overloaded", "database_unavailable")},
 )
 async def stream_run(
     run: RunKey,
+    request: Request,
     ctx: Ctx,
     after: Annotated[
         int | None, Query(ge=0, le=MAX_INTEGER, description="Begin after this `seq`; 0 gives the whole log."), DECIMAL
@@ -42,7 +44,7 @@ async def stream_run(
     position = None if after is None else (after, 0)
     if last_event_id is not None:
         position = int(last_event_id.rstrip("s")), int(last_event_id.endswith("s"))
-    batches = ctx.streams.follow_run(run, position, HEARTBEAT_S)
+    batches = ctx.streams.follow_run(run, position, HEARTBEAT_S, holder_of(request.scope))
     return EventStream(await anext(batches), batches)
 
 
@@ -50,10 +52,11 @@ async def stream_run(
     "/stream",
     operation_id="stream_runs",
     response_class=Response,
-    responses={**_STREAM, **described("invalid_request", "database_unavailable")},
+    responses={**_STREAM, **described("invalid_request", "overloaded", "database_unavailable")},
 )
 async def stream_runs(
     *,
+    request: Request,
     ctx: Ctx,
     experiment: Annotated[str | None, Query(pattern=KEY_PATTERN, description="Only runs of this experiment.")] = None,
     status: Annotated[
@@ -71,7 +74,7 @@ async def stream_runs(
     after = None if last_event_id is None else _cursor(last_event_id)
     name, _, value = (tag or "").partition(":")
     selection = Selection(experiment, status, None if tag is None else (name, value))
-    batches = ctx.streams.follow_all(selection, after, HEARTBEAT_S)
+    batches = ctx.streams.follow_all(selection, after, HEARTBEAT_S, holder_of(request.scope))
     return EventStream(await anext(batches), batches)
 
 

@@ -222,6 +222,14 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def holder_of(connection: Connection) -> str:
+    """The caller, in words, as the holder of a share: its token; without one, its address."""
+    caller: Caller | None = connection.get(CALLER)
+    if caller is None or caller.name is None:
+        return f"the address {_address(connection)}"
+    return f"the token {caller.name}"
+
+
 def _bearer(connection: Connection) -> str | None:
     """The token of a single `Authorization: Bearer` header; otherwise None."""
     found = [value for name, value in connection["headers"] if name == b"authorization"]
