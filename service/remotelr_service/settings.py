@@ -114,6 +114,13 @@ class Settings(BaseSettings):
         description="Open event streams; more are answered 503. One token, or one address without a token, may have a "
         "quarter of them, but at least 4.",
     )
+    max_bodies_mib: int = Field(
+        default=64,
+        ge=8,
+        le=1_000_000,
+        description="MiB of request bodies in memory, from their first byte until their answer; requests beyond it are "
+        "answered 503. One token, or one address without a token, may have a quarter of it.",
+    )
     wait_limit_s: Seconds = Field(default=60.0, description="The longest `wait` of a request, in seconds.")
 
     @model_validator(mode="before")

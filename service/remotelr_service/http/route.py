@@ -14,10 +14,9 @@ from typing_extensions import override
 
 from remotelr_service.http import json_reader
 from remotelr_service.http.admission import ConcurrencyLimiter
-from remotelr_service.http.auth.gate import AccessGate
+from remotelr_service.http.auth.gate import AccessGate, holder_of
+from remotelr_service.http.body_memory import COUNTED_BODY, MAX_BODY_BYTES, CountedBody
 from remotelr_service.http.problems import Refusal
-
-MAX_BODY_BYTES = 1024 * 1024
 
 # An ASGI extension of this service's server: the whole request has arrived.
 IS_WHOLE: Final = "remotelr.is_whole"
@@ -26,7 +25,7 @@ _CLOSE = {"Connection": "close"}
 
 
 class StrictRequest(Request):
-    """A request whose body is read once, within a size and a time."""
+    """A request of a known caller, whose body is read once, within a size, a time and the caller's share of memory."""
 
     limit_bytes = MAX_BODY_BYTES
     _read: bytes | None = None
@@ -34,8 +33,12 @@ class StrictRequest(Request):
     @override
     async def body(self) -> bytes:
         if self._read is None:
-            is_whole = IS_WHOLE in self.scope.get("extensions", ())
-            self._read = await (self._receive_all() if is_whole else self._receive_in_time())
+            extensions = self.scope.get("extensions", {})
+            counted: CountedBody | None = extensions.get(COUNTED_BODY)
+            if counted is not None:
+                counted.move(holder_of(self.scope))
+            is_whole = IS_WHOLE in extensions
+            self._read = await (self._receive_all(counted) if is_whole else self._receive_in_time(counted))
         return self._read
 
     @override
@@ -46,16 +49,16 @@ class StrictRequest(Request):
             errors = [{"path": error.path, "message": error.message}] if error.path else None
             raise Refusal("malformed_json", str(error), errors=errors) from None
 
-    async def _receive_in_time(self) -> bytes:
+    async def _receive_in_time(self, counted: CountedBody | None) -> bytes:
         timeout_s: float = self.app.state.settings.body_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._receive_all()
+                return await self._receive_all(counted)
         except TimeoutError:
             detail = f"the body did not arrive within {timeout_s:g} s; send it faster"
             raise Refusal("request_timeout", detail, headers=_CLOSE) from None
 
-    async def _receive_all(self) -> bytes:
+    async def _receive_all(self, counted: CountedBody | None) -> bytes:
         declared = self.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > self.limit_bytes:
             raise self._too_large()
@@ -65,6 +68,8 @@ class StrictRequest(Request):
             message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
+            if counted is not None:
+                counted.check()
             part: bytes = message.get("body", b"")
             size += len(part)
             if size > self.limit_bytes:

@@ -32,6 +32,7 @@ from remotelr_service.features.training.responses import log_decision
 from remotelr_service.http import error_handlers
 from remotelr_service.http.admission import ConcurrencyLimiter
 from remotelr_service.http.auth.gate import AccessGate
+from remotelr_service.http.body_memory import COUNTED_BODY, body_memory
 from remotelr_service.http.context import Context
 from remotelr_service.server import docs, openapi
 from remotelr_service.server.host_check import HostCheck
@@ -79,7 +80,13 @@ class Application(FastAPI):
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self
-        await self.front(scope, receive, send)
+        try:
+            await self.front(scope, receive, send)
+        finally:
+            # Whatever became of the request: nothing holds its body any more.
+            counted = scope.get("extensions", {}).get(COUNTED_BODY)
+            if counted is not None:
+                counted.release()
 
     async def behind(self, scope: Scope, receive: Receive, send: Send) -> None:
         await super().__call__(scope, receive, send)
@@ -130,6 +137,7 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
     app.state = SharedState()
     app.state.settings = settings
     app.state.draining = asyncio.Event()
+    app.state.body_memory = body_memory(settings.max_bodies_mib)
     app.add_middleware(ErrorMiddleware)
     app.front = RequestMetrics(RequestIds(HostCheck(FastReports(HeadAsGet(app.behind)), settings)))
     error_handlers.install(app)
@@ -142,8 +150,10 @@ def create_app(settings: Settings, opened: Context | None = None) -> FastAPI:
 
 def _add_gauges(app: FastAPI) -> None:
     metrics, limiter, draining = app.state.context.metrics, app.state.limiter, app.state.draining
+    memory = app.state.body_memory
     metrics.set_build_info(app.version)
     metrics.watch("remotelr_http_requests_in_progress", "Requests being processed.", lambda: limiter.taken)
     metrics.watch("remotelr_http_requests_queued", "Requests in the queue.", lambda: limiter.queue_length)
     metrics.watch("remotelr_http_requests_waiting", "Requests that wait for a decision.", lambda: limiter.waiting)
+    metrics.watch("remotelr_http_body_bytes", "Bytes of request bodies in memory.", lambda: memory.total)
     metrics.watch("remotelr_draining", "1 while the service shuts down.", draining.is_set)

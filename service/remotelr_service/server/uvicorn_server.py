@@ -7,16 +7,21 @@ import signal
 import socket
 from collections.abc import Callable, Generator
 from types import FrameType
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import Scope
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from remotelr_service.errors import UserError
 from remotelr_service.features.streams.sse import ABORT
+from remotelr_service.http.auth.gate import holder_of
+from remotelr_service.http.body_memory import COUNTED_BODY, CountedBody
 from remotelr_service.http.problems import MEDIA_TYPE, PROBLEMS, RETRY_AFTER_S, problem_body
 from remotelr_service.http.route import IS_WHOLE
+from remotelr_service.live.shares import Shares
 from remotelr_service.settings import Settings
 
 MAX_TARGET_BYTES = 8 * 1024
@@ -69,7 +74,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http=_protocol(settings.header_timeout_s, settings.max_connections),
+                http=_protocol(settings.header_timeout_s, settings.max_connections, app.state.body_memory),
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -157,8 +162,8 @@ def _size(headers: list[tuple[bytes, bytes]], at_most: int) -> int:
     return at_most if at_most <= MAX_HEAD_BYTES else sum(len(name) + len(value) for name, value in headers)
 
 
-def _protocol(header_timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
-    """uvicorn's protocol with limits on the number of connections and on a head's size and time."""
+def _protocol(header_timeout_s: float, max_connections: int, body_memory: Shares) -> type[asyncio.Protocol]:
+    """uvicorn's protocol with limits on the number of connections, a head's size and time, and memory for bodies."""
 
     class BoundedProtocol(HttpToolsProtocol):
         _timer: asyncio.TimerHandle | None = None
@@ -169,6 +174,7 @@ def _protocol(header_timeout_s: float, max_connections: int) -> type[asyncio.Pro
         _at_least = 0
         _at_most = 0
         _has_ended = False
+        _body: CountedBody
 
         @override
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
@@ -181,6 +187,10 @@ def _protocol(header_timeout_s: float, max_connections: int) -> type[asyncio.Pro
         @override
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_head_timer()
+            for cycle, _ in self.pipeline:
+                # The application never gets these requests.
+                counted: Any = cycle.scope["extensions"][COUNTED_BODY]
+                counted.release()
             super().connection_lost(exc)
 
         @override
@@ -225,13 +235,35 @@ def _protocol(header_timeout_s: float, max_connections: int) -> type[asyncio.Pro
             if len(self.headers) > MAX_HEADERS or _size(self.headers, self._at_most) > MAX_HEAD_BYTES:
                 self._refuse(*_TOO_LARGE)
             # A stream aborts the connection of a subscriber that does not read; closing would wait for it.
-            self.scope["extensions"] = {ABORT: {"abort": self.transport.abort}}
+            self._body = CountedBody(body_memory, holder_of(cast("Scope", self.scope)))
+            extensions: dict[str, Any] = {ABORT: {"abort": self.transport.abort}, COUNTED_BODY: self._body}
+            self.scope["extensions"] = extensions
             super().on_headers_complete()
+
+        @override
+        def on_body(self, body: bytes) -> None:
+            if self.cycle.response_complete:
+                return
+            if self._body.add(len(body)):
+                super().on_body(body)
+            else:
+                self.cycle.message_event.set()
 
         @override
         def on_message_complete(self) -> None:
             self.scope["extensions"][IS_WHOLE] = {}
             super().on_message_complete()
+
+        @override
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if not self.cycle.response_complete:
+                return
+            # Unread parts of the body are not counted after the answer, so they must not stay in memory.
+            self.cycle.body.clear()
+            # Answered before its body was there: the next byte ends uvicorn's limit for connections at rest.
+            if self.cycle.more_body and self._timer is None and not self.transport.is_closing():
+                self._start_head_timer()
 
         @override
         def send_400_response(self, msg: str) -> None:

@@ -74,6 +74,19 @@ def test_clients_that_never_read_delay_no_other(sqlite_url):
     assert {200} == {status for status, _ in served}
 
 
+def test_a_request_that_is_answered_before_its_body_came_does_not_keep_its_connection(sqlite_url):
+    """
+    The byte after the answer ends uvicorn's limit for connections at rest, and there was no other.
+    """
+    wrong = HALF_A_BODY.replace(b"application/json", b"text/plain")
+    with serving(sqlite_url, header_timeout_s=1.0) as service, connections(service, 1, wrong) as (answered,):
+        first = answered.recv(65536)
+        answered.sendall(b" ")
+        drained(answered)
+
+    assert first.startswith(b"HTTP/1.1 415 ")
+
+
 def test_a_connection_above_the_limit_gets_retry_after(sqlite_url):
     with serving(sqlite_url, max_connections=50, header_timeout_s=120.0) as service:
         with connections(service, 50, b"") as held:

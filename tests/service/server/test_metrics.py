@@ -25,6 +25,7 @@ LABELS = {
     "remotelr_http_requests_queued": set(),
     "remotelr_http_requests_in_progress": set(),
     "remotelr_http_requests_waiting": set(),
+    "remotelr_http_body_bytes": set(),
     "remotelr_writer_group_size": {"le"},
     "remotelr_writer_transaction_duration_seconds": {"le"},
     "remotelr_writer_queue_length": set(),
