@@ -107,7 +107,9 @@ class Settings(BaseSettings):
         default=1.0, ge=0, le=60, description="Seconds in the queue until a request is answered 503 with `Retry-After`."
     )
     max_connections: Count = Field(
-        default=10_000, description="Open connections, idle ones included; more are answered 503."
+        default=10_000,
+        description="Open connections, idle ones included. For one more, the longest idle connection of the address "
+        "with the most is closed; without such a connection it is answered 503. One address may have nine tenths.",
     )
     max_streams: CountOrZero = Field(
         default=1_000,

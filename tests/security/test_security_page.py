@@ -19,7 +19,7 @@ SOURCES = [*ROOT.glob("clients/remotelr/**/*.py"), *ROOT.glob("service/remotelr_
 
 
 def test_every_point_of_the_list_has_its_row():
-    assert [f"S{number}" for number in range(1, 55)] == [number for number, _, _ in ROWS]
+    assert [f"S{number}" for number in range(1, 56)] == [number for number, _, _ in ROWS]
 
 
 @pytest.mark.parametrize("name", NAMED)

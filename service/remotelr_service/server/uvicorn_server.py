@@ -22,6 +22,7 @@ from remotelr_service.http.body_memory import COUNTED_BODY, CountedBody
 from remotelr_service.http.problems import MEDIA_TYPE, PROBLEMS, RETRY_AFTER_S, problem_body
 from remotelr_service.http.route import IS_WHOLE
 from remotelr_service.live.shares import Shares
+from remotelr_service.server.connection_table import ConnectionTable
 from remotelr_service.settings import Settings
 
 MAX_TARGET_BYTES = 8 * 1024
@@ -164,6 +165,7 @@ def _size(headers: list[tuple[bytes, bytes]], at_most: int) -> int:
 
 def _protocol(header_timeout_s: float, max_connections: int, body_memory: Shares) -> type[asyncio.Protocol]:
     """uvicorn's protocol with limits on the number of connections, a head's size and time, and memory for bodies."""
+    table: ConnectionTable[HttpToolsProtocol] = ConnectionTable(max_connections)
 
     class BoundedProtocol(HttpToolsProtocol):
         _timer: asyncio.TimerHandle | None = None
@@ -179,14 +181,23 @@ def _protocol(header_timeout_s: float, max_connections: int, body_memory: Shares
         @override
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
             super().connection_made(transport)
-            if len(self.connections) > max_connections:
-                self._answer("overloaded", f"all {max_connections} connections are in use; retry later")
-            else:
+            address = self.client[0] if self.client else ""
+            is_added, closed = table.add(self, address)
+            if closed is not None:
+                # Closing would wait for a client that does not read.
+                closed.transport.abort()
+            if is_added:
                 self._start_head_timer()
+            else:
+                self._answer(
+                    "overloaded",
+                    f"no connection of the {max_connections} is free for the address {address}; retry later",
+                )
 
         @override
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_head_timer()
+            table.remove(self)
             for cycle, _ in self.pipeline:
                 # The application never gets these requests.
                 counted: Any = cycle.scope["extensions"][COUNTED_BODY]
@@ -232,6 +243,7 @@ def _protocol(header_timeout_s: float, max_connections: int, body_memory: Shares
         def on_headers_complete(self) -> None:
             self._is_in_head, self._has_ended = False, True
             self._stop_head_timer()
+            table.begin(self)
             if len(self.headers) > MAX_HEADERS or _size(self.headers, self._at_most) > MAX_HEAD_BYTES:
                 self._refuse(*_TOO_LARGE)
             # A stream aborts the connection of a subscriber that does not read; closing would wait for it.
@@ -259,6 +271,7 @@ def _protocol(header_timeout_s: float, max_connections: int, body_memory: Shares
             super().on_response_complete()
             if not self.cycle.response_complete:
                 return
+            table.rest(self)
             # Unread parts of the body are not counted after the answer, so they must not stay in memory.
             self.cycle.body.clear()
             # Answered before its body was there: the next byte ends uvicorn's limit for connections at rest.
