@@ -82,11 +82,11 @@ class Server:
 
 
 @contextlib.contextmanager
-def service(database_url: str, folder: Path) -> Iterator[Server]:
-    """`remotelr serve` with its defaults, its log in a file, on a database that it has migrated."""
+def service(database_url: str, folder: Path, **environment: str) -> Iterator[Server]:
+    """`remotelr serve` with its defaults or `environment`, its log in a file, on a database that it has migrated."""
     upgrade(database_url)
-    environment = {**os.environ, "REMOTELR_DATABASE_URL": database_url}
-    with _running(["-m", "remotelr_service", "serve"], folder, environment, adds=1) as server:
+    given = {**os.environ, "REMOTELR_DATABASE_URL": database_url, **environment}
+    with _running(["-m", "remotelr_service", "serve"], folder, given, adds=1) as server:
         yield server
 
 

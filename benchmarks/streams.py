@@ -24,10 +24,13 @@ _NUMBERS = itertools.count()
 
 def measure(folder: Path, server: str, *, seconds: float, rounds: int) -> Iterator[Line]:
     """server: the URL of a PostgreSQL."""
+    # All streams come from one address, which may have a quarter.
+    limit = {"REMOTELR_MAX_STREAMS": str(4 * STREAMS)}
     with ExitStack() as stack:
+        postgres = stack.enter_context(database(server, "streams"))
         services = {
-            "SQLite": stack.enter_context(service(f"sqlite:///{folder}/streams.db", folder)),
-            "PostgreSQL": stack.enter_context(service(stack.enter_context(database(server, "streams")), folder)),
+            "SQLite": stack.enter_context(service(f"sqlite:///{folder}/streams.db", folder, **limit)),
+            "PostgreSQL": stack.enter_context(service(postgres, folder, **limit)),
         }
         for name, each in services.items():
             counts: list[int] = []
