@@ -293,3 +293,25 @@ def test_a_warning_points_at_the_users_line(key):
         fit(linear(), RemoteLR("http://127.0.0.1:9", key, HALVING, timeout_s=0.2), epochs=1)
 
     assert {each.filename for each in warned if issubclass(each.category, RemoteLRWarning)} == {__file__}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_plateau_beside_remotelr_is_warned_of_wherever_it_is_listed(url, key, first):
+    other = keras.callbacks.ReduceLROnPlateau(patience=1)
+    remote = RemoteLR(url, key, HALVING)
+    callbacks = [other, remote] if first else [remote, other]
+
+    with pytest.warns(RemoteLRWarning) as warned:
+        fit(linear(), Losses([1.0] * 6), *callbacks)
+
+    (message,) = ours(warned)
+    assert "something else set" in message
+
+
+def test_a_run_without_a_key_gets_a_readable_one_that_is_printed(url, capsys):
+    remote = RemoteLR(url, policy=HALVING)
+
+    fit(linear(), remote, epochs=1)
+
+    assert re.fullmatch(r"[A-Za-z0-9._-]+-\d{8}-\d{6}-[0-9a-f]{4}", remote.run)
+    assert f"run '{remote.run}' on {url} begins epoch 1" in capsys.readouterr().out

@@ -107,6 +107,7 @@ def test_after_a_fit_that_failed_the_optimizer_follows_a_rate_set_by_hand(url, k
     assert all(np.array_equal(one, other) for one, other in zip(before, model.get_weights(), strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:.*the schedule takes:remotelr.errors.RemoteLRWarning")
 def test_a_second_fit_with_longer_epochs_gets_a_longer_table(url, key):
     model = model_with("sgd")
     remote = RemoteLR(url, key, POLICY)

@@ -13,6 +13,9 @@ Misspelled variables are warned of once.
 """
 
 import os
+import re
+import secrets
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -128,7 +131,9 @@ def set_up(
         name = run or _UNNAMED
         return Setup(**common, run=name, url=None, implied=implied, client=None, file=file, lasting=True, live=False)
     if not run:
-        raise ValueError("the run's key is missing: give run='mnist-7' or set REMOTELR_RUN")
+        if identity.world_size > 1:
+            raise ValueError("the run's key is missing: give all ranks the same run='mnist-7', or set REMOTELR_RUN")
+        run = new_run_key()
     directory = Path(spool_dir) if spool_dir is not None else default_directory(os.environ)
     return Setup(
         **common,
@@ -140,6 +145,12 @@ def set_up(
         lasting=file is not None,
         live=live,
     )
+
+
+def new_run_key() -> str:
+    """A readable key for a run without one: script, time (UTC) and four random digits."""
+    script = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(sys.argv[0]).stem).strip("-._") or "run"
+    return f"{script[:100]}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
 
 
 def _mode(url: str | None) -> Mode:

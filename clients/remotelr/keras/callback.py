@@ -53,7 +53,8 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
     then count, and the curve is the one of an undisturbed run.
 
     url: address of the service; by default `REMOTELR_URL`. Without either, the rules decide in this process alone.
-    run: the run's key, unique per training job; by default `REMOTELR_RUN`.
+    run: the run's key, unique per training job; by default `REMOTELR_RUN`, else a new one, which is printed. A job that
+        shall continue its run after a restart needs a key of its own.
     policy: a document (`{"type": "cosine", …}`), a policy of `remotelr.rules`, or a Keras
         `LearningRateSchedule`. By default Keras's ReduceLROnPlateau, with monitor, factor, patience, mode,
         min_delta, cooldown and min_lr named and defaulted as there.
@@ -156,6 +157,9 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
         self._tables: list[RateTable] = []
         self._checkpoints = Checkpoints(checkpoint)
         self._rolled_back_at: int | None = None
+        # The rate at the end of the epoch before.
+        self._rate_left: float | None = None
+        self._warned_of_writer = False
         self._fixed_momentum: str | None = None
 
     @classmethod
@@ -232,6 +236,7 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
             batches_per_step=batches_per_step_of(optimizer),
             batches_held=batches_of(optimizer) % batches_per_step_of(optimizer),
         )
+        self._warn_of_another_writer(rate_of(optimizers_of(optimizer)[0]))
         self._roll_back(epoch)
         learning_rate = session.learning_rate(epoch, step=0)
         if learning_rate is not None:
@@ -290,6 +295,7 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
         learning_rate = session.learning_rate(epoch + 1, step=0)
         if learning_rate:
             self._set(learning_rate)
+        self._rate_left = rate_of(optimizers_of(optimizer)[0])
         self._stop_if_ended(epoch)
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -309,7 +315,7 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
             # If the previous `fit` raised, Keras has not called on_train_end.
             self._session.abandon()
         self._identity = replace(self._identity, number=self._identity.number + 1)
-        self._rolled_back_at = None
+        self._rolled_back_at = self._rate_left = None
         self._epoch = EpochProgress()
         self._session = self._setup.session(self._members, self._identity, say)
 
@@ -353,6 +359,17 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
         self._fixed_momentum = next((reason for reason in reasons if reason), None)
         if self._fixed_momentum:
             warn(f"the policy's momentum cannot be set: {self._fixed_momentum}.")
+
+    def _warn_of_another_writer(self, found: float) -> None:
+        """Warn once of a rate that was set after this callback has set one at the end of the epoch before."""
+        left, self._rate_left = self._rate_left, None
+        if left is not None and left != found and not self._warned_of_writer:
+            self._warned_of_writer = True
+            warn(
+                f"something else set the optimizer's learning rate to {found:.6g} after RemoteLR had set {left:.6g}, "
+                f"for example a ReduceLROnPlateau beside it. The rates of RemoteLR count: remove the other one, or "
+                f"exchange it by RemoteLR.from_callbacks."
+            )
 
     def _stop_if_ended(self, epoch: int) -> None:
         if self._session.stopped or self._session.lost:
