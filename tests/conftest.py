@@ -23,6 +23,7 @@ settings.load_profile("busy")
 
 pytest_plugins = [
     "support.fixtures.databases",
+    "support.fixtures.mortal_service",
     "support.fixtures.processes",
     "support.fixtures.service",
     "support.fixtures.terminal",

@@ -89,9 +89,11 @@ def training(
         transport=transport,
     )
     members = {"policy": document_of(policy), "experiment": experiment, "tags": tags, "on_conflict": on_conflict}
-    core = Training(setup, members, ranks=ranks, reduce=reduce, load=checkpoint, say=_print if verbose else _log)
+    say = _print if verbose else _log
+    core = Training(setup, members, ranks=ranks, reduce=reduce, load=checkpoint, say=say)
     return TrainingLoop(
         core,
+        _unsaid if ranks is not None and ranks.rank != 0 else say,
         initial_learning_rate=initial_learning_rate,
         total_epochs=total_epochs,
         steps_per_epoch=steps_per_epoch,
@@ -105,21 +107,26 @@ class TrainingLoop:
     stopped: the training must end. stop_reason: why, as a clause.
     """
 
-    def __init__(self, training: Training, **lengths: Any) -> None:
+    def __init__(self, training: Training, say: Callable[[str], None], **lengths: Any) -> None:
         self._training = training
+        self._say = say
         self._lengths = lengths
         self._steps_per_epoch: int | None = lengths["steps_per_epoch"]
         self._initial = lengths["initial_learning_rate"]
         self._step = 0
+        self._first: float | None = None
         self._used: float | None = None
-        self._is_reported = False
+        self._newest: float | None = None
+        self._is_open = self._is_begun = self._is_reported = False
         self.epoch: int | None = None
 
     def __enter__(self) -> Self:
         self._training.open(**self._lengths)
+        self._is_open, self._is_begun, self.epoch = True, False, None
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._is_open, self.epoch = False, None
         if kind is None:
             self._training.finish()
         else:
@@ -129,34 +136,47 @@ class TrainingLoop:
         """The epochs to train, 0-based: from `first` until `total_epochs`, or until the training must end.
 
         first: the first epoch that the checkpoint of this process does not contain.
-        step: optimizer steps before it; by default `first` * `steps_per_epoch`.
+        step: optimizer steps before it; by default those of the run, else `first` * `steps_per_epoch`.
 
-        Raises ValueError where an epoch was not reported.
+        Raises ValueError outside of the context, for a second call in it, and where an epoch was not reported.
         """
+        if not self._is_open:
+            raise ValueError("the training is not open: use `with remotelr.training(...) as training:`")
+        if self._is_begun:
+            raise ValueError("the epochs were begun already: use a new `with remotelr.training(...)` to train again")
+        self._is_begun = True
         self._step = first * (self._steps_per_epoch or 0) if step is None else step
         total = self._lengths["total_epochs"]
         self._training.begin(first, self._step)
+        known = self.decision
+        if step is None and known is not None and known.epoch == first and known.step is not None:
+            self._step = known.step
         number = first
         while not self.stopped and (total is None or number < total):
             self._training.roll_back(number)
-            self.epoch, self._used, self._is_reported = number, None, False
+            self.epoch, self._is_reported = number, False
+            self._first = self._used = None
             yield number
-            if not self._is_reported:
-                raise ValueError(f"epoch {number} was not reported: call training.report(...) at its end")
+            self._check_reported(number)
             number += 1
         self.epoch = None
+        if self.stopped:
+            self._say(f"RemoteLR: training ends before epoch {number}: {self.stop_reason}.")
 
     def learning_rate(self, step: int = 0) -> float:
         """The rate of the present epoch `step` optimizer steps after its beginning.
+
+        Without a decision for the epoch, the newest rate: the service is unreachable with on_unreachable="hold" or
+        "raise", or `REMOTELR_MODE` is `disabled`.
 
         Raises ValueError outside of `epochs`.
         """
         rate = self._training.learning_rate(self._present, step)
         if rate is None:
-            # The service is away and on_unreachable="hold", or `REMOTELR_MODE` is `disabled`.
-            rate = self._used if self._used is not None else self._held()
-        if self._used is None:
-            self._used = rate
+            rate = self._held()
+        if step == 0 and self._first is None:
+            self._first = rate
+        self._used = self._newest = rate
         return rate
 
     def momentum(self, step: int = 0) -> float | None:
@@ -172,18 +192,28 @@ class TrainingLoop:
     ) -> None:
         """Report the present epoch, once. metrics and named: by name, as `report(val_loss=0.3)`.
 
-        steps: optimizer steps of the epoch; by default `steps_per_epoch`. weight: of this rank in reduce="mean".
+        An epoch that a live command has stopped is not reported.
 
-        Raises ValueError outside of `epochs`, and for a second report of an epoch.
+        steps: optimizer steps of the epoch; by default `steps_per_epoch`. weight: of this rank in reduce="mean", >= 0.
+
+        Raises ValueError outside of `epochs`, for a second report of an epoch, and if a policy that counts steps does
+        not get their number. With on_unreachable="raise" it raises ServiceUnreachable; the report is kept, and sent
+        with the next one.
         """
         epoch = self._present
         if self._is_reported:
             raise ValueError(f"epoch {epoch} was reported already: report each epoch once")
-        self._step += (self._steps_per_epoch or 0) if steps is None else steps
-        self._training.report(
-            epoch, {**(metrics or {}), **named}, step=self._step, learning_rate=self._used, weight=weight
-        )
+        made = self._steps_per_epoch if steps is None else steps
+        if made is None and self.decision is not None and self.decision.step is not None:
+            raise ValueError("the policy counts optimizer steps: give report(steps=...) or steps_per_epoch=")
+        # Also when the report raises: it is kept then, and a second one would be another.
         self._is_reported = True
+        if self.stopped:
+            return
+        self._step += made or 0
+        # With a policy that counts steps, the decided rate is that of the first step.
+        used = self._first if self._training.per_step else self._used
+        self._training.report(epoch, {**(metrics or {}), **named}, step=self._step, learning_rate=used, weight=weight)
 
     @property
     def decision(self) -> Decision | None:
@@ -203,8 +233,15 @@ class TrainingLoop:
             raise ValueError("no epoch is trained: use `for epoch in training.epochs():`")
         return self.epoch
 
+    def _check_reported(self, epoch: int) -> None:
+        # A live stop cuts the epoch short.
+        if not (self._is_reported or self.stopped or self._training.is_disabled):
+            raise ValueError(f"epoch {epoch} was not reported: call training.report(...) at its end")
+
     def _held(self) -> float:
-        decision = self._training.decision
+        if self._newest is not None:
+            return self._newest
+        decision = self.decision
         rate = self._initial if decision is None else decision.learning_rate
         if rate is None:
             raise ValueError("no learning rate is known: give initial_learning_rate=")
@@ -213,6 +250,10 @@ class TrainingLoop:
 
 def _print(message: str) -> None:
     print(message, flush=True)  # noqa: T201 - as trainers print
+
+
+def _unsaid(_: str) -> None:
+    """Another rank says it."""
 
 
 def _log(message: str) -> None:

@@ -70,6 +70,7 @@ class Training:
         """
         self.abandon()
         self._attempts += 1
+        self._rolled_back_at = None
 
         def open_session() -> None:
             # The other ranks follow this one: for the service the training is one process.
@@ -94,17 +95,23 @@ class Training:
         """Report an epoch. logs: metrics by name; those that the service does not accept are left out.
 
         step: optimizer steps of the run by its end. learning_rate: the rate of its first step, as it was used.
-        weight: of this rank's metrics in the mean, for example its number of samples.
+        weight: of this rank's metrics in the mean, >= 0, for example its number of samples.
+
+        Raises ValueError for another weight.
         """
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"weight must be finite and >= 0, got {weight!r}")
         if self.is_disabled:
             return
-        metrics = reportable(logs, first=self._rates.monitors())
-        gathered = self._ranks.gather(json.dumps([metrics, weight]))
+        own = json.dumps([reportable(logs, first=self._rates.monitors()), weight])
+        if self._ranks.rank != 0:
+            self._ranks.gather(own)
 
         def report() -> None:
+            # Here, so that the ranks that have come learn of one that has not.
+            reports = [json.loads(each) for each in self._ranks.gather(own)]
             session = self._session
             session.renew_budget()
-            reports = [json.loads(each) for each in gathered]
             values = reports[0][0] if self._reduce == "rank0" else _mean(reports)
             session.report(epoch, values, step=step if session.counts_steps else None, learning_rate=learning_rate)
 
@@ -161,12 +168,16 @@ class Training:
         return self._rates.stop_reason
 
     def finish(self, status: FinalStatus = "completed") -> None:
-        """Report the end: `stopped` in the place of `completed` if the decision in force has ended the training."""
+        """Report the end: `stopped` in the place of `completed` if the decision in force has ended the training.
+
+        The decision and the reason of the end stay readable.
+        """
         if isinstance(self._rates, Session):
-            status = "stopped" if status == "completed" and self._rates.stopped else status
-            self._rates.finish(status)
-            self._say(self._rates.end_line(status))
-        self._rates = Follower()
+            session, self._rates = self._rates, Follower()
+            self._rates.take(json.loads(_outcome(session)))
+            status = "stopped" if status == "completed" and session.stopped else status
+            session.finish(status)
+            self._say(session.end_line(status))
 
     def abandon(self) -> None:
         """Close the connection and the spool without reporting an end."""
@@ -273,5 +284,6 @@ def _mean(reports: list[tuple[dict[str, float], float]]) -> dict[str, float]:
         values = [(metrics[name], weight) for metrics, weight in reports if name in metrics and weight > 0]
         if values:
             total = math.fsum(weight for _, weight in values)
-            means[name] = sum(value * weight for value, weight in values) / total
+            # The fraction first: a large value times its weight may not be finite.
+            means[name] = sum(value * (weight / total) for value, weight in values)
     return means
