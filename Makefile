@@ -4,6 +4,7 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TENSORFLOW ?= tensorflow-cpu
+OPTAX ?= optax==0.2.8
 BIN := .venv/bin
 INSTALLED := .venv/installed
 UV := $(shell command -v uv)
@@ -29,7 +30,7 @@ lint: $(INSTALLED) ## Check style, format and types
 	$(BIN)/mypy
 
 # Not in .venv: a resolver would take the CUDA builds of torch and tensorflow.
-backends: $(INSTALLED) ## Run the Keras tests on torch and on TensorFlow, each in its own environment
+backends: $(INSTALLED) ## Run the Keras tests on torch and on TensorFlow, each in its own environment, and those of optax
 	for backend in torch tensorflow; do \
 		$(PYTHON) -m venv .venv-$$backend && \
 		.venv-$$backend/bin/python -m pip install --quiet --upgrade pip && \
@@ -37,6 +38,8 @@ backends: $(INSTALLED) ## Run the Keras tests on torch and on TensorFlow, each i
 			$$(test $$backend = torch && echo '$(TORCH)' || echo '$(TENSORFLOW)') && \
 		KERAS_BACKEND=$$backend .venv-$$backend/bin/python -m pytest -W ignore::DeprecationWarning tests/keras || exit 1; \
 	done
+	.venv-torch/bin/python -m pip install --quiet '$(OPTAX)'
+	KERAS_BACKEND=jax .venv-torch/bin/python -m pytest tests/optax
 
 serve: $(INSTALLED) ## Start the service on a file, remotelr.db
 	$(BIN)/remotelr serve

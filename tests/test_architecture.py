@@ -83,7 +83,11 @@ CLIENT = (
     ),
     *(
         Room(f"remotelr.{framework}", (*_BELOW_FRAMEWORKS, *imports), "one folder per framework, and no other in it")
-        for framework, imports in {"keras": ("keras",), "torch": ("torch",)}.items()
+        for framework, imports in {
+            "keras": ("keras",),
+            "optax": ("optax", "jax", "numpy"),
+            "torch": ("torch",),
+        }.items()
     ),
     Room(
         "remotelr.testing",
@@ -308,6 +312,7 @@ def test_every_room_has_a_file_in_it() -> None:
         ("remotelr.client", "import remotelr_service"),
         ("remotelr.client", "from remotelr._session.session import Session"),
         ("remotelr.keras.callback", "import torch"),
+        ("remotelr.optax.hyperparams", "import torch"),
         ("remotelr._session.session", "import keras"),
         ("remotelr_service.db.queries.runs", "from remotelr_service.features.runs import runs"),
         ("remotelr_service.db.queries.runs", "from remotelr_service import http"),
