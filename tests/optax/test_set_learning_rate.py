@@ -59,7 +59,7 @@ def test_the_next_update_uses_the_rate():
 
 @pytest.mark.parametrize("donate", [False, True])
 def test_new_rates_do_not_compile_the_step_again(donate):
-    model = Model(injected(optax.adamw), donate=donate)
+    model = Model(injected(optax.adamw), donate=donate).train()
 
     for step in range(20):
         model.train(0.1 / (1 + step))
