@@ -1,8 +1,10 @@
 """A rate of the service in the state of a real optimizer, in a compiled step."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -275,3 +277,31 @@ def test_a_plateau_gives_the_parameters_that_reduce_on_plateau_gives():
     np.testing.assert_allclose(rates, expected, rtol=1e-6)
     assert len(set(rates)) > 2
     np.testing.assert_allclose(ours, params["w"], rtol=1e-5)
+
+
+def test_the_block_of_the_frameworks_page_trains():
+    page = (Path(__file__).parents[2] / "docs" / "frameworks.md").read_text()
+    (block,) = re.findall(r"^## optax and flax\n\n```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    used = []
+
+    @jax.jit
+    def train_step(params, opt_state, batch):
+        # The block's optimizer; any other of the same form would do.
+        updates, opt_state = names["optimizer"].update({"w": params["w"] - batch}, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    def evaluate(params):
+        used.append(float(names["opt_state"].hyperparams["learning_rate"]))
+        return float(loss_of(params))
+
+    # Without an address, the rules decide alone.
+    names = {
+        "url": None,
+        "params": {"w": jnp.zeros(3)},
+        "batches": [1.0, 2.0],
+        "train_step": train_step,
+        "evaluate": evaluate,
+    }
+    exec(block, names)
+
+    assert used == [np.float32(1e-3)] * 5
