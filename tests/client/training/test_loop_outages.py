@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import httpx
 import pytest
 
 import remotelr
+from remotelr import Client
 
 PLATEAU = {"type": "reduce_on_plateau", "factor": 0.5, "patience": 1, "flavor": "torch"}
 PER_STEP = {
@@ -28,6 +30,7 @@ EPOCHS = 9
 PROGRAM = """
 import json, os, pathlib, signal, sys
 import remotelr
+from remotelr import Client
 
 url, run, spool, file, first, death = sys.argv[1:]
 policy = json.loads(os.environ["POLICY"])
@@ -112,3 +115,33 @@ def test_a_killed_service_loses_nothing_and_changes_no_rate(policy, mortal_servi
     assert [epoch for epoch, _ in history(mortal_service.url, "outage")] == list(range(EPOCHS))
     view = httpx.get(f"{mortal_service.url}/v1/runs/outage", trust_env=False).json()
     assert view["status"] == "completed"
+
+
+def test_a_live_stop_cuts_the_epoch_short_and_it_is_not_reported(shared_service, tmp_path):
+    url, run = shared_service.url, "live-loop"
+    with remotelr.training(
+        url,
+        run,
+        policy=PLATEAU,
+        initial_learning_rate=0.1,
+        total_epochs=5,
+        live=True,
+        spool_dir=tmp_path,
+        timeout_s=20,
+        verbose=False,
+    ) as training:
+        for epoch in training.epochs():
+            rate = training.learning_rate()
+            if epoch == 2:
+                with Client(url) as client:
+                    client.get_run(run).stop()
+                deadline = time.monotonic() + 60
+                while not training.apply_live_commands():
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
+                assert training.stopped
+            training.report(val_loss=rate)
+
+    assert epoch == 2
+    assert [number for number, _ in history(url, run)] == [0, 1]
+    assert httpx.get(f"{url}/v1/runs/{run}", trust_env=False).json()["status"] == "stopped"
