@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import make_url
 
 from faults.databases import query
+from faults.oracle import INITIAL, POLICY
 from faults.service import Service
 from faults.tools import tool
 from faults.trainers import Fleet
@@ -82,6 +83,32 @@ def test_clocks_that_are_a_month_wrong_and_jump_change_no_rate(
     assert [] == faults
     # 503: a replica holds the run for longer than the other waits for it, as on a machine that does much else.
     assert fleet.seen.keys() <= {"200", "201", "503"}
+
+
+def test_ranks_wait_no_longer_than_their_timeout_if_the_clock_steps_back(
+    sqlite_url: str, start_service: Callable[..., Service], tmp_path: Path, tell: Callable[[str], None]
+):
+    """
+    F11. SQLite's clock is the clock of the service's process.
+    """
+    clock = WrongClock(tmp_path / "clock")
+    service = start_service(sqlite_url, environment=clock.environment)
+    policy = {"schedule": POLICY, "aggregate": {"ranks": "all", "timeout_s": 3}}
+    run = {"policy": policy, "initial_learning_rate": INITIAL, "world_size": 2}
+    with service.client() as http:
+        http.put("/v1/runs/a", json=run).raise_for_status()
+        began = time.monotonic()
+        report = {"epoch": 0, "rank": 1, "metrics": {"val_loss": 1.0}}
+        first = http.post("/v1/runs/a/reports", params={"wait": 0}, json=report)
+        time.sleep(1)
+        clock.turn(-1)
+        while (answer := http.post("/v1/runs/a/reports", params={"wait": 1}, json=report)).status_code == 202:
+            assert time.monotonic() - began < 60, "the rank waits for the day that the clock lost"
+    took_s = time.monotonic() - began
+    tell(f"decided {took_s:.1f} s after the report, with a timeout of 3 s")
+
+    assert (202, 200) == (first.status_code, answer.status_code)
+    assert 3 <= took_s < 60
 
 
 class WrongClock:

@@ -4,6 +4,7 @@ import ast
 import asyncio
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from remotelr.rules import InvalidReport, Report, Waiting
 from remotelr_service.db.engine import reading
 from remotelr_service.db.queries import runs
 from remotelr_service.features.training import deadlines, reports
+from remotelr_service.features.training.deadlines import Waits
 from support.fixtures.processes import Process, damage
 from support.rules.run_histories import PLATEAU
 
@@ -22,12 +24,13 @@ PATIENT = {"schedule": PLATEAU, "aggregate": {"ranks": "all", "timeout_s": 3600}
 
 
 def decide_due(process: Process) -> list[Any]:
-    return process.ask(deadlines.decide_due(process.writer, process.reads))
+    return process.ask(deadlines.decide_due(process.writer, process.reads, Waits()))
 
 
 def due(process: Process) -> list[str]:
     with reading(process.reads) as connection:
-        return runs.list_due(connection, 100)
+        now = runs.database_time(connection)
+        return [key for key, deadline, _ in runs.list_waiting(connection, 100) if deadline <= now]
 
 
 def deadline_at(process: Process, key: str) -> Any:
@@ -101,13 +104,55 @@ def test_replicas_that_notice_together_take_one_decision(postgres_url: str, star
         wait_out()
 
         async def both() -> list[Any]:
-            looks = (deadlines.decide_due(each.writer, each.reads) for each in (here, there))
+            looks = (deadlines.decide_due(each.writer, each.reads, Waits()) for each in (here, there))
             return list(await asyncio.gather(*looks))
 
         here.ask(both())
 
     closings = [event.epoch for event in here.events("run") if event.kind == "timeout"]
     assert list(range(5)) == closings
+
+
+def test_a_database_clock_that_steps_back_delays_no_deadline(process: Process):
+    """
+    F11. The replica has seen the waiting point before the step.
+    """
+    process.put("run", PATIENT, world_size=2)
+    process.report("run", 0, 1.0, rank=1)
+    elapsed = [0.0]
+    waits = Waits(lambda: elapsed[0])
+    before = process.ask(deadlines.decide_due(process.writer, process.reads, waits))
+    # The database's clock does not reach the deadline in this test: an hour by the monotonic clock is a step back.
+    elapsed[0] = 3601.0
+    after = process.ask(deadlines.decide_due(process.writer, process.reads, waits))
+
+    assert ([], [1]) == (before, [decision.epoch for decision in after])
+    assert process.replayed("run") == process.stored_run("run")
+
+
+def test_a_replica_that_starts_after_the_step_waits_no_longer_than_the_timeout():
+    elapsed = [0.0]
+    waits = Waits(lambda: elapsed[0])
+    changed_at = datetime(2026, 12, 1, 12, tzinfo=UTC)
+    waiting = [("run", changed_at + timedelta(seconds=4), changed_at)]
+    now = changed_at - timedelta(hours=1)
+
+    assert [] == waits.list_due(now, waiting)
+    elapsed[0] = 4.0
+    assert [("run", changed_at + timedelta(seconds=4))] == waits.list_due(now + timedelta(seconds=4), waiting)
+
+
+def test_a_later_point_of_a_run_has_a_wait_of_its_own(process: Process):
+    process.put("run", PATIENT, world_size=2)
+    elapsed = [0.0]
+    waits = Waits(lambda: elapsed[0])
+    for epoch in range(2):
+        process.report("run", epoch, 1.0, rank=1)
+        assert [] == process.ask(deadlines.decide_due(process.writer, process.reads, waits))
+        process.report("run", epoch, 1.0, rank=0)
+        elapsed[0] += 3000.0
+
+    assert [] == process.ask(deadlines.decide_due(process.writer, process.reads, waits))
 
 
 def test_a_repeated_report_after_the_deadline_decides_the_point(process: Process):
@@ -165,7 +210,7 @@ def test_a_waiting_rank_gets_the_decision_of_any_replica(process: Process):
         assert isinstance(waiting, Waiting)
         answer = asyncio.create_task(reports.await_ranks(process.writer, process.waiters, report, waiting, 10.0))
         await asyncio.sleep(0.1)
-        (decision,) = await deadlines.decide_due(process.writer, process.reads)
+        (decision,) = await deadlines.decide_due(process.writer, process.reads, Waits())
         return await answer, decision
 
     answer, decision = process.ask(wait_and_decide())

@@ -98,17 +98,16 @@ def database_time(connection: Connection) -> datetime:
     return connection.execute(select(database_now())).scalar_one()
 
 
-def list_due(connection: Connection, limit: int) -> list[str]:
-    """Up to `limit` keys of runs whose waiting point has reached its deadline, the most overdue first."""
-    return _list_past(connection, runs.c.deadline_at, limit)
+def list_waiting(connection: Connection, limit: int) -> list[tuple[str, datetime, datetime]]:
+    """(key, deadline, last change) of up to `limit` runs whose waiting point has a deadline, the earliest first."""
+    at = runs.c.deadline_at
+    query = select(runs.c.key, at, runs.c.updated_at).where(at.is_not(None)).order_by(at).limit(limit)
+    return [tuple(row) for row in connection.execute(query)]
 
 
 def list_expired_overrides(connection: Connection, limit: int) -> list[str]:
     """Up to `limit` keys of runs with an expired override, the most overdue first."""
-    return _list_past(connection, runs.c.override_expires_at, limit)
-
-
-def _list_past(connection: Connection, at: Column[datetime], limit: int) -> list[str]:
+    at = runs.c.override_expires_at
     return list(connection.execute(select(runs.c.key).where(at <= database_now()).order_by(at).limit(limit)).scalars())
 
 
