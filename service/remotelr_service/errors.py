@@ -16,7 +16,7 @@
     ├── TokenNameTaken        a token that is not revoked has this name
     ├── AdminTokenNeeded      the last admin token must stay
     ├── DatabaseUnavailable   retry: the outcome is unknown, and a repeated request is safe
-    ├── RunBusy               retry: another replica holds the run
+    ├── RunBusy               retry: another transaction holds the run
     ├── Overloaded            retry: the queue is full, or the service is stopping
     ├── InvalidDatabaseUrl    at start
     ├── DatabaseInUse         at start: another process has the SQLite file

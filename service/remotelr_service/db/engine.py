@@ -37,6 +37,8 @@ POSTGRES_STATEMENT_TIMEOUT_MS = 2_000
 POSTGRES_IDLE_TIMEOUT_MS = 5_000
 POSTGRES_MIGRATION_TIMEOUT_MS = 60_000
 POSTGRES_TABLE_LOCK_TIMEOUT_MS = 100
+# More than one are used only while a transaction stalls.
+POSTGRES_WRITE_CONNECTIONS = 4
 
 _POSTGRES_PORT = "5432"
 _HOST_AND_PORT = re.compile(r"\[?(?P<name>[^\[\]]*?)\]?(:(?P<port>[0-9]+))?")
@@ -46,10 +48,14 @@ _READERS: dict[str, Any] = {"pool_size": 5, "max_overflow": 10, "pool_timeout": 
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """The engines of one database: `reads` for any thread, `writes` for the writer alone."""
+    """The engines of one database: `reads` for any thread, `writes` for the writer alone.
+
+    write_connections: the maximal number of write transactions at a time.
+    """
 
     reads: Engine
     writes: Engine
+    write_connections: int = 1
     file: SqliteFile | None = None
 
     def close(self) -> None:
@@ -75,7 +81,8 @@ def open_database(url: str) -> Database:
         # No pre-ping for the writer, which retries a lost transaction on a new connection.
         return Database(
             reads=_postgres_engine(parsed, pool_pre_ping=True, **_READERS),
-            writes=_postgres_engine(parsed, pool_size=1, pool_timeout=2),
+            writes=_postgres_engine(parsed, pool_size=POSTGRES_WRITE_CONNECTIONS, pool_timeout=2),
+            write_connections=POSTGRES_WRITE_CONNECTIONS,
         )
     file = SqliteFile(_path_of(parsed))
     try:

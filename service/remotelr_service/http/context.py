@@ -39,7 +39,9 @@ class Context:
             waiters.publish(keys)
             streams.committed(keys)
 
-        writer = Writer(database.writes, committed=committed, measured=metrics.group)
+        writer = Writer(
+            database.writes, threads=database.write_connections, committed=committed, measured=metrics.group
+        )
         metrics.watch("remotelr_writer_queue_length", "Actions that wait to be written.", lambda: writer.waiting)
         metrics.watch("remotelr_writer_failing", "1 while writing fails.", lambda: writer.failing is not None)
         metrics.watch("remotelr_streams", "Streams that are open.", lambda: streams.count)

@@ -20,6 +20,7 @@ from faults.proxy import Link, Proxy, passing
 from remotelr import rules
 from remotelr.rules import AttemptRequest, Decision, Report, Waiting
 from remotelr_service.db import driver
+from remotelr_service.db.engine import open_database
 from remotelr_service.db.writer import writer
 from remotelr_service.db.writer.transaction import WriteTransaction
 from remotelr_service.errors import DatabaseUnavailable, RunBusy
@@ -489,3 +490,40 @@ def administrate(process: Process, statement: Any, *values: Any) -> None:
 
 def plain(url: str) -> str:
     return url.replace("postgresql+psycopg", "postgresql")
+
+
+def test_a_report_is_answered_while_a_message_of_another_runs_transaction_is_delayed(
+    postgres_url: str, start_process: Callable[..., Process]
+):
+    delayed, arrived = threading.Event(), threading.Event()
+
+    async def delay_one_commit(link: Link) -> None:
+        async def watched(chunk: bytes) -> bytes:
+            if armed.is_set() and not delayed.is_set() and b"COMMIT\x00" in chunk:
+                delayed.set()
+                await asyncio.sleep(2.0)
+                arrived.set()
+            return chunk
+
+        await passing(link, watched)
+
+    armed = threading.Event()
+    with Proxy(address(postgres_url), delay_one_commit) as proxy:
+        url = through(postgres_url, proxy.address)
+        service = start_process(url, threads=open_database(url).write_connections)
+        for key in ("slow", "other"):
+            service.put(key)
+        armed.set()
+
+        async def ask() -> tuple[Any, Any, bool]:
+            slow = asyncio.create_task(reports.report(service.writer, "slow", Report(epoch=0, metrics={"val_loss": 1})))
+            assert await asyncio.to_thread(delayed.wait, 60)
+            other = await reports.report(service.writer, "other", Report(epoch=0, metrics={"val_loss": 1}))
+            was_delayed = not arrived.is_set()
+            return await slow, other, was_delayed
+
+        slow, other, was_delayed = service.ask(ask())
+        service.close()
+
+    assert was_delayed
+    assert (1, 1) == (slow.epoch, other.epoch)

@@ -65,7 +65,7 @@ _NAMES = ", ".join(_COLUMNS)
 _KEY = _COLUMNS.index("key")
 _INDEXED = [(name, _COLUMNS.index(name)) for name in ("deadline_at", "status")]
 _LOCK_RUNS = {
-    # SKIP LOCKED: a run that another replica holds must not delay the other runs of the transaction.
+    # SKIP LOCKED: a run that another transaction holds must not delay the other runs of the transaction.
     "postgresql": f"SELECT {_NAMES}, now() FROM runs WHERE key = ANY(%s) ORDER BY key FOR UPDATE SKIP LOCKED",  # noqa: S608
     # BEGIN IMMEDIATE has locked the whole database.
     "sqlite": f"SELECT {_NAMES}, {SQLITE_NOW} FROM runs WHERE key IN (SELECT value FROM json_each(?))",  # noqa: S608

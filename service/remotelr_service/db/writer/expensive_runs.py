@@ -5,6 +5,7 @@ trainer reported without a pause, every other run of the process would wait for 
 next one waits until the action was a small part of the time since. The cost of a policy is known from its document.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Final
@@ -24,11 +25,12 @@ def is_expensive(policy: Policy) -> bool:
 
 
 class ExpensiveRuns:
-    """Which policies are expensive, and when the next action of a run with one may run. For one thread."""
+    """Which policies are expensive, and when the next action of a run with one may run."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._next_at = 0.0
+        self._charging = threading.Lock()
         # By identity, since comparing policies takes longer than everything else here; the policy keeps its id taken.
         self._known: dict[int, tuple[Policy, bool]] = {}
 
@@ -46,4 +48,5 @@ class ExpensiveRuns:
 
     def charge(self, seconds: float) -> None:
         """Count an action of an expensive run that took this long."""
-        self._next_at = max(self._clock(), self._next_at) + seconds * (1 / SHARE - 1)
+        with self._charging:
+            self._next_at = max(self._clock(), self._next_at) + seconds * (1 / SHARE - 1)

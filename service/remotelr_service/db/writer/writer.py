@@ -1,4 +1,4 @@
-"""The writer: one thread of a process that writes, and commits many actions in one transaction.
+"""The writer: the threads of a process that write, and commit many actions in one transaction.
 
 A commit waits for the disk, whatever its size. The writer takes all actions that were queued during the last
 transaction, and commits them as the next one:
@@ -18,8 +18,12 @@ If a transaction fails, the action at fault is unknown. If the connection is los
 the transaction was committed. The writer then runs each action again in its own transaction. This is safe because
 every action is idempotent by its key: a committed action returns its first answer.
 
-A run that another replica holds is not waited for in a transaction, which would delay all other actions. The actions
-that need it are retried in the next transactions for `LOCK_WAIT_S`.
+Transactions follow each other. On PostgreSQL, a transaction that takes longer than `STALL_S` is not waited for: another
+thread begins the next one on its own connection, so one delayed message does not delay the runs of all trainers. These
+transactions exclude each other as those of two replicas do. On SQLite there is one thread.
+
+A run that another transaction holds is not waited for in a transaction, which would delay all other actions. The
+actions that need it are retried in the next transactions for `LOCK_WAIT_S`.
 """
 
 import asyncio
@@ -54,7 +58,9 @@ log = logging.getLogger(__name__)
 # Queued actions, and reports in one transaction: about 1 s and 0.1 s of work.
 CAPACITY = 2_048
 GROUP_SIZE = 256
-# How long an action waits for a run that another replica holds, and the pause between two tries.
+# How long the next transaction waits for the one before it: about twice the time of a full one.
+STALL_S = 0.2
+# How long an action waits for a run that another transaction holds, and the pause between two tries.
 LOCK_WAIT_S = 0.3
 LOCK_PAUSE_S = 0.01
 # How long an action of an expensive run waits for its share of the writer.
@@ -65,7 +71,7 @@ TRIES = 3
 FAILING_S = 10.0
 
 STOPPING = "the service is stopping; retry the request"
-_HELD = "another replica holds this run; retry the request"
+_HELD = "another transaction holds this run; retry the request"
 _SHARE_USED = "the run's policy is expensive, and its share of the service is used; retry the request"
 
 
@@ -99,12 +105,22 @@ class _Job:
             self.future.set_exception(self.error)
 
 
+class _Own(threading.local):
+    """What each thread has for itself. SQLAlchemy reconnects a lost connection at its next use."""
+
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+        self.postponed: list[_Job] = []
+
+
 class Writer:
     """Runs all write actions of the process.
 
     engine: `Database.writes`.
-    committed: called in the writer's thread after each commit, with the keys of the changed runs.
-    measured: called in the writer's thread after each commit, with the number of actions and the seconds taken.
+    threads: the maximal number of transactions at a time; a second one begins if the first takes longer than
+        `STALL_S`.
+    committed: called in a thread of the writer after each commit, with the keys of the changed runs.
+    measured: called in a thread of the writer after each commit, with the number of actions and the seconds taken.
     capacity: the maximal number of queued actions.
     group_size: a transaction with this many reports takes no more actions.
     answer_within_s: how long `submit` waits for the database; by default slightly longer than the database's own
@@ -115,6 +131,7 @@ class Writer:
         self,
         engine: Engine,
         *,
+        threads: int = 1,
         committed: Callable[[frozenset[str]], None] | None = None,
         measured: Callable[[int, float], None] | None = None,
         capacity: int = CAPACITY,
@@ -129,25 +146,35 @@ class Writer:
         self._group_size = group_size
         # Not `queue.Queue`, which checks its bound in Python code on each call.
         self._queue: queue.SimpleQueue[_Job | Literal["end"]] = queue.SimpleQueue()
-        self._postponed: list[_Job] = []
         self._ending = False
         self._ended = False
+        # The thread that has the turn takes the next group. `_previous` is set when the last transaction has ended.
+        self._turn = threading.Lock()
+        self._previous = threading.Event()
+        self._previous.set()
         self._failed: tuple[float, str] | None = None
-        # Used by all transactions. SQLAlchemy reconnects a lost connection at its next use.
-        self._connection: Connection | None = None
+        self._own = _Own()
         self._cache = RunCache()
         self._expensive = ExpensiveRuns()
-        self._thread = threading.Thread(target=self._work, name="remotelr-writer", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._work, name=f"remotelr-writer-{number}", daemon=True)
+            for number in range(1, threads + 1)
+        ]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
-        """Reject new actions, commit and answer the queued ones, and end the thread."""
+        """Reject new actions, commit and answer the queued ones, and end the threads."""
         self._ending = True
-        if self._thread.is_alive():
-            self._queue.put("end")
-            self._thread.join()
+        self._queue.put("end")
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
+        for job in self._take_all():
+            job.error = Overloaded(STOPPING)
+            _answer([job])
 
     @property
     def waiting(self) -> int:
@@ -173,11 +200,11 @@ class Writer:
         prefetch: the reports, by epoch and rank, that it looks up in the log of the first run.
         policy: the policy that it gives to a run.
 
-        The action runs in the writer's thread, may run more than once, and must wait for nothing but its database.
+        The action runs in a thread of the writer, may run more than once, and must wait for nothing but its database.
 
         Raises what the action raises; the other actions of the transaction are not affected.
         Raises Overloaded if the queue is full or the service is stopping.
-        Raises RunBusy if another replica holds the run.
+        Raises RunBusy if another transaction holds the run.
         Raises DatabaseUnavailable if the database cannot be reached, cannot write or does not answer; the action may
             still be carried out.
         """
@@ -195,19 +222,37 @@ class Writer:
             timeout.cancel()
 
     def _work(self) -> None:
-        while not self._ended or self._postponed:
+        while not self._ended or self._own.postponed:
+            self._take_turn()
+        if self._own.connection is not None:
+            self._own.connection.close()
+
+    def _take_turn(self) -> None:
+        """Commit the next group, after the transaction before it has ended or stalled."""
+        # The thread that has the turn may wait for a first action; meanwhile the postponed ones are tried alone.
+        if not self._turn.acquire(timeout=LOCK_PAUSE_S if self._own.postponed else -1):
+            jobs, self._own.postponed = self._own.postponed, []
+            self._commit(jobs)
+            return
+        ended = threading.Event()
+        try:
+            self._previous.wait(STALL_S)
             jobs = self._next_group()
+            self._previous = ended
+        finally:
+            self._turn.release()
+        try:
             if jobs:
                 self._commit(jobs)
-        for job in self._take_all():
-            job.error = Overloaded(STOPPING)
-            _answer([job])
-        if self._connection is not None:
-            self._connection.close()
+        finally:
+            ended.set()
 
     def _next_group(self) -> list[_Job]:
-        """The queued actions, or the first that is submitted."""
-        jobs, self._postponed = self._postponed, []
+        """The queued actions, or the first that is submitted; none after the end."""
+        jobs, self._own.postponed = self._own.postponed, []
+        if self._ended:
+            time.sleep(LOCK_PAUSE_S)
+            return jobs
         # Postponed actions are not counted: new actions must not be committed one by one because of them.
         size = 0
         with suppress(queue.Empty):
@@ -234,7 +279,7 @@ class Writer:
         """Run the actions in one transaction, then answer. Raises the error that rolled it back."""
         began = time.monotonic()
         keys = {key for job in jobs for key in job.keys}
-        connection = self._connection = self._connection or self._engine.connect()
+        connection = self._own.connection = self._own.connection or self._engine.connect()
         with connection.begin():
             locked = runs.lock_runs(connection, keys)
             tx = WriteTransaction(connection, locked, self._cache)
@@ -287,7 +332,7 @@ class Writer:
         late = []
         for job in jobs:
             if time.monotonic() < job.submitted_at + wait_s:
-                self._postponed.append(job)
+                self._own.postponed.append(job)
                 continue
             job.error = RunBusy(reason)
             late.append(job)
@@ -333,14 +378,18 @@ class Writer:
                 return
 
     def _take_all(self) -> list[_Job]:
-        jobs, self._postponed = self._postponed, []
+        jobs, self._own.postponed = self._own.postponed, []
+        ends = False
         with suppress(queue.Empty):
             while True:
                 item = self._queue.get_nowait()
                 if item == "end":
-                    self._ended = True
+                    ends = True
                 else:
                     jobs.append(item)
+        if ends:
+            # For the thread that has the turn, which may be waiting for it.
+            self._queue.put("end")
         return jobs
 
     def _fail(self, jobs: list[_Job], error: DatabaseUnavailable | DatabaseDamaged) -> None:
