@@ -95,8 +95,21 @@ CLIENT = (
         "the in-memory service answers requests by the rules alone",
     ),
     Room(
+        "remotelr._display",
+        ("remotelr._http", "remotelr.rules", "pandas", "matplotlib"),
+        "what a notebook shows; pandas and matplotlib are imported where they are used",
+    ),
+    Room(
         "remotelr.*",
-        ("remotelr._http", "remotelr.rules", "remotelr.client", "remotelr.run", "remotelr.decision", "remotelr.errors"),
+        (
+            "remotelr._display",
+            "remotelr._http",
+            "remotelr.rules",
+            "remotelr.client",
+            "remotelr.run",
+            "remotelr.decision",
+            "remotelr.errors",
+        ),
         "client, run and decision are the plain REST layer: sessions and frameworks stand on it",
     ),
     Room("remotelr", (), "the client needs httpx, in _http/transport.py only"),

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal, TypedDict, Unpack
 
-from remotelr import rules
+from remotelr import _display, rules
 from remotelr._http import requests, responses
 from remotelr._http.caller import Service
 from remotelr._http.responses import CommandReceipt, ReportRecord, RunView
@@ -320,13 +320,32 @@ class Run(RunCommands):
         self.view = self._service.call(requests.get_run(self.key), read, timeout_s)
         self._plan = Plan(self.view.spec)
 
-    def history(self) -> Iterator[ReportRecord]:
-        """The reports in order of arrival, superseded ones included; fetched page by page."""
+    def __repr__(self) -> str:
+        return f"<Run {self.key!r} on {self._service.transport.url}: {self.view.status}, epoch {self.view.epoch}>"
+
+    def _repr_html_(self) -> str:
+        rows: list[ReportRecord] = []
+        # A notebook shows what is known also when the service is away.
+        with suppress(RemoteLRError):
+            self.refresh()
+            rows = list(self.history(superseded=False))
+        return _display.run_html(self.view, rows, self._service.transport.url)
+
+    def to_dataframe(self, *, superseded: bool = False) -> Any:
+        """The reports as a pandas DataFrame, with a column for each metric. Raises ImportError without pandas."""
+        return _display.to_dataframe(list(self.history(superseded=superseded)))
+
+    def plot(self) -> Any:
+        """The rates and metrics as a matplotlib figure. Raises ImportError without matplotlib."""
+        return _display.plot(list(self.history(superseded=False)), f"run {self.key}")
+
+    def history(self, *, superseded: bool = True) -> Iterator[ReportRecord]:
+        """The reports in order of arrival; fetched page by page. superseded: with those that were rewound."""
         after: int | None = None
         while True:
             request = requests.history(self.key, after=after, limit=PAGE)
             page = self._service.call(request, responses.of_run(self.key, responses.read_history))
-            yield from page.items
+            yield from (row for row in page.items if superseded or row.superseded_by is None)
             after = page.next
             if after is None:
                 return
