@@ -20,48 +20,88 @@ class ParameterGroups:
     """
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+        if not optimizers:
+            raise TypeError("optimizer must be a torch.optim.Optimizer or several, got an empty sequence")
         for optimizer in optimizers:
             _check(optimizer)
         self._optimizers = optimizers
-        self._initial = [_initial_rate(group) for group in self._groups()]
+        # By optimizer: a group that is added to one of them does not move those of the next.
+        self._bases = [[_initial_rate(group) for group in optimizer.param_groups] for optimizer in optimizers]
         default = _as_float(optimizers[0].defaults.get("lr"))
-        self.reference = default if default in self._initial and default else max(self._initial)
-        self.ratios = [rate / self.reference if self.reference else 1.0 for rate in self._initial]
+        self.reference = default if default in self.base_rates and default else max(self.base_rates)
+        self._written: list[float] = []
 
     @property
-    def initial_rates(self) -> list[float]:
-        """The rates that the user chose, by group."""
-        return list(self._initial)
+    def base_rates(self) -> list[float]:
+        """The rate of each group while the run's rate is the reference."""
+        return [base for bases in self._bases for base in bases]
+
+    @property
+    def ratios(self) -> list[float]:
+        """The ratio of each group's rate to the run's."""
+        return [self._ratio(base) for base in self.base_rates]
+
+    def restore(self, base_rates: Sequence[float], reference: float) -> None:
+        """Take over the ratios of a checkpoint, if it has as many groups."""
+        if len(base_rates) == len(self.base_rates):
+            remaining = iter(base_rates)
+            self._bases = [[float(next(remaining)) for _ in bases] for bases in self._bases]
+            self.reference = reference
 
     def read(self) -> list[float]:
         """The present rates, by group."""
         return [float(group["lr"]) for group in self._groups()]
 
-    def reference_rate(self) -> float:
-        """The present rate of the first group whose ratio is 1."""
-        rates = dict(zip(reversed(self.ratios), reversed(self.read()), strict=False))
-        return rates.get(1.0, max(rates.values()))
+    def take_added(self, in_force: float) -> None:
+        """Take over the groups that were added meanwhile. in_force: the run's present rate."""
+        for optimizer, bases in zip(self._optimizers, self._bases, strict=True):
+            for group in optimizer.param_groups[len(bases) :]:
+                # Its rate of now is in proportion to the rate of now, unless it comes from a checkpoint.
+                added = _as_float(group["lr"]) or 0.0
+                group.setdefault("initial_lr", added / in_force * self.reference if in_force else added)
+                bases.append(_initial_rate(group))
+                self.forget_written()
 
-    def write(self, rate: float, momentum: float | None, in_force: float) -> None:
-        """Set the rate of every group, and the momentum if there is one. in_force: the rate before."""
-        groups = list(self._groups())
-        for group in groups[len(self.ratios) :]:
-            added = _as_float(group["lr"]) or 0.0
-            self.ratios.append(added / in_force if in_force else 1.0)
-            self._initial.append(self.ratios[-1] * self.reference)
-            group.setdefault("initial_lr", self._initial[-1])
-        for group, ratio in zip(groups, self.ratios, strict=True):
+    def write(self, rate: float, momentum: float | None) -> list[float]:
+        """Set the rate of every group, and the momentum if there is one; returns the rates."""
+        self._written = []
+        for group, base in zip(self._groups(), self.base_rates, strict=True):
+            ratio = self._ratio(base)
             # Not rate * 1.0 * scale where neither is set: the decided rate is set bit for bit.
             own = rate if ratio == 1.0 else rate * ratio
-            _set(group, own * group["lr_scale"] if "lr_scale" in group else own)
+            self._written.append(own * group["lr_scale"] if "lr_scale" in group else own)
+            _set(group, self._written[-1])
             if momentum is not None:
                 _set_momentum(group, momentum)
+        return self._written
+
+    def forget_written(self) -> None:
+        """Expect other rates than the written ones: a checkpoint of the optimizer was loaded."""
+        self._written = []
+
+    def overwritten(self) -> float | None:
+        """A rate that another scheduler has set since `write`; None if there is none."""
+        for group, written in zip(self._groups(), self._written, strict=False):
+            # A tensor may be on a device, and reading it would wait for the device at each step.
+            if not isinstance(group["lr"], torch.Tensor) and group["lr"] != written:
+                return float(group["lr"])
+        return None
+
+    def is_initialisation(self) -> bool:
+        """This step has rates of 0 and gradients of 0: torch.distributed.checkpoint makes the optimizer's state so."""
+        if any(self.read()):
+            return False
+        gradients = [each.grad for group in self._groups() for each in group["params"] if each.grad is not None]
+        return not any(bool(gradient.any()) for gradient in gradients)
 
     def steps_made(self) -> int:
         """Optimizer steps that the state of the first optimizer remembers; 1 for a state without a count."""
         states = self._optimizers[0].state.values()
         counts = [float(state["step"]) for state in states if "step" in state]
         return int(max(counts)) if counts else int(any(value is not None for s in states for value in s.values()))
+
+    def _ratio(self, base: float) -> float:
+        return base / self.reference if self.reference else 1.0
 
     def _groups(self) -> Iterator[dict[str, Any]]:
         for optimizer in self._optimizers:

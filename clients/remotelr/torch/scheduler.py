@@ -3,7 +3,8 @@
 import inspect
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import torch
@@ -18,6 +19,7 @@ from remotelr._training.policy_argument import document_of
 from remotelr._training.ranks import Ranks
 from remotelr._training.training import Reduce, Training
 from remotelr.client import FinalStatus, OnConflict
+from remotelr.errors import RemoteLRWarning
 from remotelr.rules.policy.importers import from_torch_scheduler
 from remotelr.torch.groups import ParameterGroups
 from remotelr.torch.ranks import current_ranks
@@ -115,9 +117,8 @@ class RemoteLR(ReduceLROnPlateau):  # type: ignore[misc]  # torch is not install
             raise ValueError(
                 f"{', '.join(others)} belong to the default policy, a plateau: put them into `policy` instead"
             )
-        super().__init__(optimizers[0])
-        self.mode, self.factor, self.patience, self.cooldown = mode, factor, patience, cooldown
-        self.threshold, self.threshold_mode, self.eps = threshold, threshold_mode, eps
+        document = document_of(policy)
+        super().__init__(optimizers[0], mode, factor, patience, threshold, threshold_mode, cooldown, min_lr, eps)
         self.monitor = monitor
         ranks = ranks or current_ranks()
         if live and ranks is not None and ranks.count > 1:
@@ -142,26 +143,45 @@ class RemoteLR(ReduceLROnPlateau):  # type: ignore[misc]  # torch is not install
         self.run, self.url = setup.run, setup.url
         self._training = Training(
             setup,
-            {"policy": document_of(policy), "experiment": experiment, "tags": tags, "on_conflict": on_conflict},
+            {"policy": document, "experiment": experiment, "tags": tags, "on_conflict": on_conflict},
             ranks=ranks,
             reduce=reduce,
             load=checkpoint,
             say=_print if verbose else _log,
         )
         self._lengths = {"steps_per_epoch": steps_per_epoch, "total_epochs": total_epochs}
-        self._is_open = self._is_over = False
+        self._is_open = self._is_closed = False
+        # Whether the decision in force at the end has ended the training, and why.
+        self._has_ended, self._stop_reason = False, ""
         self._anew = last_epoch is not None
         self.last_epoch = last_epoch or 0
         # Steps of the optimizer in all, and in this epoch; the rate in force, and the one that the epoch began with.
         self._steps = (steps_per_epoch or 0) * self.last_epoch
         self._steps_in_epoch = 0
         self._rate = self._groups.reference
+        self._momentum: float | None = None
         self._first_rate: float | None = None
-        self.base_lrs = self._groups.initial_rates
+        # Steps with which torch.distributed.checkpoint has made the optimizer's state, and whether one is under way.
+        self._initialisations, self._is_initialisation = 0, False
+        self._has_warned = False
         self._last_lr = self._groups.read()
-        for index, each in enumerate(optimizers):
-            each.register_step_pre_hook(lambda *_, leads=index == 0: self._before_step(leads))
-        optimizers[0].register_step_post_hook(lambda *_: self._after_step())
+        self._handles = [handle for each in optimizers for handle in self._hooks(each, leads=each is optimizers[0])]
+
+    def _hooks(self, optimizer: Optimizer, *, leads: bool) -> Iterator[Any]:
+        # A cell of a notebook that runs again makes a second scheduler, and the first one would go on unseen.
+        previous = getattr(optimizer, "_remotelr", None)
+        if previous is not None:
+            previous._retire()  # noqa: SLF001
+        optimizer._remotelr = self  # noqa: SLF001
+        yield optimizer.register_step_pre_hook(lambda *_: self._before_step(leads))
+        yield optimizer.register_load_state_dict_post_hook(lambda *_: self._groups.forget_written())
+        if leads:
+            yield optimizer.register_step_post_hook(lambda *_: self._after_step())
+
+    def _retire(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._leave()
 
     @classmethod
     def from_scheduler(
@@ -195,7 +215,7 @@ class RemoteLR(ReduceLROnPlateau):  # type: ignore[misc]  # torch is not install
         Without an argument, or without an optimizer step since the last report, the call has no effect: Accelerate,
         DeepSpeed and Trainer call it after every batch.
         """
-        if metrics is _NOTHING or self._steps_in_epoch == 0 or self._training.is_disabled or self._is_over:
+        if metrics is _NOTHING or self._steps_in_epoch == 0 or self._is_closed:
             return
         metrics, weight = metrics if isinstance(metrics, tuple) else (metrics, 1.0)
         logs = metrics if isinstance(metrics, Mapping) else {} if metrics is None else {self.monitor: metrics}
@@ -205,7 +225,11 @@ class RemoteLR(ReduceLROnPlateau):  # type: ignore[misc]  # torch is not install
         )
         self.last_epoch += 1
         self._steps_in_epoch, self._first_rate = 0, None
+        if self._training.is_disabled:
+            return
+        self._groups.take_added(self._rate)
         self._training.roll_back(self.last_epoch)
+        self._advance()
         self._write()
         self._take_plateau()
         total = self._lengths["total_epochs"]
@@ -213,21 +237,29 @@ class RemoteLR(ReduceLROnPlateau):  # type: ignore[misc]  # torch is not install
             self.close()
 
     @property
+    def base_lrs(self) -> list[float]:
+        """The rates of the groups while the run's rate is its initial one."""
+        return self._groups.base_rates
+
+    @property
     def stopped(self) -> bool:
         """The training must end: by the policy, by a command, or because a newer attempt has taken over."""
-        return self._is_over or self._training.ended
+        return self._has_ended or self._training.ended
 
     @property
     def stop_reason(self) -> str:
-        """Why it must end, as a clause."""
-        return self._training.stop_reason
+        """Why it must end, as a clause; empty if it need not."""
+        return self._stop_reason or (self._training.stop_reason if self._training.ended else "")
 
     def close(self, status: FinalStatus = "completed") -> None:
-        """Report the end of the run, once. With `total_epochs` the last `step` does it."""
+        """Report the end of the run, once. With `total_epochs` the last `step` does it.
+
+        Further optimizer steps have the last rate and are not reported. `load_state_dict` begins again.
+        """
         if self._is_open:
-            self._is_over = self._training.ended
+            self._stop_reason, self._has_ended = self.stop_reason, self._training.ended
             self._training.finish(status)
-            self._is_open = False
+            self._is_open, self._is_closed = False, True
 
     def __enter__(self) -> Self:
         return self
@@ -236,7 +268,11 @@ class RemoteLR(ReduceLROnPlateau):  # type: ignore[misc]  # torch is not install
         if kind is None:
             self.close()
         else:
-            self._training.abandon()
+            self._leave()
+
+    def _leave(self) -> None:
+        self._training.abandon()
+        self._is_open, self._is_closed = False, True
 
     def get_last_lr(self) -> list[float]:
         """The rates in force, by group."""
@@ -253,7 +289,8 @@ class RemoteLR(ReduceLROnPlateau):  # type: ignore[misc]  # torch is not install
             "steps": self._steps,
             "steps_in_epoch": self._steps_in_epoch,
             "first_rate": self._first_rate,
-            "base_lrs": list(self.base_lrs),
+            "base_lrs": self.base_lrs,
+            "reference": self._groups.reference,
             "_last_lr": list(self._last_lr),
         }
 
@@ -271,49 +308,74 @@ class RemoteLR(ReduceLROnPlateau):  # type: ignore[misc]  # torch is not install
         self._steps = int(state_dict["steps"])
         self._steps_in_epoch = int(state_dict["steps_in_epoch"])
         self._first_rate = state_dict.get("first_rate")
-        self._anew = True
+        if "reference" in state_dict:
+            self._groups.restore(state_dict["base_lrs"], float(state_dict["reference"]))
+            self._rate = self._groups.reference
+        self._anew, self._is_closed = True, False
+        self._has_ended, self._stop_reason = False, ""
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _before_step(self, leads: bool) -> None:
         """The last moment before a rate is used: no other scheduler writes after it."""
-        if self._training.is_disabled or self._is_over:
+        if self._training.is_disabled or self._is_closed:
             return
         if not self._is_open:
+            self._is_initialisation = self._groups.is_initialisation()
+            if self._is_initialisation:
+                return
             self._start()
+        self._groups.take_added(self._rate)
+        self._warn_overwritten()
+        # The others of several optimizers have the rate of the step that the first one makes or has made.
         if leads:
             self._training.apply_live_commands()
-        # The others of several optimizers have the rate of the step that the first one makes or has made.
-        self._write(keep=not leads)
+            self._advance()
+        self._write()
         if self._first_rate is None:
             self._first_rate = self._rate
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _after_step(self) -> None:
-        self._steps_in_epoch += 1
-        self._steps += 1
+        if self._is_initialisation:
+            self._initialisations += 1
+        elif not self._is_closed:
+            self._steps_in_epoch += 1
+            self._steps += 1
 
     def _start(self) -> None:
-        made = self._groups.steps_made()
-        if made and not self._anew:
+        made = self._groups.steps_made() - self._initialisations
+        if made > 0 and not self._anew:
             raise ValueError(
                 f"the optimizer has made {made} steps or more, but the scheduler begins at epoch 0, which would rewind "
                 f"run {self.run!r}: load the scheduler's state with load_state_dict, or give last_epoch="
             )
-        self._is_open = True
         self._training.open(initial_learning_rate=self._groups.reference or None, **self._lengths)
         self._training.begin(self.last_epoch, self._steps - self._steps_in_epoch)
+        self._is_open = True
         self._training.roll_back(self.last_epoch)
+        self._groups.forget_written()
+        self._advance()
 
-    def _write(self, *, keep: bool = False) -> None:
-        """Set the rate of the present position. keep: the one that was set last."""
-        if not keep:
-            rate = self._training.learning_rate(self.last_epoch, self._steps_in_epoch)
-            in_force, self._rate = self._rate, self._rate if rate is None else rate
-            momentum = self._training.momentum(self.last_epoch, self._steps_in_epoch)
-            self._groups.write(self._rate, momentum, in_force)
-        else:
-            self._groups.write(self._rate, None, self._rate)
-        self._last_lr = self._groups.read()
+    def _advance(self) -> None:
+        """The rate and the momentum of the present position; those in force if it has no decision."""
+        rate = self._training.learning_rate(self.last_epoch, self._steps_in_epoch)
+        if rate is not None:
+            self._rate = rate
+            self._momentum = self._training.momentum(self.last_epoch, self._steps_in_epoch)
+
+    def _write(self) -> None:
+        self._last_lr = self._groups.write(self._rate, self._momentum)
+
+    def _warn_overwritten(self) -> None:
+        found = None if self._has_warned else self._groups.overwritten()
+        if found is not None:
+            self._has_warned = True
+            warnings.warn(
+                f"RemoteLR: a rate was changed to {found:g} since the last optimizer step, and is set back: another "
+                f"scheduler or callback writes the rates of this optimizer. Remove it; loggers may show its rates.",
+                RemoteLRWarning,
+                stacklevel=2,
+            )
 
     def _take_plateau(self) -> None:
         """The attributes that readers of a ReduceLROnPlateau look at."""
@@ -339,8 +401,11 @@ class RemoteLR(ReduceLROnPlateau):  # type: ignore[misc]  # torch is not install
 
 def _unwrapped(optimizer: Any) -> Optimizer:
     """The torch optimizer inside the wrappers of Accelerate and others."""
-    while not isinstance(optimizer, Optimizer) and hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
+    # Accelerate's wrapper is an Optimizer itself, whose hooks never run.
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer) or (
+        inner is not None and not isinstance(optimizer, Optimizer)
+    ):
+        optimizer = inner
     return optimizer
 
 

@@ -1,0 +1,33 @@
+"""A real service for real optimizers. The folder is not named `torch`: without PyTorch that name would import it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from support.fixtures.service import Service
+
+
+@pytest.fixture
+def url(shared_service: Service) -> str:
+    """The address of a service that stays up."""
+    return shared_service.url
+
+
+@pytest.fixture
+def key(request: pytest.FixtureRequest) -> str:
+    """A run of the test's own."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", request.node.name).strip("-")[:190]
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launcher of the tests must not look like a launcher of a training."""
+    for name in ("RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _own_spools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler that the last test has left is still in use of its file."""
+    monkeypatch.setenv("REMOTELR_SPOOL_DIR", str(tmp_path))
