@@ -1,11 +1,14 @@
 """A real service for real optimizers. The folder is not named `torch`: without PyTorch that name would import it."""
 
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support.fixtures.service import Service
+from support.pytorch.processes import Jobs
 
 
 @pytest.fixture
@@ -31,3 +34,17 @@ def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 def _own_spools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A scheduler that the last test has left is still in use of its file."""
     monkeypatch.setenv("REMOTELR_SPOOL_DIR", str(tmp_path))
+
+
+@pytest.fixture
+def new_job(tmp_path: Path) -> Iterator[Callable[..., Jobs]]:
+    """Makes training jobs that end with the test."""
+    jobs: list[Jobs] = []
+
+    def make(**arguments: Any) -> Jobs:
+        jobs.append(Jobs(tmp_path / f"job-{len(jobs)}", **arguments))
+        return jobs[-1]
+
+    yield make
+    for each in jobs:
+        each.kill()

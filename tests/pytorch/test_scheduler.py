@@ -1,13 +1,12 @@
 """The scheduler in a training loop: which steps count, which rates are in force, and how it ends."""
 
+import itertools
 import warnings
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: `make backends` runs these tests")
-
-import itertools
 
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau  # noqa: E402
 
