@@ -5,12 +5,13 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TENSORFLOW ?= tensorflow-cpu
 OPTAX ?= optax==0.2.8
+ACCELERATE ?= accelerate==1.15.0
 BIN := .venv/bin
 INSTALLED := .venv/installed
 UV := $(shell command -v uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test proof lint serve backends requirements
+.PHONY: help demo test torch proof lint serve backends requirements
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +22,13 @@ demo: $(INSTALLED) ## Train real Keras models through a service on this machine 
 test: $(INSTALLED) ## Run all tests, on SQLite and on a PostgreSQL that the tests start
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
+# Not in .venv: a resolver would take the CUDA build of torch.
+torch: $(INSTALLED) ## Run the tests of the PyTorch scheduler, in an environment of its own (a few minutes)
+	$(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/python -m pip install --quiet --upgrade pip
+	.venv-torch/bin/python -m pip install --quiet --editable clients --editable . --group test '$(TORCH)' '$(ACCELERATE)'
+	.venv-torch/bin/python -m pytest --numprocesses=2 tests/pytorch
+
 proof: $(INSTALLED) ## Run the fault-injection tests on real services (half an hour)
 	REMOTELR_PROOF=1 $(BIN)/python -m pytest tests/reliability
 
@@ -30,7 +38,7 @@ lint: $(INSTALLED) ## Check style, format and types
 	$(BIN)/mypy
 
 # Not in .venv: a resolver would take the CUDA builds of torch and tensorflow.
-backends: $(INSTALLED) ## Run the Keras tests on torch and on TensorFlow, each in its own environment, and those of optax
+backends: torch ## Run the tests of PyTorch and optax, and the Keras tests on torch and TensorFlow, in environments of their own
 	for backend in torch tensorflow; do \
 		$(PYTHON) -m venv .venv-$$backend && \
 		.venv-$$backend/bin/python -m pip install --quiet --upgrade pip && \

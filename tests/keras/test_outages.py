@@ -264,6 +264,16 @@ def test_ranks_without_a_common_restart_id_need_an_attempt_key(monkeypatch):
         RemoteLR(NOWHERE, "a", world_size=2)
 
 
+def test_ranks_on_several_nodes_need_an_attempt_key(monkeypatch):
+    """torchrun counts restarts on each node by itself: two nodes would begin two attempts."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job-42")
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+
+    with pytest.raises(ValueError, match="attempt_key"):
+        RemoteLR(NOWHERE, "a", world_size=2)
+
+
 def test_a_fit_without_a_foreseen_end_has_no_length(url, key):
     class Enough(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):

@@ -63,7 +63,7 @@ class RemoteLR(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ships n
     experiment, tags: of the run. on_conflict: if the run exists with another policy: `error`, `keep` its own,
         `replace` it and keep the state, or `restart` with a new state.
     rank, world_size: of this process in the run. attempt_key: equal in all ranks and new after every restart; by
-        default the id of torchelastic or Slurm.
+        default the id of Slurm, or of torchelastic on one node; each new start of torchrun needs a new --rdzv-id.
     on_unreachable: while the service is unreachable, `local` decides here, `hold` keeps the last rate, `raise` ends
         the training with ServiceUnreachable. Several ranks always have the same rate: they hold one that depends on
         metrics and decide one that follows from the epoch alone.
