@@ -86,6 +86,42 @@ def test_the_state_is_of_plain_numbers(tmp_path):
     assert {"last_epoch": 2, "steps": 7, "steps_in_epoch": 1}.items() <= scheduler.state_dict().items()
 
 
+@pytest.mark.parametrize("policy", [PLATEAU, COSINE], ids=["plateau", "cosine"])
+@pytest.mark.parametrize("into_epoch", [0, 2])
+def test_a_checkpoint_suffices_without_a_service_and_a_file(policy, into_epoch):
+    first = RemoteLR(sgd(0.1, 0.01), policy=policy, steps_per_epoch=5, verbose=False)
+    whole = RemoteLR(sgd(0.1, 0.01), policy=policy, steps_per_epoch=5, verbose=False)
+    losses = [1.0 + 0.1 * (epoch % 2) for epoch in range(6)]
+    train(first, losses[:3], steps=5)
+    for _ in range(into_epoch):
+        step(first.optimizer)
+    optimizer = sgd(0.1, 0.01)
+    optimizer.load_state_dict(first.optimizer.state_dict())
+    resumed = RemoteLR(optimizer, policy=policy, steps_per_epoch=5, verbose=False)
+
+    resumed.load_state_dict(first.state_dict())
+
+    used = train(resumed, losses[3:4], steps=5 - into_epoch) + train(resumed, losses[4:], steps=5)
+    assert train(whole, losses, steps=5)[15 + into_epoch :] == used
+
+
+def test_a_checkpoint_suffices_while_the_service_is_away_and_the_file_is_lost(tmp_path):
+    service = InMemoryService()
+    first = remote(service, sgd(0.1), factor=0.5, spool_dir=tmp_path / "lost")
+    train(first, [1.0] * 3)
+    service.away = True
+    resumed = remote(service, sgd(0.1), factor=0.5, spool_dir=tmp_path / "new", timeout_s=0.1)
+    resumed.load_state_dict(first.state_dict())
+
+    with pytest.warns(RemoteLRWarning):
+        rates = train(resumed, [1.0] * 2)
+    service.away = False
+    rates += train(resumed, [1.0])
+
+    assert [[0.025], [0.0125], [0.00625]] == rates
+    assert [0.1, 0.1, 0.05, 0.025, 0.0125, 0.00625, 0.003125] == service.learning_rates("run")
+
+
 def test_the_state_of_another_scheduler_is_refused():
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(sgd(0.1))
 

@@ -65,6 +65,12 @@ class Journal:
         if spool is not None:
             self._load_all(spool.records)
 
+    def resume_from(self, records: Sequence[Record]) -> None:
+        """Begin with the `snapshot` of a checkpoint, if there are no entries of the run."""
+        if self.spec is None:
+            self._load_all(records)
+            self._rewrite()
+
     @property
     def pending(self) -> list[Outgoing]:
         """The entries that the service has not acknowledged, oldest first."""
@@ -236,6 +242,11 @@ class Journal:
         self.entries.append(entry)
         if isinstance(entry, Decision) and not entry.local:
             self._acknowledged = len(self.entries)
+
+
+def snapshot(spec: RunSpec, decision: Decision) -> list[Record]:
+    """The records that suffice to decide the epochs after `decision` without the service and without a file."""
+    return [_record(spec), _record(replace(decision, local=True))]
 
 
 def _is_known(entry: Entry, epoch: int) -> bool:

@@ -9,7 +9,7 @@ opened ──begin──▶ following ──report──▶ following … ──
 import math
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from remotelr._session.listener import listener_beside
 from remotelr._session.messages import Notifier
 from remotelr._session.metrics import reportable
 from remotelr._session.replica import LocalReplica, Request, same
+from remotelr._session.spool import Record
 from remotelr._session.summary import Summary, start_line
 from remotelr.client import Client, FinalStatus, policy_conflict
 from remotelr.rules import (
@@ -116,6 +117,10 @@ class Session:
         if self._listener is not None:
             # After an exception a framework may never call finish or abandon; the thread must still end.
             weakref.finalize(self, self._listener.abandon).atexit = False
+
+    def resume_from(self, records: Sequence[Record]) -> None:
+        """Before `open`: continue from the `snapshot` of a checkpoint, if the journal is empty."""
+        self._journal.resume_from(records)
 
     def open(self, **lengths: Any) -> None:
         """Create or find the run.

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from remotelr._http.responses import read_decision
 from remotelr._session.identity import ProcessIdentity
+from remotelr._session.journal import snapshot
 from remotelr._session.metrics import reportable
 from remotelr._session.replica import LocalReplica
 from remotelr._session.session import Session
@@ -55,6 +56,7 @@ class Training:
         self._load = load
         self._say = say
         self._attempts = 0
+        self._resumed: list[dict[str, Any]] = []
         self._rates: Session | Follower = Follower()
         self._rolled_back_at: int | None = None
 
@@ -76,9 +78,20 @@ class Training:
             # The other ranks follow this one: for the service the training is one process.
             session = self._setup.session(self._members, ProcessIdentity(number=self._attempts), self._say)
             self._rates = session
+            if self._resumed:
+                session.resume_from(self._resumed)
             session.open(**lengths)
 
         self._together(open_session)
+
+    def snapshot(self) -> str:
+        """What a checkpoint keeps, to go on without the service and without a file; empty before the first decision."""
+        spec, decision = self._rates.spec, self._rates.decision
+        return "" if spec is None or decision is None else json.dumps(snapshot(spec, decision))
+
+    def resume_from(self, saved: str) -> None:
+        """Before `open`: continue from the `snapshot` of a checkpoint, if neither the service nor a file knows more."""
+        self._resumed = json.loads(saved) if saved else []
 
     def begin(self, epoch: int, step: int) -> None:
         """Begin an attempt at `epoch`, `step` optimizer steps after the beginning of the training."""
@@ -234,6 +247,11 @@ class Follower:
             self.decision = read_decision(outcome["decision"])
             if self._replica is not None:
                 self._replica.sync_to(self.decision)
+
+    @property
+    def spec(self) -> RunSpec | None:
+        """The run's spec; None if its policy is of a newer release."""
+        return None if self._replica is None else self._replica.spec
 
     def monitors(self) -> tuple[str, ...]:
         """The metrics that the policy monitors."""

@@ -53,7 +53,8 @@ class RemoteLR(ReduceLROnPlateau):  # type: ignore[misc]  # torch is not install
     last_epoch: epochs that are finished when the training begins, if no state is loaded. Give 0 to begin anew with an
         optimizer that has made steps.
     reduce: over ranks, `rank0` reports the metrics of rank 0, `mean` their mean (see `step`).
-    checkpoint: a function that loads the checkpoint of the end of an epoch (0-based), for a guard that rolls back.
+    checkpoint: a function that loads the model and the optimizer, not the scheduler, of the end of an epoch (0-based),
+        for a guard that rolls back.
     live: apply commands while an epoch runs; needs a single process.
     ranks: of the training; by default those of the default process group.
     experiment, tags, on_conflict, on_unreachable, timeout_s, state_file, spool_dir, token, allow_http, verify,
@@ -154,6 +155,8 @@ class RemoteLR(ReduceLROnPlateau):  # type: ignore[misc]  # torch is not install
         # Whether the decision in force at the end has ended the training, and why.
         self._has_ended, self._stop_reason = False, ""
         self._anew = last_epoch is not None
+        # Of a training that is not open: it was loaded, or is closed.
+        self._snapshot = ""
         self.last_epoch = last_epoch or 0
         # Steps of the optimizer in all, and in this epoch; the rate in force, and the one that the epoch began with.
         self._steps = (steps_per_epoch or 0) * self.last_epoch
@@ -257,6 +260,7 @@ class RemoteLR(ReduceLROnPlateau):  # type: ignore[misc]  # torch is not install
         Further optimizer steps have the last rate and are not reported. `load_state_dict` begins again.
         """
         if self._is_open:
+            self._snapshot = self._training.snapshot()
             self._stop_reason, self._has_ended = self.stop_reason, self._training.ended
             self._training.finish(status)
             self._is_open, self._is_closed = False, True
@@ -283,7 +287,10 @@ class RemoteLR(ReduceLROnPlateau):  # type: ignore[misc]  # torch is not install
         return self._groups.read()
 
     def state_dict(self) -> dict[str, Any]:
-        """The position in the run, in numbers only. The policy and its state are in the service and the spool."""
+        """The position in the run, and the newest decision, in numbers and one string.
+
+        The service and the spool know more; without either, a resumed training goes on from this.
+        """
         return {
             "last_epoch": self.last_epoch,
             "steps": self._steps,
@@ -292,6 +299,7 @@ class RemoteLR(ReduceLROnPlateau):  # type: ignore[misc]  # torch is not install
             "base_lrs": self.base_lrs,
             "reference": self._groups.reference,
             "_last_lr": list(self._last_lr),
+            "run": self._training.snapshot() or self._snapshot,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -311,6 +319,8 @@ class RemoteLR(ReduceLROnPlateau):  # type: ignore[misc]  # torch is not install
         if "reference" in state_dict:
             self._groups.restore(state_dict["base_lrs"], float(state_dict["reference"]))
             self._rate = self._groups.reference
+        self._snapshot = str(state_dict.get("run") or "")
+        self._training.resume_from(self._snapshot)
         self._anew, self._is_closed = True, False
         self._has_ended, self._stop_reason = False, ""
 

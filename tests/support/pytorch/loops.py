@@ -29,7 +29,7 @@ class UsedRates:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.by_step: list[list[float]] = []
-        optimizer.register_step_post_hook(self._record)
+        self.hook = optimizer.register_step_post_hook(self._record)
 
     def _record(self, optimizer: Optimizer, *_: Any) -> None:
         self.by_step.append([float(group["lr"]) for group in optimizer.param_groups])
@@ -57,4 +57,5 @@ def train(
             if after_step is not None:
                 after_step()
         scheduler.step(loss)
+    used.hook.remove()
     return used.by_step
