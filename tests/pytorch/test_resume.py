@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: `make backends` runs these tests")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: `make torch` runs these tests")
 
 from remotelr.errors import RemoteLRWarning  # noqa: E402
 from remotelr.testing import InMemoryService  # noqa: E402
@@ -21,8 +21,11 @@ def run_of(url: str, key: str) -> Any:
     return httpx.get(f"{url}/v1/runs/{key}", trust_env=False).json()
 
 
-@POLICIES
-@pytest.mark.parametrize("save_every", [None, 2], ids=["saved-at-the-end", "saved-within-epochs"])
+@pytest.mark.parametrize(
+    ("policy", "save_every"),
+    [(PLATEAU, None), (PLATEAU, 2), (COSINE, 2)],
+    ids=["plateau-saved-at-the-end", "plateau-saved-within-epochs", "cosine-saved-within-epochs"],
+)
 def test_a_killed_training_resumes_at_the_rate_of_every_step(new_job, url, key, policy, save_every):
     job = new_job(url=url, run=key, policy=policy, kill_at=[3, 3, 0], save_every=save_every).start()
     assert [KILLED] == job.wait()

@@ -12,8 +12,9 @@ import torch.distributed as dist
 
 from remotelr.errors import RanksDisagree
 
-# Rank 0 waits so long for the others: the training step before has synchronised them.
-ARRIVAL_TIMEOUT_S = 60.0
+# Rank 0 waits so long for the others: the training step before has synchronised them, but each may validate its own
+# part of the data, and an uneven part must not end a training.
+ARRIVAL_TIMEOUT_S = 300.0
 # The others wait so long for rank 0, which may validate alone.
 LEADER_TIMEOUT_S = 1800.0
 
@@ -81,7 +82,12 @@ class TorchRanks:
     def _wait(self, key: str, timeout_s: float, rank: str) -> None:
         try:
             self._store.wait([key], dt.timedelta(seconds=timeout_s))
-        except (dist.DistStoreError, RuntimeError) as error:
+        except RuntimeError as error:
+            # Older releases of torch have one class for both.
+            if isinstance(error, getattr(dist, "DistNetworkError", ())):
+                raise RanksDisagree(
+                    f"the process group has lost its store while {rank} was awaited: {error}"
+                ) from error
             raise RanksDisagree(
                 f"{rank} did not come to RemoteLR within {timeout_s:g} s: create the scheduler and call step() on "
                 f"every rank; ranks that have not validated call step(None)"

@@ -11,12 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.fsdp import fully_shard
-
-try:
-    from accelerate import Accelerator
-except ImportError:
-    Accelerator = None
 
 from remotelr.torch import RemoteLR, TorchRanks
 from support.pytorch.loops import sgd, train
@@ -42,7 +36,11 @@ class Job:
         self.epochs = settings.get("epochs", 6)
         self.model = torch.nn.Linear(1, 1)
         self.wrapped: Any = self.model
-        accelerator = Accelerator(cpu=True) if self.wrapper == "accelerate" else None
+        accelerator: Any = None
+        if self.wrapper == "accelerate":
+            from accelerate import Accelerator
+
+            accelerator = Accelerator(cpu=True)
         if self.count > 1 and accelerator is None:
             self._join(settings.get("store"))
         self.optimizer = torch.optim.SGD(
@@ -77,6 +75,8 @@ class Job:
         by_file = {"init_method": f"file://{store}", "rank": self.rank, "world_size": self.count}
         torch.distributed.init_process_group("gloo", **(by_file if store else {}))
         if self.wrapper == "fsdp":
+            from torch.distributed.fsdp import fully_shard
+
             mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (self.count,))
             self.wrapped = fully_shard(self.model, mesh=mesh)
         else:
