@@ -49,6 +49,21 @@ def test_a_random_plateau_has_the_rates_of_torch(seed):
     assert expected == [pytest.approx(rates, rel=0, abs=1e-12) for rates in actual]
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_its_attributes_are_those_of_the_plateau_of_torch(seed):
+    rng = random.Random(seed)
+    plateau, losses = _random_plateau(rng), _losses(rng, 25)
+    theirs, ours = sgd(), sgd()
+    expected = lr_scheduler.ReduceLROnPlateau(theirs, **plateau)
+    actual = RemoteLR(ours, verbose=False, **plateau)
+    for loss in losses:
+        train(expected, [loss])
+        train(actual, [loss])
+
+        for name in ("best", "num_bad_epochs", "cooldown_counter", "in_cooldown", "last_epoch"):
+            assert getattr(expected, name) == getattr(actual, name), name
+
+
 def test_a_plateau_has_the_rates_of_torch_through_a_real_service(url, key):
     expected, actual = _together(None, url, key, (0.1, 0.01), _losses(random.Random(5), 20), patience=1, factor=0.5)
 

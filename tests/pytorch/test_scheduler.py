@@ -235,6 +235,27 @@ def test_a_stop_of_the_operator_ends_the_training(service):
     assert scheduler.stop_reason != ""
 
 
+def test_a_newer_attempt_ends_the_older_one(service, tmp_path):
+    older = remote(service, sgd(0.1), spool_dir=tmp_path / "older")
+    newer = remote(service, sgd(0.1), spool_dir=tmp_path / "newer")
+    train(older, [1.0])
+    train(newer, [1.0])
+
+    train(older, [1.0])
+
+    assert (True, "a newer attempt has taken the run over") == (older.stopped, older.stop_reason)
+    assert not newer.stopped
+
+
+def test_the_same_optimizer_twice_is_one(service):
+    optimizer = sgd(0.1)
+    scheduler = remote(service, [optimizer, optimizer])
+
+    train(scheduler, [1.0], steps=3)
+
+    assert 3 == scheduler.state_dict()["steps"]
+
+
 def test_a_guard_loads_the_checkpoint_and_the_rates_stay_decided(service):
     policy = {"schedule": {"type": "constant"}, "guard": {"action": "rollback", "factor": 0.5}}
     optimizer, loaded, saved = sgd(0.1), [], []

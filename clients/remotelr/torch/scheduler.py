@@ -107,7 +107,8 @@ class RemoteLR(ReduceLROnPlateau):  # type: ignore[misc]  # torch is not install
         ranks: Ranks | None = None,
         verbose: bool = True,
     ) -> None:
-        optimizers = [_unwrapped(each) for each in (optimizer if isinstance(optimizer, Sequence) else [optimizer])]
+        given_optimizers = optimizer if isinstance(optimizer, Sequence) else [optimizer]
+        optimizers = list({id(each): each for each in map(_unwrapped, given_optimizers)}.values())
         self._groups = ParameterGroups(optimizers)
         given = (monitor, mode, factor, patience, threshold, threshold_mode, cooldown, min_lr, eps)
         plateau = dict(zip(_PLATEAU, given, strict=True))
