@@ -6,8 +6,7 @@ A new command type is one function and its entry in `FOR_ONE`.
 
 import inspect
 from collections.abc import Callable
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -19,27 +18,10 @@ from remotelr_service.errors import UserError
 KEEP_RATE = "keep_rate"
 
 
-class Mode(StrEnum):
-    """Mode of `set-lr`."""
-
-    PIN = "pin"
-    REBASE = "rebase"
-    ONE_SHOT = "one_shot"
-
-
-class State(StrEnum):
-    """State of the schedule after `replace-policy`."""
-
-    KEEP = "keep"
-    RESET = "reset"
-
-
-class Continuity(StrEnum):
-    """Position on the extended curve."""
-
-    KEEP_LR = "keep_lr"
-    KEEP_FRACTION = "keep_fraction"
-    RESTART = "restart"
+# Not imported from the rules: their import would delay every command.
+Mode = Literal["pin", "rebase", "one_shot"]
+StateMode = Literal["keep", "reset"]
+Continuity = Literal["keep_lr", "keep_fraction", "restart"]
 
 
 def set_lr(
@@ -49,7 +31,7 @@ def set_lr(
         typer.Option(
             help="pin: hold the rate. rebase: continue the schedule from it. one_shot: hold it for one epoch."
         ),
-    ] = Mode.PIN,
+    ] = "pin",
     until_epoch: Annotated[
         int | None, typer.Option("--until-epoch", metavar="EPOCH", help="Hold the rate up to this epoch, exclusive.")
     ] = None,
@@ -65,8 +47,8 @@ def set_lr(
     if until_epoch is not None and until_time is not None:
         raise UserError("--until-epoch and --until-time exclude each other; give one of them")
     command: Json = {"type": "set_learning_rate", "value": rate}
-    if mode is not Mode.PIN:
-        command["mode"] = mode.value
+    if mode != "pin":
+        command["mode"] = mode
     if until_epoch is not None:
         command["until"] = {"epoch": until_epoch}
     if until_time is not None:
@@ -110,21 +92,21 @@ def extend(
             help="keep_lr: continue from the current rate. keep_fraction: from the same fraction of the curve. "
             "restart: from its start."
         ),
-    ] = Continuity.KEEP_LR,
+    ] = "keep_lr",
 ) -> Json:
     """Extend the run beyond its planned length."""
-    return {"type": "extend", "total": total, "continuity": continuity.value}
+    return {"type": "extend", "total": total, "continuity": continuity}
 
 
 def replace_policy(
     policy: Annotated[str, typer.Argument(metavar="POLICY", help="A JSON file, JSON itself, or - for stdin.")],
-    state: Annotated[State, typer.Option(help="Keep or reset the plateau's state.")] = State.KEEP,
+    state: Annotated[StateMode, typer.Option(help="Keep or reset the plateau's state.")] = "keep",
     keep_rate: Annotated[
         bool, typer.Option("--keep-rate", help="Start the new curve at the next epoch, at the current rate.")
     ] = False,
 ) -> Json:
     """Replace the policy from the next epoch on."""
-    command: Json = {"type": "replace_policy", "policy": read_object(policy), "state": state.value}
+    command: Json = {"type": "replace_policy", "policy": read_object(policy), "state": state}
     return command | {KEEP_RATE: True} if keep_rate else command
 
 

@@ -3,8 +3,7 @@
 import csv
 import sys
 from collections.abc import Mapping
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,13 +15,6 @@ from remotelr_service.errors import UserError
 app = typer.Typer(help="Check, draw and convert policies.", no_args_is_help=True, rich_markup_mode=None)
 
 Policy = Annotated[str, typer.Argument(metavar="POLICY", help="A JSON file, JSON itself, or - for stdin.")]
-
-
-class Unit(StrEnum):
-    """Unit of a schedule's position."""
-
-    EPOCH = "epoch"
-    STEP = "step"
 
 
 @app.command()
@@ -93,7 +85,7 @@ def convert(
         typer.Argument(metavar="CONFIG", help="A JSON file, JSON itself, or - for stdin."),
     ],
     unit: Annotated[
-        Unit | None, typer.Option(help="Unit of a position [step for Keras schedules, else epoch].")
+        Literal["epoch", "step"] | None, typer.Option(help="Unit of a position [step for Keras schedules, else epoch].")
     ] = None,
     type: Annotated[
         str | None, typer.Option("--type", help="The class, if the JSON has none: StepLR, for a state_dict.")
@@ -108,8 +100,8 @@ def convert(
 
     schedule = _schedule_in(read_object(config), type)
     counts_steps = "class_name" in schedule and schedule["class_name"] != "ReduceLROnPlateau"
-    chosen = unit or (Unit.STEP if counts_steps else Unit.EPOCH)
-    document = schedule if "schedule" in schedule else {"schedule": schedule, "unit": chosen.value}
+    chosen = unit or ("step" if counts_steps else "epoch")
+    document = schedule if "schedule" in schedule else {"schedule": schedule, "unit": chosen}
     output.print_json(policy_to_json(policy_from_json(document)))
 
 

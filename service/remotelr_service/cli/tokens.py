@@ -1,8 +1,7 @@
 """`remotelr token`: create, list and revoke tokens."""
 
 import re
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -15,14 +14,7 @@ app = typer.Typer(help="Manage tokens.", no_args_is_help=True, rich_markup_mode=
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
-
-class Scope(StrEnum):
-    """What a token permits."""
-
-    REPORT = "report"
-    VIEW = "view"
-    OPERATE = "operate"
-    ADMIN = "admin"
+Scope = Literal["report", "view", "operate", "admin"]
 
 
 @app.command("create")
@@ -57,7 +49,7 @@ def create(
     """
     body = {
         "name": name,
-        "scope": scope.value,
+        "scope": scope,
         **without_none(experiment=experiment, run=run, expires_in_s=_seconds(lasts)),
     }
     with connect(url) as service:
