@@ -7,6 +7,7 @@ import pytest
 
 from remotelr import Run
 from remotelr.rules import Command, command_text, policy_from_json
+from remotelr.rules.run import command
 from remotelr.rules.run.command import COMMANDS, CommandType, OperatorCommandType
 from remotelr_service.cli import command_args
 from remotelr_service.features.commands.schemas import AnyCommandBody
@@ -21,9 +22,9 @@ def test_the_table_has_every_command_type():
 
 @pytest.mark.parametrize("name", TYPES)
 def test_a_sentence_describes_every_command_type(name: OperatorCommandType):
-    command = Command(type=name, value=0.1, factor=0.5, total=3, text="a", seq=1, policy=POLICY)
+    made = Command(type=name, value=0.1, factor=0.5, total=3, text="a", seq=1, policy=POLICY)
 
-    assert isinstance(command_text(command), str)
+    assert isinstance(command_text(made), str)
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -40,3 +41,15 @@ def test_the_service_has_a_request_body_for_every_command_type():
 @pytest.mark.parametrize("name", TYPES)
 def test_the_command_line_has_a_subcommand_for_every_command_type(name: str):
     assert 1 == sum(f'"type": "{name}"' in inspect.getsource(function) for function in command_args.FOR_ONE.values())
+
+
+@pytest.mark.parametrize(
+    ("offered", "known"),
+    [
+        (command_args.Mode, command.Mode),
+        (command_args.StateMode, command.StateMode),
+        (command_args.Continuity, command.Continuity),
+    ],
+)
+def test_the_command_line_offers_the_choices_of_the_rules(offered: object, known: object):
+    assert get_args(known) == get_args(offered)
