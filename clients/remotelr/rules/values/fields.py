@@ -116,14 +116,10 @@ def coerce(hint: Any, value: Any, build: NestedReader) -> Any:
         return _coerce_literal(hint, value)
     if origin is tuple:
         return tuple(_coerce_items(get_args(hint), value, build))
-    if hint is bool:
-        return _coerce_bool(value)
     if hint is float:
         return _coerce_float(value)
-    if hint is int:
-        return _coerce_int(value)
-    if hint is str:
-        return _coerce_text(value)
+    if hint in (bool, int, str):
+        return _coerce_plain(hint, value)
     return build(hint, value)
 
 
@@ -218,12 +214,6 @@ def _coerce_items(hints: tuple[Any, ...], value: Any, build: NestedReader) -> It
             raise error.under(f"[{index}]") from None
 
 
-def _coerce_bool(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidPolicy(f"must be true or false, is {format_value(value)}")
-    return value
-
-
 def _coerce_float(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, float | int):
         raise InvalidPolicy(f"must be a number, is {format_value(value)}")
@@ -233,15 +223,10 @@ def _coerce_float(value: Any) -> float:
     return number
 
 
-def _coerce_int(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidPolicy(f"must be a whole number, is {format_value(value)}")
-    return value
-
-
-def _coerce_text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise InvalidPolicy(f"must be a string, is {format_value(value)}")
+def _coerce_plain(hint: type[Any], value: Any) -> Any:
+    # A bool is an int in Python, but not in JSON.
+    if not isinstance(value, hint) or isinstance(value, bool) != (hint is bool):
+        raise InvalidPolicy(f"must be {_describe(hint)}, is {format_value(value)}")
     return value
 
 
