@@ -30,7 +30,7 @@ from remotelr.rules import (
     command_from_json,
     command_to_json,
 )
-from remotelr_service.db.engine import reading
+from remotelr_service.db.engine import reading, run_query
 from remotelr_service.db.queries import bulk_commands, experiments
 from remotelr_service.db.queries.bulk_commands import BulkCommand, BulkResult, Progress
 from remotelr_service.db.queries.runs import get_stored_run
@@ -126,10 +126,10 @@ async def execute_bulk(writer: Writer, engine: Engine, bulk_id: int) -> None:
 
     Raises DatabaseUnavailable or Overloaded if retries fail; then the remaining runs have no result.
     """
-    bulk = await asyncio.to_thread(_find, engine, bulk_id)
+    bulk = await run_query(engine, partial(_get_bulk, bulk_id=bulk_id))
     if bulk.finished_at is not None:
         return
-    done = await asyncio.to_thread(_list_done, engine, bulk_id)
+    done = await run_query(engine, partial(bulk_commands.list_places, bulk_id=bulk_id))
     remaining = [place for place in range(len(bulk.runs)) if place not in done]
     for begin in range(0, len(remaining), CHUNK):
         began = asyncio.get_running_loop().time()
@@ -280,22 +280,8 @@ def _failed(place: int, key: str, code: str, detail: str) -> BulkResult:
     return BulkResult(place=place, run=key, code=code, detail=detail)
 
 
-def _find(engine: Engine, bulk_id: int) -> BulkCommand:
-    with reading(engine) as connection:
-        return _get_bulk(connection, bulk_id)
-
-
 def _get_bulk(connection: Connection, bulk_id: int) -> BulkCommand:
     bulk = bulk_commands.find_bulk(connection, bulk_id)
     if bulk is None:
-        raise _not_found(bulk_id)
+        raise CommandNotFound(f"there is no bulk command {bulk_id}", id=bulk_id)
     return bulk
-
-
-def _list_done(engine: Engine, bulk_id: int) -> set[int]:
-    with reading(engine) as connection:
-        return bulk_commands.list_places(connection, bulk_id)
-
-
-def _not_found(bulk_id: int) -> CommandNotFound:
-    return CommandNotFound(f"there is no bulk command {bulk_id}", id=bulk_id)
