@@ -36,7 +36,7 @@ def get_run(key: str) -> Request:
 
 def list_runs(*, experiment: str | None, status: str | None, tag: str | None, after: str | None, limit: int) -> Request:
     members = {"experiment": experiment, "status": status, "tag": tag, "after": after, "limit": str(limit)}
-    return _request("GET", "/v1/runs", params=_given(members))
+    return _request("GET", "/v1/runs", params=without_none(members))
 
 
 def begin_attempt(key: str, members: Json) -> Request:
@@ -57,7 +57,7 @@ def report_batch(key: str, reports: Sequence[Report]) -> Request:
 def get_decision(key: str, *, after: int | None, wait_s: float | None) -> Request:
     after_seq = None if after is None else str(after)
     wait = None if wait_s is None else f"{wait_s:.3f}"
-    return _request("GET", f"{_path(key)}/decision", params=_given({"after": after_seq, "wait": wait}))
+    return _request("GET", f"{_path(key)}/decision", params=without_none({"after": after_seq, "wait": wait}))
 
 
 def command(key: str, members: Json) -> Request:
@@ -71,12 +71,12 @@ def get_commands(key: str, *, after: int, wait_s: float) -> Request:
 
 
 def finish(key: str, status: str, last_seq: int | None = None) -> Request:
-    return _request("POST", f"{_path(key)}/finish", body=_given({"status": status, "last_seq": last_seq}))
+    return _request("POST", f"{_path(key)}/finish", body=without_none({"status": status, "last_seq": last_seq}))
 
 
 def history(key: str, *, after: int | None, limit: int) -> Request:
     after_seq = None if after is None else str(after)
-    return _request("GET", f"{_path(key)}/history", params=_given({"after": after_seq, "limit": str(limit)}))
+    return _request("GET", f"{_path(key)}/history", params=without_none({"after": after_seq, "limit": str(limit)}))
 
 
 def _report_members(report: Report) -> Json:
@@ -90,7 +90,7 @@ def _report_members(report: Report) -> Json:
         "last_seq": report.last_seq,
         "local": report.local or None,
     }
-    return {"epoch": report.epoch, "metrics": metrics_to_json(report.metrics), **_given(members)}
+    return {"epoch": report.epoch, "metrics": metrics_to_json(report.metrics), **without_none(members)}
 
 
 def run_key(key: str) -> str:
@@ -106,9 +106,10 @@ def _path(key: str) -> str:
 
 
 def _request(method: str, path: str, *, params: Mapping[str, str] | None = None, body: Json | None = None) -> Request:
-    content = None if body is None else json.dumps(_given(body), allow_nan=False).encode()
+    content = None if body is None else json.dumps(without_none(body), allow_nan=False).encode()
     return Request(method=method, path=path, params=params or {}, body=content)
 
 
-def _given(members: Mapping[str, T | None]) -> dict[str, T]:
+def without_none(members: Mapping[str, T | None]) -> dict[str, T]:
+    """The members that are not None."""
     return {name: value for name, value in members.items() if value is not None}

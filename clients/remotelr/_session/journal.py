@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from remotelr._http import responses
+from remotelr._http.requests import without_none
 from remotelr._session.replica import LocalReplica, Request
 from remotelr._session.spool import Record, Spool
 from remotelr.rules import (
@@ -269,17 +270,13 @@ def _record(value: Entry | RunSpec) -> Record:
         case RunSpec():
             return {"run": value.to_json()}
         case AttemptRequest():
-            return {"attempt": _without_none(asdict(value))}
+            return {"attempt": without_none(asdict(value))}
         case Report():
-            return {"report": _without_none({**asdict(value), "metrics": metrics_to_json(value.metrics)})}
+            return {"report": without_none({**asdict(value), "metrics": metrics_to_json(value.metrics)})}
         case End():
             return {"end": {"status": value.status}}
         case Decision():
-            return {"decision": _without_none({**decision_to_json(value), "why": value.why, "local": value.local})}
-
-
-def _without_none(members: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in members.items() if value is not None}
+            return {"decision": without_none({**decision_to_json(value), "why": value.why, "local": value.local})}
 
 
 def _attempt(document: Mapping[str, Any]) -> AttemptRequest:
