@@ -58,6 +58,7 @@ _INVALID = ("invalid_policy", "invalid_report", "invalid_command")
 # The commands accepted over HTTP; the service itself sends `limits`.
 _ACCEPTED = frozenset(get_args(OperatorCommandType))
 _SPEC = ("initial_learning_rate", "world_size", "steps_per_epoch", "total_epochs")
+_POSITION = ("policy_version", "attempt", "epoch", "step", "learning_rate", "status")
 
 
 class _HostedRun(LocalRun):
@@ -275,12 +276,7 @@ def _run(hosted: _HostedRun) -> dict[str, Any]:
         "policy": policy_to_json(spec.policy),
         **{name: getattr(spec, name) for name in _SPEC},
         "limits": None if spec.limits is None else spec.limits.to_json(),
-        "policy_version": run.policy_version,
-        "attempt": run.attempt,
-        "epoch": run.epoch,
-        "step": run.step,
-        "learning_rate": run.learning_rate,
-        "status": run.status,
+        **{name: getattr(run, name) for name in _POSITION},
         "decision": decision_to_json(hosted.decision),
     }
 
