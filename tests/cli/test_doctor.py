@@ -130,6 +130,19 @@ def test_config_shows_settings_with_sources_and_masks_secrets(terminal, monkeypa
     assert "geheim" not in result.out + terminal("config", "show").out
 
 
+@pytest.mark.parametrize(
+    "proxy", ["http://me:geheim@proxy:3128", "http://me:geh/eim@proxy:3128", "me:geheim@proxy:3128"]
+)
+def test_config_shows_no_password_of_a_proxy(terminal, monkeypatch, proxy):
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    monkeypatch.setenv("SSL_CERT_FILE", "/etc/me@home/ca.pem")
+
+    shown = terminal("config", "show", "--json").json["network"]
+
+    assert (proxy.rpartition("me:")[0] + "proxy:3128") == shown["HTTPS_PROXY"]["value"]
+    assert "/etc/me@home/ca.pem" == shown["SSL_CERT_FILE"]["value"]
+
+
 def test_a_missing_token_file_is_a_user_error(terminal, monkeypatch):
     monkeypatch.setenv("REMOTELR_TOKEN_FILE", "/no/such/file")
 

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from remotelr_service.cli.support import output
-from remotelr_service.cli.support.http_client import NOT_SET, address, credentials, token_source
+from remotelr_service.cli.support.http_client import NOT_SET, address, credentials, token_source, without_user
 from remotelr_service.cli.support.options import AsJson
 
 app = typer.Typer(help="Show settings.", no_args_is_help=True, rich_markup_mode=None)
@@ -49,12 +49,7 @@ def _named(names: tuple[str, ...]) -> dict[str, Setting]:
 def _network() -> dict[str, Setting]:
     """The proxy and certificate variables that are set, in upper or lower case."""
     found = {name: os.environ.get(name) or os.environ.get(name.lower()) for name in _NETWORK}
-    return {name: {"value": _without_user(value), "source": "environment"} for name, value in found.items() if value}
-
-
-def _without_user(value: str) -> str:
-    scheme, found, rest = value.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if found else value
+    return {name: {"value": without_user(value), "source": "environment"} for name, value in found.items() if value}
 
 
 def _service() -> dict[str, Setting]:

@@ -28,6 +28,7 @@ from remotelr_service.cli.support.http_client import (
     address,
     credentials,
     token_source,
+    without_user,
 )
 from remotelr_service.cli.support.options import AsJson, Url
 from remotelr_service.errors import UserError
@@ -156,7 +157,7 @@ def _proxy(url: str) -> str | None:
     parts = urlsplit(url)
     proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    return None if proxy is None or proxy_bypass(parts.hostname or "") else _without_password(proxy)
+    return None if proxy is None or proxy_bypass(parts.hostname or "") else without_user(proxy)
 
 
 def _proxied(url: str, proxy: str) -> Check:
@@ -165,10 +166,6 @@ def _proxied(url: str, proxy: str) -> Check:
     if not is_local(host):
         return Check("proxy", "ok", message)
     return Check("proxy", "warning", message, f"set NO_PROXY={host}, for trainers too")
-
-
-def _without_password(proxy: str) -> str:
-    return f"{urlsplit(proxy).scheme}://{urlsplit(proxy).netloc.rpartition('@')[2]}"
 
 
 def _resolved(url: str) -> Check:

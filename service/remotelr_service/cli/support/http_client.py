@@ -6,6 +6,7 @@ with this module: `remotelr --help` and `remotelr serve` start sooner.
 
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlsplit
 
 from remotelr._http import credentials as _token
+from remotelr._http.retry import retry_after_s
 from remotelr.errors import ServiceRefused, ServiceUnreachable
 from remotelr_service.errors import UserError
 
@@ -79,6 +81,11 @@ def credentials(url: str) -> dict[str, str]:
         return _token.bearer(url)
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def without_user(url: str) -> str:
+    """The URL of a proxy, which may have no scheme, without its user and password."""
+    return re.sub(r"^(?:(\w+://).*|[^/]*)@", r"\1", url)
 
 
 def without_none(**members: Any) -> Json:
@@ -164,7 +171,7 @@ class ServiceClient:
         while True:
             tries += 1
             response = self._send(method, path, began=began, params=params, body=body, headers=headers)
-            pause_s = _retry_after_s(response)
+            pause_s = retry_after_s(response.headers.get("retry-after")) if response.status_code in _BUSY else None
             if pause_s is None or time.monotonic() - began + pause_s > self.timeout_s:
                 return self._read(response, tries, began)
             time.sleep(pause_s)
@@ -263,12 +270,6 @@ def run_path(run: str, *more: str) -> str:
     if run in ("", ".", ".."):
         raise UserError(f"a run's key must not be empty, '.' or '..', got {run!r}")
     return "/".join(["/v1/runs", quote(run, safe=""), *more])
-
-
-def _retry_after_s(response: "httpx.Response") -> float | None:
-    """Seconds to wait before a retry; None if a retry is useless."""
-    header = response.headers.get("retry-after", "")
-    return float(header) if response.status_code in _BUSY and header.isdecimal() else None
 
 
 def _document(response: "httpx.Response") -> Json | None:
