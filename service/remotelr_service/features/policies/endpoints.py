@@ -1,6 +1,7 @@
 """Endpoints of policies: preview and JSON Schema."""
 
 import csv
+from collections.abc import Sequence
 from io import StringIO
 from typing import Any
 
@@ -63,11 +64,10 @@ def _table(curve: Preview, start: int, unit: str) -> Response:
     """One row for each position. The digits round-trip to the same double."""
     table = StringIO()
     writer = csv.writer(table)
-    positions = range(start, start + len(curve.learning_rates))
-    if curve.momentum is None:
-        writer.writerow([unit, "learning_rate"])
-        writer.writerows(zip(positions, curve.learning_rates, strict=True))
-    else:
-        writer.writerow([unit, "learning_rate", "momentum"])
-        writer.writerows(zip(positions, curve.learning_rates, curve.momentum, strict=True))
+    rates = curve.learning_rates
+    columns: dict[str, Sequence[float]] = {unit: range(start, start + len(rates)), "learning_rate": rates}
+    if curve.momentum is not None:
+        columns["momentum"] = curve.momentum
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
     return Response(table.getvalue(), media_type=CSV)
