@@ -203,18 +203,18 @@ def list_holes(connection: Connection, high: int) -> tuple[Hole, ...]:
 
 def oldest_open_transaction(connection: Connection) -> int | None:
     """The id below which every transaction has ended; None on SQLite."""
-    if connection.dialect.name == "sqlite":
-        return None
-    found: int = connection.execute(text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")).scalar_one()
-    return found
+    return _transaction_id(connection, "pg_snapshot_xmin(pg_current_snapshot())")
 
 
 def take_transaction_id(connection: Connection) -> int | None:
     """A new id, above that of every transaction so far; None on SQLite."""
+    return _transaction_id(connection, "pg_current_xact_id()")
+
+
+def _transaction_id(connection: Connection, function: str) -> int | None:
     if connection.dialect.name == "sqlite":
         return None
-    found: int = connection.execute(text("SELECT pg_current_xact_id()::text::bigint")).scalar_one()
-    return found
+    return int(connection.execute(text(f"SELECT {function}::text")).scalar_one())
 
 
 def list_existing(connection: Connection, run_ids: list[int]) -> set[int]:
