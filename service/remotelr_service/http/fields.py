@@ -108,15 +108,6 @@ Wait = Annotated[
     Query(ge=0, le=300, description="Maximum time to wait in seconds. The service's own limit (60) applies, too."),
     _SECONDS,
 ]
-WaitForMany = Annotated[
-    float,
-    Query(
-        ge=0,
-        le=300,
-        description="Maximum time to wait for the end in seconds. The service's own limit (60) applies, too.",
-    ),
-    _SECONDS,
-]
 IdempotencyKey = Annotated[
     str | None, Header(pattern=KEY_PATTERN, description="The command's key, if the body has none.")
 ]

@@ -15,7 +15,7 @@ from remotelr_service.http.fields import (
     IdempotencyKey,
     OnlyFailed,
     PlaceLimit,
-    WaitForMany,
+    Wait,
 )
 from remotelr_service.http.problems import Responses, described
 from remotelr_service.http.route import StrictRoute
@@ -48,7 +48,7 @@ async def bulk_command(
     settings: Configured,
     caller: CalledBy,
     idempotency_key: IdempotencyKey = None,
-    wait: WaitForMany = 5.0,
+    wait: Wait = 5.0,
     after: AfterPlace = 0,
     limit: PlaceLimit = 200,
 ) -> BulkCommandAnswer:

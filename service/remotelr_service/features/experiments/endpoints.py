@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from remotelr_service.features.bulk.endpoints import executor_of
 from remotelr_service.features.experiments import experiments, schemas
 from remotelr_service.http.dependencies import CalledBy, Configured, Ctx, run_until_disconnect
-from remotelr_service.http.fields import KEY_PATTERN, ExperimentName, Limit, WaitForMany
+from remotelr_service.http.fields import KEY_PATTERN, ExperimentName, Limit, Wait
 from remotelr_service.http.problems import created, described
 from remotelr_service.http.route import StrictRoute
 
@@ -32,7 +32,7 @@ async def put_experiment(
     ctx: Ctx,
     settings: Configured,
     caller: CalledBy,
-    wait: WaitForMany = 5.0,
+    wait: Wait = 5.0,
 ) -> schemas.ExperimentPutAnswer:
     """Replace the settings of the experiment; an absent setting is removed.
 
