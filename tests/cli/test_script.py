@@ -58,6 +58,17 @@ def test_a_terminal_gets_colours_and_a_pipe_none(shared_service, trained):
     assert "\x1b[" in on_a_terminal(shared_service.url, "runs", "watch", "coloured", "--once")
 
 
+@pytest.mark.parametrize(("encoding", "drawn"), [("utf-8", "█"), ("ascii", "@")])
+@pytest.mark.parametrize("mode", ["--once", "--to-the-end"])
+def test_watch_draws_what_the_encoding_of_the_terminal_has(shared_service, trained, encoding, drawn, mode):
+    run = trained(f"drawn-{encoding}{mode}", [0.9, 0.5, 0.1])
+    run.finish()
+
+    written = on_a_terminal(shared_service.url, "runs", "watch", run.key, mode, PYTHONIOENCODING=encoding)
+
+    assert [drawn] == [each for each in "█@" if each in written]
+
+
 def test_no_color_disables_colours(shared_service, trained):
     trained("plain", [0.9])
 

@@ -159,8 +159,10 @@ def _level(height: float, low: float, high: float, levels: int) -> int:
 
 def shows(characters: str) -> bool:
     """Whether the encoding of stdout has these characters."""
+    # A live display of rich replaces sys.stdout by a proxy without an encoding; the console still has the real file.
+    encoding = console().file.encoding or "ascii"
     try:
-        characters.encode(sys.stdout.encoding or "ascii")
+        characters.encode(encoding)
     except UnicodeEncodeError:
         return False
     return True
