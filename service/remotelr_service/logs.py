@@ -97,8 +97,11 @@ def log_line(event: str, members: dict[str, Any]) -> None:
 _json_lines: BufferedLines | None = None
 
 
-def configure(level: str, style: str, stream: TextIO | None = None) -> None:
-    """Log to `stream` (default stderr) from `level` on; style: `json`, `console` or `auto`, as in the settings."""
+def configure(level: str, style: str, stream: TextIO | None = None) -> bool:
+    """Log to `stream` (default stderr) from `level` on; style: `json`, `console` or `auto`, as in the settings.
+
+    Returns: whether the lines are JSON.
+    """
     stream = stream or sys.stderr
     is_json = style == "json" or (style == "auto" and not stream.isatty())
     threshold = logging.getLevelNamesMapping()[level.upper()]
@@ -125,12 +128,14 @@ def configure(level: str, style: str, stream: TextIO | None = None) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
-            foreign_pre_chain=before,
+            # `extra` of a standard logger: the fields of the event.
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *before],
         )
     )
     logging.basicConfig(handlers=[handler], level=threshold, force=True)
     for library in _LIBRARIES:
         logging.getLogger(library).setLevel(max(threshold, logging.WARNING))
+    return is_json
 
 
 def _add_request(_: WrappedLogger | None, __: str, event: EventDict) -> EventDict:

@@ -33,7 +33,7 @@ def upgrade(url: str) -> None:
     if at == head():
         return
     _refuse_newer(at)
-    log.info("migrating the tables from %s to %s", at or "nothing", head())
+    log.info("the tables are migrated", extra={"from": at, "to": head()})
     try:
         apply(config(url))
     except UNAVAILABLE as error:

@@ -58,7 +58,7 @@ class ReplicaSignals:
             try:
                 await self._exchange()
             except psycopg.Error as error:
-                log.debug("the connection for signals between replicas failed: %s", error)
+                log.debug("the connection for signals between replicas failed", extra={"error": str(error)})
             await asyncio.sleep(RECONNECT_S)
 
     async def _exchange(self) -> None:

@@ -112,7 +112,7 @@ class Poller:
             try:
                 has_more = await self._poll()
             except DatabaseUnavailable as error:
-                log.debug("the poll for events failed: %s", error)
+                log.debug("the poll for events failed", extra={"error": str(error)})
             except Exception:
                 # An error in one poll must not end the task.
                 log.exception("the poll for events failed")

@@ -10,10 +10,12 @@ _ALL_INTERFACES = ("0.0.0.0", "::", "")
 
 def banner(address: str, database_url: str, release: str, token_file: Path | None = None) -> str:
     """Address, database and first steps. token_file: the file of the first token, if this start created it."""
-    token = [
-        f"    token      in {token_file} (scope admin: keep it secret)",
-        f"               export REMOTELR_TOKEN=$(cat {shlex.quote(str(token_file))})",
-    ]
+    token: list[str] = []
+    if token_file is not None:
+        token = [
+            f"    token      in {token_file} (scope admin: keep it secret)",
+            f"               {use_of_token(token_file)}",
+        ]
     return "\n".join(
         [
             "",
@@ -21,7 +23,7 @@ def banner(address: str, database_url: str, release: str, token_file: Path | Non
             "",
             f"    address    {address}   (documentation: {address}/docs)",
             f"    database   {shown_url(database_url)}",
-            *(token if token_file is not None else []),
+            *token,
             "    in Keras   from remotelr.keras import RemoteLR",
             f'               model.fit(..., callbacks=[RemoteLR(url="{address}", run="my-run", patience=5)])',
             "",
@@ -29,6 +31,11 @@ def banner(address: str, database_url: str, release: str, token_file: Path | Non
             "",
         ]
     )
+
+
+def use_of_token(file: Path) -> str:
+    """The line of a shell that takes the token from its file."""
+    return f"export REMOTELR_TOKEN=$(cat {shlex.quote(str(file))})"
 
 
 def exposure_warning(host: str, *, needs_token: bool) -> str | None:

@@ -1,6 +1,7 @@
 """`remotelr serve`: binds the address, opens and migrates the database, creates the first token, and serves."""
 
 import gc
+import logging
 import os
 import resource
 import sys
@@ -14,10 +15,13 @@ from remotelr_service.db.schema_check import NEWEST_REVISION, stored_revision
 from remotelr_service.errors import DatabaseUnavailable
 from remotelr_service.features.tokens.bootstrap import first_token, require_authentication
 from remotelr_service.http.context import Context
+from remotelr_service.server.addresses import address_of
 from remotelr_service.server.app import create_app
-from remotelr_service.server.banner import banner, exposure_warning
-from remotelr_service.server.uvicorn_server import Server, address_of, listen
-from remotelr_service.settings import Settings, read_settings
+from remotelr_service.server.banner import banner, exposure_warning, use_of_token
+from remotelr_service.server.uvicorn_server import Server, listen
+from remotelr_service.settings import Settings, read_settings, shown_url
+
+log = logging.getLogger(__name__)
 
 # Open files beside client connections: database, log, sockets.
 _OTHER_FILES = 200
@@ -31,7 +35,7 @@ def serve(settings: Settings) -> None:
     require_authentication(settings)
     # Files created from here on, the database included, are readable by this user only.
     os.umask(0o077)
-    logs.configure(settings.log_level, settings.log_format)
+    is_json = logs.configure(settings.log_level, settings.log_format)
     _allow_open_files(settings.max_connections + _OTHER_FILES)
     with listen(settings.host, settings.port) as bound:
         ctx = open_migrated(settings.database_url)
@@ -39,13 +43,34 @@ def serve(settings: Settings) -> None:
         app = create_app(settings, ctx)
 
         def ready() -> None:
-            text = banner(address_of(bound), settings.database_url, app.version, token_file)
+            address = address_of(bound, settings.allowed_hosts)
             exposure = exposure_warning(settings.host, needs_token=not app.state.gate.is_always_open)
-            sys.stderr.write(f"{text}\n" if exposure is None else f"{text}\n{exposure}\n\n")
-            sys.stderr.flush()
+            if is_json:
+                _log_start(address, settings.database_url, app.version, token_file, exposure)
+            else:
+                text = banner(address, settings.database_url, app.version, token_file)
+                sys.stderr.write(f"{text}\n" if exposure is None else f"{text}\n{exposure}\n\n")
+                sys.stderr.flush()
             _tune_garbage_collector()
 
         Server(app, settings, ready).run(sockets=[bound])
+
+
+def _log_start(address: str, database_url: str, release: str, token_file: Path | None, exposure: str | None) -> None:
+    """Log what the banner says, as JSON."""
+    database = shown_url(database_url)
+    log.info("started", extra={"address": address, "database": database, "release": release, "pid": os.getpid()})
+    if token_file is not None:
+        _log_first_token(token_file)
+    if exposure is not None:
+        log.warning("other machines can reach the service", extra={"detail": exposure})
+
+
+def _log_first_token(file: Path) -> None:
+    # A warning, so that every level shows where the secret is.
+    log.warning(
+        "the first token is created", extra={"scope": "admin", "token_file": str(file), "use": use_of_token(file)}
+    )
 
 
 def _tune_garbage_collector() -> None:
@@ -67,7 +92,7 @@ def from_environment() -> FastAPI:
     ctx = open_migrated(settings.database_url)
     token_file = _first_token(settings, ctx)
     if token_file is not None:
-        sys.stderr.write(f"the first token, of scope admin, is in {token_file}\n")
+        _log_first_token(token_file)
     return create_app(settings, ctx)
 
 

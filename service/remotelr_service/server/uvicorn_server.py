@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import logging
 import signal
 import socket
 from collections.abc import Callable, Generator
@@ -24,6 +25,8 @@ from remotelr_service.http.route import IS_WHOLE
 from remotelr_service.live.shares import Shares
 from remotelr_service.server.connection_table import ConnectionTable
 from remotelr_service.settings import Settings
+
+log = logging.getLogger(__name__)
 
 MAX_TARGET_BYTES = 8 * 1024
 MAX_HEAD_BYTES = 32 * 1024
@@ -57,13 +60,6 @@ def listen(host: str, port: int) -> socket.socket:
     return bound
 
 
-def address_of(bound: socket.socket) -> str:
-    """The URL at which this machine reaches a bound socket."""
-    host, port = bound.getsockname()[:2]
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
-
-
 class Server(uvicorn.Server):
     """Serves `app` in one process. At shutdown, waiting requests are answered first.
 
@@ -89,6 +85,7 @@ class Server(uvicorn.Server):
         self._drain_s = settings.drain_s
         self._ready = ready
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended_by: str | None = None
 
     @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -99,6 +96,8 @@ class Server(uvicorn.Server):
 
     @override
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        began = asyncio.get_running_loop().time()
+        log.info("draining", extra={"signal": self._ended_by, "drain_s": self._drain_s})
         if self._drain_s and not self.force_exit:
             self._draining.set()
             await self._serve_on(self._drain_s)
@@ -109,6 +108,8 @@ class Server(uvicorn.Server):
         self._draining.set()
         await self._await_closed_connections()
         await super().shutdown(sockets)
+        took_s = asyncio.get_running_loop().time() - began
+        log.info("stopped", extra={"signal": self._ended_by, "took_s": round(took_s, 3)})
 
     @override
     @contextlib.contextmanager
@@ -123,6 +124,7 @@ class Server(uvicorn.Server):
         # An operator waits after Ctrl-C, so the service does not drain.
         if sig == signal.SIGINT:
             self._drain_s = 0.0
+        self._ended_by = signal.Signals(sig).name
         super().handle_exit(sig, frame)
 
     def stop(self) -> None:

@@ -138,7 +138,8 @@ def test_damage_that_is_found_while_serving_is_said_once_and_is_no_traceback(
 
     assert rejected > 1
     assert process.writer.failing is not None
-    assert 1 == sum("is damaged" in record.getMessage() for record in caplog.records if record.levelname == "ERROR")
+    errors = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert 1 == sum("is damaged" in getattr(record, "detail", "") for record in errors)
 
 
 def damage_pages(file: Path, process: Process) -> None:

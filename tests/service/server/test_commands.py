@@ -1,5 +1,6 @@
 """Commands on the service's machine. A user error is one line without a traceback."""
 
+import json
 import os
 import re
 import subprocess
@@ -178,7 +179,28 @@ def test_a_loopback_address_causes_no_warning(host):
 
 
 def test_serving_on_all_interfaces_prints_the_warning(sqlite_url, start_service):
-    service = start_service(sqlite_url, REMOTELR_HOST="0.0.0.0", REMOTELR_INSECURE="true")
+    service = start_service(
+        sqlite_url, REMOTELR_HOST="0.0.0.0", REMOTELR_INSECURE="true", REMOTELR_LOG_FORMAT="console"
+    )
     service.wait_ready()
 
     assert "warning: listening on every network of this machine" in service.log.read_text()
+
+
+def test_serving_on_all_interfaces_without_a_terminal_logs_the_warning(sqlite_url, start_service):
+    service = start_service(sqlite_url, REMOTELR_HOST="0.0.0.0", REMOTELR_INSECURE="true")
+    service.wait_ready()
+
+    lines = [json.loads(line) for line in service.log.read_text().splitlines()]
+    (warning,) = (line for line in lines if line["level"] == "warning")
+    assert "warning: listening on every network of this machine" in warning["detail"]
+
+
+@pytest.mark.parametrize("level", ["info", "warning"])
+def test_the_first_token_of_a_public_service_is_named_at_level_warning_too(sqlite_url, start_service, level):
+    service = start_service(sqlite_url, REMOTELR_HOST="0.0.0.0", REMOTELR_LOG_LEVEL=level)
+    service.wait_ready()
+
+    lines = [json.loads(line) for line in service.log.read_text().splitlines()]
+    (created,) = (line for line in lines if line["event"] == "the first token is created")
+    assert Path(created["token_file"]).read_text().startswith("rlr_")

@@ -103,11 +103,14 @@ def test_the_log_of_a_graceful_shutdown_has_no_warning(sqlite_url, start_service
     httpx.post(f"{service.url}/v1/runs/a/reports", json={"epoch": 0, "metrics": {}}, timeout=60, trust_env=False)
     service.end()
 
-    lines = [json.loads(line) for line in service.log.read_text().splitlines() if line.startswith("{")]
-    assert [("decision", "info", "a", 1, 0.1, "schedule")] == [
-        tuple(line[name] for name in ("event", "level", "run", "epoch", "learning_rate", "reason")) for line in lines
+    started, decision, draining, stopped = (json.loads(line) for line in service.log.read_text().splitlines())
+    assert ("decision", "info", "a", 1, 0.1, "schedule") == tuple(
+        decision[name] for name in ("event", "level", "run", "epoch", "learning_rate", "reason")
+    )
+    assert "request_id" in decision
+    assert [("started", "info"), ("draining", "info"), ("stopped", "info")] == [
+        (line["event"], line["level"]) for line in (started, draining, stopped)
     ]
-    assert all("request_id" in line for line in lines)
 
 
 def test_a_draining_service_is_not_ready_and_still_serves(sqlite_url):

@@ -1,15 +1,19 @@
 """The log: one line per event, as JSON and as console text."""
 
+import ast
 import asyncio
 import io
 import json
 import logging
 import re
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
 
+import remotelr_service
 from remotelr_service import logs
 
 FORGED = "no error\r\n\x1b[2J\u2028level=error"
@@ -133,3 +137,52 @@ def test_a_line_of_a_stopped_loop_is_written_with_the_next_line():
     asyncio.run(asyncio.to_thread(structlog.get_logger("new").info, "second"))
 
     assert ["first", "second"] == [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+
+
+def test_the_extra_of_a_standard_logger_is_a_field_of_the_line():
+    stream = io.StringIO()
+    logs.configure("info", "json", stream)
+    logging.getLogger("remotelr_service").warning("the run is stalled", extra={"run": "job-7"})
+
+    line = json.loads(stream.getvalue())
+    assert ("the run is stalled", "job-7") == (line["event"], line["run"])
+
+
+def test_each_log_call_of_the_service_has_a_constant_event():
+    """Values are fields, so that a query for one run finds all of its lines."""
+    package = Path(remotelr_service.__file__).parent
+    calls = [
+        (f"{file.relative_to(package)}:{node.lineno}", node.args)
+        for file in sorted(package.rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and (node.func.value.id, node.func.attr in LEVELS) == ("log", True)
+    ]
+
+    assert len(calls) > 20
+    assert [] == [place for place, arguments in calls if not is_constant_event(arguments)]
+
+
+LEVELS = ("debug", "info", "warning", "error", "exception", "critical")
+
+
+def is_constant_event(arguments: list[ast.expr]) -> bool:
+    (event, *values) = arguments
+    return isinstance(event, ast.Constant) and isinstance(event.value, str) and "%" not in event.value and not values
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_start_and_end_of_a_service_without_a_terminal_are_json_lines(postgres_url, start_service, ending):
+    service = start_service(postgres_url)
+    service.wait_ready()
+    service.end(ending)
+
+    lines = {line["event"]: line for line in map(json.loads, service.log.read_text().splitlines())}
+    started, draining, stopped = (lines[name] for name in ("started", "draining", "stopped"))
+    assert ["started", "draining", "stopped"] == list(lines)
+    assert (service.url, True) == (started["address"], ":***@127.0.0.1" in started["database"])
+    assert [ending.name] * 2 == [draining["signal"], stopped["signal"]]
+    assert {"release", "pid"} <= started.keys()
+    assert stopped["took_s"] >= 0

@@ -160,7 +160,7 @@ def _level(height: float, low: float, high: float, levels: int) -> int:
 def shows(characters: str) -> bool:
     """Whether the encoding of stdout has these characters."""
     # A live display of rich replaces sys.stdout by a proxy without an encoding; the console still has the real file.
-    encoding = console().file.encoding or "ascii"
+    encoding = getattr(console().file, "encoding", None) or "ascii"
     try:
         characters.encode(encoding)
     except UnicodeEncodeError:

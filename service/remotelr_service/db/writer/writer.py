@@ -272,7 +272,10 @@ class Writer:
         try:
             self._transact(jobs)
         except Exception as error:  # noqa: BLE001  # the action that raised it raises it again, alone
-            log.info("a transaction of %d actions failed; each is retried alone: %s", len(jobs), error)
+            log.info(
+                "the transaction failed; each action is retried alone",
+                extra={"actions": len(jobs), "error": str(error)},
+            )
             self._commit_apart(jobs)
 
     def _transact(self, jobs: list[_Job]) -> None:
@@ -345,7 +348,8 @@ class Writer:
             except (DatabaseUnavailable, DatabaseDamaged) as error:
                 # Once, and without the driver's traceback of 40 lines, until a transaction succeeds.
                 if self.failing != error.message:
-                    log.error("%s: %s", error.message, error.__cause__)  # noqa: TRY400
+                    fields = {"code": error.code, "detail": error.message, "cause": str(error.__cause__)}
+                    log.error("the database cannot be used", extra=fields)  # noqa: TRY400
                 # The next actions would not reach it either, after one timeout each.
                 self._failed = (time.monotonic(), error.message)
                 self._fail([*jobs[index:], *self._take_all()], error)

@@ -177,7 +177,7 @@ async def _execute_places(writer: Writer, bulk: BulkCommand, places: Sequence[in
             raise
         await _execute_separately(writer, bulk, places, error.code, error.message)
     except Exception:
-        log.exception("the command %d fails for %s", bulk.id, keys[0] if len(keys) == 1 else "one of many")
+        log.exception("the bulk command fails for one of the runs", extra={"bulk": bulk.id, "runs": keys})
         await _execute_separately(writer, bulk, places, *_INTERNAL_ERROR)
 
 
@@ -242,7 +242,7 @@ def _apply(tx: WriteTransaction, bulk: BulkCommand, command: Command, place: int
         return _failed(place, key, error.code, error.message)
     except Exception:
         # A bug that concerns one run must not stop the others.
-        log.exception("the command %d fails for the run %r", bulk.id, key)
+        log.exception("the bulk command fails for the run", extra={"bulk": bulk.id, "run": key})
         return _failed(place, key, *_INTERNAL_ERROR)
     # Callers cannot send a key with '/'. This one links the run's event to the bulk command.
     event = replace(_event(outcome), key=f"bulk/{bulk.id}")

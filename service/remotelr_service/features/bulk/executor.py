@@ -59,7 +59,7 @@ class BulkExecutor:
             return None
         bulk_id = await self._writer.submit(lambda tx: bulk_commands.take_abandoned(tx.writing(), self._abandoned))
         if bulk_id is not None:
-            log.info("the abandoned bulk command %d is executed here now", bulk_id)
+            log.info("the abandoned bulk command is executed here now", extra={"bulk": bulk_id})
             self.begin(bulk_id)
         return bulk_id
 
@@ -74,9 +74,9 @@ class BulkExecutor:
         try:
             await execute_bulk(self._writer, self._engine, bulk_id)
         except ServiceError as error:
-            log.warning("the bulk command %d is abandoned: %s", bulk_id, error)
+            log.warning("the bulk command is abandoned", extra={"bulk": bulk_id, "error": str(error)})
         except Exception:
-            log.exception("the bulk command %d failed", bulk_id)
+            log.exception("the bulk command failed", extra={"bulk": bulk_id})
 
 
 @asynccontextmanager
@@ -99,6 +99,6 @@ async def _check_periodically(executor: BulkExecutor) -> None:
             while await executor.take_abandoned() is not None:
                 pass
         except ServiceError as error:
-            log.debug("the check for abandoned bulk commands failed: %s", error)
+            log.debug("the check for abandoned bulk commands failed", extra={"error": str(error)})
         except Exception:
             log.exception("the check for abandoned bulk commands failed")

@@ -80,9 +80,9 @@ class Stalls:
             await asyncio.sleep(CHECK_S)
             try:
                 for key in await self.check():
-                    log.warning("the run %s is stalled", key)
+                    log.warning("the run is stalled", extra={"run": key})
             except ServiceError as error:
-                log.debug("the check for stalled runs failed: %s", error)
+                log.debug("the check for stalled runs failed", extra={"error": str(error)})
             except Exception:
                 log.exception("the check for stalled runs failed")
 
@@ -115,7 +115,7 @@ class Stalls:
         try:
             return await self._writer.submit(action, *keys)
         except ServiceError as error:
-            log.debug("the runs %s are left to the next check: %s", keys, error)
+            log.debug("the runs are left to the next check for stalled runs", extra={"runs": keys, "error": str(error)})
             return []
 
 

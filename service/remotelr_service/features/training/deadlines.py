@@ -107,7 +107,7 @@ async def _check_periodically(
             for decision in await decide_due(writer, engine, waits):
                 decided(decision)
         except ServiceError as error:
-            log.debug("the check of deadlines failed: %s", error)
+            log.debug("the check of deadlines failed", extra={"error": str(error)})
         except Exception:
             # Without the next check, waiting ranks would wait for ever.
             log.exception("the check of deadlines failed")
@@ -122,17 +122,17 @@ async def _decide(writer: Writer, key: str, deadline_at: datetime) -> Decision |
             return decide_if_due(tx, stored, deadline_at)
         except RulesError as error:
             # Only a rank can send what is missing. The next report gets this error.
-            log.warning("the run %r cannot be decided at its deadline: %s", key, error)
+            log.warning("the point cannot be decided at its deadline", extra={"run": key, "error": str(error)})
             tx.clear_deadline(stored)
             return None
 
     try:
         answer = await writer.submit(action, key)
     except ServiceError as error:
-        log.debug("the run %r is left to the next check: %s", key, error)
+        log.debug("the run is left to the next check of deadlines", extra={"run": key, "error": str(error)})
         return None
     except Exception:
-        log.exception("the run %r cannot be decided", key)
+        log.exception("the decision at the deadline failed", extra={"run": key})
         return None
     return answer if isinstance(answer, Decision) else None
 

@@ -51,6 +51,6 @@ async def _expire(writer: Writer, key: str) -> None:
     try:
         await writer.submit(action, key)
     except ServiceError as error:
-        log.debug("the run %r is left to the next check: %s", key, error)
+        log.debug("the run is left to the next check of overrides", extra={"run": key, "error": str(error)})
     except Exception:
-        log.exception("the override of the run %r cannot be expired", key)
+        log.exception("the expiry of the override failed", extra={"run": key})

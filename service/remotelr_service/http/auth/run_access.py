@@ -62,5 +62,5 @@ def check_access(engine: Engine, caller: Caller, key: str) -> None:
 
 def _check(caller: Caller, key: str, experiment: str | None) -> None:
     if not caller.can_access(key, experiment):
-        log.warning("refused: the token %s cannot access the run %s", caller.name, key)
+        log.warning("the token cannot access the run", extra={"token": caller.name, "run": key})
         raise RunNotFound(key)
