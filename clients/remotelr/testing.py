@@ -49,6 +49,7 @@ from remotelr.rules.local_run import LocalRun
 from remotelr.rules.run.command import OperatorCommandType
 from remotelr.rules.run.decision import decision_to_json, waiting_to_json
 from remotelr.rules.run.events import OF_A_POINT
+from remotelr.rules.transitions.decide import rate_beneath
 
 __all__ = ["InMemoryService"]
 
@@ -202,6 +203,7 @@ def _command_answer(hosted: _HostedRun, event: Event) -> dict[str, Any]:
         **{each.name: getattr(record, each.name) for each in fields(record)},
         "command": command_to_json(command),
         "history": [asdict(step) for step in record.history],
+        "notices": [asdict(notice) for notice in record.notices],
         "type": command.type,
         "value": command.multiplier if command.type == "scale" else command.value,
     }
@@ -277,6 +279,7 @@ def _run(hosted: _HostedRun) -> dict[str, Any]:
         **{name: getattr(spec, name) for name in _SPEC},
         "limits": None if spec.limits is None else spec.limits.to_json(),
         **{name: getattr(run, name) for name in _POSITION},
+        "learning_rate_beneath": rate_beneath(run),
         "decision": decision_to_json(hosted.decision),
     }
 

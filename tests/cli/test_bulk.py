@@ -24,6 +24,20 @@ def test_a_dry_run_lists_each_run_with_its_rate_before_and_after(terminal, train
     assert [0.1, 0.1] == [run.report(epoch, {"val_loss": 0.9}).learning_rate for epoch in (1, 2)]
 
 
+def test_a_bulk_command_says_how_many_of_its_runs_are_over(terminal, trained):
+    three(trained, "mixed")
+    selected = ["-r", "mixed-b", "-r", "mixed-c"]
+
+    rehearsed = terminal("bulk", "scale", "0.5", *selected, "--dry-run")
+    done = terminal("bulk", "scale", "0.5", *selected, "--yes")
+    number = done.out.split()[1]
+    later = terminal("bulk", "show", number)
+
+    titles = [each.out.splitlines()[0] for each in (rehearsed, done, later)]
+    note = "; 1 run is not running: this holds if it begins again"
+    assert [True, True, False] == [title.endswith(note) for title in titles]
+
+
 def test_a_bulk_command_reaches_every_selected_run(terminal, trained):
     runs = three(trained, "halved")
 

@@ -85,9 +85,45 @@ def test_a_set_rate_applies_to_the_next_epoch(terminal, trained):
     result = terminal("runs", "set-lr", "steered", "0.025", "--reason", "too hot")
     rates = [run.report(epoch, {"val_loss": 0.9}).learning_rate for epoch in (1, 2)]
 
-    assert (0, "") == (result.code, result.err)
-    assert result.out.endswith(" holds 0.025 from epoch 2 on\n")
+    assert 0 == result.code
+    assert result.out.endswith(" holds 0.025 from epoch 2 on, 0.1 becomes 0.025\n")
     assert [0.025, 0.025] == rates
+
+
+def test_a_pin_over_a_plateau_is_noticed_and_one_over_a_curve_is_not(terminal, trained):
+    trained("over-a-plateau", [0.9])
+    trained("over-a-curve", [0.9], policy={"type": "cosine", "decay_steps": 9})
+
+    noted = terminal("runs", "set-lr", "over-a-plateau", "0.025")
+    rebased = terminal("runs", "set-lr", "over-a-plateau", "0.025", "--mode", "rebase")
+    curve = terminal("runs", "set-lr", "over-a-curve", "0.025")
+
+    assert (0, True, True) == (noted.code, noted.err.startswith("note: the policy obs"), "--mode rebase" in noted.err)
+    assert [(0, "")] * 2 == [(each.code, each.err) for each in (rebased, curve)]
+
+
+def test_a_release_names_the_rate_that_lay_beneath_the_pin(terminal, trained):
+    run = trained("pinned-long", [0.9])
+    before = terminal("runs", "show", "pinned-long").out
+    terminal("runs", "set-lr", "pinned-long", "0.02")
+    for epoch in range(1, 8):
+        run.report(epoch, {"val_loss": 0.9})
+    shown = terminal("runs", "show", "pinned-long").out
+    result = terminal("runs", "release", "pinned-long")
+    rate = run.report(8, {"val_loss": 0.1}).learning_rate
+
+    assert result.out.endswith("from epoch 9 on, 0.02 becomes 0.025\n")
+    assert "beneath" not in before
+    assert "beneath 0.025 (the policy's rate, after `release`)" in " ".join(shown.split())
+    assert 0.025 == rate
+
+
+def test_a_command_to_a_run_that_is_over_says_so(terminal, trained):
+    trained("over", [0.9]).finish()
+
+    result = terminal("runs", "scale", "over", "0.5")
+
+    assert (0, "note: the run is completed: this holds if it begins again\n") == (result.code, result.err)
 
 
 def test_the_same_key_is_the_same_command(terminal, trained):
@@ -215,7 +251,8 @@ def test_wait_returns_when_the_trainer_has_used_the_rate(terminal, trained):
     ending.set()
     trainer.join()
 
-    assert (0, "") == (result.code, result.err)
+    # One line: that a plateau lies beneath the pin.
+    assert (0, 1, True) == (result.code, result.err.count("\n"), result.err.startswith("note: the policy observes"))
     # The service runs in this process and logs to the same stdout.
     (line,) = [line for line in result.out.splitlines() if ": applied in epoch " in line]
     assert line.endswith("at rate 0.02")

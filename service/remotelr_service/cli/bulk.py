@@ -78,7 +78,7 @@ def _send_to_selected(
         if not yes:
             _confirm(_dry_run(service, body, whole=False))
         done = _finished(service, service.send_command("/v1/commands", body, key), whole=as_json)
-    output.show(done, as_json, lambda: _result_page(done))
+    output.show(done, as_json, lambda: _result_page(done, note=_ended(done["runs"])))
     if done["failed"]:
         raise CommandRejected(f"{done['failed']} of {done['count']} runs rejected the command")
 
@@ -206,16 +206,27 @@ def _dry_run_page(preview: Json) -> Any:
     least = "" if preview["next"] is None else "at least "
     title += f", {least}{preview['failed']} would reject it" if preview["failed"] else ""
     hidden = preview["count"] - _SHOWN
+    title += _ended(preview["runs"])
     return _page(title, preview["runs"], f"and {hidden} more: --dry-run --json lists all" if hidden > 0 else None)
 
 
-def _result_page(done: Json) -> Any:
+def _result_page(done: Json, note: str = "") -> Any:
     accepted = done["done"] - done["failed"]
     title = f"command {done['id']} {command_args.summary(done['command'])}: {accepted} of {_many(done['count'])}"
     title += "" if done["status"] == "finished" else f", {done['count'] - done['done']} pending"
+    title += note
     shown = [each for each in done["runs"] if each["code"] is not None] or done["runs"]
     hidden = done["done"] > len(shown[:_SHOWN])
     return _page(title, shown, f"remotelr bulk show {done['id']} --json lists all" if hidden else None)
+
+
+def _ended(runs: list[Json]) -> str:
+    """The listed runs that accept the command although they are over."""
+    count = sum(each["code"] is None and each.get("status") not in (None, "running") for each in runs)
+    if not count:
+        return ""
+    verb, subject = ("is", "it begins") if count == 1 else ("are", "they begin")
+    return f"; {_many(count)} {verb} not running: this holds if {subject} again"
 
 
 def _page(title: str, runs: list[Json], more: str | None) -> Any:

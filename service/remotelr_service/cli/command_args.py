@@ -142,6 +142,12 @@ def summary(command: Json, effective_from: int | None = None) -> str:
         return str(command.get("type"))
 
 
+def effect(accepted: Json) -> str:
+    """What an accepted command does to the rate of its first epoch; empty if it changes nothing."""
+    before, after = accepted.get("before"), accepted.get("after")
+    return "" if before is None or after is None or before == after else f", {before:.6g} becomes {after:.6g}"
+
+
 def combine_arguments(build: Callable[..., Json], send: Callable[..., None]) -> Callable[..., None]:
     """A function with the arguments of both: it passes the command that `build` returns to `send` as `command`.
 

@@ -65,6 +65,52 @@ def test_a_command_is_queued_delivered_and_applied_with_the_rate_the_trainer_rea
     assert times == sorted(times)
 
 
+def test_the_answer_to_a_command_says_what_the_rate_becomes_and_the_run_what_is_beneath(service):
+    plateau = {"type": "reduce_on_plateau", "factor": 0.5, "patience": 1, "initial_learning_rate": 1.0}
+    create(service, policy=plateau)
+    pinned = order(service, **held()).json()
+    for epoch in range(4):
+        report(service, epoch)
+    run = service.http.get("/v1/runs/mnist-7").json()
+    released = order(service, type="release").json()
+    after = report(service, 4)
+    delivered = command(service, pinned["seq"])
+    without = service.http.get("/v1/runs/mnist-7").json()["learning_rate_beneath"]
+
+    assert (1.0, 0.1, ["schedule_observes"]) == (
+        pinned["before"],
+        pinned["after"],
+        [each["code"] for each in pinned["notices"]],
+    )
+    assert (0.1, 0.125) == (run["learning_rate"], run["learning_rate_beneath"])
+    assert (0.1, 0.125, []) == (released["before"], released["after"], released["notices"])
+    assert after["learning_rate"] <= released["after"]
+    assert ([], None) == (delivered["notices"], without)
+
+
+def test_a_command_to_a_run_that_is_over_is_accepted_with_a_notice(service):
+    create(service)
+    service.http.post("/v1/runs/mnist-7/finish", json={"status": "completed"})
+    accepted = order(service, type="scale", factor=0.5)
+    noted = order(service, type="note", text="done")
+
+    assert [["run_ended"], []] == [[each["code"] for each in answer.json()["notices"]] for answer in (accepted, noted)]
+
+
+def test_a_bulk_result_has_the_status_of_its_run(service):
+    for key in ("over", "under-way"):
+        create(service, key)
+    service.http.post("/v1/runs/over/finish", json={"status": "completed"})
+    body = {"selector": {"runs": ["none", "over", "under-way"]}, "command": {"type": "scale", "factor": 0.5}}
+    rehearsed, done = (
+        service.http.post("/v1/commands", json={**body, "dry_run": is_dry}).json()["runs"] for is_dry in (True, False)
+    )
+
+    wanted = [("none", None), ("over", "completed"), ("under-way", "running")]
+    assert wanted == [(each["run"], each["status"]) for each in rehearsed]
+    assert wanted == [(each["run"], each["status"]) for each in done]
+
+
 def test_a_trainer_that_used_another_rate_is_found_out(service):
     create(service)
     noted = order(service, type="scale", factor=0.5).json()

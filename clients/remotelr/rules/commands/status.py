@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
+from remotelr.rules.commands.notices import Notice, notices
 from remotelr.rules.run.command import Command, command_from_payload, is_command
 from remotelr.rules.run.events import Event
 from remotelr.rules.run.model import Run
@@ -60,8 +61,10 @@ class CommandStep(Generic[T]):
 class CommandRecord(Generic[T]):
     """A command with its status. effective_from: the first epoch that it affects.
 
+    before, after: the rate of that epoch without and with the command, as known when it was sent; None for a note.
     rate: the rate that the trainer used; None until it is reported.
     history: its steps, oldest first; the last one is `state`.
+    notices: what its sender should know while it is queued.
     """
 
     run: str
@@ -70,11 +73,14 @@ class CommandRecord(Generic[T]):
     key: str | None
     command: Command
     created_at: T
+    before: float | None
+    after: float | None
     state: CommandState
     at_epoch: int | None
     rate: float | None
     reason: str | None
     history: Sequence[CommandStep[T]]
+    notices: Sequence[Notice]
 
 
 def command_status(event: Event, later: Iterable[Event], run: Run) -> CommandStatus:
@@ -124,19 +130,22 @@ def command_record(dated: tuple[Event, T], later: Sequence[tuple[Event, T]], run
         _step(status, event, *known[event.seq if status.seq is None else status.seq])
         for status in command_history(event, [each for each, _ in later], run)
     ]
-    newest = steps[-1]
+    newest, command = steps[-1], command_from_payload(event)
     return CommandRecord(
         run=run.key,
         seq=event.seq,
         effective_from=event.effective_from,
         key=event.key,
-        command=command_from_payload(event),
+        command=command,
         created_at=created_at,
+        before=event.notes.get("before"),
+        after=event.notes.get("after"),
         state=newest.state,
         at_epoch=newest.epoch,
         rate=newest.rate if newest.state in ("applied", "rejected") else None,
         reason=None if len(steps) == 1 else newest.reason,
         history=steps,
+        notices=notices(run, command) if newest.state == "queued" else (),
     )
 
 

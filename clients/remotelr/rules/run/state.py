@@ -89,6 +89,12 @@ class RunState:
     guard: GuardState = NO_GUARD_STATE
     early_stopping: Mapping[str, Any] | None = None
 
+    @property
+    def is_overridden(self) -> bool:
+        """Whether an override is in force."""
+        rates = self.pin is not None or self.one_shot is not None or self.scale != 1.0
+        return rates or self.clock != RUNNING
+
     def with_override(self, override: Override) -> "RunState":
         """The state with the override, and without the later ones that it replaces."""
         kept = [other for other in self.overrides if other.epoch <= override.epoch or not override.replaces(other)]
@@ -171,6 +177,12 @@ def rate_at(policy: Policy, state: RunState, epoch: int, position: float) -> Rat
     if state.limits is not None:
         learning_rate = state.limits.bounded(learning_rate)
     return Rate(learning_rate, reason if learning_rate == wanted else "bounds", wanted, scheduled)
+
+
+def rate_without_overrides(policy: Policy, state: RunState, epoch: int, position: float) -> float:
+    """The rate that a release at `epoch` would restore: of schedule and guard, inside bounds and limits."""
+    released = apply_override(policy, replace(state, overrides=()), Override(epoch=epoch), position)
+    return rate_at(policy, released, epoch, position).learning_rate
 
 
 def scheduled_rate(policy: Policy, state: RunState, position: float) -> float:

@@ -8,7 +8,7 @@ from remotelr.rules.policy.policy import Policy
 from remotelr.rules.run.decision import Action, Decision, Reason
 from remotelr.rules.run.events import OF_A_POINT, Event, Kind
 from remotelr.rules.run.model import Outcome, Run
-from remotelr.rules.run.state import RunState, apply_due_overrides, rate_at
+from remotelr.rules.run.state import RunState, apply_due_overrides, rate_at, rate_without_overrides
 from remotelr.rules.transitions.why import why_of_rate
 from remotelr.rules.values.records import replace
 
@@ -96,6 +96,13 @@ def start_position(run: Run, epoch: int) -> float:
         return float(epoch * length)
     known = run.step or 0
     return float(known if epoch == run.epoch or length is None else known + (epoch - run.epoch) * length)
+
+
+def rate_beneath(run: Run) -> float | None:
+    """The rate of `run.epoch` that the policy gives without overrides; None if no override is in force."""
+    if not run.state.is_overridden:
+        return None
+    return rate_without_overrides(run.policy, run.state, run.epoch, start_position(run, run.epoch))
 
 
 def stale_attempt_error(run: Run, attempt: int) -> StaleAttempt:

@@ -16,6 +16,9 @@ _FINAL_STATES = ("applied", "rejected", "expired", "superseded", "cancelled")
 
 _POLL_S = 0.3
 
+# What the sender of a noticed command can do here.
+_OPTIONS = {"schedule_observes": " (--mode rebase)"}
+
 
 def send_to_run(
     *,
@@ -45,7 +48,10 @@ def send_to_run(
         output.print_json(status or accepted)
     else:
         line = f"{run}: command {accepted['seq']} {command_args.summary(command, accepted['effective_from'])}"
+        line += command_args.effect(accepted)
         output.print_drawn(output.safe(line if status is None else f"{line}: {_status_line(status)}"))
+        for notice in accepted.get("notices", ()):
+            output.say(f"note: {notice['detail']}{_OPTIONS.get(notice['code'], '')}")
     if status is not None and status["state"] not in _FINAL_STATES:
         raise TimedOut(
             f"command {accepted['seq']} is {status['state']} after {wait_s:g} s; see `remotelr runs commands {run}`"

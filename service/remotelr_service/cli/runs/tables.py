@@ -46,6 +46,7 @@ def run_facts(run: Json, why: str | None, curve: list[Json]) -> Any:
             "status": output.status(status_text(run)),
             "epoch": progress(run),
             "rate": f"{output.rate(run['learning_rate'])} ({run['decision']['reason']})",
+            "beneath": _beneath(run),
             "why": None if why is None else output.safe(why),
             "action": "stop" if run["decision"]["action"] == "stop" else None,
             "plateau": output.safe("  ".join(f"{name} {output.measured(value)}" for name, value in plateau.items())),
@@ -61,6 +62,12 @@ def run_facts(run: Json, why: str | None, curve: list[Json]) -> Any:
             "updated": output.ago(run["updated_at"]),
         }
     )
+
+
+def _beneath(run: Json) -> str | None:
+    """The policy's rate beneath an override, and how to return to it."""
+    rate = run.get("learning_rate_beneath")
+    return None if rate is None else f"{output.rate(rate)} (the policy's rate, after `release`)"
 
 
 def history_table(reports: list[Json]) -> Any:

@@ -10,7 +10,9 @@ from sqlalchemy import Connection, Select, delete, func, insert, select, update
 from remotelr_service.db.batch_sql import insert_rows
 from remotelr_service.db.clock import database_now
 from remotelr_service.db.rows import Row, from_text, to_text
-from remotelr_service.db.tables import bulk_commands, bulk_results
+from remotelr_service.db.tables import bulk_commands, bulk_results, runs
+
+_STORED = tuple(column.name for column in bulk_results.columns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,7 @@ class BulkResult:
     seq: number of the command in the run's log; None if it was rejected, for the reason in `code` and `detail`.
     effective_from: the first epoch whose rate it may change. rate_before, rate_after: the rate of that epoch without
     the command and with it, if the state of the schedule does not change until then.
+    status: of the run when the result is read; it is not stored. None if the run does not exist.
     """
 
     place: int
@@ -49,6 +52,7 @@ class BulkResult:
     rate_after: float | None = None
     code: str | None = None
     detail: str | None = None
+    status: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +154,8 @@ def mark_finished(connection: Connection, bulk_id: int, at: datetime) -> None:
 def add_results(connection: Connection, bulk_id: int, results: Sequence[BulkResult]) -> None:
     """Insert results. Raises IntegrityError, as `insert_rows` does, if another transaction has inserted one of them."""
     if results:
-        insert_rows(connection, bulk_results, [{"bulk_id": bulk_id, **asdict(result)} for result in results])
+        rows = [{"bulk_id": bulk_id, **asdict(result)} for result in results]
+        insert_rows(connection, bulk_results, [{name: row[name] for name in _STORED} for row in rows])
 
 
 def list_places(connection: Connection, bulk_id: int, first: int = 0, last: int | None = None) -> set[int]:
@@ -165,7 +170,8 @@ def list_results(
     connection: Connection, bulk_id: int, *, after: int, limit: int, only_failed: bool = False
 ) -> list[BulkResult]:
     """Up to `limit` results with places above `after`, in order of place."""
-    query = select(bulk_results).where(bulk_results.c.bulk_id == bulk_id, bulk_results.c.place > after)
+    found = select(bulk_results, runs.c.status).outerjoin(runs, runs.c.key == bulk_results.c.run)
+    query = found.where(bulk_results.c.bulk_id == bulk_id, bulk_results.c.place > after)
     if only_failed:
         query = query.where(bulk_results.c.code.is_not(None))
     rows = connection.execute(query.order_by(bulk_results.c.place).limit(limit)).mappings()

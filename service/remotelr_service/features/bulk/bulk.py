@@ -257,7 +257,7 @@ def _dry_run_one(engine: Engine, place: int, key: str, command: Command) -> Bulk
             outcome = rules.command(stored.run, replace(command, key=None), EventLog(connection, stored))
         except (RulesError, ServiceError) as error:
             return _failed(place, key, error.code, error.message)
-    return replace(_result(place, key, _event(outcome)), seq=None)
+    return replace(_result(place, key, _event(outcome)), seq=None, status=stored.run.status)
 
 
 def _event(outcome: Outcome) -> Event:

@@ -36,6 +36,10 @@ class BulkResultAnswer(ResponseBody):
     )
     code: str | None = Field(description="The error code; null for success.")
     detail: str | None
+    status: Status | None = Field(
+        description="The run's present status; null if it does not exist. A command to a run that is not running holds "
+        "if it begins again."
+    )
 
 
 class BulkCommandAnswer(ResponseBody):

@@ -44,6 +44,16 @@ class CommandStepAnswer(ResponseBody):
     reason: str | None
 
 
+class CommandNoticeAnswer(ResponseBody):
+    """What the sender of a command should know, although the command is accepted."""
+
+    code: Literal["run_ended", "schedule_observes"] = Field(
+        description="`run_ended`: the run is not running. `schedule_observes`: the policy observes reports beneath the "
+        "held rate, and may change its own rate before the release."
+    )
+    detail: str
+
+
 class CommandAnswer(ResponseBody):
     """A command to a run, with its status.
 
@@ -58,11 +68,16 @@ class CommandAnswer(ResponseBody):
         description="The command as sent, with `actor` and `reason`, without default values."
     )
     created_at: datetime
+    before: float | None = Field(description="The rate of `effective_from` without the command; null for a note.")
+    after: float | None = Field(
+        description="The rate of `effective_from` with the command, if the schedule's state does not change before it."
+    )
     state: CommandState
     at_epoch: int | None = Field(description="The epoch in which its rate was used or delivered.")
     rate: float | None = Field(description="The rate that the trainer used, if reported.")
     reason: str | None = Field(description="The reason for the state, if there is one.")
     history: list[CommandStepAnswer] = Field(description="All states of the command, oldest first.")
+    notices: list[CommandNoticeAnswer] = Field(description="Notices, while the command is queued.")
     type: str = Field(description="Of `command`.")
     value: float | None = Field(description="Of `command`: the rate or the factor.")
 

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from starlette.concurrency import run_in_threadpool
 
+from remotelr.rules.transitions.decide import rate_beneath
 from remotelr_service.features.runs import runs
 from remotelr_service.features.runs.schemas import FinishRequest, RunAnswer, RunPage, RunRequest, Status, TagsRequest
 from remotelr_service.http.dependencies import CalledBy, Ctx
@@ -112,7 +113,14 @@ async def finish_run(run: RunKey, body: FinishRequest, ctx: Ctx) -> RunAnswer:
 def _answer(view: runs.RunView) -> RunAnswer:
     stored = view.stored
     stalled = stored.stalled_at is not None
-    return RunAnswer.read(stored.run.spec, stored.run, stored, decision=view.decision, stalled=stalled)
+    return RunAnswer.read(
+        stored.run.spec,
+        stored.run,
+        stored,
+        decision=view.decision,
+        stalled=stalled,
+        learning_rate_beneath=rate_beneath(stored.run),
+    )
 
 
 def _name_and_value(tag: str | None) -> tuple[str, str] | None:

@@ -106,6 +106,9 @@ class RunAnswer(ResponseBody):
     epoch: int = Field(description="The next epoch to be reported.")
     step: int | None
     learning_rate: float = Field(description="The rate of `epoch`.")
+    learning_rate_beneath: float | None = Field(
+        description="The rate of `epoch` that the policy gives without overrides; null if no override is in force."
+    )
     status: Status
     created_at: datetime
     updated_at: datetime
