@@ -87,6 +87,8 @@ CLIENT = (
             "keras": ("keras",),
             "optax": ("optax", "jax", "numpy"),
             "torch": ("torch",),
+            # These two train torch optimizers.
+            "transformers": ("transformers", "remotelr.torch"),
         }.items()
     ),
     Room(
@@ -326,6 +328,7 @@ def test_every_room_has_a_file_in_it() -> None:
         ("remotelr.client", "from remotelr._session.session import Session"),
         ("remotelr.keras.callback", "import torch"),
         ("remotelr.optax.hyperparams", "import torch"),
+        ("remotelr.torch.groups", "import transformers"),
         ("remotelr._session.session", "import keras"),
         ("remotelr_service.db.queries.runs", "from remotelr_service.features.runs import runs"),
         ("remotelr_service.db.queries.runs", "from remotelr_service import http"),
