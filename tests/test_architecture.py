@@ -89,6 +89,7 @@ CLIENT = (
             "torch": ("torch",),
             # These two train torch optimizers.
             "transformers": ("transformers", "remotelr.torch"),
+            "lightning": ("remotelr.torch",),
         }.items()
     ),
     Room(
