@@ -70,6 +70,11 @@ CLIENT = (
         ("remotelr._http", "remotelr.rules", "remotelr.errors", "httpx", "httpx2"),
         "the only file that knows which library speaks HTTP",
     ),
+    Room(
+        "remotelr._http.display",
+        ("remotelr._http", "remotelr.rules", "pandas", "matplotlib"),
+        "what a notebook shows; pandas and matplotlib are imported where they are used",
+    ),
     Room("remotelr._http", ("remotelr.rules", "remotelr.errors"), "requests and responses know no run and no session"),
     Room(
         "remotelr._session",
@@ -98,14 +103,8 @@ CLIENT = (
         "the in-memory service answers requests by the rules alone",
     ),
     Room(
-        "remotelr._display",
-        ("remotelr._http", "remotelr.rules", "pandas", "matplotlib"),
-        "what a notebook shows; pandas and matplotlib are imported where they are used",
-    ),
-    Room(
         "remotelr.*",
         (
-            "remotelr._display",
             "remotelr._http",
             "remotelr.rules",
             "remotelr.client",

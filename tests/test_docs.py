@@ -8,11 +8,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = [
     *(ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md")),
-    *(ROOT / name for name in ("benchmarks/README.md", "clients/remotelr/README.md")),
+    *(ROOT / name for name in ("benchmarks/README.md", "clients/README.md")),
     *sorted(ROOT.glob("docs/**/*.md")),
 ]
 # A page names paths from the repository, from its own folder, or from one of these.
-BASES = (".", "tests", "service/remotelr_service")
+BASES = (".", "tests", "clients/remotelr", "service/remotelr_service")
 FOLDERS = "benchmarks|clients|docs|examples|migrations|requirements|service|tests"
 SUFFIXES = "cfg|json|md|py|sh|sql|svg|toml|txt|yml"
 

@@ -3,7 +3,8 @@
 from dataclasses import field, fields
 from math import isclose
 
-from remotelr import _display, rules
+from remotelr import rules
+from remotelr._http import display
 from remotelr._http.requests import Json
 from remotelr.rules import Policy, RulesError, RunSpec, RunState, rate_at
 from remotelr.rules.values.records import record
@@ -78,7 +79,7 @@ class Decision(rules.Decision):
         return self.plan.rate(self, step)
 
     def _repr_html_(self) -> str:
-        return _display.decision_html(self)
+        return display.decision_html(self)
 
 
 def planned(decision: rules.Decision, plan: Plan) -> Decision:

@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal, TypedDict, Unpack
 
-from remotelr import _display, rules
-from remotelr._http import requests, responses
+from remotelr import rules
+from remotelr._http import display, requests, responses
 from remotelr._http.caller import Service
 from remotelr._http.responses import CommandReceipt, ReportRecord, RunView
 from remotelr.decision import Decision, Plan, planned
@@ -329,15 +329,15 @@ class Run(RunCommands):
         with suppress(RemoteLRError):
             self.refresh()
             rows = list(self.history(superseded=False))
-        return _display.run_html(self.view, rows, self._service.transport.url)
+        return display.run_html(self.view, rows, self._service.transport.url)
 
     def to_dataframe(self, *, superseded: bool = False) -> Any:
         """The reports as a pandas DataFrame, with a column for each metric. Raises ImportError without pandas."""
-        return _display.to_dataframe(list(self.history(superseded=superseded)))
+        return display.to_dataframe(list(self.history(superseded=superseded)))
 
     def plot(self) -> Any:
         """The rates and metrics as a matplotlib figure. Raises ImportError without matplotlib."""
-        return _display.plot(list(self.history(superseded=False)), f"run {self.key}")
+        return display.plot(list(self.history(superseded=False)), f"run {self.key}")
 
     def history(self, *, superseded: bool = True) -> Iterator[ReportRecord]:
         """The reports in order of arrival; fetched page by page. superseded: with those that were rewound."""
