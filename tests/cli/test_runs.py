@@ -118,6 +118,19 @@ def test_a_release_names_the_rate_that_lay_beneath_the_pin(terminal, trained):
     assert 0.025 == rate
 
 
+def test_a_job_that_is_fitted_again_for_more_epochs_shows_the_longer_length(terminal, trainers):
+    policy = {"type": "constant", "learning_rate": 0.1}
+    for total, first in ((6, 0), (9, 6)):
+        run = trainers.run("longer", policy=policy, total_epochs=total)
+        run.begin(first)
+        for epoch in range(first, total):
+            run.report(epoch, {"val_loss": 0.9})
+        run.finish()
+
+    (row,) = (line.split() for line in terminal("runs", "list").out.splitlines() if line.startswith("longer "))
+    assert ["longer", "completed", "9/9"] == row[:3]
+
+
 def test_a_command_to_a_run_that_is_over_says_so(terminal, trained):
     trained("over", [0.9]).finish()
 

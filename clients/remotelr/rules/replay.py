@@ -67,6 +67,7 @@ def reapply(key: str, run: Run | None, event: Event, log: Log) -> Outcome:
         case "policy":
             if is_command(event):
                 return command(run, command_from_payload(event), log)
-            return put_policy(run, spec_from_payload(event), event.payload["mode"])
+            mode = event.payload["mode"]
+            return put_policy(run, spec_from_payload(event), "keep" if mode == "length" else mode)
         case "finished":
             return finish(run, event.payload["status"])

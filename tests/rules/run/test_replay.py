@@ -95,6 +95,7 @@ STEPS = st.one_of(
     st.tuples(st.just("report"), st.just(0), LOSSES),
     st.tuples(st.just("attempt"), st.integers(0, 12)),
     st.tuples(st.just("put"), st.sampled_from(POLICIES), st.sampled_from(["keep", "replace", "restart"])),
+    st.tuples(st.just("length"), st.sampled_from([6, 12, 20]), st.sampled_from(["error", "keep", "replace"])),
     st.tuples(st.just("finish"), st.sampled_from(["completed", "failed"])),
 )
 
@@ -107,6 +108,8 @@ def take(story: Story, step: tuple) -> Decision | None:
             return story.attempt(epoch, gap=True)
         case ("put", policy, mode):
             story.put(policy, mode)
+        case ("length", total, mode):
+            story.state_length(total, mode)
         case ("finish", status):
             story.finish(status)
         case ("command", order):

@@ -37,6 +37,21 @@ def test_the_same_policy_again_is_the_same_run(service):
     assert first.json() == service.http.get("/v1/runs/mnist-7").json()
 
 
+def test_a_run_takes_another_length_with_its_policy_or_without_one(service):
+    put(service, "longer", total_epochs=4)
+    lengths = [put(service, "longer", total_epochs=total).json()["total_epochs"] for total in (6, 6)]
+    bare = service.http.put("/v1/runs/longer", json={"total_epochs": 9}).json()
+    unsaid = service.http.put("/v1/runs/longer", json=RUN).json()
+    events = service.http.get("/v1/runs/longer/events").json()["events"]
+
+    assert ([6, 6], 9, 9) == (lengths, bare["total_epochs"], unsaid["total_epochs"])
+    assert [("created", None), ("policy", "length"), ("policy", "length")] == [
+        (event["kind"], event["payload"].get("mode")) for event in events
+    ]
+    assert (1, 1) == (bare["policy_version"], unsaid["policy_version"])
+    assert [] == [each for each in service.http.get("/v1/audit").json()["entries"] if each["run"] == "longer"]
+
+
 def test_another_policy_is_a_conflict_that_shows_the_difference(service):
     put(service, "mnist-7")
     answer = put(service, "mnist-7", policy={**PLATEAU, "factor": 0.2})

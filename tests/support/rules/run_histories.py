@@ -1,5 +1,6 @@
 """A run and its log kept together, so that a test reads like what happened to it."""
 
+from dataclasses import replace
 from typing import Any
 
 from remotelr.rules import (
@@ -71,6 +72,13 @@ class Story:
 
     def put(self, policy: dict[str, Any], on_conflict: Any = "error", **rest: Any) -> None:
         self._take(put_policy(self.run, spec(policy, **rest), on_conflict))
+
+    def state_length(self, total: int, on_conflict: Any = "error") -> None:
+        """A trainer asks for its run with the same policy and another length."""
+        asked = self.run.spec.requested
+        known = self.run.spec.policy if asked is None else policy_from_json(asked["policy"])
+        wanted = replace(self.run.spec, policy=known, total_epochs=total, requested=None)
+        self._take(put_policy(self.run, wanted, on_conflict))
 
     def finish(self, status: Any) -> None:
         self._take(finish(self.run, status))

@@ -34,6 +34,8 @@ def _begun(event: Event, decided: str) -> str:
 def _undecided(event: Event) -> str:
     if event.kind == "finished":
         return f"The run is {event.payload['status']}"
+    if event.kind == "policy" and event.payload["mode"] == "length":
+        return f"The trainer states that the run is {times(event.payload['total_epochs'], 'epoch')} long"
     if event.kind == "policy":
         memory = "is reset" if event.payload["mode"] == "restart" else "is kept where it fits"
         return f"The run's owner replaced its policy, and the state of its schedule {memory}"

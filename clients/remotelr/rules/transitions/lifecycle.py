@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from remotelr.rules.composition.extended import Extended
-from remotelr.rules.errors import PolicyConflict, RunFinished
+from remotelr.rules.errors import InvalidPolicy, PolicyConflict, RunFinished
 from remotelr.rules.policy.codec import policy_from_json, policy_to_json
 from remotelr.rules.policy.guard import NO_GUARD_STATE
 from remotelr.rules.policy.policy import Policy
@@ -32,16 +32,17 @@ def create(key: str, spec: RunSpec) -> Outcome:
 
 
 def put_policy(run: Run, spec: RunSpec, on_conflict: OnConflict = "error") -> Outcome:
-    """Request an existing run: it is unchanged if the policy is the same, else `on_conflict` applies.
+    """Request an existing run: its policy is unchanged if it is the same, else `on_conflict` applies.
 
     on_conflict: `keep` keeps the run's policy. `replace` sets the new one and keeps the state of a schedule of the
         same shape. `restart` sets it with a fresh state. `error` raises PolicyConflict.
 
     Neither another initial rate (that of a checkpoint) nor the policy before an operator replaced or extended it is a
-    conflict. The number of ranks belongs to attempts. Raises InvalidCommand if `replace` exceeds `max_change`.
+    conflict. A run whose policy stays takes another `total_epochs`, if its policy does not depend on it; see
+    `_with_length`. The number of ranks belongs to attempts. Raises InvalidCommand if `replace` exceeds `max_change`.
     """
     if on_conflict == "keep" or _same_policy(run, spec):
-        return Outcome(run=run, event=None)
+        return _with_length(run, spec.total_epochs)
     kept, given = run.spec.initial_learning_rate, spec.initial_learning_rate
     initial = given or kept if on_conflict == "restart" else kept or given
     wanted = replace(spec, initial_learning_rate=initial, limits=run.spec.limits, world_size=run.spec.world_size)
@@ -68,6 +69,44 @@ def put_policy(run: Run, spec: RunSpec, on_conflict: OnConflict = "error") -> Ou
     if on_conflict == "replace":
         check_max_change(run, changed, first_undecided(run), field="policy", curve=True)
     return Outcome(run=changed, event=event)
+
+
+def _with_length(run: Run, total: int | None) -> Outcome:
+    """The run with the length that its trainer states; no rate and no state changes.
+
+    If an operator has changed the length, a trainer that states its earlier one changes nothing, and another one can
+    only make the run longer. A length on which the policy depends stays.
+    """
+    known, requested = run.spec.total_epochs, run.spec.requested
+    if total is None or total == known:
+        return Outcome(run=run, event=None)
+    if _operator_prevails(run.spec, total):
+        return Outcome(run=run, event=None)
+    asked = None if requested is None else {**requested, "total_epochs": total}
+    spec = replace(run.spec, total_epochs=total, requested=asked)
+    try:
+        if spec.bound() != run.policy:
+            return Outcome(run=run, event=None)
+    except InvalidPolicy:
+        # A policy that is kept depends on the length, and cannot have this one.
+        return Outcome(run=run, event=None)
+    # Without a state the event is no snapshot: a rewind or a cancel does not stop at it.
+    event = Event(
+        seq=run.seq + 1,
+        kind="policy",
+        attempt=run.attempt,
+        effective_from=run.epoch,
+        payload={**spec.to_json(), "mode": "length"},
+    )
+    return Outcome(run=replace(run, spec=spec, seq=event.seq), event=event)
+
+
+def _operator_prevails(spec: RunSpec, total: int) -> bool:
+    """Whether an operator has set the length, and the trainer states its earlier one again or a smaller one."""
+    if spec.requested is None or spec.total_epochs is None:
+        return False
+    overruled = spec.requested["total_epochs"]
+    return overruled != spec.total_epochs and (total == overruled or total < spec.total_epochs)
 
 
 def finish(run: Run, status: FinalStatus, last_seq: int | None = None) -> Outcome:

@@ -58,7 +58,7 @@ async def put_run(
     on_conflict: OnConflict = "error",
     by: str | None = None,
 ) -> tuple[RunView, bool]:
-    """Create the run, or get it. Returns: the run, and whether it is new.
+    """Create the run, or get it, with another length if the request states one. Returns: the run, whether it is new.
 
     A new run gets its experiment's limits, missing tags and, with an UnboundSpec, policy. An existing run keeps its
     tags and, with an UnboundSpec, its policy.
@@ -76,13 +76,15 @@ async def put_run(
             return RunView(created, tx.decision(created)), True
         if experiment is not None and experiment != stored.experiment:
             raise ExperimentConflict(key, stored.experiment, experiment)
-        if isinstance(spec, RunSpec):
-            # Only the experiment sets limits.
-            wanted = replace(spec, limits=stored.run.spec.limits)
-            outcome = rules.put_policy(stored.run, wanted, on_conflict)
-            stored = tx.append(stored, outcome)
-            if outcome.event is not None:
-                audit.note(tx, "policy_set", key, {"seq": outcome.event.seq, "on_conflict": on_conflict}, by)
+        # Without a policy, the request can still state another length.
+        full = spec if isinstance(spec, RunSpec) else spec(policy=stored.run.spec.policy)
+        # Only the experiment sets limits.
+        wanted = replace(full, limits=stored.run.spec.limits)
+        outcome = rules.put_policy(stored.run, wanted, on_conflict if full is spec else "keep")
+        version = stored.run.policy_version
+        stored = tx.append(stored, outcome)
+        if outcome.event is not None and outcome.run.policy_version != version:
+            audit.note(tx, "policy_set", key, {"seq": outcome.event.seq, "on_conflict": on_conflict}, by)
         return RunView(stored, tx.decision(stored)), False
 
     if not isinstance(spec, RunSpec):

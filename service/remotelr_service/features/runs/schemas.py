@@ -49,7 +49,13 @@ class RunRequest(RequestBody):
         1, description="Number of ranks of a new run. In an existing run only an attempt changes it."
     )
     steps_per_epoch: int | None = Field(None, ge=1, le=MAX_INTEGER, description="Optimizer steps of one epoch.")
-    total_epochs: int | None = Field(None, ge=1, le=MAX_EPOCH, description="Length of the run in epochs.")
+    total_epochs: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_EPOCH,
+        description="Length of the run in epochs. An existing run takes it, unless its policy depends on it. If an "
+        "operator has set a length, a request can only make it larger.",
+    )
     experiment: Key | None = Field(None, description="A named group of runs.")
     tags: Tags = Field(default_factory=dict)
     on_conflict: Literal["error", "keep", "replace", "restart"] = Field(
