@@ -325,3 +325,13 @@ def test_a_run_without_a_key_gets_a_readable_one_that_is_printed(url, capsys):
 
     assert re.fullmatch(r"[A-Za-z0-9._-]+-\d{8}-\d{6}-[0-9a-f]{4}", remote.run)
     assert f"run '{remote.run}' on {url} begins epoch 1" in capsys.readouterr().out
+
+
+def test_a_run_that_is_fitted_again_for_more_epochs_is_as_long_as_the_later_fit(url, key):
+    fit(linear(), RemoteLR(url, key, HALVING), epochs=2)
+    with Client(url) as client:
+        first = client.get_run(key).view.spec["total_epochs"]
+        fit(linear(), RemoteLR(url, key, HALVING), initial_epoch=2, epochs=4)
+        run = client.get_run(key).view
+
+    assert (2, 4, 4) == (first, run.spec["total_epochs"], run.decision.epoch)
