@@ -98,12 +98,14 @@ def test_a_scheduler_of_configure_optimizers_is_refused(tmp_path: Path) -> None:
         fit(tmp_path, remote(InMemoryService()), module=model(optimizers=both))
 
 
-def test_the_sanity_validation_is_no_report(tmp_path: Path) -> None:
+def test_the_metrics_of_the_sanity_validation_are_not_reported(tmp_path: Path) -> None:
     service = InMemoryService()
 
-    fit(tmp_path, remote(service), num_sanity_val_steps=2)
+    with pytest.warns(RemoteLRWarning, match="val_loss"):
+        fit(tmp_path, remote(service), num_sanity_val_steps=2, check_val_every_n_epoch=2)
 
     assert [0, 1, 2, 3] == [report["epoch"] for report in reports(service)]
+    assert "val_loss" not in reports(service)[0]["metrics"]
 
 
 def test_a_metric_of_an_earlier_validation_is_not_reported_again(tmp_path: Path) -> None:
@@ -182,14 +184,17 @@ def test_two_optimizers_of_a_manual_optimization_have_one_rate_and_one_counter(t
         loss = module.linear(batch[0]).square().mean()
         module.manual_backward(loss)
         first.step()
+        used = first.param_groups[0]["lr"]
         second.step()
-        found.append((first.param_groups[0]["lr"], second.param_groups[0]["lr"]))
+        found.append((used, second.param_groups[0]["lr"]))
 
     module.training_step = training_step
-    policy = {"type": "exponential", "decay_rate": 0.5, "decay_steps": 1}
+    policy = {"schedule": {"type": "cosine", "decay_steps": 10}, "unit": "step"}
     fit(tmp_path, remote(service, policy=policy), module=module, max_epochs=2)
 
-    assert [(0.1, 0.01)] * 5 + [(0.05, 0.005)] * 5 == found
+    assert pytest.approx([cosine(step, 10) for step in range(10)], rel=1e-12) == [first for first, _ in found]
+    assert pytest.approx([cosine(step, 10) / 10 for step in range(10)], rel=1e-12) == [second for _, second in found]
+    assert [5, 10] == [report["step"] for report in reports(service)]
 
 
 @pytest.mark.parametrize(

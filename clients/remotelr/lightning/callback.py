@@ -90,7 +90,10 @@ class RemoteLR(*callback_classes()):  # type: ignore[misc]  # Lightning is not i
         self._training.begin(self._epoch, self._before)
         self._training.roll_back(self._epoch)
         optimizers = [_innermost(each) for each in trainer.optimizers]
-        self._hooks = [each.register_step_pre_hook(lambda *_: self._before_step()) for each in optimizers]
+        self._hooks = [
+            each.register_step_pre_hook(lambda *_, leads=index == 0: self._before_step(leads))
+            for index, each in enumerate(optimizers)
+        ]
         # Not `trainer.global_step`, which counts the steps of all optimizers.
         self._hooks.append(optimizers[0].register_step_post_hook(lambda *_: self._after_step()))
         self._write()
@@ -116,7 +119,8 @@ class RemoteLR(*callback_classes()):  # type: ignore[misc]  # Lightning is not i
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Keep the new metrics for the report, and for a checkpoint that is saved now."""
-        if not trainer.sanity_checking and self._training is not None:
+        # The sanity validation comes before `on_train_start`.
+        if self._training is not None:
             self._validated.update(_new(trainer.callback_metrics, self._old_at_validation))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -171,19 +175,24 @@ class RemoteLR(*callback_classes()):  # type: ignore[misc]  # Lightning is not i
             self._before, self._first_rate = loaded["steps_before"], loaded["first_rate"]
             self._validated = dict(loaded["metrics"])
 
-    def _before_step(self) -> None:
+    def _before_step(self, leads: bool) -> None:
         """The last moment before the rate is used: no other callback writes after it."""
-        self._write()
+        # The others of several optimizers have the rate of the step that the first one makes or has made.
+        self._write(keep=not leads)
         if self._first_rate is None:
             self._first_rate = self._rate
 
     def _after_step(self) -> None:
         self._steps += 1
 
-    def _write(self) -> None:
+    def _write(self, *, keep: bool = False) -> None:
+        """Set the rate of the present position. keep: the one that was set last."""
         if self._training is None or self._training.is_disabled:
             return
         assert self._groups is not None
+        if keep:
+            self._groups.write(self._rate, None)
+            return
         at = self._steps - self._before
         rate = self._training.learning_rate(self._epoch, at)
         self._groups.take_added(self._rate)
@@ -193,7 +202,8 @@ class RemoteLR(*callback_classes()):  # type: ignore[misc]  # Lightning is not i
     def _obey(self, trainer: Any) -> None:
         if self._training is not None and self._training.ended and not trainer.should_stop:
             trainer.should_stop = True
-            self._plan.say(f"RemoteLR: training stops after epoch {self._epoch}: {self._training.stop_reason}.")
+            if trainer.is_global_zero:
+                self._plan.say(f"RemoteLR: training stops after epoch {self._epoch}: {self._training.stop_reason}.")
 
     def _remove_hooks(self) -> None:
         for hook in self._hooks:

@@ -71,6 +71,8 @@ class RemoteLR(TrainerCallback):  # type: ignore[misc]  # transformers is not in
         self._rate = 0.0
         self._metrics: dict[str, Any] = {}
         self._is_due = False
+        # Rank 0 prints messages.
+        self._speaks = True
 
     @classmethod
     def from_args(cls, args: Any, url: str | None = None, run: str | None = None, **settings: Any) -> Self:
@@ -107,6 +109,7 @@ class RemoteLR(TrainerCallback):  # type: ignore[misc]  # transformers is not in
         steps, total = _lengths(args, state, kwargs.get("train_dataloader"))
         self._begin_point(*(_evaluated(state) if evaluates else _trained(state, steps)))
         self._step = state.global_step
+        self._speaks = state.is_world_process_zero
         self._training.open(
             initial_learning_rate=self._groups.reference or None, steps_per_epoch=steps, total_epochs=total
         )
@@ -213,7 +216,7 @@ class RemoteLR(TrainerCallback):  # type: ignore[misc]  # transformers is not in
             self._scheduler._last_lr = rates  # noqa: SLF001
 
     def _obey(self, control: Any) -> None:
-        if self.stopped and not control.should_training_stop:
+        if self.stopped and self._speaks and not control.should_training_stop:
             assert self._training is not None
             self._plan.say(f"RemoteLR: training stops after evaluation {self._point}: {self._training.stop_reason}.")
         if self.stopped:
