@@ -4,14 +4,13 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TENSORFLOW ?= tensorflow-cpu
-OPTAX ?= optax==0.2.8
-ACCELERATE ?= accelerate==1.15.0
+ADAPTERS ?= accelerate==1.15.0 lightning==2.6.6 pytorch-lightning==2.6.6 optax==0.2.8 transformers==5.24.0
 BIN := .venv/bin
 INSTALLED := .venv/installed
 UV := $(shell command -v uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torch proof lint serve backends requirements
+.PHONY: help demo test adapters proof lint serve backends requirements
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,11 +22,12 @@ test: $(INSTALLED) ## Run all tests, on SQLite and on a PostgreSQL that the test
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 # Not in .venv: a resolver would take the CUDA build of torch.
-torch: $(INSTALLED) ## Run the tests of the PyTorch scheduler, in an environment of its own (a few minutes)
+adapters: $(INSTALLED) ## Run the tests of PyTorch, Lightning, transformers and optax, in an environment of their own
 	$(PYTHON) -m venv .venv-torch
 	.venv-torch/bin/python -m pip install --quiet --upgrade pip
-	.venv-torch/bin/python -m pip install --quiet --editable clients --editable . --group test '$(TORCH)' '$(ACCELERATE)'
-	.venv-torch/bin/python -m pytest --numprocesses=2 tests/pytorch
+	.venv-torch/bin/python -m pip install --quiet --editable clients --editable . --group test '$(TORCH)' $(ADAPTERS)
+	KERAS_BACKEND=jax .venv-torch/bin/python -m pytest --numprocesses=2 --dist=loadfile \
+		tests/pytorch tests/lightning tests/transformers tests/optax
 
 proof: $(INSTALLED) ## Run the fault-injection tests on real services (half an hour)
 	REMOTELR_PROOF=1 $(BIN)/python -m pytest tests/reliability
@@ -37,8 +37,7 @@ lint: $(INSTALLED) ## Check style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Not in .venv: a resolver would take the CUDA builds of torch and tensorflow.
-backends: torch ## Run the tests of PyTorch and optax, and the Keras tests on torch and TensorFlow, in environments of their own
+backends: adapters ## Run the tests of all adapters, and the Keras tests on torch and on TensorFlow
 	for backend in torch tensorflow; do \
 		$(PYTHON) -m venv .venv-$$backend && \
 		.venv-$$backend/bin/python -m pip install --quiet --upgrade pip && \
@@ -46,8 +45,6 @@ backends: torch ## Run the tests of PyTorch and optax, and the Keras tests on to
 			$$(test $$backend = torch && echo '$(TORCH)' || echo '$(TENSORFLOW)') && \
 		KERAS_BACKEND=$$backend .venv-$$backend/bin/python -m pytest -W ignore::DeprecationWarning tests/keras || exit 1; \
 	done
-	.venv-torch/bin/python -m pip install --quiet '$(OPTAX)'
-	KERAS_BACKEND=jax .venv-torch/bin/python -m pytest tests/optax
 
 serve: $(INSTALLED) ## Start the service on a file, remotelr.db
 	$(BIN)/remotelr serve

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: `make torch` runs these tests")
-accelerate = pytest.importorskip("accelerate", reason="Accelerate is not installed: `make torch` runs these tests")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: `make adapters` runs these tests")
+accelerate = pytest.importorskip("accelerate", reason="Accelerate is not installed: `make adapters` runs these tests")
 
 from accelerate.state import AcceleratorState, GradientState, PartialState  # noqa: E402
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: `make torch` runs these tests")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: `make adapters` runs these tests")
 
 from remotelr.testing import InMemoryService  # noqa: E402
 from remotelr.torch import RemoteLR  # noqa: E402

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: `make torch` runs these tests")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: `make adapters` runs these tests")
 
 from torch.optim import lr_scheduler  # noqa: E402
 

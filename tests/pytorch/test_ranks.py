@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: `make torch` runs these tests")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: `make adapters` runs these tests")
 
 from remotelr import Client  # noqa: E402
 from remotelr.errors import RanksDisagree  # noqa: E402
@@ -60,7 +60,7 @@ def test_the_ranks_of_a_sharded_model_have_one_rate_at_every_step(new_job, url, 
 
 def test_the_processes_of_accelerate_have_the_rates_of_one_process(new_job, url, key):
     """torch's own plateau, prepared by Accelerate, falls twice as fast in two processes."""
-    pytest.importorskip("accelerate", reason="Accelerate is not installed: `make torch` runs this test")
+    pytest.importorskip("accelerate", reason="Accelerate is not installed: `make adapters` runs this test")
     job = new_job(url=url, run=key, policy=PLATEAU, wrapper="accelerate").start_torchrun(ranks=2)
 
     assert [0] == job.wait(), job.output

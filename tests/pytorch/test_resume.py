@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: `make torch` runs these tests")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: `make adapters` runs these tests")
 
 from remotelr.errors import RemoteLRWarning  # noqa: E402
 from remotelr.testing import InMemoryService  # noqa: E402

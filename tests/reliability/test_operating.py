@@ -86,11 +86,12 @@ class Job:
     def waits(self) -> int | None:
         """The epoch before which it waits; None if it has ended."""
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            self.ended()
-            return None
-        return int(line.removeprefix("at "))
+        # The callback prints too.
+        for line in self.process.stdout:
+            if line.startswith("at "):
+                return int(line.removeprefix("at "))
+        self.ended()
+        return None
 
     def ended(self) -> int:
         """Its exit code, negative for a signal."""
