@@ -198,6 +198,12 @@ _EVERYWHERE: Final[Mapping[str, str | None]] = {"name": None, "last_epoch": None
 
 _BASE: Final[Mapping[str, str | None]] = {"base_lr": _RATE, "lr": _RATE, "learning_rate": _RATE}
 
+_COSINE_ANNEALING: Final = Alias(
+    type="cosine",
+    names={**_BASE, "T_max": "decay_steps", "eta_min": "end_learning_rate"},
+    defaults={"end_learning_rate": 0.0, "beyond_end": "periodic"},
+)
+
 ALIASES: Final[Mapping[str, Alias]] = {
     # Keras, keras.optimizers.schedules. Paddle has four of the names, with other names of the rate and `gamma`.
     "ExponentialDecay": Alias(type="exponential", names={**_BASE, "gamma": "decay_rate"}),
@@ -219,11 +225,7 @@ ALIASES: Final[Mapping[str, Alias]] = {
     "PolynomialLR": Alias(
         type="polynomial", names={**_BASE, "total_iters": "decay_steps"}, defaults={"decay_steps": 5}
     ),
-    "CosineAnnealingLR": Alias(
-        type="cosine",
-        names={**_BASE, "T_max": "decay_steps", "eta_min": "end_learning_rate"},
-        defaults={"end_learning_rate": 0.0, "beyond_end": "periodic"},
-    ),
+    "CosineAnnealingLR": _COSINE_ANNEALING,
     "CosineAnnealingWarmRestarts": Alias(
         type="cosine_restarts",
         names={**_BASE, "T_0": "first_decay_steps", "T_mult": "t_mul", "eta_min": "end_learning_rate"},
@@ -240,11 +242,7 @@ ALIASES: Final[Mapping[str, Alias]] = {
     "MultiStepDecay": Alias(type="multi_step", names=_BASE),
     "PiecewiseDecay": Alias(type="piecewise_constant", defaults={"boundary": "at"}),
     "NaturalExpDecay": Alias(type="exponential", names=_BASE, settle=_settle_natural_exponential),
-    "CosineAnnealingDecay": Alias(
-        type="cosine",
-        names={**_BASE, "T_max": "decay_steps", "eta_min": "end_learning_rate"},
-        defaults={"end_learning_rate": 0.0, "beyond_end": "periodic"},
-    ),
+    "CosineAnnealingDecay": _COSINE_ANNEALING,
     "NoamDecay": Alias(type="noam", names={"learning_rate": "factor"}),
     "ReduceOnPlateau": Alias(
         type="reduce_on_plateau", names={**_BASE, "epsilon": "eps"}, defaults={"flavor": "torch", "mode": "min"}
