@@ -13,7 +13,6 @@ retries what may succeed.
 """
 
 from collections.abc import Iterator, Mapping
-from types import TracebackType
 from typing import Any, Literal, Self
 
 from remotelr._http import requests, responses
@@ -168,9 +167,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
