@@ -277,7 +277,7 @@ def test_history_gives_every_rank_the_decision_of_its_point_also_when_its_time_w
     for rank in (1, 0):
         process.report("run", 0, 1.0, rank=rank)
     time.sleep(0.1)
-    process.ask(deadlines.decide_due(process.writer, process.reads))
+    process.ask(deadlines.decide_due(process.writer, process.reads, deadlines.Waits()))
     process.report("run", 0, 1.0, rank=2)
     waiting = process.report("run", 1, 1.0, rank=1)
     first = history.history(process.reads, "run")
