@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from sqlalchemy import Engine
 
@@ -11,6 +12,7 @@ from remotelr.rules import Decision, Event
 from remotelr.rules.run.events import Kind
 from remotelr_service.db.engine import reading
 from remotelr_service.db.queries import events as stored_events
+from remotelr_service.db.queries.events import RunPosition
 from remotelr_service.db.queries.runs import get_stored_run
 from remotelr_service.errors import RunNotFound
 from remotelr_service.live.waiters import RunWaiters
@@ -71,10 +73,14 @@ async def wait_for_events(
         async with asyncio.timeout(wait_s):
             while True:
                 # New events may have another kind. The next query then starts after them.
-                position = await waiters.wait(key, lambda position, seen=after: position.seq > seen)
+                position = await waiters.wait(key, partial(_is_beyond, after))
                 if position is None:
                     raise RunNotFound(key)
                 found = await asyncio.to_thread(events, engine, key, after, 1, kind)
                 if found:
                     return
                 after = position.seq
+
+
+def _is_beyond(after: int, position: RunPosition) -> bool:
+    return position.seq > after
