@@ -21,8 +21,9 @@ from remotelr._http.credentials import address, bearer
 from remotelr._http.transport import HttpTransport, Transport
 from remotelr.errors import ServiceRefused
 from remotelr.rules import Policy
+from remotelr.rules.run.model import FinalStatus
 from remotelr.rules.transitions.lifecycle import describe_difference
-from remotelr.run import PAGE, FinalStatus, Run, policy_document
+from remotelr.run import PAGE, Run, policy_document
 
 __all__ = ["Client", "FinalStatus", "OnConflict", "Run"]
 

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from remotelr import rules
 from remotelr._http import display, requests, responses
@@ -15,6 +15,7 @@ from remotelr.decision import Decision, Plan, planned
 from remotelr.errors import RanksMissing, RemoteLRError, ServiceRefused
 from remotelr.rules import Policy, Report, Waiting, policy_to_json
 from remotelr.rules.run.command import Continuity, Mode, OperatorCommandType, StateMode
+from remotelr.rules.run.model import FinalStatus
 
 
 class CommandOptions(TypedDict, total=False):
@@ -137,8 +138,6 @@ def policy_document(policy: Policy | Mapping[str, Any]) -> Mapping[str, Any]:
         f"{{'type': 'cosine', 'decay_steps': 20}}"
     )
 
-
-FinalStatus = Literal["completed", "failed", "stopped"]
 
 # The service's largest page.
 PAGE = 200

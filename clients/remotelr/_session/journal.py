@@ -26,7 +26,7 @@ from remotelr.rules import (
     metrics_to_json,
 )
 from remotelr.rules.run.decision import decision_to_json
-from remotelr.run import FinalStatus
+from remotelr.rules.run.model import FinalStatus
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ While the service answers, the replica is synced to its decisions; a difference 
 run. While it does not answer, the replica decides. Code and state are the same, so the curve is too.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -177,6 +178,54 @@ class LocalReplica(LocalRun):
         if len(self.log.events) > 2 * _MAX_EVENTS:
             # The first event stays: it has the initial state, for a rewind to before the other events.
             self.log.events = [self.log.events[0], *self.log.events[-_MAX_EVENTS:]]
+
+
+class DecidedRates(ABC):
+    """The rates of the newest decision, in a session and on a rank that follows one.
+
+    decision: the newest in force. per_step: the rate changes within its epoch. lost: a newer attempt has taken over.
+    """
+
+    def __init__(self) -> None:
+        self.decision: Decision | None = None
+        self.per_step = False
+        self._replica: LocalReplica | None = None
+
+    @property
+    @abstractmethod
+    def lost(self) -> bool: ...
+
+    @property
+    def spec(self) -> RunSpec | None:
+        """The run's spec; None if its policy is of a newer release."""
+        return None if self._replica is None else self._replica.spec
+
+    def monitors(self) -> tuple[str, ...]:
+        """The metrics that the policy monitors."""
+        return () if self._replica is None else self._replica.policy.monitors()
+
+    def learning_rate(self, epoch: int, step: int) -> float | None:
+        """The rate at `step` optimizer steps after the beginning of `epoch`; None if `epoch` has no decision."""
+        decision = self._decision_for(epoch)
+        if decision is None:
+            return None
+        return self._replica.learning_rate_at(step) if self.per_step and self._replica else decision.learning_rate
+
+    def momentum(self, epoch: int, step: int) -> float | None:
+        """The momentum of the same step; None if the policy has none or `epoch` has no decision."""
+        decision = self._decision_for(epoch)
+        if decision is None:
+            return None
+        return self._replica.momentum_at(step) if self.per_step and self._replica else decision.momentum
+
+    def rollback_to(self, epoch: int) -> int | None:
+        """The epoch whose checkpoint the trainer loads before `epoch`; None if it loads none."""
+        decision = self._decision_for(epoch)
+        return None if decision is None or decision.action != "rollback" else decision.rollback_to
+
+    def _decision_for(self, epoch: int) -> Decision | None:
+        decision = self.decision
+        return None if self.lost or decision is None or decision.epoch != epoch else decision
 
 
 def _one_epoch_earlier(override: Override) -> Sequence[Override]:

@@ -23,7 +23,7 @@ from remotelr._session.journal import End, Journal
 from remotelr._session.listener import listener_beside
 from remotelr._session.messages import Notifier
 from remotelr._session.metrics import reportable
-from remotelr._session.replica import LocalReplica, Request, same
+from remotelr._session.replica import DecidedRates, LocalReplica, Request, same
 from remotelr._session.spool import Record
 from remotelr._session.summary import Summary, start_line
 from remotelr.client import Client, FinalStatus, policy_conflict
@@ -45,7 +45,7 @@ OnUnreachable = Literal["local", "hold", "raise"]
 _INVALID_STATE_ERRORS = (ArithmeticError, AttributeError, LookupError, RulesError, TypeError, ValueError)
 
 
-class Session:
+class Session(DecidedRates):
     """Decides the rates of the run `key`: with the service while it answers, else with a local replica.
 
     An adapter for a framework calls, in this order:
@@ -85,15 +85,13 @@ class Session:
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.decision: Decision | None = None
-        self.per_step = False
+        super().__init__()
         self._key = key
         self._members = dict(members)
         self._journal = journal
         self._identity = identity or ProcessIdentity()
         self._local_fallback = client is None or on_unreachable == "local"
         self._notifier = Notifier(say)
-        self._replica: LocalReplica | None = None
         self._requested: RunSpec | None = None
         self._begun = False
         self._policy_may_be_old = False
@@ -177,29 +175,6 @@ class Session:
         self._decide(report)
         self._summary.add(epoch, metrics, self.monitors(), self.decision)
 
-    def learning_rate(self, epoch: int, step: int) -> float | None:
-        """The rate at `step` optimizer steps after the beginning of `epoch`; None if `epoch` has no decision."""
-        decision = self._decision_for(epoch)
-        if decision is None:
-            return None
-        return self._replica.learning_rate_at(step) if self.per_step and self._replica else decision.learning_rate
-
-    def momentum(self, epoch: int, step: int) -> float | None:
-        """The momentum of the same step; None if the policy has none or `epoch` has no decision."""
-        decision = self._decision_for(epoch)
-        if decision is None:
-            return None
-        return self._replica.momentum_at(step) if self.per_step and self._replica else decision.momentum
-
-    def rollback_to(self, epoch: int) -> int | None:
-        """The epoch whose checkpoint the trainer loads before `epoch`; None if it loads none."""
-        decision = self._decision_for(epoch)
-        return None if decision is None or decision.action != "rollback" else decision.rollback_to
-
-    def _decision_for(self, epoch: int) -> Decision | None:
-        decision = self.decision
-        return None if self.lost or decision is None or decision.epoch != epoch else decision
-
     def apply_live_commands(self) -> bool:
         """Apply the commands received since the last call; returns True if they changed anything. Does not block."""
         commands = [] if self._listener is None else self._listener.take()
@@ -235,15 +210,6 @@ class Session:
     def counts_steps(self) -> bool:
         """The policy's unit is the optimizer step."""
         return self.decision is not None and self.decision.step is not None
-
-    @property
-    def spec(self) -> RunSpec | None:
-        """The run's spec; None if its policy is of a newer release."""
-        return None if self._replica is None else self._replica.spec
-
-    def monitors(self) -> tuple[str, ...]:
-        """The metrics that the run's policy monitors; empty while the policy is not known."""
-        return () if self._replica is None else self._replica.policy.monitors()
 
     def start_line(self) -> str:
         """A line for people, after `begin`: the run, the service and the rate."""

@@ -14,7 +14,7 @@ from remotelr._http.responses import read_decision
 from remotelr._session.identity import ProcessIdentity
 from remotelr._session.journal import snapshot
 from remotelr._session.metrics import reportable
-from remotelr._session.replica import LocalReplica
+from remotelr._session.replica import DecidedRates, LocalReplica
 from remotelr._session.session import Session
 from remotelr._session.setup import Setup
 from remotelr._training.ranks import Ranks, SingleRank
@@ -222,22 +222,24 @@ class Training:
             self._rates = follower
 
 
-class Follower:
+class Follower(DecidedRates):
     """The decisions of rank 0, on another rank."""
 
     def __init__(self) -> None:
-        self.decision: Decision | None = None
-        self.per_step = False
+        super().__init__()
         self.stopped = False
-        self.lost = False
         self.stop_reason = ""
-        self._replica: LocalReplica | None = None
+        self._lost = False
+
+    @property
+    def lost(self) -> bool:
+        return self._lost
 
     def take(self, outcome: Mapping[str, Any]) -> None:
         """Follow rank 0. outcome: as `_outcome` gives it. Raises RanksDisagree with the error of rank 0."""
         if "error" in outcome:
             raise RanksDisagree(f"rank 0 failed: {outcome['error']}")
-        self.per_step, self.stopped, self.lost = outcome["per_step"], outcome["stopped"], outcome["lost"]
+        self.per_step, self.stopped, self._lost = outcome["per_step"], outcome["stopped"], outcome["lost"]
         self.stop_reason = outcome["stop_reason"]
         if outcome["spec"] is not None:
             spec = replace(RunSpec.from_json(outcome["spec"]), world_size=1)
@@ -247,37 +249,6 @@ class Follower:
             self.decision = read_decision(outcome["decision"])
             if self._replica is not None:
                 self._replica.sync_to(self.decision)
-
-    @property
-    def spec(self) -> RunSpec | None:
-        """The run's spec; None if its policy is of a newer release."""
-        return None if self._replica is None else self._replica.spec
-
-    def monitors(self) -> tuple[str, ...]:
-        """The metrics that the policy monitors."""
-        return () if self._replica is None else self._replica.policy.monitors()
-
-    def learning_rate(self, epoch: int, step: int) -> float | None:
-        """As `Session.learning_rate`."""
-        decision = self._decision_for(epoch)
-        if decision is None:
-            return None
-        return self._replica.learning_rate_at(step) if self.per_step and self._replica else decision.learning_rate
-
-    def momentum(self, epoch: int, step: int) -> float | None:
-        """As `Session.momentum`."""
-        decision = self._decision_for(epoch)
-        if decision is None:
-            return None
-        return self._replica.momentum_at(step) if self.per_step and self._replica else decision.momentum
-
-    def rollback_to(self, epoch: int) -> int | None:
-        """As `Session.rollback_to`."""
-        decision = self._decision_for(epoch)
-        return None if decision is None or decision.action != "rollback" else decision.rollback_to
-
-    def _decision_for(self, epoch: int) -> Decision | None:
-        return None if self.lost or self.decision is None or self.decision.epoch != epoch else self.decision
 
 
 def _outcome(session: Session) -> str:

@@ -1,12 +1,12 @@
 """`remotelr runs`: list, show and watch runs, and send commands to one of them."""
 
 from collections.abc import Iterator
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from remotelr.errors import ServiceRefused
+from remotelr.rules.run.model import FinalStatus
 from remotelr_service.cli import command_args
 from remotelr_service.cli.runs import analysis, tables, watch
 from remotelr_service.cli.runs.send_command import send_to_run
@@ -25,14 +25,6 @@ from remotelr_service.cli.support.options import (
 from remotelr_service.cli.support.run_data import curve_of, selected, seq_before
 
 app = typer.Typer(help="Inspect and control runs.", no_args_is_help=True, rich_markup_mode=None)
-
-
-class Ending(StrEnum):
-    """Final status of a run."""
-
-    COMPLETED = "completed"
-    FAILED = "failed"
-    STOPPED = "stopped"
 
 
 # Seconds that one request waits for new events.
@@ -164,13 +156,13 @@ def tag_run(
 @app.command("finish")
 def finish(
     run: RunKey,
-    status: Annotated[Ending, typer.Option("--status", "-s", help="The final status.")] = Ending.FAILED,
+    status: Annotated[FinalStatus, typer.Option("--status", "-s", help="The final status.")] = "failed",
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
     """Finish a run whose trainer is gone."""
     with connect(url) as service:
-        found = service.request("POST", run_path(run, "finish"), body={"status": status.value})
+        found = service.request("POST", run_path(run, "finish"), body={"status": status})
     output.show(found, as_json, lambda: f"{run}: {found['status']}")
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field
 
 from remotelr.rules import Limits, RunSpec, policy_from_json, policy_to_json
+from remotelr.rules.run.model import FinalStatus
 from remotelr_service.features.runs.runs import MAX_TAGS, UnboundSpec
 from remotelr_service.features.training.schemas import DecisionAnswer
 from remotelr_service.http.bodies import RequestBody, ResponseBody
@@ -80,7 +81,7 @@ class TagsRequest(RequestBody):
 class FinishRequest(RequestBody):
     """The end of a run."""
 
-    status: Literal["completed", "failed", "stopped"]
+    status: FinalStatus
     last_seq: Sequence | None = Field(None, description="`seq` of the newest decision this trainer holds.")
 
 
