@@ -13,6 +13,7 @@ pytest.importorskip("torch.optim", reason="torch is not installed")
 
 from support.fixtures.service import Service
 
+TESTS = Path(__file__).parents[1]
 RATES = {
     "plateau": [rate for rate in (0.1, 0.1, 0.05, 0.025) for _ in range(5)],
     "cosine": [0.1 * (1 + math.cos(math.pi * step / 20)) / 2 for step in range(20)],
@@ -26,7 +27,7 @@ def job(folder: Path, *arguments: str, dies_at: int) -> list[float]:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "REMOTELR_SPOOL_DIR": str(folder / "spools")},
+        env={**os.environ, "PYTHONPATH": str(TESTS), "REMOTELR_SPOOL_DIR": str(folder / "spools")},
     )
     assert (-9 if dies_at else 0) == done.returncode, done.stderr
     return [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("rate ")]

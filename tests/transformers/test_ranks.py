@@ -13,6 +13,8 @@ pytest.importorskip("torch.optim", reason="torch is not installed")
 
 from support.ports import free_port
 
+TESTS = Path(__file__).parents[1]
+
 
 @pytest.mark.parametrize("policy", ["plateau", "cosine"])
 def test_both_ranks_have_one_rate_at_every_step_and_one_of_them_reports(tmp_path: Path, policy: str) -> None:
@@ -25,7 +27,7 @@ def test_both_ranks_have_one_rate_at_every_step_and_one_of_them_reports(tmp_path
         check=False,
         timeout=200,
         # pytorch#135712: a shared store makes restarts and starts unreliable.
-        env={**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(TESTS), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"},
     )
 
     assert 0 == done.returncode, done.stderr[-3000:]
