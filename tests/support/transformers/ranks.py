@@ -5,6 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+import torch
+
 from remotelr.testing import InMemoryService
 from remotelr.transformers import RemoteLR
 from support.transformers.jobs import SETTINGS, Evaluations, Rates, arguments, trainer
@@ -17,3 +19,5 @@ if __name__ == "__main__":
     # 10 steps an epoch, as each of the two ranks has half of the rows.
     trainer(arguments(folder, num_train_epochs=2), [Evaluations([1.0] * 4), remote, rates]).train()
     (folder / f"rank{os.environ['RANK']}.json").write_text(json.dumps([rates.used, len(service.requests)]))
+    # A process that ends with its group may be aborted by the group's threads.
+    torch.distributed.destroy_process_group()
