@@ -66,7 +66,7 @@ def test_a_reader_who_runs_every_block_and_then_the_examples_meets_no_refusal(se
         else:
             continue
         ran += 1
-    for example in dict.fromkeys(re.findall(r"\]\((examples/\S+)\)", README)):
+    for example in dict.fromkeys(re.findall(r"\]\((examples/[^)\s]+)\)", README)):
         command = [sys.executable if example.endswith(".py") else "sh", str(ROOT / example)]
         subprocess.run(command, check=True, capture_output=True, timeout=60)
         ran += 1
