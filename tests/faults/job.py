@@ -74,8 +74,9 @@ class Job:
 
     @property
     def said(self) -> str:
-        """What all its processes printed, warnings too."""
-        return (self.folder / "said.txt").read_text()
+        """What all its processes printed, warnings too, but for the lines at the start and at the end."""
+        lines = (self.folder / "said.txt").read_text().splitlines(keepends=True)
+        return "".join(line for line in lines if not line.startswith("RemoteLR: run "))
 
 
 def _train(settings: Mapping[str, Any]) -> None:

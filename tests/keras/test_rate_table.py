@@ -14,6 +14,7 @@ BATCHES = ROWS // BATCH
 TOTAL = EPOCHS * BATCHES
 POLICY = {"schedule": {"type": "cosine", "initial_learning_rate": 0.05, "decay_steps": TOTAL}, "unit": "step"}
 TABLE = {"epoch_rates", "epoch_start", "rate_set"}
+NOT_ON_TORCH = pytest.mark.skipif(keras.backend.backend() == "torch", reason="the training step is not compiled")
 
 
 def model_with(optimizer, **settings):
@@ -43,7 +44,7 @@ def test_the_weights_are_those_of_the_schedule_inside_the_optimizer_bit_for_bit(
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras has one step per execution on torch")
+@NOT_ON_TORCH
 def test_several_steps_per_execution_train_the_same_weights_as_one(url, key):
     one = fit(model_with("sgd"), RemoteLR(url, f"{key}-1", POLICY))
 
@@ -51,6 +52,23 @@ def test_several_steps_per_execution_train_the_same_weights_as_one(url, key):
 
     for left, right in zip(one.get_weights(), four.get_weights(), strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-6)
+
+
+@NOT_ON_TORCH
+def test_a_callback_reads_the_rate_of_the_present_step_from_the_optimizers_variable(url, key):
+    class Reader(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.rates = []
+
+        def on_train_batch_begin(self, batch, logs=None):
+            self.rates.append(float(self.model.optimizer.learning_rate.numpy()))
+
+    reader = Reader()
+    fit(model_with("sgd"), RemoteLR(url, key, POLICY), reader)
+
+    expected = preview(policy_from_json(POLICY), 0.05, TOTAL).learning_rates
+    assert reader.rates == [float(np.float32(rate)) for rate in expected]
 
 
 def test_a_saved_optimizer_has_no_table_and_loads_with_and_without_one(url, key, tmp_path):
@@ -107,6 +125,7 @@ def test_after_a_fit_that_failed_the_optimizer_follows_a_rate_set_by_hand(url, k
     assert all(np.array_equal(one, other) for one, other in zip(before, model.get_weights(), strict=True))
 
 
+@NOT_ON_TORCH
 @pytest.mark.filterwarnings("ignore:.*the schedule takes:remotelr.errors.RemoteLRWarning")
 def test_a_second_fit_with_longer_epochs_gets_a_longer_table(url, key):
     model = model_with("sgd")

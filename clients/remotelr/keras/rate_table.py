@@ -46,7 +46,7 @@ class RateTable:
 
     def finish(self) -> None:
         """Leave the optimizer with the rate of the last step as its own."""
-        self._optimizer.learning_rate = keras.ops.convert_to_numpy(self.current_rate())
+        self.current_rate()
         self.clear()
 
     def clear(self) -> None:
@@ -54,13 +54,25 @@ class RateTable:
         self._rate_set.assign(math.nan)
 
     def current_rate(self) -> Any:
-        """The rate of the next update, as a tensor; the compiled training step calls this."""
-        ops = keras.ops
-        own = ops.convert_to_tensor(own_rate(self._optimizer))
+        """The rate of the next update: a tensor in the compiled training step, elsewhere the optimizer's own variable.
+
+        Code that reads the variable, as `optimizer.learning_rate.numpy()` does, works as without a table.
+        """
+        ops, own = keras.ops, own_rate(self._optimizer)
         step = ops.cast(self._optimizer.iterations, "int32") - ops.convert_to_tensor(self._first)
         # After the last step of the epoch, loggers still read its rate.
         counts = ops.logical_and(ops.logical_and(step >= 0, step <= self.steps), ops.equal(own, self._rate_set))
-        return ops.where(counts, ops.take(self._rates, ops.clip(step, 0, self.steps - 1)), own)
+        rate = ops.take(self._rates, ops.clip(step, 0, self.steps - 1))
+        try:
+            is_current = bool(ops.convert_to_numpy(counts))
+        except Exception:  # noqa: BLE001 - each backend has an error of its own for a traced value
+            return ops.where(counts, rate, ops.convert_to_tensor(own))
+        if is_current:
+            # A number each: JAX donates the buffers of variables, which two of them must not share.
+            value = float(ops.convert_to_numpy(rate))
+            own.assign(value)
+            self._rate_set.assign(value)
+        return own
 
     def _save(self, optimizer: Any, store: Any) -> None:
         for index, variable in enumerate(self._saved(optimizer)):
@@ -84,7 +96,9 @@ class RateTable:
 
 
 def install(model: Any, optimizer: Any, steps: int) -> RateTable | None:
-    """The table of an optimizer; None for one that is not built like Keras's own.
+    """The table of an optimizer; None for one that is not built like Keras's own, and on torch.
+
+    The torch backend does not compile the training step, so a rate that is written before a batch costs little there.
 
     Call it before the first batch of an epoch: it makes the training step anew.
     """
@@ -93,7 +107,7 @@ def install(model: Any, optimizer: Any, steps: int) -> RateTable | None:
     table = getattr(present, "__self__", None)
     if isinstance(table, RateTable) and table.steps >= steps:
         return table
-    if present is None or not hasattr(own_rate(target), "assign"):
+    if present is None or not hasattr(own_rate(target), "assign") or keras.backend.backend() == "torch":
         return None
     made = RateTable(optimizer, steps, replaces=table if isinstance(table, RateTable) else None)
     if getattr(model, "train_function", None) is not None:
