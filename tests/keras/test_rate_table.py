@@ -90,6 +90,7 @@ def test_a_saved_optimizer_has_no_table_and_loads_with_and_without_one(url, key,
     assert int(ours.optimizer.iterations) == int(plain.optimizer.iterations)
 
 
+@NOT_ON_TORCH
 def test_a_rate_set_by_another_callback_counts_until_the_next_epoch(url, key):
     class Meddler(keras.callbacks.Callback):
         used = None
