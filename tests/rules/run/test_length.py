@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from remotelr.rules import PolicyConflict, describe
-from support.rules.run_histories import COSINE, FLAT, PLATEAU, Story, ahead, began
+from support.rules.run_histories import COSINE, FLAT, PLATEAU, Story, began, next_rates
 
 # Its curve depends on the length of the run.
 FALLING = {"type": "expression", "expression": "lr * (1 - epoch / total) + 0.01"}
@@ -46,7 +46,7 @@ def test_a_stated_length_changes_no_rate_and_no_state(policy):
         story.run.learning_rate,
         story.run.policy_version,
     )
-    assert ahead(undisturbed, 5) == ahead(story, 5)
+    assert next_rates(undisturbed, 5) == next_rates(story, 5)
 
 
 def test_a_rewind_to_before_a_stated_length_keeps_the_length_and_the_curve():
