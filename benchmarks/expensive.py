@@ -1,13 +1,14 @@
 """The cost of expensive policies for the other runs: their reports/s beside the worst report, and the worst preview.
 
 The worst policy is a chain that is as close to the budget of `remotelr.rules.policy.cost` as it can be. Eight trainers
-report to it without a pause, or four clients ask for the longest preview of it without a pause.
+report to it, with a pause of 1 s after a 503, or four clients ask for the longest preview of it without a pause.
 """
 
 import contextlib
 import itertools
 import statistics
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +25,7 @@ TRAINERS = 8
 PREVIEWS = 4
 # Epochs between two reports, so that a recursive formula is evaluated as far as it looks ahead.
 JUMP = 20_000
+SETTLE_S = 5.0
 _NUMBERS = itertools.count()
 
 
@@ -99,6 +101,9 @@ def _reports_per_second(
         threads = [threading.Thread(target=go_on, args=(each,), daemon=True) for each in disturb]
         for thread in threads:
             thread.start()
+        if threads:
+            # Runs are created, and the share of expensive runs is used, before the measurement begins.
+            time.sleep(SETTLE_S)
         try:
             return server.load(run, connections=CONNECTIONS, seconds=seconds).per_second
         finally:
@@ -116,8 +121,7 @@ def _reporter(server: Server, policy: dict[str, Any]) -> Callable[[], int]:
     local = threading.local()
 
     def once() -> int:
-        # 503 is an answer that the share of expensive runs gives too.
-        with contextlib.suppress(RuntimeError):
+        try:
             if not hasattr(local, "path"):
                 path = f"/v1/runs/worst-{next(_NUMBERS)}"
                 server.ask("PUT", path, {"policy": policy, "initial_learning_rate": 0.1})
@@ -125,8 +129,11 @@ def _reporter(server: Server, policy: dict[str, Any]) -> Callable[[], int]:
                 local.path, local.epoch = path, 0
             server.ask("POST", f"{local.path}/reports", {"epoch": local.epoch, "metrics": {"val_loss": 1.0}})
             local.epoch += JUMP
-            return 1
-        return 0
+        except RuntimeError:
+            # 503: the share of expensive runs is used. Retry-After says 1 s at least.
+            time.sleep(1.0)
+            return 0
+        return 1
 
     return once
 
