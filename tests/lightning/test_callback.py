@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
-pytest.importorskip("torch.optim", reason="torch is not installed")
+pytest.importorskip("lightning.pytorch", reason="lightning is not installed: `make adapters` runs these tests")
+pytest.importorskip("torch.optim", reason="torch is not installed: `make adapters` runs these tests")
 
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
-pytest.importorskip("torch.optim", reason="torch is not installed")
+pytest.importorskip("lightning.pytorch", reason="lightning is not installed: `make adapters` runs these tests")
+pytest.importorskip("torch.optim", reason="torch is not installed: `make adapters` runs these tests")
 
 from support.fixtures.service import Service
 

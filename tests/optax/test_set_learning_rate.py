@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 # Not "optax": without the library, that is this folder.
-pytest.importorskip("optax.contrib", reason="optax is not installed: `make backends` runs these tests")
+pytest.importorskip("optax.contrib", reason="optax is not installed: `make adapters` runs these tests")
 
 import jax
 import jax.numpy as jnp

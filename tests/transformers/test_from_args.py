@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("transformers.trainer_callback", reason="transformers is not installed")
-pytest.importorskip("torch.optim", reason="torch is not installed")
+pytest.importorskip(
+    "transformers.trainer_callback", reason="transformers is not installed: `make adapters` runs these tests"
+)
+pytest.importorskip("torch.optim", reason="torch is not installed: `make adapters` runs these tests")
 
 import torch
 import transformers

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("transformers.trainer_callback", reason="transformers is not installed")
-pytest.importorskip("torch.optim", reason="torch is not installed")
+pytest.importorskip(
+    "transformers.trainer_callback", reason="transformers is not installed: `make adapters` runs these tests"
+)
+pytest.importorskip("torch.optim", reason="torch is not installed: `make adapters` runs these tests")
 
 from support.fixtures.service import Service
 

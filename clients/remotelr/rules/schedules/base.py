@@ -4,6 +4,7 @@
 pure and total, so that nodes compose and a log can be replayed.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, Self
@@ -132,7 +133,7 @@ class FromOwnRates(OpenLoop):
         return None
 
 
-class Wrapper:
+class Wrapper(ABC):
     """A node around one schedule: its state is that of the schedule, at the position `_inner`."""
 
     __slots__ = ()
@@ -159,9 +160,9 @@ class Wrapper:
     def plateau(self, state: State) -> Mapping[str, Any] | None:
         return self.schedule.plateau(state)
 
+    @abstractmethod
     def _inner(self, position: float) -> float:
         """The position of the schedule when the node is at `position`."""
-        raise NotImplementedError
 
 
 def is_stateful(schedule: Schedule) -> bool:
